@@ -1,0 +1,126 @@
+"""From an explanation to its record: the numbers that are written about it."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import numpy as np
+import torch
+
+from coda_cli.checkpoints.loading import Net
+from coda_cli.checkpoints.manifest import Checkpoint
+from coda_cli.checkpoints.targets import Target
+from coda_cli.explain import Explanation, Request
+from coda_cli.media.view import View
+from coda_cli.render.colour import robust_scale
+from coda_cli.report.evidence import measure
+from coda_cli.report.records import (
+    ClassPart,
+    EvidencePart,
+    Explained,
+    Network,
+    Record,
+    RegionPart,
+    ScoredClass,
+    Source,
+    ViewPart,
+)
+
+TOP = 5  # classes with the highest logits in every record
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is written about a picture and how it is drawn.
+
+    ``scale``: the contribution in full colour, in logit units; "image" takes the ``percentile`` of each map's
+    |contributions|, "run" the same percentile over all maps of a run.
+    """
+
+    kinds: tuple[str, ...] = ("overlay", "json")
+    scale: float | Literal["image", "run"] = "image"
+    percentile: float = 99.5
+    alpha: float = 0.85
+
+
+def make_record(
+    explanation: Explanation, net: Net, request: Request, drawing: Drawing, source: Source, settings: str
+) -> Record:
+    """The record of an explained picture, without the files written about it."""
+    d, view, checkpoint = explanation.decomposition, explanation.view, net.checkpoint
+    logits = d.logits[0].double().cpu().numpy()
+    height, width = view.rgb.shape[:2]
+    explained = tuple(
+        _explained(explanation, k, target, checkpoint, drawing) for k, target in enumerate(explanation.targets)
+    )
+    best = np.argsort(-logits, kind="stable")[:TOP]
+    parameter = next(net.model.parameters())
+    return Record(
+        source=source,
+        network=Network(
+            name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
+            temperature=float(checkpoint.arguments["temperature"]), assumed=net.assumed,
+        ),
+        view=ViewPart(fit=request.fit, width=width, height=height, box=view.box),
+        explained=explained,
+        top=tuple(
+            ScoredClass(**_class_part(checkpoint, int(i)).model_dump(), logit=float(logits[i]),
+                        probability=_sigmoid(float(logits[i])))
+            for i in best
+        ),
+        settings=settings,
+        device=str(parameter.device),
+        precision=request.precision,
+        versions={"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()},
+        seconds=explanation.seconds,
+    )  # fmt: skip
+
+
+def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Checkpoint, drawing: Drawing) -> Explained:
+    d, view, pixels = explanation.decomposition, explanation.view, explanation.maps[k]
+    evidence = measure(pixels)
+    logit = float(d.logit[0, k])
+    regions = tuple(
+        RegionPart(box=(*_to_source(view, *r.box[:2]), *_to_source(view, *r.box[2:])), share=r.share,
+                   view_pixels=r.pixels)
+        for r in evidence.regions
+    )  # fmt: skip
+    return Explained(
+        **_class_part(checkpoint, target.index).model_dump(),
+        versus=None if target.versus is None else _class_part(checkpoint, target.versus),
+        logit=logit,
+        probability=_sigmoid(logit) if target.versus is None else None,
+        bias=float(d.bias[0, k]),
+        positive=evidence.positive,
+        negative=evidence.negative,
+        residual=float(d.residual[0, k]),
+        tolerance=float(d.tolerance[0, k]),
+        exact=bool(d.exact[0, k]),
+        evidence=EvidencePart(
+            centroid=None if evidence.centroid is None else _to_source(view, *evidence.centroid),
+            half_share=evidence.half_share,
+            regions=regions,
+            grid=evidence.grid,
+        ),
+        scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
+    )
+
+
+def _class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
+    wnid = checkpoint.wnids[index] if checkpoint.wnids else None
+    return ClassPart(index=index, name=checkpoint.classes[index], wnid=wnid)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _to_source(view: View, x: float, y: float) -> tuple[float, float]:
+    """A point of the view in the source's pixels."""
+    h, w = view.rgb.shape[:2]
+    x0, y0, x1, y1 = view.box
+    return x0 + x * (x1 - x0) / w, y0 + y * (y1 - y0) / h

@@ -1,0 +1,1 @@
+"""Checkpoints: files to networks and back."""

@@ -1,0 +1,265 @@
+"""Published checkpoints into the cache folder: resumed where a pull broke off, checked, never half there.
+
+A pull writes to ``FILE.part`` beside the final name and asks for the rest of it the next time. What has arrived whole
+gets its final name only when it is what it should be: the file whose sha256 an earlier pull recorded, or, the first
+time, since the authors published no hashes, a file that loads as the network it is said to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from coda_cli.checkpoints.manifest import Known, find, recorded_hash_file
+from coda_cli.errors import CheckpointError, MediaError, NetworkError, UsageError
+
+if TYPE_CHECKING:
+    from requests import Response
+
+TIMEOUT = 20.0  # seconds: to connect, between two pieces of an answer, and the time over which SLOWEST is measured
+SLOWEST = 500.0  # bytes per second; a server that sends less has stalled
+PIECE = 1 << 18  # bytes read at once, at most
+
+Progress = Callable[[int, int], None]  # bytes that are here, bytes in all
+
+
+def pull(name: str, *, force: bool = False, offline: bool = False, progress: Progress | None = None) -> Path:
+    """Make sure that a known checkpoint is on this machine, and return its file.
+
+    A bundled one always is. A published one is downloaded unless its file is here and has the recorded sha256;
+    ``force`` downloads in any case, ``offline`` never. The first pull records the sha256 beside the file, later ones
+    must match it. ``progress`` hears (bytes that are here, bytes in all). Of two pulls at once, one waits.
+
+    Raises UsageError for an unknown name or a CODA_MIRROR that is no address; NetworkError when the file cannot be
+    had; CheckpointError when what was sent is not the checkpoint (the file that was here is kept); MediaError when the
+    cache folder cannot be written.
+    """
+    entry = find(name)
+    if entry.url is None:
+        return entry.path
+    import filelock
+
+    try:
+        entry.path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(_beside(entry.path, ".lock")):
+            entry = find(name)  # again: another pull may have recorded the hash while this one waited
+            if force or not _sound(entry):
+                if offline:
+                    raise NetworkError(
+                        f"{name!r} cannot be pulled without the network; pull it online, or {_by_hand(entry.path)}"
+                    )
+                _replace(entry, progress)
+    except OSError as error:
+        raise MediaError(f"{error.filename or entry.path}: cannot be written ({error.strerror or error})") from error
+    return entry.path
+
+
+def link(entry: Known) -> str:
+    """Where the file of a published checkpoint is downloaded from.
+
+    The authors' link, or ``CODA_MIRROR/NAME/FILE`` when the environment variable CODA_MIRROR names a base address (an
+    institute's own mirror, say). Raises UsageError when that is no http(s) address.
+    """
+    mirror = os.environ.get("CODA_MIRROR")
+    if not mirror:
+        return entry.url or ""
+    try:
+        whole = mirror.startswith(("http://", "https://")) and urlsplit(mirror).hostname
+    except ValueError:
+        whole = False
+    if not whole:
+        raise UsageError(f"CODA_MIRROR is {mirror!r}; expected an address that begins with https:// or http://")
+    return f"{mirror.rstrip('/')}/{entry.checkpoint.name}/{entry.path.name}"
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _by_hand(path: Path) -> str:
+    return f"copy the file from another machine to {path}"
+
+
+# ---- what may have the final name ------------------------------------------------------------------------------------
+
+
+def _sound(entry: Known) -> bool:
+    """Whether the file is here and is the one that was recorded."""
+    if not entry.here:
+        return False
+    if entry.sha256 is None:  # copied here by hand, or a pull was killed before it wrote the record
+        _record(entry, _sha256_of_network(entry.path, entry, str(entry.path), "delete it and pull again"))
+        return True
+    import pooch
+
+    return bool(pooch.file_hash(str(entry.path)) == entry.sha256)
+
+
+def _replace(entry: Known, progress: Progress | None) -> None:
+    """Download to a place apart, check, and only then take the final name."""
+    import pooch
+
+    url = link(entry)
+    part, incoming = _beside(entry.path, ".part"), entry.path.parent / ".incoming"
+
+    def download(url: str, output: str, _: object) -> None:
+        _download(url, entry, part, progress)
+        part.replace(output)
+
+    pooch.get_logger().setLevel("WARNING")  # it speaks on stderr about every file
+    shutil.rmtree(incoming, ignore_errors=True)  # of a pull that was killed
+    try:
+        arrived = Path(pooch.retrieve(url, entry.sha256, entry.path.name, incoming, downloader=download))
+        sha256 = entry.sha256 or _sha256_of_network(arrived, entry, _shown(url), "a browser shows what it is")
+        arrived.replace(entry.path)
+        _record(entry, sha256)
+    except ValueError as error:  # pooch's word for a hash that does not match
+        raise CheckpointError(
+            f"{_shown(url)}: sent another file than the first pull's, whose sha256 is {entry.sha256}; what was here is "
+            f"kept; if the authors replaced theirs, delete {recorded_hash_file(entry.path)} and pull again"
+        ) from error
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _sha256_of_network(path: Path, entry: Known, origin: str, advice: str) -> str:
+    """The sha256 of a file that nobody vouches for yet; raises CheckpointError unless it loads as its network."""
+    from coda_cli.checkpoints import loading
+
+    name = entry.checkpoint.name
+    try:
+        return loading.load(path, arch=name).sha256
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{origin}: not the checkpoint {name} ({reason}); {advice}") from error
+
+
+def _record(entry: Known, sha256: str) -> None:
+    from coda_cli.media.stills import write_with
+
+    write_with(recorded_hash_file(entry.path), lambda stream: stream.write(f"{sha256}\n".encode("ascii")))
+
+
+# ---- the download ----------------------------------------------------------------------------------------------------
+
+
+def _download(url: str, entry: Known, part: Path, progress: Progress | None) -> None:
+    """Complete the file ``part`` from ``url``, from where it ends if that is safe, else from the start."""
+    here = part.stat().st_size if part.exists() else 0
+    with _network_errors(url, entry.path):
+        for start in dict.fromkeys((here, 0)):
+            with _ask(url, start) as response:
+                continued = start > 0 and _continues(response, start, part, checked=entry.sha256 is not None)
+                if start and not continued and response.status_code != 200:
+                    continue  # nothing that fits behind what is here: ask for all of it
+                if response.status_code not in (200, 206):
+                    raise NetworkError(
+                        f"{_shown(url)}: HTTP {response.status_code} {response.reason}; try again later, name a mirror "
+                        f"in CODA_MIRROR, or {_by_hand(entry.path)}"
+                    )
+                with part.open("ab" if continued else "wb") as stream:
+                    # After the old beginning is gone: killed in between, nothing is left that could be mistaken.
+                    _beside(part, ".from").write_text(_identity(response), encoding="utf-8")
+                    _copy(response, stream, start if continued else 0, progress)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                _beside(part, ".from").unlink()
+                return
+
+
+def _ask(url: str, start: int) -> Response:
+    import requests
+
+    # Without "identity" a server may compress, and neither lengths nor ranges would be those of the file.
+    headers = {"Accept-Encoding": "identity", "User-Agent": "coda"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    return requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+
+
+def _continues(response: Response, start: int, part: Path, *, checked: bool) -> bool:
+    """Whether an answer is the rest, from byte ``start``, of the very file that ``part`` is the beginning of.
+
+    A file without ETag or date could have changed in between: it is only continued where a hash will tell.
+    """
+    if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        return False
+    noted, identity = _beside(part, ".from"), _identity(response)
+    vouched = checked or bool(identity.partition(" ")[2])
+    return vouched and noted.exists() and noted.read_text(encoding="utf-8") == identity
+
+
+def _identity(response: Response) -> str:
+    """A line that another state of the file would not have: its size, and the server's ETag or else its date."""
+    return f"{_size(response)} {response.headers.get('ETag') or response.headers.get('Last-Modified', '')}"
+
+
+def _size(response: Response) -> int | None:
+    """Bytes of the whole file, as far as the server says so."""
+    text = response.headers.get("Content-Length", "")
+    if response.status_code == 206:
+        text = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(text) if text.isdecimal() else None
+
+
+def _copy(response: Response, stream: IO[bytes], done: int, progress: Progress | None) -> None:
+    """The body of an answer into ``stream``, behind the ``done`` bytes that are there. Raises NetworkError."""
+    total = _size(response)
+    url, since, before = _shown(response.url), time.monotonic(), done
+    # read1 gives what has arrived; read would wait for a full piece, however slowly it trickles in.
+    while piece := response.raw.read1(PIECE):
+        stream.write(piece)
+        done += len(piece)
+        if progress:
+            progress(done, total or done)
+        now = time.monotonic()
+        if now - since > TIMEOUT:
+            if done - before < SLOWEST * (now - since):
+                raise NetworkError(f"{url}: stalled, {done - before} bytes in {now - since:.0f} s; {_RESUME}")
+            since, before = now, done
+    if total is not None and done != total:
+        raise NetworkError(f"{url}: the answer ended after {done} of {total} bytes; {_RESUME}")
+
+
+_RESUME = "pull again, it goes on where this one stopped"
+
+
+@contextlib.contextmanager
+def _network_errors(url: str, path: Path) -> Iterator[None]:
+    """What requests and urllib3 raise, as NetworkError in a line."""
+    import requests
+    import urllib3.exceptions
+
+    place = _shown(url)
+    try:
+        yield
+    except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise NetworkError(f"{place}: no answer for {TIMEOUT:g} s; {_RESUME}, or {_by_hand(path)}") from error
+    except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
+        raise NetworkError(
+            f"{place}: no connection, or it broke ({_reason(error)}); check the network, {_RESUME}, or {_by_hand(path)}"
+        ) from error
+    except requests.RequestException as error:
+        raise NetworkError(f"{place}: cannot be downloaded ({error}); {_by_hand(path)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's word for what happened, from under the libraries' wrappings."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
+
+
+def _shown(url: str) -> str:
+    """An address without the user and password that it may hold."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,88 @@
+"""From what a person writes for a class to its index: index, WordNet id, name, synonym or a part of one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+
+from coda_cli.checkpoints.manifest import Checkpoint, Known
+from coda_cli.errors import UsageError
+
+
+def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known] | None = None) -> int:
+    """The index of the class that ``text`` names in a network.
+
+    In this order: index or WordNet id, exact name, exact synonym, unique beginning, unique whole words. Upper case,
+    ``_`` and runs of spaces do not matter; ``name:7`` asks for a class whose name is a number. Raises UsageError for
+    an index out of range, a name that fits several classes, and a name that fits none: with suggestions, and with the
+    networks among ``others`` that do know it. A slip is never silently corrected.
+    """
+    index = _find(text, checkpoint)
+    if index is None:
+        raise UsageError(_unknown(text, checkpoint, others or {}))
+    return index
+
+
+def _find(text: str, checkpoint: Checkpoint) -> int | None:
+    wanted, literal = _folded(text.removeprefix("name:")), text.startswith("name:")
+    if not literal and re.fullmatch(r"-?\d+", text.strip()):
+        index = int(text)
+        if not 0 <= index < len(checkpoint.classes):
+            raise UsageError(
+                f"class {index} is out of range: {checkpoint.name!r} has classes 0..{len(checkpoint.classes) - 1}"
+            )
+        return index
+    if not wanted:
+        return None
+    if checkpoint.wnids and wanted in checkpoint.wnids:
+        return checkpoint.wnids.index(wanted)
+    names = [[_folded(name)] for name in checkpoint.classes]
+    synonyms = [[_folded(s) for s in group] for group in checkpoint.synonyms or [()] * len(names)]
+    everything = [name + more for name, more in zip(names, synonyms, strict=True)]
+    words = re.compile(rf"\b{re.escape(wanted)}\b")
+    tests: tuple[tuple[list[list[str]], Callable[[str], bool]], ...] = (
+        (names, lambda s: s == wanted),
+        (synonyms, lambda s: s == wanted),
+        (everything, lambda s: s.startswith(wanted)),
+        (everything, lambda s: bool(words.search(s))),
+    )
+    for groups, fits in tests:
+        found = [i for i, group in enumerate(groups) if any(map(fits, group))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            candidates = ", ".join(f"{i} ({checkpoint.classes[i]})" for i in found[:8])
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            raise UsageError(
+                f"{text!r} fits {len(found)} classes of {checkpoint.name!r}: {candidates}{more}; use an index"
+            )
+    return None
+
+
+def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> str:
+    message = f"{checkpoint.name!r} has no class {text!r}"
+    names = {_folded(name): name for name in checkpoint.classes}
+    for name, group in zip(checkpoint.classes, checkpoint.synonyms or (), strict=False):
+        names.update({_folded(s): name for s in group})
+    close = difflib.get_close_matches(_folded(text), names, n=3)
+    if close:
+        return f"{message}; did you mean {' or '.join(dict.fromkeys(repr(names[c]) for c in close))}?"
+    for known in others.values():
+        if known.checkpoint.name == checkpoint.name:
+            continue
+        try:
+            if _find(text, known.checkpoint) is None:
+                continue
+        except UsageError:
+            continue
+        name = known.checkpoint.name
+        get = "" if known.here else f" (get it with: coda models pull {name})"
+        return f"{message}; {name!r} has: add --model {name}{get}"
+    if len(names) <= 20:
+        return f"{message}; its classes are: {', '.join(checkpoint.classes)}"
+    return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
+
+
+def _folded(text: str) -> str:
+    return re.sub(r"[\s_]+", " ", text).strip().casefold()

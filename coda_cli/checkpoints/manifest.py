@@ -1,0 +1,230 @@
+"""What a checkpoint is, and the checkpoints coda knows by name. Imports neither torch nor numpy.
+
+Own files are safetensors whose metadata holds a ``Checkpoint``; the bundled ones lie in ``weights/`` with an index of
+their hashes. The authors' files are listed here with their links.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from coda_cli.errors import CheckpointError, UsageError
+
+FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
+METADATA_KEY = "coda"
+DEFAULT = "cifar10"
+
+PUBLISHED_LICENCE = (
+    "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
+    "their repository allows non-commercial research, education and art only"
+)
+
+
+class Preprocessing(BaseModel):
+    """From a picture to the network's input: shorter side to ``resize`` pixels, centre ``crop``, no mean or std."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    resize: int
+    crop: int
+
+
+class Accuracy(BaseModel):
+    """Share ``value`` in [0, 1] of the ``pictures`` of ``split`` whose highest logit is their label's, as measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    value: float
+    pictures: int
+    split: str
+
+
+class Checkpoint(BaseModel):
+    """Everything about a network except its weights. ``architecture`` and ``arguments`` are those of core.networks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = FORMAT
+    name: str
+    architecture: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    wnids: tuple[str, ...] | None = None  # WordNet ids, one for each class
+    synonyms: tuple[tuple[str, ...], ...] | None = None  # further names, a list for each class
+    preprocessing: Preprocessing
+    accuracy: Accuracy | None = None
+    training: dict[str, Any] = {}  # data, recipe, seconds: where the weights come from
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _one_entry_per_class(self) -> Checkpoint:
+        for field in ("wnids", "synonyms"):
+            entries = getattr(self, field)
+            if entries is not None and len(entries) != len(self.classes):
+                raise ValueError(f"{len(entries)} {field} for {len(self.classes)} classes")
+        return self
+
+
+class Known(BaseModel):
+    """A checkpoint coda knows by name: bundled with the program (``url`` None), or published under a link."""
+
+    model_config = ConfigDict(frozen=True)
+    checkpoint: Checkpoint
+    path: Path  # where its file is, or will be once pulled
+    url: str | None = None
+    sha256: str | None = None  # None: nobody published one, and no pull has recorded one
+
+    @property
+    def here(self) -> bool:
+        """Whether the file is on this machine."""
+        return self.path.exists()
+
+
+def parse_checkpoint(text: str, where: str) -> Checkpoint:
+    """A Checkpoint from its JSON; raises CheckpointError naming ``where`` it stood."""
+    try:
+        raw = json.loads(text)
+        if isinstance(raw, dict) and raw.get("format", FORMAT) > FORMAT:
+            raise CheckpointError(f"{where}: written by a newer coda (format {raw['format']}); upgrade coda-cli")
+        return Checkpoint.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "checkpoint"
+        raise CheckpointError(f"{where}: its description is not valid ({place}: {first['msg']})") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{where}: its description is not valid JSON") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its tensors. Raises CheckpointError."""
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > 100_000_000:  # the format's own limit
+                raise ValueError("header too long")
+            header = json.loads(stream.read(length))
+            return dict(header.get("__metadata__") or {})
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{path}: not a safetensors file") from error
+
+
+# ---- the checkpoints coda knows --------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where pulled checkpoints lie: ``CODA_CACHE_DIR``, else the platform's cache folder."""
+    import os
+
+    return Path(os.environ.get("CODA_CACHE_DIR") or platformdirs.user_cache_dir("coda", appauthor=False))
+
+
+def weights_folder() -> Path:
+    """The bundled weights: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "weights"
+    return inside if inside.is_dir() else package.parent / "weights"
+
+
+def known() -> dict[str, Known]:
+    """All checkpoints with a name: the bundled ones, then the authors' published ones."""
+    entries = {entry.checkpoint.name: entry for entry in _bundled()}
+    for entry in _published():
+        if entry.checkpoint.name in entries:
+            raise CheckpointError(f"two checkpoints are called {entry.checkpoint.name!r}")
+        entries[entry.checkpoint.name] = entry
+    return entries
+
+
+def find(name: str) -> Known:
+    """The checkpoint called ``name``; raises UsageError that suggests the nearest names."""
+    entries = known()
+    if name in entries:
+        return entries[name]
+    from coda_cli.core.published import PUBLISHED
+
+    if name in PUBLISHED:
+        raise UsageError(f"the authors published no weights of {name!r}; there are: {', '.join(entries)}")
+    folded = {known_name.casefold(): known_name for known_name in entries}
+    close = difflib.get_close_matches(name.casefold(), folded, n=3)
+    hint = f"did you mean {' or '.join(repr(folded[c]) for c in close)}?" if close else f"known: {', '.join(entries)}"
+    raise UsageError(f"no network is called {name!r}; {hint}")
+
+
+@cache
+def _bundled() -> tuple[Known, ...]:
+    folder = weights_folder()
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    entries = []
+    for file, sha256 in index.items():
+        path = folder / file
+        checkpoint = parse_checkpoint(read_metadata(path)[METADATA_KEY], str(path))
+        entries.append(Known(checkpoint=checkpoint, path=path, sha256=sha256))
+    return tuple(entries)
+
+
+_NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
+# Link code and epoch of every file the authors published (CoDA-Nets, interpretability/utils.py:32-45). Without hashes.
+_LINKS = {
+    "9L-L-CoDA-SQ-100000": ("pArrgmncXAAiH5R", 60),
+    "9L-S-CoDA-SQ-10": ("H8FgwMHJTTTYDJw", 200),
+    "9L-S-CoDA-SQ-50": ("SqPBioqmxEWbH9g", 200),
+    "9L-S-CoDA-SQ-100": ("yk7LajwLwpXXzf5", 200),
+    "9L-S-CoDA-SQ-500": ("zfeYMASLtKNGgsQ", 200),
+    "9L-S-CoDA-SQ-1000": ("8ykMc8XLQMtCxHo", 200),
+    "9L-S-CoDA-SQ-5000": ("6iY992FYEsfHkeA", 200),
+}
+
+
+def recorded_hash_file(path: Path) -> Path:
+    """Where the sha256 of a pulled file is recorded: beside it."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _published() -> list[Known]:
+    entries = []
+    for name, (code, epoch) in _LINKS.items():
+        path = cache_folder() / name / f"model_epoch_{epoch}.pkl"
+        record = recorded_hash_file(path)
+        entries.append(
+            Known(
+                checkpoint=published_checkpoint(name),
+                path=path,
+                url=_NEXTCLOUD.format(code),
+                sha256=record.read_text(encoding="ascii").strip() if record.exists() else None,
+            )
+        )
+    return entries
+
+
+def published_checkpoint(name: str) -> Checkpoint:
+    """The description of a published configuration, which its state dict cannot tell. Raises KeyError."""
+    from coda_cli.core.published import PUBLISHED
+
+    arguments = PUBLISHED[name]
+    large = arguments["channels"][-1] == 100
+    classes = _class_data()["imagenet-100" if large else "cifar10"]
+    return Checkpoint(
+        name=name,
+        architecture="coda_net",
+        arguments=arguments,
+        classes=tuple(entry["name"] for entry in classes),
+        wnids=tuple(entry["wnid"] for entry in classes) if large else None,
+        synonyms=tuple(tuple(entry["synonyms"]) for entry in classes) if large else None,
+        preprocessing=Preprocessing(resize=256, crop=240) if large else Preprocessing(resize=32, crop=32),
+        training={"data": "ImageNet, its first 100 classes" if large else "CIFAR-10"},
+        licence=PUBLISHED_LICENCE,
+    )
+
+
+@cache
+def _class_data() -> dict[str, Any]:
+    """Class names by data set. ImageNet's come with WordNet ids and the synonyms of their synsets (WordNet 3.0)."""
+    data: dict[str, Any] = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
+    return data

@@ -1,0 +1,74 @@
+"""From the classes somebody asks about to weightings of a network's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coda_cli.checkpoints.labels import resolve_class
+from coda_cli.checkpoints.manifest import Checkpoint, known
+from coda_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A class, or the difference of two, as asked for: index and, for a difference, the index it is held against."""
+
+    index: int
+    versus: int | None = None
+
+
+class Targets:
+    """The classes of a request, resolved before any work; "top:K" and the prediction are filled in from the logits."""
+
+    def __init__(self, classes: Sequence[str], versus: str | None, checkpoint: Checkpoint) -> None:
+        """``classes``: what ``labels.resolve_class`` takes, "top:K", "all"; none means the predicted class.
+
+        ``versus`` turns every class A into the difference A minus that class. Raises UsageError for a class that the
+        network does not have.
+        """
+        count, others = len(checkpoint.classes), known()
+        self._fixed: list[int] = []
+        self._top = 0 if classes else 1
+        for text in classes:
+            if text == "all":
+                self._fixed += range(count)
+            elif text.startswith("top:"):
+                self._top = _top_count(text, count)
+            else:
+                self._fixed.append(resolve_class(text, checkpoint, others))
+        self.versus = None if versus is None else resolve_class(versus, checkpoint, others)
+
+    def of(self, logits: NDArray[np.float64]) -> list[Target]:
+        """The targets for one picture with logits [classes], each once, in the order asked for; the top ones first."""
+        best = [int(i) for i in np.argsort(-logits, kind="stable")[: self._top]]
+        chosen = [i for i in dict.fromkeys(best + self._fixed) if i != self.versus]
+        if not chosen and self.versus is not None:  # the prediction itself was held against: against the runner-up then
+            chosen = [int(i) for i in np.argsort(-logits, kind="stable") if i != self.versus][:1]
+        return [Target(i, self.versus) for i in chosen]
+
+    def weightings(self, logits: Tensor) -> Tensor:
+        """Weightings [B, K, classes] for logits [B, classes]."""
+        rows = [self.of(row) for row in logits.double().cpu().numpy()]
+        weights = torch.zeros(len(rows), len(rows[0]), logits.shape[1])
+        for b, targets in enumerate(rows):
+            for k, target in enumerate(targets):
+                weights[b, k, target.index] = 1
+                if target.versus is not None:
+                    weights[b, k, target.versus] = -1
+        return weights
+
+
+def _top_count(text: str, count: int) -> int:
+    try:
+        k = int(text.removeprefix("top:"))
+    except ValueError:
+        k = 0
+    if not 1 <= k <= count:
+        raise UsageError(f"--class {text}: top:K takes K from 1 to {count}, the number of classes")
+    return k

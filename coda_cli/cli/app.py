@@ -1,0 +1,104 @@
+"""The command line: its commands, and the one boundary where errors become a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from coda_cli.cli import explain, models, schema, train
+from coda_cli.cli.console import console, stdout_is_terminal
+from coda_cli.errors import CodaError, ExitCode
+
+EPILOG = """
+\b
+Exit codes
+  0    every item done
+  1    some or all items failed
+  2    wrong usage; nothing was started
+  3    a checkpoint cannot be loaded or does not match its checksum
+  4    a residual is above its tolerance: the contributions do not add up
+  5    a download failed
+  130  interrupted (Ctrl-C); 143 terminated
+"""
+
+app = typer.Typer(
+    name="coda",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if stdout_is_terminal() else None,  # piped help is plain text without boxes
+    epilog=EPILOG,
+)
+app.command("explain", epilog=explain.EPILOG)(explain.explain)
+app.command("train", epilog=train.EPILOG)(train.train)
+app.command("schema")(schema.schema)
+app.add_typer(models.app, name="models")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version  # reads installed metadata: torch itself is not imported
+
+        console.result(f"coda {version('coda-cli')} (torch {version('torch')}, Python {sys.version.split()[0]})")
+        raise typer.Exit
+
+
+@app.callback()
+def coda(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", envvar="CODA_DEBUG", help="Show the Python traceback of an error.")
+    ] = False,
+) -> None:
+    """Explain image classifiers exactly: every logit split into the contributions of the pixels, and proven.
+
+    \b
+    coda explain photo.jpg                  explain the predicted class
+    coda explain photos/ -o out/ --json     a folder, with records for scripts
+    coda models list                        the networks there are
+    """
+    global _show_traceback
+    _show_traceback = traceback
+
+
+_show_traceback = False
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: files are cleaned up on the way out."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def main() -> NoReturn:
+    """Run the program and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except CodaError as error:
+        if _show_traceback:
+            raise
+        console.error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        _leave_at_once(ExitCode.INTERRUPTED)
+    except _Terminated:
+        console.say("terminated")
+        _leave_at_once(ExitCode.TERMINATED)
+    sys.exit(0)
+
+
+def _leave_at_once(code: ExitCode) -> NoReturn:
+    """Without waiting for decoder threads that are still at work on files nobody needs any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,107 @@
+"""What the program says, and where: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+
+PLAIN_EVERY = 10.0  # seconds between progress lines where stderr is no terminal
+Advance = Callable[[int, int], None]  # done, total
+
+
+@dataclass
+class Console:
+    """The program's voice. ``verbosity``: -2 errors only, -1 also warnings, 0 the summary too, 1 and more details."""
+
+    verbosity: int = 0
+
+    def result(self, text: str) -> None:
+        """One line of results, on stdout. The only function of the program that writes there."""
+        print(text, flush=True)
+
+    def error(self, text: str) -> None:
+        """Something failed."""
+        self._line("error: ", "bold red", text)
+
+    def warn(self, text: str) -> None:
+        """Something the user should know, whatever they asked for; hidden by -qq."""
+        if self.verbosity >= -1:
+            self._line("warning: ", "yellow", text)
+
+    def say(self, text: str) -> None:
+        """What happened, in a sentence; hidden by -q."""
+        if self.verbosity >= 0:
+            self._line("", "", text)
+
+    def detail(self, text: str) -> None:
+        """What only -v shows."""
+        if self.verbosity >= 1:
+            self._line("", "dim", text)
+
+    def _line(self, label: str, style: str, text: str) -> None:
+        # One line each, whatever a file name or a library's message holds.
+        text = " ".join(text.splitlines())
+        self._stderr().print(f"coda: {label}", end="", style=style or None, markup=False, highlight=False)
+        self._stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+
+    _rich: RichConsole | None = None
+
+    def _stderr(self) -> RichConsole:
+        if self._rich is None:
+            from rich.console import Console as RichConsole
+
+            no_color = bool(os.environ.get("CODA_NO_COLOR")) or None
+            self._rich = RichConsole(stderr=True, no_color=no_color)
+        return self._rich
+
+    @contextmanager
+    def progress(self, what: str, unit: str = "") -> Iterator[Advance]:
+        """A progress bar on a terminal, a plain line every ten seconds elsewhere, nothing with -q."""
+        if self.verbosity < 0:
+            yield _silent
+        elif self._stderr().is_terminal and not os.environ.get("CI"):
+            yield from self._bar(what)
+        else:
+            yield self._plain(what, unit)
+
+    def _bar(self, what: str) -> Iterator[Advance]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._stderr(), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _plain(self, what: str, unit: str) -> Advance:
+        start = last = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < PLAIN_EVERY or not done:
+                return
+            last = now
+            rate = done / (now - start)
+            self.say(f"{what}: {done}/{total}{unit}, {rate:.1f}/s, {(total - done) / rate:.0f} s left")
+
+        return advance
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total
+
+
+console = Console()
+
+
+def stdout_is_terminal() -> bool:
+    """Whether results go to a person's screen."""
+    return sys.stdout.isatty()

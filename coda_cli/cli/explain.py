@@ -1,0 +1,284 @@
+"""``coda explain``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli.console import console
+from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
+from coda_cli.errors import CodaError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from coda_cli.media.sources import Item
+    from coda_cli.report.records import Explained, Record
+    from coda_cli.runs import Outcome
+
+EPILOG = """
+\b
+Classes
+  --class cat                 a name, or the unique beginning of one; synonyms and WordNet ids where a network has them
+  --class 3                   an index
+  --class top:5, --class all  several, from one forward pass; the option can be repeated
+  --class cat --versus dog    the exact difference of two logits
+"""
+
+FEW = 20  # up to this many inputs, each gets a line of its own without -v
+
+
+class Fit(StrEnum):
+    """How a picture is shown to the network."""
+
+    crop = "crop"
+    pad = "pad"
+    native = "native"
+
+
+class Precision(StrEnum):
+    """What is computed in."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+
+class IfExists(StrEnum):
+    """What happens when an output is there already."""
+
+    match = "match"
+    error = "error"
+    skip = "skip"
+    overwrite = "overwrite"
+    rename = "rename"
+
+
+def explain(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCES...", help="Pictures, folders, quoted patterns; - reads a list.")
+    ],
+    model: Model = DEFAULT,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", "-c", metavar="CLASS", help="What to explain [default: the predicted]."),
+    ] = None,
+    versus: Annotated[
+        str | None, typer.Option("--versus", metavar="CLASS", help="Explain the difference from this class.")
+    ] = None,
+    output: OutputFolder = Path("coda-out"),
+    write: Annotated[
+        str, typer.Option("--write", metavar="KINDS", help="What is written: overlay,heatmap,panel,npz,json or none.")
+    ] = "overlay,json",
+    json: Json = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="The list on stdin is separated by NUL, not lines.")
+    ] = False,
+    fit: Annotated[
+        Fit, typer.Option(help="Centre crop as trained, the whole picture small, or the whole at its own size.")
+    ] = Fit.crop,
+    scale: Annotated[
+        str,
+        typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per picture, per run, given."),
+    ] = "image",
+    percentile: Annotated[
+        float, typer.Option(min=0, max=100, help="Of |contribution|: what --scale image and run take.")
+    ] = 99.5,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of full colour in an overlay.")] = 0.85,
+    name: Annotated[str, typer.Option("--name", metavar="TEMPLATE", help="Names of the files written.")] = (
+        "{stem}.{class_slug}.{kind}.{ext}"
+    ),
+    if_exists: Annotated[
+        IfExists, typer.Option(help="match: skip what is there from the same picture, network and settings, else fail.")
+    ] = IfExists.match,
+    force: Annotated[bool, typer.Option("--force", "-f", help="The same as --if-exists overwrite.")] = False,
+    check: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="TOLERANCE",
+            show_default=False,
+            help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
+            "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[Precision, typer.Option(help="bfloat16 is for the large matrix products only.")] = (
+        Precision.float32
+    ),
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures computed together [default: by size].")
+    ] = None,
+    arch: Arch = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Split a network's logits into the contributions of the pixels: pictures, records, and the proof of each.
+
+    \b
+    coda explain photo.jpg
+    coda explain photos/ -r -o out/ --class top:3
+    coda explain photos/ --json -q | jq '.explained[0].name'
+    find . -name '*.jpg' -print0 | coda explain -0 - --versus dog
+    """  # fmt: skip
+    kinds = _kinds(write)
+    items = _items(sources, recursive, null, output)
+    if not items:
+        console.say("nothing to explain: the list on stdin is empty")
+        return
+
+    from coda_cli.accounts import Drawing
+    from coda_cli.explain import Request
+    from coda_cli.report.files import Naming
+    from coda_cli.runs import Output, explain_many
+
+    request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
+    drawing = Drawing(kinds, _scale(scale), percentile, alpha)
+    net = _network(model, arch, device, request)
+    naming = Naming(output, net.checkpoint.name, name)
+    out = Output(naming, drawing, "overwrite" if force else if_exists.value)
+    with console.progress("finding the scale") as on_scale:
+        outcomes = explain_many(net, items, request, out, batch=batch_size, on_scale=on_scale)
+    _report(outcomes, len(items), json, fail_fast)
+
+
+def _kinds(write: str) -> tuple[str, ...]:
+    from coda_cli.report.files import KINDS
+
+    kinds = tuple(dict.fromkeys(k.strip() for k in write.split(",") if k.strip() and k.strip() != "none"))
+    if unknown := [k for k in kinds if k not in KINDS]:
+        raise UsageError(f"--write {unknown[0]}: choose from {', '.join(KINDS)}, or none")
+    return kinds
+
+
+def _scale(text: str) -> Any:
+    if text in ("image", "run"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"--scale {text}: expected image, run or a positive number of logit units")
+    return value
+
+
+def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
+    from coda_cli.media.sources import resolve
+
+    listed: list[str] = []
+    if "-" in sources:
+        if sys.stdin.isatty():
+            raise UsageError("- reads a list of paths from stdin, which is a terminal; pipe one in, or name the files")
+        text = sys.stdin.buffer.read().decode(errors="surrogateescape")
+        listed = [line for line in (text.split("\0") if null else text.splitlines()) if line]
+    elif null:
+        raise UsageError("--null is about a list on stdin; add - as a source")
+    return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
+
+
+def _network(model: str, arch: str | None, device: str, request: Any) -> Any:
+    """Load the network, after everything that can be wrong with the request without it."""
+    from coda_cli.checkpoints.manifest import known
+    from coda_cli.checkpoints.targets import Targets
+
+    if model in known():  # a slip in a class name costs no model load
+        Targets(request.classes, request.versus, known()[model].checkpoint)
+    from coda_cli.checkpoints.loading import load
+    from coda_cli.devices import pick
+    from coda_cli.explain import DTYPES
+
+    net = load(model, arch=arch, device=pick(device, request.precision), dtype=DTYPES[request.precision])
+    for assumption in net.assumed:
+        console.say(f"{net.path.name}: {assumption}")
+    console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
+    return net
+
+
+def _report(outcomes: Any, total: int, json: bool, fail_fast: bool) -> None:
+    """Say what happened to every input as it is done, then the summary; leaves with the exit code."""
+    counts: Counter[str] = Counter()
+    worst, start = 0.0, time.monotonic()
+    with console.progress("explaining", " pictures") as advance:
+        for n, outcome in enumerate(cast("list[Outcome]", outcomes), 1):
+            counts[_announce(outcome, json, many=total > FEW)] += 1
+            if outcome.record:
+                counts["inexact"] += sum(not e.exact for e in outcome.record.explained)
+                worst = max([worst, *(_used(e) for e in outcome.record.explained)])
+            advance(n, total)
+            if fail_fast and (outcome.error or counts["inexact"]):
+                outcomes.close() if hasattr(outcomes, "close") else None
+                break
+    if total > 1 or counts["failed"]:
+        console.say(_summary(counts, worst, time.monotonic() - start))
+    if counts["inexact"]:
+        raise typer.Exit(ExitCode.INEXACT)
+    if counts["failed"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _used(part: Explained) -> float:
+    """How much of its tolerance a residual uses up."""
+    return abs(part.residual) / part.tolerance if part.tolerance else (0.0 if part.exact else float("inf"))
+
+
+def _summary(counts: Counter[str], worst: float, seconds: float) -> str:
+    parts = [f"{counts['explained']} explained"]
+    parts += [f"{counts[k]} {k}" for k in ("skipped", "failed") if counts[k]]
+    text = f"{', '.join(parts)} in {seconds:.1f} s"
+    if counts["explained"] or counts["skipped"]:
+        text += f"; largest residual {worst:.1%} of its tolerance"
+    if counts["inexact"]:
+        text += f"; {counts['inexact']} NOT EXACT"
+    return text
+
+
+def _announce(outcome: Outcome, json: bool, many: bool) -> str:
+    """Results of one input on stdout, and a line for people on stderr; returns what it counts as."""
+    from coda_cli.report.records import ErrorPart, FailedRecord, FailedSource, to_json
+
+    if outcome.error:
+        console.error(str(outcome.error))
+        if json:
+            error = ErrorPart(kind=type(outcome.error).__name__, message=str(outcome.error))
+            source = FailedSource(path=outcome.item.path.as_posix())
+            console.result(to_json(FailedRecord(source=source, error=error)))
+        return "failed" if outcome.error.exit_code != ExitCode.INEXACT else "inexact"
+    record = outcome.record
+    if record and json:
+        console.result(to_json(record))
+    elif not json:
+        for path in outcome.written:
+            console.result(str(path))
+    if record:
+        _describe(record, outcome.skipped, many)
+    return "skipped" if outcome.skipped else "explained"
+
+
+def _describe(record: Record, skipped: bool, many: bool) -> None:
+    say = console.detail if many else console.say
+    for note in record.source.notes:
+        say(f"{record.source.path}: {note}")
+    for e in record.explained:
+        name = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
+        p = "" if e.probability is None else f", p {e.probability:.3f}"
+        there = " (already there)" if skipped else ""
+        say(
+            f"{record.source.path}: {name}{p}: logit {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
+            f"{e.bias:+.3f} bias, residual {e.residual:.1e}{there}"
+        )
+        if not e.exact:
+            console.error(
+                f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "
+                f"{e.tolerance:.1e}; do not trust this map"
+            )
+
+
+__all__ = ["EPILOG", "CodaError", "explain"]

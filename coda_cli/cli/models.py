@@ -1,0 +1,354 @@
+"""``coda models``: the networks there are, what they are, getting them, converting them, proving them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints.manifest import Checkpoint, Known
+from coda_cli.cli.console import console, stdout_is_terminal
+from coda_cli.cli.options import Arch, Json, Offline, Quiet, Verbose
+from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from coda_cli.checkpoints.loading import Net
+
+app = typer.Typer(help="The networks there are: list, show, pull, convert, verify.", no_args_is_help=True)
+
+
+# ---- list and show ---------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the networks that have a name, and which of them are on this machine.
+
+    \b
+    coda models list
+    coda models list --json | jq -r 'select(.where == "here") | .name'
+    """
+    entries = manifest.known().values()
+    if as_json:
+        for entry in entries:
+            console.result(_json(_summary(entry)))
+    else:
+        for line in _table([_row(entry) for entry in entries]):
+            console.result(line)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name, or a file that coda wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Show everything known about a network: classes, preprocessing, temperature, bias, licence, origin, sha256.
+
+    \b
+    coda models show cifar10
+    coda models show run/model.safetensors --json
+    """
+    details = _details(_described(name))
+    if as_json:
+        console.result(_json(details))
+    else:
+        for line in _lines(details):
+            console.result(line)
+
+
+def _described(name: str) -> Known:
+    """The entry of a name, or one made up for a file from the description inside it."""
+    path = Path(name)
+    if name in manifest.known() or not path.is_file():
+        return manifest.find(name)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{name}: a file of bare weights holds no description; coda models convert {name} adds it")
+    metadata = manifest.read_metadata(path)
+    if manifest.METADATA_KEY not in metadata:
+        raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
+    return Known(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps({"schema": "coda.model", "schema_version": 1, **value}, ensure_ascii=False, allow_nan=False)
+
+
+def _summary(entry: Known) -> dict[str, Any]:
+    checkpoint = entry.checkpoint
+    return {
+        "name": checkpoint.name,
+        "default": checkpoint.name == manifest.DEFAULT,
+        "where": _where(entry),
+        "architecture": checkpoint.architecture,
+        "parameters": _parameters(checkpoint),
+        "class_count": len(checkpoint.classes),
+        "preprocessing": checkpoint.preprocessing.model_dump(),
+        "accuracy": checkpoint.accuracy.model_dump() if checkpoint.accuracy else None,
+        "sha256": entry.sha256,
+    }
+
+
+def _details(entry: Known) -> dict[str, Any]:
+    checkpoint, n = entry.checkpoint, len(entry.checkpoint.classes)
+    classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
+    return {
+        **_summary(entry),
+        "arguments": checkpoint.arguments,
+        "temperature": checkpoint.arguments.get("temperature"),
+        "bias": checkpoint.arguments.get("bias"),
+        "training": checkpoint.training,
+        "licence": checkpoint.licence,
+        "link": entry.url,
+        "file": entry.path.as_posix(),
+        "classes": [
+            {"index": i, "name": name, "wnid": wnid, "synonyms": list(synonyms)}
+            for i, (name, wnid, synonyms) in enumerate(classes)
+        ],
+    }
+
+
+def _where(entry: Known) -> str:
+    if entry.url is None and entry.path.parent == manifest.weights_folder():
+        return "bundled"
+    return "here" if entry.here else "not here"
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    """How many numbers a CoDA-Net has, from its table alone (torch is not imported): V, U and b of every layer."""
+    a = checkpoint.arguments
+    groups = a.get("groups") or [1] * len(a["kernels"])
+    layers = zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True)
+    return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
+
+
+def _row(entry: Known) -> list[str]:
+    checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
+    crop = checkpoint.preprocessing.crop
+    return [
+        checkpoint.name + (" (default)" if checkpoint.name == manifest.DEFAULT else ""),
+        f"{_parameters(checkpoint) / 1e6:.1f} M",
+        str(len(checkpoint.classes)),
+        f"{crop} x {crop}",
+        f"{accuracy.value:.2%}" if accuracy else "not measured",
+        _where(entry),
+    ]
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """The lines of the table, without colour and frame, so that they can be piped into anything."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("NAME", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("PARAMETERS", "CLASSES") else "left")
+    for row in rows:
+        table.add_row(*row)
+    stream = io.StringIO()
+    # A pipe has no width, and rich would cut the names at 80 columns.
+    Console(file=stream, color_system=None, width=None if stdout_is_terminal() else 200).print(table)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def _lines(details: dict[str, Any]) -> list[str]:
+    """``show`` for people: the same facts as the JSON object, a line each."""
+    d, view, accuracy = details, details["preprocessing"], details["accuracy"]
+    measured = "not measured"
+    if accuracy:
+        measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
+    unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
+    facts = {
+        "name": d["name"] + (" (the default)" if d["default"] else ""),
+        "where": f"{d['where']}: {d['file']}",
+        "architecture": d["architecture"],
+        "arguments": ", ".join(f"{key} {value}" for key, value in d["arguments"].items()),
+        "parameters": d["parameters"],
+        "temperature": d["temperature"],
+        "bias": d["bias"],
+        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}, no mean or std; "
+        "channels r g b 1-r 1-g 1-b",
+        "accuracy": measured,
+        "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
+        "licence": d["licence"] or "none stated",
+        "link": d["link"] or "none",
+        "sha256": d["sha256"] or unknown,
+        "classes": d["class_count"],
+    }
+    lines = [f"{key + ':':<15} {value}" for key, value in facts.items()]
+    for c in d["classes"]:
+        names = ", ".join([c["name"], *c["synonyms"]])
+        lines.append(f"{c['index']:>5}  {c['wnid'] + '  ' if c['wnid'] else ''}{names}")
+    return lines
+
+
+# ---- pull ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A network's name; coda models list has them.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Download again, even if the file is here.")] = False,
+    offline: Offline = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Download a network that its authors published; what is here already is only checked.
+
+    A pull that was cut off goes on where it stopped. CODA_MIRROR names another place to download from, where the
+    files lie as NAME/FILE; CODA_CACHE_DIR the folder for them.
+
+    \b
+    coda models pull 9L-S-CoDA-SQ-1000
+    CODA_MIRROR=https://mirror.example.org/coda coda models pull 9L-L-CoDA-SQ-100000
+    """
+    del quiet, verbose  # took effect when they were parsed
+    from coda_cli.checkpoints import fetch
+
+    entry = manifest.find(name)
+    if entry.url is None:
+        console.say(f"{name} comes with coda; there is nothing to pull")
+        console.result(entry.path.as_posix())
+        return
+    console.say(f"{name}: {entry.checkpoint.licence}")
+    with console.progress(f"{name}, kB") as advance:
+        path = fetch.pull(
+            name, force=force, offline=offline, progress=lambda done, total: advance(done // 1000, total // 1000)
+        )
+    recorded = manifest.find(name).sha256
+    if entry.sha256 is None:
+        console.say(f"sha256 {recorded} is recorded; none was published to compare it with, later pulls must match it")
+    else:
+        console.say(f"sha256 {recorded} as recorded by the first pull")
+    console.result(path.as_posix())
+
+
+# ---- convert ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' weights (.pkl), or coda's.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="What to write; FILE.safetensors beside the source."),
+    ] = None,
+    arch: Arch = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")] = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Convert a file of weights to safetensors that describe themselves, and prove that nothing changed.
+
+    The new file is loaded again and must give the very same logits before it gets its name.
+
+    \b
+    coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
+    coda models convert CIFAR10/final/9L-S-CoDA-SQ-rank-4/model_epoch_200.pkl -o rank-4.safetensors
+    """
+    del quiet, verbose
+    from coda_cli.checkpoints import loading, proof
+
+    output = output or file.with_suffix(loading.SUFFIX)
+    if output.suffix != loading.SUFFIX:
+        raise UsageError(f"{output}: coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}")
+    if output.exists() and not force:
+        raise UsageError(f"{output}: is there already; --force replaces it, -o names another file")
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    net = loading.load(file, arch=arch)
+    _say_assumed(net)
+    difference = proof.convert(net, output)
+    console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
+    console.result(output.as_posix())
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="One network; all that are on this machine if left out.")
+    ] = None,
+    arch: Arch = None,
+    as_json: Json = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Prove networks: their sha256, and that their decomposition is exact, in float32 and in float64.
+
+    A fixed picture is decomposed in both. Shown are each residual as a share of its tolerance (above 1 is inexact)
+    and the difference between the two maps as a share of the sum of absolute contributions. Exit code 3: a file is
+    not what it should be; 4: a decomposition is not exact.
+
+    \b
+    coda models verify
+    coda models verify 9L-S-CoDA-SQ-1000 --json
+    """
+    del quiet, verbose
+    names = [name] if name else [n for n, entry in manifest.known().items() if entry.here]
+    if not names:
+        raise UsageError("no network is on this machine; coda models list shows which can be pulled")
+    failures: list[CodaError] = []
+    for item in names:
+        console.detail(f"{item}: loading and decomposing")
+        try:
+            found = _verified(item, arch)
+            console.result(_json(found) if as_json else _verdict(found))
+            if not found["exact"]:
+                raise ExactnessError(f"{item}: the contributions do not add up to the logit; do not use this network")
+        except CodaError as error:
+            console.error(str(error))
+            failures.append(error)
+    if failures:
+        codes = {failure.exit_code for failure in failures}
+        raise typer.Exit(ExitCode.CHECKPOINT if ExitCode.CHECKPOINT in codes else max(codes))
+
+
+def _verified(name: str, arch: str | None) -> dict[str, Any]:
+    """Load a network, which checks its sha256, and prove it. Raises CheckpointError, UsageError."""
+    from coda_cli.checkpoints.loading import load
+    from coda_cli.checkpoints.proof import prove
+
+    entry = manifest.known().get(name)
+    net = load(name, arch=arch)
+    _say_assumed(net)
+    proof = prove(net)
+    return {
+        "name": name,
+        "sha256": net.sha256,
+        "sha256_known": bool(entry and entry.sha256),
+        "class": net.checkpoint.classes[proof.index],
+        "logit": _finite(proof.logit),
+        "residual_float32": _finite(proof.residual_float32),
+        "residual_float64": _finite(proof.residual_float64),
+        "map_difference": _finite(proof.map_difference),
+        "exact": proof.exact,
+    }
+
+
+def _say_assumed(net: Net) -> None:
+    for assumption in net.assumed:
+        console.say(f"{net.path.name}: {assumption}")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    def number(key: str) -> str:
+        return "not a number" if found[key] is None else f"{found[key]:.2g}"
+
+    return (
+        f"{found['name']}: {'exact' if found['exact'] else 'NOT EXACT'}; "
+        f"sha256 {'as it should be' if found['sha256_known'] else found['sha256'] + ' (none to compare with)'}; "
+        f"residual / tolerance {number('residual_float32')} in float32, {number('residual_float64')} in float64; "
+        f"maps differ by {number('map_difference')} of the sum of absolute contributions"
+    )

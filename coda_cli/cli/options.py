@@ -1,0 +1,47 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coda_cli.cli.console import console
+
+
+def _set_quiet(value: int) -> int:
+    if value:
+        console.verbosity = -value
+    return value
+
+
+def _set_verbose(value: int) -> int:
+    if value:
+        console.verbosity = value
+    return value
+
+
+Quiet = Annotated[
+    int,
+    typer.Option("--quiet", "-q", count=True, callback=_set_quiet, show_default=False,
+                 help="No progress and no summary; twice: errors only."),
+]  # fmt: skip
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, callback=_set_verbose, show_default=False, help="Say more."),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="NAME|FILE", help="A network's name (see: coda models list) or its file."),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option("--arch", metavar="NAME", help="The published configuration that a file of bare weights belongs to."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Where to compute.")]
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout, one object per line.")]
+OutputFolder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is written; made if needed.")
+]
+Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Never touch the network.")]

@@ -1,0 +1,131 @@
+"""``coda train``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coda_cli.cli.console import console
+from coda_cli.cli.options import Arch, Device, Quiet, Verbose
+from coda_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from coda_cli.training.loop import Tick
+    from coda_cli.training.recipes import Recipe
+
+EPILOG = """
+\b
+Data
+  a folder with cifar-10-batches-py (torchvision's CIFAR-10), or
+  train/CLASS/* beside test/CLASS/* (or val/), or CLASS/* alone: every tenth picture is then held out
+"""
+
+
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder per class, or CIFAR-10; see below.")],
+    recipe: Annotated[str, typer.Option(help="The recipe to start from; the options below change it.")] = "cifar10",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run: state, log, network.")
+    ] = Path("coda-train"),
+    name: Annotated[str | None, typer.Option(help="The network's name [default: the recipe's].")] = None,
+    arch: Arch = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", min=0, help="Peak, of Adam.")
+    ] = None,
+    warmup: Annotated[float | None, typer.Option(min=0, max=1, help="Share of all steps.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Divides the sum over positions.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, of the matrix products.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, exactly.")] = False,
+    time_budget: Annotated[
+        float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time; --resume goes on.")
+    ] = None,
+    device: Device = "auto",
+    no_compile: Annotated[bool, typer.Option("--no-compile", help="Do not use torch.compile.")] = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Train a CoDA-Net and write it as one self-describing file.
+
+    \b
+    coda train cifar10/ -o run/
+    coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run/
+    coda train photos/ --size 96 --epochs 20 --resume -o run/
+    """
+    from coda_cli.training.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")
+    changes = {
+        "size": size, "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "warmup": warmup,
+        "precision": precision, "seed": seed,
+    }  # fmt: skip
+    chosen = _changed(RECIPES[recipe], changes, arch, temperature)
+    if (output / "training-state.pt").exists() and not resume:
+        raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
+    _run(chosen, data, output, name or recipe, resume, time_budget, device, not no_compile)
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
+    from coda_cli.core.published import PUBLISHED
+
+    arguments = recipe.arguments
+    if arch is not None:
+        if arch not in PUBLISHED:
+            raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(PUBLISHED)}")
+        arguments = PUBLISHED[arch]
+    if temperature is not None:
+        arguments = {**arguments, "temperature": temperature}
+    if changes["precision"] not in (None, "float32", "bfloat16"):
+        raise UsageError(f"--precision {changes['precision']}: expected float32 or bfloat16")
+    if changes["size"] not in (None, recipe.size):  # crops of the recipe's early phase belong to its own size
+        changes = {**changes, "early_size": None, "early_share": 0.0}
+        recipe = replace(recipe, early_size=None, early_share=0.0)
+    return replace(recipe, arguments=arguments, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _run(
+    recipe: Recipe,
+    data: Path,
+    output: Path,
+    name: str,
+    resume: bool,
+    minutes: float | None,
+    device: str,
+    compiled: bool,
+) -> None:
+    from coda_cli.devices import pick
+    from coda_cli.report.files import prepare
+    from coda_cli.training import datasets
+    from coda_cli.training.loop import finish, train
+
+    where = pick(device)
+    prepare(output)
+    with console.progress("reading pictures") as advance:
+        splits = datasets.load(data, recipe.size, advance)
+    console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
+    with console.progress("training", " steps") as advance:
+        result = train(
+            recipe, splits, output, device=where, resume=resume, compiled=compiled,
+            time_budget=float("inf") if minutes is None else minutes * 60,
+            on_step=lambda tick: _tick(tick, advance),
+            on_epoch=lambda epoch, share: console.say(f"epoch {epoch}: {share:.1%} of a held-out sample"),
+        )  # fmt: skip
+    if not result.finished:
+        console.say(f"time is up after step {result.steps}; go on with the same command and --resume")
+        return
+    path = finish(result, recipe, splits, output / f"{name}.safetensors", name)
+    console.say(f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures; {result.seconds / 60:.0f} minutes")
+    console.result(str(path))
+
+
+def _tick(tick: Tick, advance: Any) -> None:
+    advance(tick.step, tick.steps)
+    if tick.step % 200 == 0:
+        console.detail(f"step {tick.step}: loss {tick.loss:.4f}, {tick.images_per_second:.0f} pictures/s")

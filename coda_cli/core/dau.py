@@ -1,0 +1,261 @@
+"""The convolutional layer of Dynamic Alignment Units (Böhle, Fritz and Schiele, CVPR 2021, section 3).
+
+For one patch ``x`` (length d = C k k) a layer with outputs o = 1..O and rank r computes
+
+    z   = V x                 V [r, d], shared by all outputs of the layer
+    w_o = U_o z + b_o         U_o [d, r], b_o [d]: the dynamic weight vector
+    y_o = g(|w_o|) (w_o . x)  g(n) = n / (1 + n^2) ("SQ") or 1 / n ("L2"), and 0 at n = 0
+
+and nothing else: no other nonlinearity exists in the network. The weights ``w_o`` are never written out (they are O d
+numbers for every position). Everything needed follows from three small facts:
+
+    w_o . x  =  z . (U_o^T x) + b_o . x          one convolution of x with the kernels [V, b, U], then a dot product
+    |w_o|^2  =  |R_o [z; 1]|^2                   R_o from the QR decomposition of [U_o b_o]: a sum of squares
+    sum_o q_o w_o  =  sum_oj q_o z_j U_oj + sum_o q_o b_o   the held backward pass, q = cotangent times g
+
+written as matrix products over blocks of positions that stay in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coda_cli.core.held import is_held
+
+NORMS = ("SQ", "L2")
+
+
+def scale_of_norm(n: Tensor, norm: str) -> Tensor:
+    """The factor g(n) that multiplies ``w . x``, for weight norms ``n >= 0`` of any shape; 0 where n is 0."""
+    if norm == "SQ":
+        return n / (1 + n * n)
+    return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), torch.zeros_like(n))
+
+
+class DAUConv2d(nn.Module):
+    """A convolution whose kernel is computed from each patch by low-rank Dynamic Alignment Units.
+
+    Input [B, C, H, W], output [B, O, H', W'] with the geometry of ``torch.nn.Conv2d`` and zero padding.
+
+    Parameters of the module: ``V`` [r, C, k, k], ``U`` [O r / groups, C, k, k] (output o owns r / groups neighbouring
+    rows), ``b`` [O, C, k, k] (absent without ``bias``). ``groups`` splits the second of the
+    original's two convolutions: its outputs, ordered patch entry first and DAU second, fall into equal blocks that see
+    equal blocks of ``z``.
+
+    Raises ValueError for a norm that is not "SQ" or "L2", or groups that do not divide the rank and O d.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        rank: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        norm: str = "SQ",
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm is {norm!r}; expected one of {', '.join(NORMS)}")
+        d = in_channels * kernel_size**2
+        if rank % groups or (out_channels * d) % groups:
+            raise ValueError(f"groups={groups} must divide the rank {rank} and outputs times patch {out_channels * d}")
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.rank, self.stride, self.norm, self.groups = rank, stride, norm, groups
+        self.padding = (kernel_size - 1) // 2 if padding is None else padding
+        patch = (in_channels, kernel_size, kernel_size)
+        self.V = nn.Parameter(torch.empty(rank, *patch))
+        self.U = nn.Parameter(torch.empty(out_channels * rank // groups, *patch))
+        self.b = nn.Parameter(torch.empty(out_channels, *patch)) if bias else None
+        self._factors: tuple[Any, Tensor] | None = None  # cache of norm_factors(), see there
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters as the original's pair of plain convolutions does: uniform in ±1/sqrt(fan in)."""
+        j = self.rank // self.groups
+        for parameter, fan_in in ((self.V, self.V[0].numel()), (self.U, j), (self.b, j)):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
+
+    def extra_repr(self) -> str:
+        """The line of ``print(model)``."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={self.rank}, "
+            f"stride={self.stride}, padding={self.padding}, norm={self.norm}, groups={self.groups}"
+        )
+
+    # ---- kernels ----------------------------------------------------------------------------------------------------
+
+    def dense_U(self) -> Tensor:
+        """U with the zeros of grouping written out, [O r, C, k, k]; U itself when there is one group."""
+        if self.groups == 1:
+            return self.U
+        O, j, d = self.out_channels, self.rank // self.groups, self.U[0].numel()
+        # The original numbers the second convolution's outputs n = entry * O + o; block n * groups // (O d) of z.
+        n = torch.arange(d, device=self.U.device)[None, :] * O + torch.arange(O, device=self.U.device)[:, None]
+        member = F.one_hot(n * self.groups // (O * d), self.groups).to(self.U.dtype)  # [O, d, groups]
+        dense = torch.einsum("odg,ojd->ogjd", member, self.U.reshape(O, j, d))
+        return dense.reshape(O * self.rank, *self.U.shape[1:])
+
+    def bias_or_zeros(self) -> Tensor:
+        """b [O, C, k, k], or zeros of that shape."""
+        return self.b if self.b is not None else self.U.new_zeros(self.out_channels, *self.U.shape[1:])
+
+    def norm_factors(self) -> Tensor:
+        """R [O, m, r + 1] with ``|w_o| = |R_o [z; 1]|``; m = min(d, r + 1). Computed in float64, once per weights.
+
+        QR rather than the Gram matrix ``[U b]^T [U b]``: a sum of squares cannot be negative and does not cancel.
+        """
+        U, b = self.U, self.b
+        # `_version` counts in-place changes, so an optimiser step or load_state_dict invalidates the cache.
+        key = (U.data_ptr(), U._version, None if b is None else (b.data_ptr(), b._version), U.dtype, U.device)
+        if self._factors is None or self._factors[0] != key:
+            with torch.no_grad():
+                # float64 does not exist on every device (MPS), and LAPACK runs on the CPU anyway.
+                A = self._wide().cpu().double().transpose(1, 2)  # [O, d, r + 1]
+                R = A if A.shape[1] <= A.shape[2] else torch.linalg.qr(A, mode="r").R
+                self._factors = (key, R.to(U.device, U.dtype))
+        return self._factors[1]
+
+    def _wide(self) -> Tensor:
+        """[U_o b_o] transposed, [O, r + 1, d]."""
+        U = self.dense_U().reshape(self.out_channels, self.rank, -1)
+        return torch.cat([U, self.bias_or_zeros().reshape(self.out_channels, 1, -1)], 1)
+
+    # ---- forward ----------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']; differentiable in x and the parameters, or held (see ``held``)."""
+        if is_held() and x.requires_grad:
+            y: Tensor = _HeldDAU.apply(x, self)
+            return y
+        if torch.is_grad_enabled():
+            return self._differentiable(x)
+        product = _product_type(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._evaluate(x, product)[0]
+
+    def _evaluate(self, x: Tensor, product: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """y [B, O, H', W'], and for each of the P = B H' W' positions z [P, r] and the scale g [P, O]; no graph.
+
+        ``product`` is the type of the large matrix product; everything else, the norms above all, keeps x's type.
+        """
+        O, r = self.out_channels, self.rank
+        X = self._patches(x)  # [P, d]
+        P, d = X.shape
+        z = X @ self.V.reshape(r, d).t()
+        dot = X @ self.bias_or_zeros().reshape(O, d).t()
+        n = torch.empty_like(dot)
+        R = self.norm_factors()  # [O, m, r + 1]
+        m = R.shape[1]
+        Rz, R1 = R[:, :, :r].contiguous(), R[:, :, r].contiguous()
+        U, X = self.dense_U().reshape(O, r, d).to(product), X.to(product)
+        # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
+        u_buffer, w_buffer = X.new_empty(0), z.new_empty(0)
+        for p, o in _blocks(P, O, max(r, m), x.device):
+            rows = p.stop - p.start
+            u = torch.mm(X[p], U[o].flatten(0, 1).t(), out=u_buffer.resize_(rows, len(U[o]) * r))  # U_o^T x
+            dot[p, o] += torch.bmm(u.to(z.dtype).view(rows, -1, r), z[p, :, None])[..., 0]
+            w = torch.addmm(R1[o].flatten(), z[p], Rz[o].flatten(0, 1).t(), out=w_buffer.resize_(rows, len(Rz[o]) * m))
+            n[p, o] = torch.linalg.vector_norm(w.view(rows, -1, m), dim=-1)
+        g = scale_of_norm(n, self.norm)
+        return self._as_map(g * dot, x), z, g
+
+    def _pull_back(self, c: Tensor, z: Tensor, g: Tensor, size: torch.Size, product: torch.dtype) -> Tensor:
+        """Cotangents c [B, O, H', W'] of the outputs to those of the input, [B, C, H, W], through the held weights."""
+        q = c.permute(0, 2, 3, 1).reshape(-1, self.out_channels) * g  # [P, O]
+        # At the last layer only the explained classes have a cotangent, above it all outputs do.
+        live = q.abs().amax(0) > 0
+        if not live.all():
+            q = q[:, live].contiguous()
+        r, d = self.rank, self.U[0].numel()
+        U = self.dense_U().reshape(self.out_channels, r, d)[live].to(product)
+        out = q @ self.bias_or_zeros().reshape(-1, d)[live]  # [P, d]
+        buffer = q.new_empty(0)
+        for p, o in _blocks(len(q), len(U), r, c.device):
+            rows, width = p.stop - p.start, len(U[o])
+            outer = torch.mul(q[p, o, None], z[p, None, :], out=buffer.resize_(rows, width, r)).view(rows, width * r)
+            if product == out.dtype:
+                out[p].addmm_(outer, U[o].flatten(0, 1))
+            else:
+                out[p] += (outer.to(product) @ U[o].flatten(0, 1)).to(out.dtype)
+        columns = out.view(size[0], -1, d).transpose(1, 2)
+        return F.fold(columns, size[2:], self.kernel_size, padding=self.padding, stride=self.stride)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """The patches of x [B, C, H, W] as rows [B H' W', d], in the order of ``F.unfold``."""
+        columns = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # [B, d, H' W']
+        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+
+    def _as_map(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Rows [B H' W', O] as [B, O, H', W'] (in channels-last memory) for the input ``x``."""
+        H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in x.shape[2:])
+        return rows.view(x.shape[0], H, W, -1).permute(0, 3, 1, 2)
+
+    def _differentiable(self, x: Tensor) -> Tensor:
+        """The same outputs with an ordinary graph, for training: gradients flow through z, U, b and the norm."""
+        O, r = self.out_channels, self.rank
+        kernels = torch.cat([self.V, self.bias_or_zeros(), self.dense_U()])
+        h = F.conv2d(x, kernels, stride=self.stride, padding=self.padding)
+        A = self._wide()
+        # A differentiable QR does not exist where ranks drop; for training the Gram form is accurate enough.
+        return _contract(h, A @ A.transpose(1, 2), O, r, self.norm)
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """The type that autocast asks of matrix products, else x's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _blocks(positions: int, outputs: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Pairs of slices, of positions and of outputs, that cover all: blocks of about 8 MB on CPUs, more on GPUs.
+
+    ``width`` is how many numbers one output has at one position. Measured: matrix products of a thousand rows run at
+    the processor's full rate, and a block that stays in the cache makes what follows them almost free.
+    """
+    rows, budget = (1024, 1 << 21) if device.type == "cpu" else (1 << 14, 1 << 26)
+    step = max(1, budget // (rows * width))
+    for p in range(0, positions, rows):
+        for o in range(0, outputs, step):
+            yield slice(p, min(p + rows, positions)), slice(o, min(o + step, outputs))
+
+
+def _contract(h: Tensor, gram: Tensor, O: int, r: int, norm: str) -> Tensor:
+    """Outputs [B, O, H', W'] from h [B, r + O + O r, H', W'] = (z, b.x, U^T x) and Gram matrices [O, r + 1, r + 1]."""
+    h = h.permute(0, 2, 3, 1)  # positions first: the sums over r run over neighbouring numbers
+    z, bx, u = torch.split(h, [r, O, O * r], -1)
+    z1 = F.pad(z, (0, 1), value=1.0)
+    # |w_o|^2 = [z; 1]^T G_o [z; 1] for all o at once: the products z_i z_j against the entries of G_o.
+    n2 = (z1[..., :, None] * z1[..., None, :]).flatten(-2) @ gram.flatten(1).t().to(z1.dtype)
+    n = n2.float().clamp_min(1e-12).sqrt()  # rounding can make the Gram form negative; sqrt has no gradient at 0
+    dot = (u.unflatten(-1, (O, r)).float() * z.float()[..., None, :]).sum(-1) + bx.float()
+    y: Tensor = dot * scale_of_norm(n, norm)
+    return y.permute(0, 3, 1, 2)
+
+
+class _HeldDAU(torch.autograd.Function):
+    """A DAU layer as the linear map it is for this input: the backward pass applies W(x)^T and keeps z and g only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: DAUConv2d) -> Tensor:
+        product = _product_type(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, z, g = layer._evaluate(x, product)
+        ctx.save_for_backward(z, g)
+        ctx.layer, ctx.size, ctx.product = layer, x.shape, product
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor, None]:
+        with torch.autocast(c.device.type, enabled=False):
+            return ctx.layer._pull_back(c, *ctx.saved_tensors, ctx.size, ctx.product), None

@@ -1,0 +1,128 @@
+"""The heart: a logit shared out, exactly, over the pixels and channels of the input.
+
+    logit = W(x) x + bias        contributions = x * W(x)        logit == sum(contributions) + bias + residual
+
+For one input a dynamic-linear network is a linear map W(x) (CVPR 2021, eq. 8); W(x) is the gradient of the logit taken
+through the network with its dynamic weights held (see ``held``). The residual is what rounding left over. It is always
+computed: a small residual is necessary for an exact decomposition, and nobody should have to take it on trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from coda_cli.core.held import held
+
+# Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
+RELATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+
+Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """K class weightings of the logits of B inputs, each shared out over the input [C, h, w].
+
+    A weighting is a row of numbers, one per class: one-hot for a class, +1 and -1 for "A minus B".
+    """
+
+    contributions: Tensor  # [B, K, C, h, w], signed, logit units
+    logits: Tensor  # [B, classes], of all classes
+    weights: Tensor  # [B, K, classes], the weighting that was explained
+    logit: Tensor  # float64 [B, K] = weights . logits
+    bias: Tensor  # float64 [B, K], the share of ``logit`` that belongs to no pixel
+    residual: Tensor  # float64 [B, K] = logit - sum of contributions - bias
+    tolerance: Tensor  # float64 [B, K], what |residual| may be; see RELATIVE_TOLERANCE
+
+    def __getitem__(self, b: int) -> Decomposition:
+        """The decomposition of one input of the batch, as a batch of one."""
+        return Decomposition(**{f.name: getattr(self, f.name)[b : b + 1] for f in fields(self)})
+
+    @property
+    def pixels(self) -> Tensor:
+        """Contribution maps [B, K, h, w]: contributions summed over the channels; signed, logit units."""
+        return self.contributions.sum(2)
+
+    @property
+    def exact(self) -> Tensor:
+        """bool [B, K]: whether the residual is within its tolerance (False for NaN)."""
+        return self.residual.abs() <= self.tolerance
+
+
+def decompose(
+    model: nn.Module, x: Tensor, targets: Targets = None, *, relative_tolerance: float | None = None
+) -> Decomposition:
+    """Split logits of ``model`` into the contributions of the input ``x`` float [B, C, h, w].
+
+    ``targets`` chooses what is explained, from one forward pass: None, the predicted class of each input; a class
+    index or a sequence of K; an integer tensor [B, K] of indices; a floating tensor [K, classes] or [B, K, classes] of
+    class weightings; or a function that makes one of these tensors from the logits [B, classes].
+    ``relative_tolerance`` replaces that of RELATIVE_TOLERANCE. The model must have a ``bias``, the constant it adds to
+    every logit; neither it nor ``x`` is modified. Raises ValueError for shapes or indices that do not fit.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")
+    with _true_float32(), held(), torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits: Tensor = model(x)
+        weights = _weightings(targets, logits.detach())
+        rows = [
+            torch.autograd.grad(logits, x, weights[:, k], retain_graph=k + 1 < weights.shape[1])[0]
+            for k in range(weights.shape[1])
+        ]
+    logits = logits.detach()
+    contributions = torch.stack([x.detach() * row for row in rows], 1)  # x * W(x), [B, K, C, h, w]
+    wide = weights.to("cpu", torch.float64)
+    logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
+    constant = float(model.bias)  # type: ignore[arg-type]
+    bias = constant * wide.sum(2)
+    residual = logit - _sum64(contributions) - bias
+    computed_in = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
+    size = _sum64(contributions.abs()) + abs(constant) * wide.abs().sum(2)
+    rtol = RELATIVE_TOLERANCE[computed_in] if relative_tolerance is None else relative_tolerance
+    return Decomposition(contributions, logits, weights, logit, bias, residual, rtol * size)
+
+
+def _weightings(targets: Targets, logits: Tensor) -> Tensor:
+    """``targets`` as weightings [B, K, classes] of the type of ``logits`` [B, classes]."""
+    B, classes = logits.shape
+    if callable(targets):
+        targets = targets(logits)
+    if targets is None:
+        # A NaN logit must not be skipped over: argmax returns its index, and the residual says so.
+        indices = logits.argmax(1, keepdim=True)
+    elif isinstance(targets, Tensor) and targets.is_floating_point():
+        if targets.shape[-1] != classes or targets.ndim not in (2, 3) or (targets.ndim == 3 and len(targets) != B):
+            raise ValueError(f"expected weightings [K, {classes}] or [{B}, K, {classes}], got {list(targets.shape)}")
+        return targets.to(logits).expand(B, -1, -1)
+    else:
+        given = torch.as_tensor([targets] if isinstance(targets, int) else targets, device=logits.device)
+        indices = given.expand(B, -1)
+    if indices.shape[-1] == 0 or indices.min() < 0 or indices.max() >= classes:
+        raise ValueError(f"class indices must lie in 0..{classes - 1}, at least one; got {indices.tolist()}")
+    return nn.functional.one_hot(indices.long(), classes).to(logits)
+
+
+def _sum64(t: Tensor) -> Tensor:
+    """Sum over all but the first two axes in float64 on the CPU, so that summing adds no residual of its own."""
+    return t.to("cpu", torch.float64).sum((2, 3, 4))
+
+
+@contextmanager
+def _true_float32() -> Iterator[None]:
+    """Float32 convolutions in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,94 @@
+"""Networks as builder functions out of layers. The published configurations are data: see published.py.
+
+A network takes the six-channel encoding ``[x, 1 - x]`` (see ``encode``) and returns logits. Architectures are data:
+``build(name, arguments)`` makes a network from what a checkpoint's metadata holds, all of it JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.published import PUBLISHED_BIAS
+
+
+def encode(rgb: Tensor) -> Tensor:
+    """Six-channel encoding of sRGB: uint8 or float [B, 3, H, W] -> float32 [B, 6, H, W] in [0, 1], r g b 1-r 1-g 1-b.
+
+    uint8 is divided by 255; floats must already lie in [0, 1] and keep their type. With ``1 - x`` beside ``x`` a dark
+    pixel can carry as much evidence as a bright one (CVPR 2021, section 4).
+    """
+    x = rgb.to(torch.float32) / 255 if rgb.dtype == torch.uint8 else rgb
+    return torch.cat([x, 1 - x], 1)
+
+
+class CodaNet(nn.Module):
+    """A CoDA-Net: DAU layers one after the other, the sum over positions, divided by the temperature, plus the bias.
+
+    Input float [B, C, H, W], any H and W; output logits [B, classes]. The logits grow with the picture's area, since
+    the pooling is a sum. ``bias`` is one number for all classes.
+    """
+
+    def __init__(self, layers: Sequence[DAUConv2d], *, temperature: float, bias: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.temperature, self.bias = temperature, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x float [B, C, H, W] -> logits [B, classes]."""
+        y: Tensor = self.layers(x)
+        return y.sum((2, 3)) / self.temperature + self.bias
+
+
+def coda_net(
+    *,
+    channels: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    ranks: Sequence[int],
+    norm: str,
+    temperature: float,
+    bias: float = PUBLISHED_BIAS,
+    paddings: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
+) -> CodaNet:
+    """A CoDA-Net from its table: ``channels`` has one entry more than the others, the last is the class count.
+
+    ``paddings`` default to (k - 1) // 2, ``groups`` (of the second convolution) to 1. Raises ValueError when the
+    lists' lengths disagree.
+    """
+    n = len(kernels)
+    paddings = [(k - 1) // 2 for k in kernels] if paddings is None else paddings
+    groups = [1] * n if groups is None else groups
+    lengths = [len(channels) - 1, len(strides), len(ranks), len(paddings), len(groups)]
+    if any(length != n for length in lengths):
+        raise ValueError(
+            f"{n} kernels need {n + 1} channels and {n} strides, ranks, paddings and groups; got "
+            f"{len(channels)}, {', '.join(map(str, lengths[1:]))}"
+        )
+    layers = [
+        DAUConv2d(channels[i], channels[i + 1], kernels[i], ranks[i], stride=strides[i], padding=paddings[i], norm=norm,
+                  groups=groups[i])
+        for i in range(n)
+    ]  # fmt: skip
+    return CodaNet(layers, temperature=temperature, bias=bias)
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"coda_net": coda_net}
+
+
+def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network that a checkpoint's metadata describes, with freshly drawn weights.
+
+    Raises ValueError for an architecture this version does not know or arguments that do not fit it.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture {architecture!r} is not known; known: {', '.join(ARCHITECTURES)}")
+    try:
+        return ARCHITECTURES[architecture](**arguments)
+    except TypeError as error:
+        raise ValueError(f"arguments do not fit architecture {architecture!r}: {error}") from error

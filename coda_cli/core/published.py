@@ -1,0 +1,48 @@
+"""The published CoDA-Net configurations by their names, as arguments of networks.coda_net. Does not import torch.
+
+Source: CoDA-Nets, experiments/{CIFAR10,Imagenet}/final/experiment_parameters.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+# Bias of the published CoDA-Nets: a class probability of 0.1 where a picture holds no evidence.
+PUBLISHED_BIAS = math.log(0.1 / 0.9)
+
+_S_CHANNELS = (6, 16, 16, 32, 32, 32, 64, 64, 64, 10)
+_L_CHANNELS = (6, 16, 32, 32, 64, 64, 64, 64, 64, 100)
+_SQ_TEMPERATURES = (10, 50, 100, 500, 1000, 5000, 10000)
+_LAMBDAS = ("0.0", "0.1", "0.25", "0.5", "1.0")
+
+
+def _small(norm: str, temperature: float, rank: int = 32) -> dict[str, Any]:
+    return {
+        "channels": list(_S_CHANNELS), "kernels": [3] * 8 + [1], "strides": [1, 1, 2, 1, 1, 2, 1, 1, 1],
+        "ranks": [rank] * 2 + [2 * rank] * 7, "norm": norm, "temperature": float(temperature), "bias": PUBLISHED_BIAS,
+    }  # fmt: skip
+
+
+def _large() -> dict[str, Any]:
+    return {
+        "channels": list(_L_CHANNELS), "kernels": [7] + [3] * 8, "strides": [3, 1, 1, 2, 1, 1, 2, 1, 1],
+        "ranks": [64] * 3 + [128] * 3 + [256] * 3, "norm": "SQ", "temperature": 100000.0, "bias": PUBLISHED_BIAS,
+    }  # fmt: skip
+
+
+# Each entry holds the arguments of coda_net. The lambda series differs from the others in training only.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    **{f"9L-S-CoDA-SQ-{t}": _small("SQ", t) for t in _SQ_TEMPERATURES},
+    "9L-S-CoDA-L2-1000": _small("L2", 1000),
+    **{f"9L-S-CoDA-SQ-rank-{r}": _small("SQ", 1000, r) for r in (4, 8, 16, 144)},
+    **{f"9L-S-CoDA-SQ-lambda-{v}": _small("SQ", 64) for v in _LAMBDAS},
+    "9L-L-CoDA-SQ-100000": _large(),
+}
+
+
+def published_name(text: str) -> str | None:
+    """The one published configuration whose name stands in ``text`` (a path, say) as a whole word, else None."""
+    found = [n for n in PUBLISHED if re.search(rf"(?<![\w.-]){re.escape(n)}(?![\w-]|\.\d)", text)]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,29 @@
+"""Choosing where to compute."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from coda_cli.errors import UsageError
+
+
+def pick(name: str, precision: str = "float32") -> torch.device:
+    """The device for "auto", "cpu", "cuda", "cuda:N" or "mps"; auto takes an NVIDIA GPU where there is one.
+
+    Raises UsageError for a device that does not exist here, or cannot compute in ``precision``.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here")
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError("--device mps: torch finds no Apple GPU here")
+        if precision == "float64":
+            raise UsageError("--device mps: Apple GPUs have no float64; use --device cpu")
+    return device

@@ -1,0 +1,56 @@
+"""The errors coda raises on purpose, and the exit codes the shell sees. Codes are part of the interface."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line."""
+
+    OK = 0  # every item done
+    FAILED = 1  # the run went through, some or all items failed; also a bug
+    USAGE = 2  # wrong usage or configuration; nothing was started
+    CHECKPOINT = 3  # a checkpoint cannot be loaded or does not match its checksum
+    INEXACT = 4  # a residual is above its tolerance
+    NETWORK = 5  # a download failed
+    INTERRUPTED = 130  # SIGINT
+    TERMINATED = 143  # SIGTERM
+
+
+class CodaError(Exception):
+    """Base of all errors with a message for the user: one line that says what, which item, and what to do."""
+
+    exit_code = ExitCode.FAILED
+
+
+class UsageError(CodaError):
+    """The request itself cannot be carried out: a wrong option, class or source."""
+
+    exit_code = ExitCode.USAGE
+
+
+class MediaError(CodaError):
+    """One input cannot be read or one output cannot be written."""
+
+
+class CheckpointError(CodaError):
+    """A checkpoint cannot be loaded, or is not what it claims to be."""
+
+    exit_code = ExitCode.CHECKPOINT
+
+
+class ExactnessError(CodaError):
+    """A residual is above its tolerance: the contributions do not add up to the logit."""
+
+    exit_code = ExitCode.INEXACT
+
+
+class NetworkError(CodaError):
+    """A download failed or is not allowed."""
+
+    exit_code = ExitCode.NETWORK
+
+
+class TrainingError(CodaError):
+    """A training run cannot start or diverged."""

@@ -1,0 +1,118 @@
+"""The verb for one picture: explain it. Prints nothing and exits nowhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coda_cli.checkpoints.loading import Net, load
+from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.checkpoints.targets import Target, Targets
+from coda_cli.core.decompose import Decomposition, decompose
+from coda_cli.core.networks import encode
+from coda_cli.errors import ExactnessError, MediaError
+from coda_cli.media.stills import read_image
+from coda_cli.media.view import Fit, View, fit
+
+Precision = Literal["float32", "float64", "bfloat16"]
+# What the weights and the input are held in; bfloat16 is for the large matrix products only.
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked about a picture.
+
+    ``classes`` and ``versus``: see ``Targets``. ``precision``: float64 needs a network loaded with that dtype.
+    ``tolerance`` replaces the relative tolerance of the residual.
+    """
+
+    classes: tuple[str, ...] = ()
+    versus: str | None = None
+    fit: Fit = "crop"
+    precision: Precision = "float32"
+    tolerance: float | None = None
+
+    def targets(self, net: Net) -> Targets:
+        """The classes asked for, resolved for a network; raises UsageError for one it does not have."""
+        return Targets(self.classes, self.versus, net.checkpoint)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One explained picture: K targets shared out over what the network saw of it.
+
+    ``decomposition`` has a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``.
+    """
+
+    view: View
+    targets: tuple[Target, ...]
+    decomposition: Decomposition
+    seconds: float
+
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """Contribution maps float32 [K, h, w], signed, logit units."""
+        return self.decomposition.pixels[0].to("cpu", torch.float32).numpy()
+
+
+def explain_image(
+    picture: str | Path | NDArray[np.uint8], net: Net | None = None, request: Request | None = None
+) -> Explanation:
+    """Explain one picture, a file or uint8 [H, W, 3] sRGB, by a network (default: the bundled one)."""
+    net, request = net or load(DEFAULT), request or Request()
+    rgb = picture if isinstance(picture, np.ndarray) else read_image(Path(picture)).rgb
+    p = net.checkpoint.preprocessing
+    view = fit(rgb, p.resize, p.crop, request.fit)
+    return explain_views([view], net, request, request.targets(net))[0]
+
+
+def explain_views(views: Sequence[View], net: Net, request: Request, targets: Targets) -> list[Explanation]:
+    """Explain pictures of one size together. Raises ExactnessError when a logit is not finite.
+
+    When memory runs out the batch is halved; a single picture that does not fit raises MediaError.
+    """
+    start = time.perf_counter()
+    parameter = next(net.model.parameters())
+    rgb = torch.from_numpy(np.stack([v.rgb for v in views])).permute(0, 3, 1, 2)
+    try:
+        x = encode(rgb.to(parameter.device)).to(parameter.dtype)
+        with torch.autocast(parameter.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
+            d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
+    except (RuntimeError, MemoryError) as error:  # torch has no error class of its own for a CPU's memory
+        if not _out_of_memory(error):
+            raise
+        if len(views) == 1:
+            h, w = views[0].rgb.shape[:2]
+            raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller") from error
+        half = len(views) // 2
+        return [e for part in (views[:half], views[half:]) for e in explain_views(part, net, request, targets)]
+    if not bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
+        raise ExactnessError("the network's logits are not finite; nothing can be explained")
+    seconds = (time.perf_counter() - start) / len(views)
+    rows = d.logits.double().cpu().numpy()
+    return [Explanation(v, tuple(targets.of(rows[b])), d[b], seconds) for b, v in enumerate(views)]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:
+    """What the .npz holds: contributions [K, 6, h, w], their sum over channels [K, h, w], logits, targets and view."""
+    d = explanation.decomposition
+    return {
+        "contributions": d.contributions[0].float().cpu().numpy(),
+        "pixels": explanation.maps,
+        "logits": d.logits[0].float().cpu().numpy(),
+        "weights": d.weights[0].float().cpu().numpy(),
+        "box": np.array(explanation.view.box),
+        "view": explanation.view.rgb,
+    }

@@ -1,0 +1,101 @@
+"""From what a person writes for "these pictures" to a list of files: files, folders, patterns, lists on a stream."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from coda_cli.errors import UsageError
+from coda_cli.media.stills import SUFFIXES
+
+RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input: its file, and the folder below which its output goes (its place in a scanned tree)."""
+
+    path: Path
+    subfolder: Path = Path()
+
+
+def resolve(
+    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None
+) -> list[Item]:
+    """The files that ``sources`` name, in order and each once; then those ``listed`` one path each, taken as they are.
+
+    A source is a file, a folder (its pictures in natural order, sub-folders with ``recursive``) or a pattern with
+    ``*``, ``?`` or ``[``. ``leave_out`` is the output folder: nothing inside it is scanned, and pictures that coda drew
+    are skipped everywhere. Raises UsageError for a source that does not exist or holds no picture.
+    """
+    items: dict[Path, Item] = {}
+    for source in sources:
+        for item in _expand(source, recursive, leave_out.resolve() if leave_out else None):
+            items.setdefault(item.path.resolve(), item)
+    for text in listed:
+        items.setdefault(Path(text).resolve(), Item(Path(text)))
+    return list(items.values())
+
+
+def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+    path = Path(source)
+    if path.is_dir():
+        files = [Item(f, f.parent.relative_to(path)) for f in _pictures_in(path, recursive, leave_out)]
+        if not files:
+            hint = "" if recursive else " (-r looks into its sub-folders)"
+            raise UsageError(f"{source}: no pictures in this folder{hint}")
+        yield from files
+    elif path.exists():
+        yield Item(path)
+    elif glob.has_magic(source):
+        found = sorted(glob.glob(source, recursive=True), key=_natural)
+        files = [Item(Path(f)) for f in found if Path(f).is_file() and not _drawn_by_coda(Path(f))]
+        if not files:
+            raise UsageError(f"{source}: the pattern matches no file")
+        yield from files
+    else:
+        raise UsageError(f"{source}: no such file or folder{_nearest(path)}")
+
+
+def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[Path]:
+    found = []
+    for path in folder.rglob("*") if recursive else folder.iterdir():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        if leave_out and leave_out != folder.resolve() and path.resolve().is_relative_to(leave_out):
+            continue
+        if not _drawn_by_coda(path):
+            found.append(path)
+    return sorted(found, key=lambda p: _natural(str(p)))
+
+
+def _drawn_by_coda(path: Path) -> bool:
+    """Whether a PNG is a picture that coda wrote, which nobody wants explained by a second run over the folder."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        with Image.open(path) as image:
+            return RECORD_KEY in image.info
+    except (OSError, ValueError, SyntaxError):
+        return False  # broken pictures are found when they are decoded, and reported there
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which img2 comes before img10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", text)]
+
+
+def _nearest(path: Path) -> str:
+    try:
+        names = [p.name for p in path.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""

@@ -1,0 +1,149 @@
+"""Still pictures in and out: one door for every format, stated conversions, atomic writes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from coda_cli.errors import MediaError
+
+# Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
+MAX_PIXELS = 128_000_000  # beyond this a file is taken for a decompression bomb
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded still: ``rgb`` uint8 [H, W, 3] sRGB with the EXIF turn applied, and what was done to get there."""
+
+    rgb: NDArray[np.uint8]
+    sha256: str
+    bytes: int
+    notes: tuple[str, ...]
+
+
+def read_image(path: Path) -> Picture:
+    """Decode a picture file; raises MediaError saying what is wrong with it.
+
+    Palette, 1-bit, grey and CMYK become RGB; 16 bits are scaled to 8; transparency is laid on white; the EXIF turn is
+    applied; of an animation the first frame is taken. ``notes`` names what changed the picture.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not data:
+        raise MediaError(f"{path}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit below is the rule
+            with Image.open(io.BytesIO(data)) as image:
+                _refuse_bombs(path, image.size)
+                rgb, notes = _to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{path}: not a picture in a format coda can read") from error
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{path}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller first") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises all four for broken files
+        raise MediaError(
+            f"{path}: broken or truncated picture ({str(error).strip() or type(error).__name__})"
+        ) from error
+    return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes)
+
+
+def _refuse_bombs(path: Path, size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise MediaError(
+            f"{path}: {size[0]} x {size[1]} pixels, more than {MAX_PIXELS // 10**6} million; make it smaller first"
+        )
+
+
+def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    notes = []
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append(f"first of {getattr(image, 'n_frames')} frames")  # noqa: B009 (not an attribute of every Image)
+        image.seek(0)
+    image.load()
+    turned = ImageOps.exif_transpose(image)
+    if image.getexif().get(0x0112, 1) != 1:
+        notes.append("turned as its EXIF orientation says")
+    image = turned
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit: convert("RGB") would clip
+        image = _scaled_to_8_bits(image)
+        notes.append("scaled to 8 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        background = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(background, rgba)
+        notes.append("transparency laid on white")
+    return np.asarray(image.convert("RGB")), tuple(notes)
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    top = 65535.0 if image.mode != "F" and values.max(initial=0) <= 65535 else float(values.max(initial=1)) or 1.0
+    return Image.fromarray(np.clip(np.round(values / top * 255), 0, 255).astype(np.uint8))
+
+
+# ---- out ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name only when the block ends well; nothing is left behind otherwise.
+
+    Raises MediaError when the folder cannot be written or the disk is full.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+TEMPORARY_PREFIX = ".coda-"  # leftovers of a killed run are recognised by it
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
+    """Write uint8 [H, W, 3] as PNG, atomically; ``text`` becomes UTF-8 text chunks. Raises MediaError."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, value)
+    # Level 3 costs a third of the default's time for a few percent more bytes on photographs.
+    write_with(path, lambda stream: Image.fromarray(rgb).save(stream, "PNG", pnginfo=info, compress_level=3))
+
+
+def write_with(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a binary stream that becomes ``path`` when it succeeds. Raises MediaError."""
+    with atomic(path) as stream:
+        write(stream)

@@ -1,0 +1,91 @@
+"""Geometry: from the original picture to what the network sees, and from a map back to its place in the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Fit = Literal["crop", "pad", "native"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network sees of a picture, and where that lies.
+
+    ``rgb`` is uint8 [h, w, 3], sRGB. ``box`` = (x0, y0, x1, y1) in pixels of the original, edges not centres: the
+    view's pixel (i, j) covers the original from x0 + j (x1 - x0) / w to x0 + (j + 1) (x1 - x0) / w, rows alike. The
+    box can reach beyond the picture where a crop is larger than it. ``size`` is the original's (width, height).
+    """
+
+    rgb: NDArray[np.uint8]
+    box: Box
+    size: tuple[int, int]
+
+
+def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit = "crop") -> View:
+    """Show a picture uint8 [H, W, 3] to a network whose checkpoint states ``resize`` and ``crop`` (pixels, or None).
+
+    crop    shorter side to ``resize`` (Pillow bilinear, antialiased; the longer truncated, as torchvision's Resize),
+            then the centre ``crop`` x ``crop``, zeros where the picture is smaller: the published test transform.
+    pad     longer side to ``crop``: the whole picture, its aspect kept. Nothing is filled in: a DAU layer gives 0
+            where it sees only zeros, so a zero border would change no number.
+    native  the whole picture at its own size.
+    """
+    from PIL import Image
+
+    height, width = rgb.shape[:2]
+    whole = (0.0, 0.0, float(width), float(height))
+    if mode == "native" or crop is None:
+        return View(rgb, whole, (width, height))
+    if mode == "pad":
+        scale = crop / max(height, width)
+        w, h = max(1, round(width * scale)), max(1, round(height * scale))
+        return View(_resized(Image.fromarray(rgb), w, h), whole, (width, height))
+    short = resize or crop
+    w, h = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    small = _resized(Image.fromarray(rgb), w, h)
+    # Python rounds halves to even, and so does torchvision's CenterCrop.
+    top, left = round((h - crop) / 2.0), round((w - crop) / 2.0)
+    view = np.zeros((crop, crop, 3), np.uint8)
+    y0, x0, y1, x1 = max(0, top), max(0, left), min(h, top + crop), min(w, left + crop)
+    view[y0 - top : y1 - top, x0 - left : x1 - left] = small[y0:y1, x0:x1]
+    sx, sy = width / w, height / h
+    return View(view, (left * sx, top * sy, (left + crop) * sx, (top + crop) * sy), (width, height))
+
+
+def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    assert isinstance(picture, Image.Image)
+    if picture.size == (w, h):
+        return np.asarray(picture)
+    return np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR))
+
+
+def paste_back(values: NDArray[np.float32], view: View, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """A map [h, w] of the view's resolution on the original's pixel grid, float32 [H, W], NaN outside the view.
+
+    This is drawing: values are interpolated between the centres of the view's pixels and change no recorded number.
+    ``size`` (width, height) draws on a grid of another size than the original's, covering the same picture.
+    """
+    import cv2
+
+    h, w = values.shape
+    width, height = size or view.size
+    kx, ky = view.size[0] / width, view.size[1] / height  # original pixels for one pixel of the drawing
+    x0, y0, x1, y1 = view.box
+    ax, ay = w / (x1 - x0), h / (y1 - y0)
+    # Centre of a drawn pixel X -> the map's pixel coordinate j, whose centres are integers: inverse map for OpenCV.
+    affine = np.array([[kx * ax, 0, (0.5 * kx - x0) * ax - 0.5], [0, ky * ay, (0.5 * ky - y0) * ay - 0.5]], np.float64)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    drawn = cv2.warpAffine(values.astype(np.float32), affine, (width, height), flags=flags,
+                           borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+    X, Y = (np.arange(width) + 0.5) * kx, (np.arange(height) + 0.5) * ky
+    outside = ((x0 > X) | (x1 < X))[None, :] | ((y0 > Y) | (y1 < Y))[:, None]
+    result = np.asarray(drawn, np.float32)
+    result[outside] = np.nan
+    return result

@@ -1,0 +1,77 @@
+"""Where the evidence lies: exact sums over parts of a contribution map. Arrays to numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = 3
+MOST_REGIONS = 5
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of the strongest evidence. ``box`` x0, y0, x1, y1 in pixels of the map, edges not centres."""
+
+    box: tuple[int, int, int, int]
+    share: float  # of the map's positive sum
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A contribution map [h, w] in numbers; sums in float64, shares of the positive sum."""
+
+    positive: float  # sum of the contributions above 0
+    negative: float  # sum of those below
+    centroid: tuple[float, float] | None  # x, y of the positive evidence, pixels of the map; None without any
+    half_share: float | None  # smallest share of the pixels that holds half of the positive evidence
+    regions: tuple[Region, ...]  # connected components of just these pixels, greatest share first
+    grid: tuple[
+        tuple[float, ...], ...
+    ]  # signed sums over GRID x GRID cells, rows from the top; they add up to the total
+
+
+def measure(pixels: NDArray[np.float32]) -> Evidence:
+    """Measure a contribution map float [h, w]; signed, logit units."""
+    values = pixels.astype(np.float64)
+    gain = np.maximum(values, 0)
+    total = float(gain.sum())
+    negative = float(np.minimum(values, 0).sum())
+    if not total > 0:  # also NaN
+        return Evidence(total, negative, None, None, (), _grid(values))
+    h, w = values.shape
+    centroid = (float(gain.sum(0) @ (np.arange(w) + 0.5)) / total, float(gain.sum(1) @ (np.arange(h) + 0.5)) / total)
+    mask = _half(gain, total)
+    return Evidence(total, negative, centroid, float(mask.mean()), _regions(mask, gain, total), _grid(values))
+
+
+def _half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
+    """The fewest pixels that hold half of the positive evidence; a stable order decides between equals."""
+    order = np.argsort(-gain, axis=None, kind="stable")
+    running = np.cumsum(gain.ravel()[order])
+    count = int(np.searchsorted(running, total / 2)) + 1
+    mask = np.zeros(gain.size, bool)
+    mask[order[:count]] = True
+    return mask.reshape(gain.shape)
+
+
+def _regions(mask: NDArray[np.bool_], gain: NDArray[np.float64], total: float) -> tuple[Region, ...]:
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sums = np.bincount(labels.ravel(), weights=gain.ravel(), minlength=count)
+    best = sorted(range(1, count), key=lambda i: -sums[i])[:MOST_REGIONS]
+    return tuple(
+        Region((int(x), int(y), int(x + w), int(y + h)), float(sums[i] / total), int(area))
+        for i in best
+        for x, y, w, h, area in [stats[i]]
+    )
+
+
+def _grid(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    # A cell of a map smaller than the grid can be empty; its sum is 0.
+    rows = np.array_split(values, GRID, 0)
+    return tuple(tuple(float(cell.sum()) for cell in np.array_split(row, GRID, 1)) for row in rows)

@@ -1,0 +1,115 @@
+"""Names of output files, and writing them."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coda_cli.errors import MediaError, UsageError
+from coda_cli.media.sources import Item
+
+KINDS = {"overlay": "png", "heatmap": "png", "panel": "png", "npz": "npz", "json": "json"}
+DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
+FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
+LONGEST = 200  # bytes of a file name; file systems allow 255, temporary names need some
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The template that names output files, and where they go. ``model`` is the network's name."""
+
+    folder: Path
+    model: str
+    template: str = DEFAULT_NAME
+
+    def __post_init__(self) -> None:
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+        except ValueError as error:
+            raise UsageError(f"--name {self.template!r}: {error}") from error
+        if unknown := sorted(fields - set(FIELDS)):
+            raise UsageError(f"--name: no field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
+        if not fields & {"stem", "name"}:
+            raise UsageError("--name: needs {stem} or {name}, or every picture would get the same name")
+        if not {"kind", "ext"} <= fields:
+            raise UsageError("--name: needs {kind} and {ext}, or a picture and its record would get the same name")
+
+    def path(self, item: Item, kind: str, class_name: str, class_index: str) -> Path:
+        """Where the output ``kind`` about one class of an input goes."""
+        return self.folder / item.subfolder / self._render(item, kind, KINDS[kind], class_name, class_index)
+
+    def record_path(self, item: Item) -> Path:
+        """Where the record of an input goes. It is found again before the class is known, so its name has none."""
+        name = self._render(item, "coda", "json", "", "")
+        return self.folder / item.subfolder / re.sub(r"([._-])[._-]+", r"\1", name).strip("._-")
+
+    def array_path(self, item: Item) -> Path:
+        """Where the arrays of an input go, beside its record."""
+        return self.record_path(item).with_suffix(".npz")
+
+    def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
+        values = {
+            "stem": item.path.stem, "name": item.path.name, "suffix": item.path.suffix.lstrip("."),
+            "parent": item.path.resolve().parent.name, "class": class_name.replace("/", "-"),
+            "class_slug": slug(class_name) if class_name else "", "index": class_index, "model": slug(self.model), "kind": kind, "ext": ext,
+        }  # fmt: skip
+        name = self.template.format_map(values)
+        if len(name.encode()) <= LONGEST:
+            return name
+        # Too long for a file name: the stem gives way, a hash of the whole name keeps it unique.
+        import hashlib
+
+        mark = hashlib.sha256(item.path.name.encode()).hexdigest()[:8]
+        excess = len(name.encode()) - LONGEST + len(mark) + 1
+        for key in ("stem", "name"):
+            kept = values[key].encode()[: max(8, len(values[key].encode()) - excess)].decode(errors="ignore")
+            values[key] = f"{kept}~{mark}"
+        return self.template.format_map(values)
+
+
+def slug(text: str) -> str:
+    """A class name as part of a file name: lower case, words joined by hyphens."""
+    return re.sub(r"[^\w]+", "-", text.casefold()).strip("-_") or "class"
+
+
+def refuse_collisions(naming: Naming, items: Sequence[Item]) -> None:
+    """Raise UsageError when two inputs map to one output, or an output is one of the inputs; before any work."""
+    taken: dict[Path, Item] = {}
+    for item in items:
+        path = naming.record_path(item)
+        if path in taken:
+            raise UsageError(
+                f"{taken[path].path} and {item.path} would both be written as {path}; give them different names with "
+                "--name, '{name}.{class_slug}.{kind}.{ext}' for one, or explain them in two runs"
+            )
+        taken[path] = item
+
+
+def refuse_inputs(path: Path, inputs: Mapping[Path, Item]) -> None:
+    """Raise MediaError when ``path`` is one of the files that are being explained (by resolved path)."""
+    if path.resolve() in inputs:
+        raise MediaError(f"{path}: is one of the inputs and is not overwritten; choose another --output or --name")
+
+
+def prepare(folder: Path) -> None:
+    """Make the output folder and see that it can be written; raises UsageError, before any work."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write into this folder ({error.strerror or error})") from error
+
+
+def free_neighbour(path: Path) -> Path:
+    """``path`` when nothing is there, else the first of ``name-2``, ``name-3``, ... that is free."""
+    candidate, n = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
+        n += 1
+    return candidate

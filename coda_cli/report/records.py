@@ -1,0 +1,165 @@
+"""What is written about one input: one JSON object, one schema with a version. Changes within a version only add."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+SCHEMA: Literal["coda.record"] = "coda.record"
+VERSION: Literal[1] = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class Source(_Part):
+    """The input file. ``notes`` says what decoding changed (EXIF turn, transparency laid on white, ...)."""
+
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    notes: tuple[str, ...] = ()
+
+
+class Network(_Part):
+    """The network and the sha256 of its file. ``assumed``: what the file could not tell and where it was taken from."""
+
+    name: str
+    sha256: str
+    architecture: str
+    temperature: float
+    assumed: tuple[str, ...] = ()
+
+
+class ViewPart(_Part):
+    """What the network saw: ``width`` x ``height`` pixels covering ``box`` (x0, y0, x1, y1) of the source's pixels."""
+
+    fit: Literal["crop", "pad", "native"]
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+
+class ClassPart(_Part):
+    """A class of the network."""
+
+    index: int
+    name: str
+    wnid: str | None = None
+
+
+class ScoredClass(ClassPart):
+    """A class with its logit and probability (sigmoid of the logit)."""
+
+    logit: float
+    probability: float
+
+
+class RegionPart(_Part):
+    """A connected region of the strongest evidence: box in the source's pixels, its share of the positive sum."""
+
+    box: tuple[float, float, float, float]
+    share: float
+    view_pixels: int
+
+
+class EvidencePart(_Part):
+    """Where the positive evidence lies. ``centroid`` in the source's pixels; ``half_share`` is the smallest share of
+    the view's pixels that holds half of it, ``regions`` the connected parts of just those pixels; ``grid`` holds the
+    signed sums over 3 x 3 cells of the view, which add up to the sum of all contributions."""
+
+    centroid: tuple[float, float] | None
+    half_share: float | None
+    regions: tuple[RegionPart, ...]
+    grid: tuple[tuple[float, ...], ...]
+
+
+class Explained(ClassPart):
+    """One explained class, or a difference of two (``versus``): logit == positive + negative + bias + residual."""
+
+    versus: ClassPart | None = None
+    logit: float
+    probability: float | None  # None for a difference
+    bias: float
+    positive: float
+    negative: float
+    residual: float
+    tolerance: float
+    exact: bool
+    evidence: EvidencePart
+    scale: float  # the contribution of one view pixel, in logit units, that is drawn in full colour
+    files: dict[str, str] = {}  # what was written: kind -> path relative to the output folder, with /
+
+
+class Record(_Part):
+    """One explained input."""
+
+    schema_name: Literal["coda.record"] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = VERSION
+    status: Literal["ok"] = "ok"
+    source: Source
+    network: Network
+    view: ViewPart
+    explained: tuple[Explained, ...]
+    top: tuple[ScoredClass, ...]
+    files: dict[str, str] = {}  # written once for the input, whatever the number of classes
+    settings: str  # sha256 over everything that decides the result but the source and the weights
+    device: str
+    precision: str
+    versions: dict[str, str]
+    seconds: float  # of the decomposition; a share of its batch
+
+
+class ErrorPart(_Part):
+    """Why an input failed."""
+
+    kind: str
+    message: str
+
+
+class FailedSource(_Part):
+    """The input that failed."""
+
+    path: str
+
+
+class FailedRecord(_Part):
+    """One input that could not be explained."""
+
+    schema_name: Literal["coda.record"] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = VERSION
+    status: Literal["error"] = "error"
+    source: FailedSource
+    error: ErrorPart
+
+
+def to_json(record: Record | FailedRecord) -> str:
+    """One line of JSON: UTF-8, no NaN, floats in full."""
+    return record.model_dump_json(by_alias=True)
+
+
+def from_json(text: str) -> Record:
+    """A Record from its JSON; raises ValueError when it is not one of this version."""
+    return Record.model_validate_json(text)
+
+
+def core_json(record: Record, part: Explained) -> str:
+    """The record with only the class a picture shows: what its PNG carries."""
+    alone = part.model_copy(update={"files": {}})
+    return to_json(record.model_copy(update={"explained": (alone,), "files": {}}))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a line of output: an explained input, or one that failed."""
+    schema = TypeAdapter(Record | FailedRecord).json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{SCHEMA} version {VERSION}",
+        **schema,
+    }

@@ -1,0 +1,327 @@
+"""The verb for many pictures: explain them, write their files, and keep the account. Prints nothing, exits nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from coda_cli.accounts import Drawing, make_record
+from coda_cli.checkpoints.loading import Net
+from coda_cli.errors import CodaError, MediaError
+from coda_cli.explain import Explanation, Request, arrays, explain_views
+from coda_cli.media.sources import RECORD_KEY, Item
+from coda_cli.media.stills import Picture, read_image, write_png, write_with
+from coda_cli.media.view import View, fit
+from coda_cli.report.files import Naming, free_neighbour, prepare, refuse_collisions, refuse_inputs
+from coda_cli.report.pictures import STYLES, draw
+from coda_cli.report.records import Record, Source, core_json, from_json, to_json
+
+IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one input ended: explained (``record``), skipped because its output is there already, or failed."""
+
+    item: Item
+    record: Record | None = None
+    error: CodaError | None = None
+    skipped: bool = False
+    written: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where and how results are written. "match" skips an input whose results are there from equal settings."""
+
+    naming: Naming
+    drawing: Drawing
+    if_exists: IfExists = "match"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    item: Item
+    picture: Picture
+    view: View
+
+
+class _Run:
+    """One run over many inputs: reading, computing and writing overlap; memory is bounded; order is kept."""
+
+    def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output, batch: int | None) -> None:
+        self.net, self.request, self.output, self.batch = net, request, output, batch
+        self.targets = request.targets(net)
+        self.items = items
+        self.inputs = {item.path.resolve(): item for item in items}
+        self.settings = _settings_hash(request, output.drawing)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        workers = max(2, min(8, os.cpu_count() or 2))
+        reading, writing = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
+        try:
+            finishing: deque[Future[Outcome]] = deque()
+            for outcomes in self._computed(reading, writing):
+                finishing += outcomes
+                # Two batches may wait to be written; more would pile up pictures in memory.
+                while len(finishing) > 2 * workers or (finishing and finishing[0].done()):
+                    yield finishing.popleft().result()
+            while finishing:
+                yield finishing.popleft().result()
+        finally:
+            # Also when the caller stops early or Ctrl-C arrives: what runs ends cleanly, what waits is dropped.
+            reading.shutdown(cancel_futures=True)
+            writing.shutdown(cancel_futures=True)
+
+    def _computed(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor) -> Iterator[list[Future[Outcome]]]:
+        """Read ahead, compute batch after batch, and hand every result to the writers."""
+        ahead = _read_ahead(reading, self._read, self.items)
+        for group in _batches(ahead, self.batch):
+            done: list[Future[Outcome]] = []
+            loaded = [x for x in group if isinstance(x, _Loaded)]
+            results = iter(self._explain(loaded))
+            for x in group:
+                if isinstance(x, Outcome):
+                    done.append(_finished(x))
+                    continue
+                result = next(results)
+                if isinstance(result, Outcome):
+                    done.append(_finished(result))
+                else:
+                    done.append(writing.submit(self._write, x, result))
+            yield done
+
+    def _explain(self, loaded: Sequence[_Loaded]) -> Sequence[Explanation | Outcome]:
+        if not loaded:
+            return []
+        try:
+            return explain_views([x.view for x in loaded], self.net, self.request, self.targets)
+        except CodaError as error:
+            if len(loaded) == 1:
+                return [_failed(loaded[0].item, error)]
+            return [r for x in loaded for r in self._explain([x])]  # the others shall not suffer for one
+
+    def _read(self, item: Item) -> _Loaded | Outcome:
+        try:
+            if not item.path.exists():
+                raise MediaError(f"{item.path}: no such file")
+            if item.path.is_dir():
+                raise MediaError(f"{item.path}: is a folder; name it as a source, or list its files")
+            picture = read_image(item.path)
+            if (stored := self._stored(item, picture)) is not None:
+                return stored
+            p = self.net.checkpoint.preprocessing
+            return _Loaded(item, picture, fit(picture.rgb, p.resize, p.crop, self.request.fit))
+        except CodaError as error:
+            return _failed(item, error)
+
+    # -- what is there already --
+
+    def _stored(self, item: Item, picture: Picture) -> Outcome | None:
+        """The outcome for an input whose results exist, or None when it has to be explained."""
+        policy, path = self.output.if_exists, self.output.naming.record_path(item)
+        if policy in ("overwrite", "rename"):
+            return None
+        record = _read_record(path)
+        there = path.exists()
+        if not there:
+            return None
+        if policy == "skip":
+            return Outcome(item, record, skipped=True)
+        if policy == "match" and record and self._matches(record, picture):
+            return Outcome(item, record, skipped=True)
+        why = "exists" if policy == "error" else "exists from another source, network or settings"
+        raise MediaError(f"{path}: {why}; use --if-exists overwrite, skip or rename, or another --output")
+
+    def _matches(self, record: Record, picture: Picture) -> bool:
+        same = (record.source.sha256, record.network.sha256, record.settings) == (
+            picture.sha256, self.net.sha256, self.settings)  # fmt: skip
+        files = [*record.files.values(), *(f for e in record.explained for f in e.files.values())]
+        return same and all((self.output.naming.folder / f).exists() for f in files)
+
+    # -- writing --
+
+    def _write(self, loaded: _Loaded, explanation: Explanation) -> Outcome:
+        try:
+            record = self._record(loaded, explanation)
+            written, record = self._write_files(loaded, explanation, record)
+            return Outcome(loaded.item, record, written=written)
+        except CodaError as error:
+            return _failed(loaded.item, error)
+
+    def _record(self, loaded: _Loaded, explanation: Explanation) -> Record:
+        source = Source(
+            path=loaded.item.path.as_posix(), sha256=loaded.picture.sha256, bytes=loaded.picture.bytes,
+            width=explanation.view.size[0], height=explanation.view.size[1], notes=loaded.picture.notes,
+        )  # fmt: skip
+        return make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
+
+    def _write_files(
+        self, loaded: _Loaded, explanation: Explanation, record: Record
+    ) -> tuple[tuple[Path, ...], Record]:
+        kinds, naming = self.output.drawing.kinds, self.output.naming
+        (naming.folder / loaded.item.subfolder).mkdir(parents=True, exist_ok=True)
+        written: list[Path] = []
+        explained = []
+        for k, part in enumerate(record.explained):
+            name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
+            index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
+            files = {}
+            for kind in (kind for kind in kinds if kind in STYLES):
+                path = self._target(naming.path(loaded.item, kind, name, index))
+                picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
+                               self.output.drawing.alpha)  # fmt: skip
+                write_png(path, picture, {RECORD_KEY: core_json(record, part)})
+                written.append(path)
+                files[kind] = path.relative_to(naming.folder).as_posix()
+            explained.append(part.model_copy(update={"files": files}))
+        shared = {}
+        if "npz" in kinds:
+            path = self._target(naming.array_path(loaded.item))
+            write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays(explanation)))
+            written.append(path)
+            shared["npz"] = path.relative_to(naming.folder).as_posix()
+        record = record.model_copy(update={"explained": tuple(explained), "files": shared})
+        if "json" in kinds:  # last: its presence says that everything else is there
+            path = self._target(naming.record_path(loaded.item))
+            write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
+            written.append(path)
+        return tuple(written), record
+
+    def _target(self, path: Path) -> Path:
+        refuse_inputs(path, self.inputs)
+        if self.output.if_exists == "rename":
+            return free_neighbour(path)
+        return path
+
+
+def explain_many(
+    net: Net,
+    items: Sequence[Item],
+    request: Request,
+    output: Output,
+    *,
+    batch: int | None = None,
+    on_scale: Callable[[int, int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Explain many inputs and write their files; yields an Outcome for each, in order, as they are done.
+
+    Decoding, computing and drawing overlap; memory does not grow with the number of inputs. A failed input is an
+    Outcome with its error, the rest goes on. With the scale "run" all inputs are decomposed twice: ``on_scale``
+    reports the first pass (done, total). Raises UsageError, before any work, for outputs that collide or cannot be
+    written and for classes the network does not have.
+    """
+    refuse_collisions(output.naming, items)
+    prepare(output.naming.folder)
+    if output.drawing.scale == "run":
+        scale = run_scale(net, items, request, output.drawing.percentile, batch=batch, on_step=on_scale)
+        output = replace(output, drawing=replace(output.drawing, scale=scale))
+    return iter(_Run(net, items, request, output, batch))
+
+
+def run_scale(
+    net: Net,
+    items: Sequence[Item],
+    request: Request,
+    percentile: float,
+    *,
+    batch: int | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> float:
+    """The ``percentile`` of |contribution| over all maps of a run, within 0.3 %, without keeping a map."""
+    bins = np.zeros(_BINS + 1, np.int64)  # logarithmic; values of 0 in the first
+    targets, p = request.targets(net), net.checkpoint.preprocessing
+    done = 0
+
+    def read(item: Item) -> View | None:
+        with contextlib.suppress(CodaError):  # the second pass reports what cannot be read
+            return fit(read_image(item.path).rgb, p.resize, p.crop, request.fit)
+        return None
+
+    with ThreadPoolExecutor(2) as reading:
+        for group in _batches(_read_ahead(reading, read, items), batch):
+            views = [v for v in group if v is not None]
+            for e in explain_views(views, net, request, targets) if views else []:
+                size = np.abs(e.maps.ravel())
+                index = np.clip((np.log10(np.maximum(size, 1e-30)) + 30) * _PER_DECADE, 0, _BINS)
+                bins += np.bincount(index.astype(np.int64), minlength=_BINS + 1)
+            done += len(group)
+            if on_step:
+                on_step(done, len(items))
+    if not bins.sum():
+        return 0.0
+    index = int(np.searchsorted(np.cumsum(bins), percentile / 100 * bins.sum()))
+    return float(f"{10 ** ((index + 0.5) / _PER_DECADE - 30):.6g}") if index else 0.0
+
+
+_PER_DECADE, _BINS = 400, 400 * 36  # from 1e-30 to 1e6
+
+
+def _read_ahead(pool: ThreadPoolExecutor, read: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    """``read`` applied to all items in order, a few ahead of the consumer."""
+    waiting: deque[Future[T]] = deque()
+    for item in items:
+        waiting.append(pool.submit(read, item))
+        if len(waiting) > 6:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _batches(results: Iterator[T], batch: int | None) -> Iterator[list[T]]:
+    """Group what was read so that the views of a group share one size and the pictures fit in memory together."""
+    group: list[T] = []
+    size: tuple[int, ...] | None = None
+    held = views = 0
+    for result in results:
+        view = result.view if isinstance(result, _Loaded) else result if isinstance(result, View) else None
+        if view is not None:
+            limit = batch or max(1, min(32, (1 << 18) // (view.rgb.shape[0] * view.rgb.shape[1])))
+            if size is not None and (view.rgb.shape != size or views >= limit or held > 256e6):
+                yield group
+                group, held, views = [], 0, 0
+            size = view.rgb.shape
+            held += 3 * view.size[0] * view.size[1]
+            views += 1
+        group.append(result)
+        if not views:  # nothing to wait for: failures and skipped inputs are reported at once
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _finished(outcome: Outcome) -> Future[Outcome]:
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
+
+
+def _failed(item: Item, error: CodaError) -> Outcome:
+    if not str(error).startswith(str(item.path)) and "/" not in str(error).split(":")[0]:
+        error = type(error)(f"{item.path}: {error}")
+    return Outcome(item, error=error)
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _settings_hash(request: Request, drawing: Drawing) -> str:
+    everything = {**asdict(request), **asdict(drawing), "coda": version("coda-cli")}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""Labelled pictures for training, whole in memory: uint8, already at the size the network sees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coda_cli.errors import TrainingError
+from coda_cli.media.stills import SUFFIXES, read_image
+from coda_cli.media.view import fit
+
+Progress = Callable[[int, int], None]
+HELD_OUT_FOLDERS = ("test", "val", "validation")
+HELD_OUT_SHARE = 0.1  # of each class, where a data set has no folder of its own for it
+
+
+@dataclass(frozen=True)
+class Split:
+    """``images`` uint8 [N, 3, s, s], ``labels`` int64 [N] indices into ``classes``."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        """The same split with its tensors on ``device``."""
+        return Split(self.images.to(device), self.labels.to(device), self.classes)
+
+
+def load(root: Path, size: int, progress: Progress | None = None) -> tuple[Split, Split]:
+    """Training and held-out split of a data set, pictures at ``size`` x ``size``.
+
+    Three layouts: torchvision's CIFAR-10 (a folder ``cifar-10-batches-py``), ``train/CLASS/...`` beside
+    ``test/CLASS/...`` (or ``val``, ``validation``), and ``CLASS/...`` alone, of which every tenth picture (in the
+    order of names) is held out. Raises TrainingError for anything else, MediaError for a picture that cannot be read.
+    """
+    if (root / "cifar-10-batches-py").is_dir():
+        return _torchvision_cifar(root, size)
+    if not root.is_dir():
+        raise TrainingError(f"{root}: no such folder")
+    if (root / "train").is_dir():
+        held_out = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
+        if held_out is None:
+            raise TrainingError(
+                f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it"
+            )
+        classes = _class_names(root / "train")
+        if extra := set(_class_names(held_out)) - set(classes):
+            raise TrainingError(f"{held_out}: has classes that train/ lacks: {', '.join(sorted(extra))}")
+        parts = [_listing(root / "train", classes), _listing(held_out, classes)]
+    else:
+        classes = _class_names(root)
+        listing = _listing(root, classes)
+        every = round(1 / HELD_OUT_SHARE)
+        parts = [[x for i, x in enumerate(listing) if i % every], listing[::every]]
+    if not parts[0] or not parts[1]:
+        raise TrainingError(f"{root}: no pictures in one of its splits")
+    total, done = sum(map(len, parts)), 0
+    splits = []
+    for part in parts:
+        splits.append(_decode(part, classes, size, _shifted(progress, done, total)))
+        done += len(part)
+    return splits[0], splits[1]
+
+
+def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int], None]:
+    return (lambda n: progress(start + n, total)) if progress else (lambda _: None)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(names) < 2:
+        raise TrainingError(f"{folder}: holds {len(names)} folders; expected one folder per class, at least two")
+    return names
+
+
+def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    return [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def _decode(items: list[tuple[Path, int]], classes: tuple[str, ...], size: int, tick: Callable[[int], None]) -> Split:
+    images = np.empty((len(items), size, size, 3), np.uint8)
+
+    def one(i: int) -> None:
+        images[i] = fit(read_image(items[i][0]).rgb, size, size).rgb
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for n, _ in enumerate(pool.map(one, range(len(items))), 1):
+            tick(n)
+    labels = torch.tensor([label for _, label in items])
+    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes)
+
+
+def _torchvision_cifar(root: Path, size: int) -> tuple[Split, Split]:
+    from torchvision.datasets import CIFAR10
+
+    if size != 32:
+        raise TrainingError(f"{root}: CIFAR-10 pictures have 32 x 32 pixels, the recipe asks for {size}")
+    splits = []
+    for train in (True, False):
+        data = CIFAR10(str(root), train=train, download=False)
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        splits.append(Split(images, torch.tensor(data.targets), tuple(data.classes)))
+    return splits[0], splits[1]

@@ -1,0 +1,280 @@
+"""The training loop, in plain sight. A run can be stopped at any step and resumed to the same weights.
+
+Loss: binary cross entropy of the sigmoid probabilities, mean over batch and classes (CVPR 2021, section 4). Everything
+random in step n is drawn from a generator seeded by (seed, n), so that a resumed run repeats what an uninterrupted one
+would have done.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coda_cli.checkpoints.loading import save
+from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
+from coda_cli.core.networks import build, encode
+from coda_cli.errors import TrainingError
+from coda_cli.media.stills import write_with
+from coda_cli.training.datasets import Split
+from coda_cli.training.recipes import Recipe
+
+STATE_FILE, LOG_FILE = "training-state.pt", "log.csv"
+LOG_FIELDS = ("step", "epoch", "seconds", "learning_rate", "loss", "accuracy", "images_per_second")
+STATE_EVERY = 120.0  # seconds between two saved states
+QUICK_TEST = 2000  # held-out pictures looked at after every epoch; the final accuracy is of all
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a run reports after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    seconds: float  # spent on this run so far, resumed parts included
+
+
+@dataclass
+class Result:
+    """How a run ended. ``accuracy`` is of the whole held-out split in [0, 1], None when it was stopped early."""
+
+    model: nn.Module
+    finished: bool
+    steps: int
+    seconds: float
+    accuracy: float | None = None
+
+
+def train(
+    recipe: Recipe,
+    data: tuple[Split, Split],
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    time_budget: float = math.inf,
+    compiled: bool = True,
+    on_step: Callable[[Tick], None] | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Result:
+    """Train a network on ``data`` (training split, held-out split), keeping log and state in ``folder``.
+
+    ``time_budget`` (seconds of this call) ends the run early with its state saved; ``resume`` goes on from there.
+    ``compiled`` uses torch.compile where a compiler is at hand. Raises TrainingError when the loss is no longer finite
+    or the state in ``folder`` belongs to another recipe.
+    """
+    start = time.monotonic()
+    train_split, test_split = data[0].to(device), data[1].to(device)
+    torch.manual_seed(recipe.seed)
+    model = build("coda_net", recipe.with_classes(len(train_split.classes))).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    per_epoch = len(train_split) // recipe.batch
+    if not per_epoch:
+        raise TrainingError(f"{len(train_split)} training pictures do not fill one batch of {recipe.batch}")
+    steps, step, before = recipe.epochs * per_epoch, 0, 0.0
+    if resume:
+        step, before = _load_state(folder / STATE_FILE, recipe, model, optimiser)
+    log = _Log(folder / LOG_FILE, keep_until=step)
+    forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+    saved = window_start = time.monotonic()
+    losses: list[Tensor] = []
+    model.train()
+    while step < steps:
+        early = recipe.early_size if step < recipe.early_share * steps else None
+        images, labels = batch_of_step(train_split, recipe, step, per_epoch, early)
+        lr = learning_rate(recipe, step, steps)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        with autocast:
+            logits = forward(encode(images).contiguous(memory_format=torch.channels_last))
+        target = F.one_hot(labels, logits.shape[1]).float()
+        loss = F.binary_cross_entropy_with_logits(logits.float(), target)
+        optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"diverged at step {step} of {steps}: the gradient is not finite; lower the learning rate "
+                f"({recipe.learning_rate:g}), raise --warmup, and start again. No checkpoint was written"
+            )
+        optimiser.step()
+        step += 1
+        losses.append(loss.detach())
+        now = time.monotonic()
+        rate = recipe.batch * len(losses) / (now - window_start)
+        if on_step:
+            on_step(Tick(step, steps, float(losses[-1]), rate, before + now - start))
+        end_of_epoch, out_of_time = step % per_epoch == 0, now - start > time_budget
+        if end_of_epoch:
+            quick = accuracy(model, test_split, limit=QUICK_TEST, autocast=recipe.precision == "bfloat16")
+            mean_loss = float(torch.stack(losses).mean())
+            log.write(step, step // per_epoch, before + now - start, lr, mean_loss, quick, rate)
+            if on_epoch:
+                on_epoch(step // per_epoch, quick)
+            model.train()
+            losses, window_start = [], time.monotonic()
+        if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
+            seconds = before + time.monotonic() - start
+            _save_state(folder / STATE_FILE, recipe, model, optimiser, step, seconds)
+            saved = time.monotonic()
+        if out_of_time and step < steps:
+            return Result(model, False, step, before + time.monotonic() - start)
+    model.eval()
+    final = accuracy(model, test_split)
+    return Result(model, True, step, before + time.monotonic() - start, final)
+
+
+def finish(result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path, name: str) -> Path:
+    """Write the network of a finished run as a self-describing file; returns its path."""
+    train_split, test_split = data
+    assert result.accuracy is not None
+    checkpoint = Checkpoint(
+        name=name,
+        architecture="coda_net",
+        arguments=recipe.with_classes(len(train_split.classes)),
+        classes=train_split.classes,
+        preprocessing=Preprocessing(resize=recipe.size, crop=recipe.size),
+        accuracy=Accuracy(value=result.accuracy, pictures=len(test_split), split="held out"),
+        training={
+            **recipe.notes,
+            "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("arguments", "notes")},
+            "pictures": len(train_split),
+            "steps": result.steps,
+            "seconds": round(result.seconds),
+        },
+        licence=recipe.notes.get("licence", ""),
+    )
+    save(result.model, checkpoint, path)
+    return path
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton for GPUs."""
+    if device.type == "cuda":
+        return sys.platform == "linux"
+    return device.type == "cpu" and shutil.which("g++") is not None
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Linear warm-up from 0, then half a cosine down to 0 at the last step."""
+    warmup = max(1, round(recipe.warmup * steps))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def batch_of_step(
+    split: Split, recipe: Recipe, step: int, per_epoch: int, crop: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The augmented pictures uint8 [batch, 3, s, s] and labels int64 [batch] that belong to one step of a run."""
+    # One permutation per epoch, made anew for each step: cheap, and nothing has to be remembered for a resume.
+    order = torch.randperm(len(split), generator=_generator(recipe.seed, step // per_epoch, 0))
+    first = (step % per_epoch) * recipe.batch
+    chosen = order[first : first + recipe.batch].to(split.labels.device)
+    return augment(split.images[chosen], recipe, _generator(recipe.seed, step, 1), crop), split.labels[chosen]
+
+
+def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, crop: int | None = None) -> Tensor:
+    """Mirror and translate uint8 [B, 3, s, s] pictures at random, each its own way, all at once.
+
+    With ``crop`` the result is a random window [B, 3, crop, crop] inside each picture instead of a translation.
+    """
+    B, _, s, _ = images.shape
+    device = images.device
+    if recipe.flip:
+        mirrored = (torch.rand(B, generator=generator) < 0.5).to(device)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    size, border = (s, recipe.shift) if crop is None else (crop, 0)
+    if size + border != s:
+        padded = F.pad(images, [border] * 4)
+        dy, dx = torch.randint(s + 2 * border - size + 1, (2, B), generator=generator).to(device)
+        rows = (dy[:, None] + torch.arange(size, device=device))[:, None, :, None]
+        columns = (dx[:, None] + torch.arange(size, device=device))[:, None, None, :]
+        b = torch.arange(B, device=device)[:, None, None, None]
+        c = torch.arange(3, device=device)[None, :, None, None]
+        images = padded[b, c, rows, columns]
+    return images
+
+
+def _generator(seed: int, n: int, stream: int) -> torch.Generator:
+    # Odd multipliers keep (seed, n, stream) apart; the generator hashes its seed itself.
+    return torch.Generator().manual_seed((seed * 1_000_003 + n) * 2 + stream)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, *, limit: int | None = None, autocast: bool = False) -> float:
+    """Share of pictures whose highest logit is their label's. ``limit`` looks at a fixed sample of that many."""
+    model.eval()
+    chosen = torch.arange(len(split))
+    if limit is not None and limit < len(split):
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
+    hits = 0
+    for part in torch.split(chosen.to(split.labels.device), 100):
+        with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
+            x = encode(split.images[part]).contiguous(memory_format=torch.channels_last)
+            hits += int((model(x).argmax(1) == split.labels[part]).sum())
+    return hits / len(chosen)
+
+
+# ---- state and log ---------------------------------------------------------------------------------------------------
+
+
+def _save_state(
+    path: Path, recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    state = {
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    write_with(path, lambda stream: torch.save(state, stream))
+
+
+def _load_state(path: Path, recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+    if not path.exists():
+        raise TrainingError(f"{path}: no state to resume from; start without --resume")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["recipe"] != json.dumps(asdict(recipe), sort_keys=True):
+        raise TrainingError(
+            f"{path}: belongs to a run with another recipe; resume with the options it was started with"
+        )
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"], state["seconds"]
+
+
+class _Log:
+    """A CSV file of one line per epoch; lines after the step that a resumed run starts from are dropped."""
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        self.path = path
+        rows = []
+        if keep_until and path.exists():
+            with path.open(newline="") as stream:
+                rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= keep_until]
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, LOG_FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def write(self, *values: float) -> None:
+        """Append one line, in the order of LOG_FIELDS."""
+        with self.path.open("a", newline="") as stream:
+            csv.writer(stream).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)
