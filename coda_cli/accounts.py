@@ -94,7 +94,7 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
         versus=None if target.versus is None else _class_part(checkpoint, target.versus),
         logit=logit,
         probability=_sigmoid(logit) if target.versus is None else None,
-        bias=float(d.bias[0, k]),
+        bias=float(d.bias[0, k]) + 0.0,  # no -0.0 for a difference
         positive=evidence.positive,
         negative=evidence.negative,
         residual=float(d.residual[0, k]),

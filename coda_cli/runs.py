@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -23,9 +23,9 @@ from coda_cli.explain import Explanation, Request, arrays, explain_views
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import View, fit
-from coda_cli.report.files import Naming, free_neighbour, prepare, refuse_collisions, refuse_inputs
+from coda_cli.report.files import Naming, free_neighbour, prepare, refuse_collisions, refuse_inputs, stored_record
 from coda_cli.report.pictures import STYLES, draw
-from coda_cli.report.records import Record, Source, core_json, from_json, to_json
+from coda_cli.report.records import Record, Source, core_json, to_json
 
 IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
 T = TypeVar("T")
@@ -68,7 +68,8 @@ class _Run:
         self.inputs = {item.path.resolve(): item for item in items}
         self.settings = _settings_hash(request, output.drawing)
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Generator[Outcome, None, None]:
+        """Outcomes in the order of the inputs; closing the generator ends the run."""
         workers = max(2, min(8, os.cpu_count() or 2))
         reading, writing = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
         try:
@@ -132,20 +133,21 @@ class _Run:
     def _stored(self, item: Item, picture: Picture) -> Outcome | None:
         """The outcome for an input whose results exist, or None when it has to be explained."""
         policy, path = self.output.if_exists, self.output.naming.record_path(item)
-        if policy in ("overwrite", "rename"):
+        if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
             return None
-        record = _read_record(path)
-        there = path.exists()
-        if not there:
-            return None
+        record = stored_record(path)
         if policy == "skip":
             return Outcome(item, record, skipped=True)
         if policy == "match" and record and self._matches(record, picture):
             return Outcome(item, record, skipped=True)
-        why = "exists" if policy == "error" else "exists from another source, network or settings"
-        raise MediaError(f"{path}: {why}; use --if-exists overwrite, skip or rename, or another --output")
+        raise self._in_the_way(path)
+
+    def _in_the_way(self, path: Path) -> MediaError:
+        why = "exists" if self.output.if_exists == "error" else "exists from another picture, network or settings"
+        return MediaError(f"{path}: {why}; use --if-exists overwrite, skip or rename, or another --output")
 
     def _matches(self, record: Record, picture: Picture) -> bool:
+        """Whether a stored record is of this picture and this run, and everything it names is there."""
         same = (record.source.sha256, record.network.sha256, record.settings) == (
             picture.sha256, self.net.sha256, self.settings)  # fmt: skip
         files = [*record.files.values(), *(f for e in record.explained for f in e.files.values())]
@@ -172,7 +174,8 @@ class _Run:
         self, loaded: _Loaded, explanation: Explanation, record: Record
     ) -> tuple[tuple[Path, ...], Record]:
         kinds, naming = self.output.drawing.kinds, self.output.naming
-        (naming.folder / loaded.item.subfolder).mkdir(parents=True, exist_ok=True)
+        if kinds:
+            prepare(naming.folder / loaded.item.subfolder)
         written: list[Path] = []
         explained = []
         for k, part in enumerate(record.explained):
@@ -180,7 +183,9 @@ class _Run:
             index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
             files = {}
             for kind in (kind for kind in kinds if kind in STYLES):
-                path = self._target(naming.path(loaded.item, kind, name, index))
+                path = self._target(naming.path(loaded.item, kind, name, index), loaded.picture)
+                if path is None:
+                    continue
                 picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
                                self.output.drawing.alpha)  # fmt: skip
                 write_png(path, picture, {RECORD_KEY: core_json(record, part)})
@@ -189,21 +194,34 @@ class _Run:
             explained.append(part.model_copy(update={"files": files}))
         shared = {}
         if "npz" in kinds:
-            path = self._target(naming.array_path(loaded.item))
-            write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays(explanation)))
-            written.append(path)
-            shared["npz"] = path.relative_to(naming.folder).as_posix()
+            path = self._target(naming.array_path(loaded.item), loaded.picture)
+            if path is not None:
+                content = {**arrays(explanation), "record": np.array(to_json(record))}
+                write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
+                written.append(path)
+                shared["npz"] = path.relative_to(naming.folder).as_posix()
         record = record.model_copy(update={"explained": tuple(explained), "files": shared})
         if "json" in kinds:  # last: its presence says that everything else is there
-            path = self._target(naming.record_path(loaded.item))
-            write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
-            written.append(path)
+            path = self._target(naming.record_path(loaded.item), loaded.picture)
+            if path is not None:
+                write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
+                written.append(path)
         return tuple(written), record
 
-    def _target(self, path: Path) -> Path:
+    def _target(self, path: Path, picture: Picture) -> Path | None:
+        """Where a file is really written; None when one is there that stays."""
         refuse_inputs(path, self.inputs)
-        if self.output.if_exists == "rename":
+        policy = self.output.if_exists
+        if policy == "rename":
             return free_neighbour(path)
+        if policy == "overwrite" or not path.exists():
+            return path
+        if policy == "skip":
+            return None
+        # A run that was stopped leaves pictures without their record: those are replaced by the same again.
+        stored = stored_record(path) if policy == "match" else None
+        if stored is None or not self._matches(stored, picture):
+            raise self._in_the_way(path)
         return path
 
 
@@ -215,7 +233,7 @@ def explain_many(
     *,
     batch: int | None = None,
     on_scale: Callable[[int, int], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Explain many inputs and write their files; yields an Outcome for each, in order, as they are done.
 
     Decoding, computing and drawing overlap; memory does not grow with the number of inputs. A failed input is an
@@ -224,11 +242,12 @@ def explain_many(
     written and for classes the network does not have.
     """
     refuse_collisions(output.naming, items)
-    prepare(output.naming.folder)
+    if output.drawing.kinds:
+        prepare(output.naming.folder)
     if output.drawing.scale == "run":
         scale = run_scale(net, items, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, scale=scale))
-    return iter(_Run(net, items, request, output, batch))
+    return _Run(net, items, request, output, batch).outcomes()
 
 
 def run_scale(
@@ -313,13 +332,6 @@ def _failed(item: Item, error: CodaError) -> Outcome:
     if not str(error).startswith(str(item.path)) and "/" not in str(error).split(":")[0]:
         error = type(error)(f"{item.path}: {error}")
     return Outcome(item, error=error)
-
-
-def _read_record(path: Path) -> Record | None:
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _settings_hash(request: Request, drawing: Drawing) -> str:

@@ -45,11 +45,14 @@ def by_held(layer: DAUConv2d, x: Tensor) -> Tensor:
         return layer(x.detach().requires_grad_())
 
 
-PATHS = [by_eval, by_training, by_held]
-# The differentiable path takes norms from the Gram form, which cancels: it is compared in float32.
-PRECISION = {by_eval: (torch.float64, 1e-10), by_training: (torch.float32, 1e-4), by_held: (torch.float64, 1e-10)}
-
 Path = Callable[[DAUConv2d, Tensor], Tensor]
+PATHS: list[Path] = [by_eval, by_training, by_held]
+# The differentiable path takes norms from the Gram form, which cancels: it is compared in float32.
+PRECISION: dict[Path, tuple[torch.dtype, float]] = {
+    by_eval: (torch.float64, 1e-10),
+    by_training: (torch.float32, 1e-4),
+    by_held: (torch.float64, 1e-10),
+}
 
 
 def by_definition(layer: DAUConv2d, x: Tensor) -> Tensor:
@@ -140,7 +143,7 @@ def test_output_is_the_same_in_any_memory_layout(path: Path) -> None:
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 
-def _tiny_blocks(positions: int, outputs: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+def _tiny_blocks(positions: int, outputs: int, _width: int, _device: torch.device) -> Iterator[tuple[slice, slice]]:
     for p in range(0, positions, 7):
         for o in range(0, outputs, 2):
             yield slice(p, min(p + 7, positions)), slice(o, min(o + 2, outputs))
@@ -350,16 +353,16 @@ def test_a_copy_of_a_layer_has_norms_of_its_own() -> None:
 # ---- nothing to see -------------------------------------------------------------------------------------------------
 
 
-def _no_input(layer: DAUConv2d, x: Tensor) -> None:
+def _no_input(_layer: DAUConv2d, x: Tensor) -> None:
     x.zero_()
 
 
-def _no_weights(layer: DAUConv2d, x: Tensor) -> None:
+def _no_weights(layer: DAUConv2d, _x: Tensor) -> None:
     for parameter in layer.parameters():
         parameter.data.zero_()
 
 
-def _no_dynamic_weights(layer: DAUConv2d, x: Tensor) -> None:
+def _no_dynamic_weights(layer: DAUConv2d, _x: Tensor) -> None:
     layer.V.data.zero_()
     if layer.b is not None:
         layer.b.data.zero_()
@@ -482,7 +485,8 @@ def test_a_layer_holds_its_parameters_and_nothing_else(groups: int, bias: bool) 
 def test_fresh_parameters_are_drawn_as_the_original_s_convolutions_draw_theirs() -> None:
     layer = DAUConv2d(6, 16, 3, 32, groups=2)
     first, second = nn.Conv2d(6, 32, 3), nn.Conv2d(32, 16 * 54, 1, groups=2)
-    assert second.bias is not None and layer.b is not None
+    assert second.bias is not None
+    assert layer.b is not None
     for pair in ((layer.V, first.weight), (layer.U, second.weight), (layer.b, second.bias)):
         ours, theirs = (parameter.detach() for parameter in pair)
         assert ours.numel() == theirs.numel()

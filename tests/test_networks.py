@@ -123,7 +123,8 @@ def test_a_published_name_is_found_in_a_path(name: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "model_epoch_200.pkl", "9L-S-CoDA-SQ", "CIFAR10/final/9L-S-CoDA-SQ-/model.pkl", "9L-S-CoDA-SQ-100000/model.pkl",
+    ["", "model_epoch_200.pkl", "9L-S-CoDA-SQ", "CIFAR10/final/9L-S-CoDA-SQ-/model.pkl",
+     "9L-S-CoDA-SQ-100000/model.pkl",
      "19L-S-CoDA-SQ-10/model.pkl", "9L-S-CoDA-SQ-10-tuned/model.pkl", "my-9L-S-CoDA-SQ-10/model.pkl",
      "9L-S-CoDA-SQ-rank-1/model.pkl", "9L-S-CoDA-SQ-rank-44/model.pkl", "9L-S-CoDA-SQ-lambda-0.15/model.pkl",
      "9L-S-CoDA-SQ-lambda-0.2/model.pkl", "9L-S-CoDA-SQ-10.5/model.pkl", "9L-M2-B2/model.pkl", "9l-s-coda-sq-10"],
@@ -161,7 +162,7 @@ def test_build_takes_the_usual_padding_groups_and_bias_where_none_are_given() ->
 
 
 def test_build_refuses_an_unknown_architecture_and_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'resnet'.*coda_net"):
+    with pytest.raises(ValueError, match=r"'resnet'.*coda_net"):
         build("resnet", ARGUMENTS)
 
 
@@ -197,7 +198,7 @@ def test_build_refuses_arguments_that_are_not_complete(missing: str) -> None:
     ids=str,
 )  # fmt: skip
 def test_build_refuses_numbers_that_make_no_layer(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"rank|groups|kernel|stride|channels|outputs|padding"):
         build("coda_net", ARGUMENTS | changes)
 
 
@@ -258,5 +259,5 @@ def test_encoding_takes_floats_as_they_are(dtype: torch.dtype) -> None:
 
 def test_every_value_of_a_byte_is_encoded_within_zero_and_one() -> None:
     x = encode(torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256))
-    assert float(x.min()) == 0.0 and float(x.max()) == 1.0
+    assert (float(x.min()), float(x.max())) == (0.0, 1.0)
     assert len(x[0, 0].unique()) == 256

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +66,11 @@ def load(
     if entry and entry.sha256 not in (None, sha256):
         mend = f"coda models pull {name_or_path} --force" if entry.url else "reinstall coda-cli"
         raise CheckpointError(f"{path}: sha256 is {sha256}, the manifest says {entry.sha256}; {mend}")
+    if arch and (entry or path.suffix == SUFFIX):
+        raise UsageError(f"--arch is for files without a description; {name_or_path} has its own")
+    assumed: tuple[str, ...] = ()
     if path.suffix == SUFFIX:
         model, checkpoint = _load_own(path)
-        assumed: tuple[str, ...] = ()
-        if arch:
-            raise UsageError(f"--arch is for files without a description; {path.name} has its own")
     else:
         model, checkpoint, assumed = _load_foreign(path, arch, entry.checkpoint if entry else None)
     _refuse_non_finite(model, path)
@@ -122,8 +124,6 @@ def _load_own(path: Path) -> tuple[nn.Module, Checkpoint]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error})") from error
     model = _build(checkpoint, path)
-    if len(checkpoint.classes) != checkpoint.arguments["channels"][-1]:
-        raise CheckpointError(f"{path}: describes {len(checkpoint.classes)} classes for a network of another size")
     # Files may store half precision; everything is computed in float32.
     _fill(model, {key: value.float() for key, value in tensors.items()}, path)
     return model, checkpoint
@@ -133,8 +133,11 @@ def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
     try:
         with torch.device("meta"):  # no time and memory for random weights that are about to be replaced
             model = build(checkpoint.architecture, checkpoint.arguments)
-    except ValueError as error:
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # torch's own words for sizes below 1
         raise CheckpointError(f"{path}: {error}") from error
+    outputs = checkpoint.arguments["channels"][-1]
+    if len(checkpoint.classes) != outputs:
+        raise CheckpointError(f"{path}: described with {len(checkpoint.classes)} classes and {outputs} outputs")
     return model.to_empty(device="cpu")
 
 
@@ -169,16 +172,27 @@ def _load_foreign(
     return model, checkpoint, assumed
 
 
+# What torch.load was seen to raise for files with bytes cut off or changed.
+_RAISED_FOR_DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
+    ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
+
+
 def _unpickle(path: Path) -> dict[str, Tensor]:
     """The state dict in a torch file, zip or legacy, without the wrappings that trainers put around it."""
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the protocol of the pickle
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not a torch file of plain tensors; it was not opened further, since that could run code in it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a torch file ({str(error).splitlines()[0][:120]})") from error
+    except _RAISED_FOR_DAMAGE as error:
+        ends = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
+        reason = (str(error).strip() or ends).splitlines()[0][:120]
+        raise CheckpointError(f"{path}: damaged, or not a torch file ({reason})") from error
     for wrapping in ("the_model", "model_state_dict", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
@@ -205,7 +219,11 @@ def _configuration(path: Path, arch: str | None, state: Mapping[str, Tensor]) ->
             raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(PUBLISHED)}")
         name, source = arch, "--arch"
     elif sidecar.is_file():
-        checkpoint = parse_checkpoint(sidecar.read_text(encoding="utf-8"), str(sidecar))
+        try:
+            text = sidecar.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{sidecar}: cannot be read as text ({error})") from error
+        checkpoint = parse_checkpoint(text, str(sidecar))
         return checkpoint, (f"everything but the weights from {sidecar.name}",)
     elif found := published_name(str(path.resolve())):
         name, source = found, "the file's path"

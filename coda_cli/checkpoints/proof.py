@@ -19,7 +19,7 @@ from coda_cli.media.stills import TEMPORARY_PREFIX
 
 @dataclass(frozen=True)
 class Proof:
-    """What decomposing ``picture`` in float32 and in float64 showed. Every number can be NaN where a network is broken."""
+    """What decomposing ``picture`` in float32 and in float64 showed; NaN where a network is broken."""
 
     index: int  # the class that was explained, float32's highest logit
     logit: float  # in float64
@@ -30,7 +30,7 @@ class Proof:
 
 
 def prove(net: Net) -> Proof:
-    """Decompose one fixed picture with a float32 network on the CPU, in float32 and in float64. The net is not changed."""
+    """Decompose one fixed picture with a float32 network, on the CPU, in float32 and in float64; it is not changed."""
     x = picture(net)
     single = decompose(net.model, x)
     index = int(single.weights.argmax())
@@ -71,7 +71,7 @@ def _difference(a: Net, b: Net) -> float:
 
 
 def picture(net: Net) -> Tensor:
-    """A fixed picture-like input of the size a network expects, float32 [1, 6, h, w]: smooth coloured shapes, some grain."""
+    """A fixed picture-like input for a network, float32 [1, 6, crop, crop]: smooth coloured shapes and some grain."""
     size, generator = net.checkpoint.preprocessing.crop, torch.Generator().manual_seed(0)
     shapes = torch.rand(1, 3, 5, 5, generator=generator)
     smooth = torch.nn.functional.interpolate(shapes, (size, size), mode="bicubic", align_corners=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -88,17 +87,7 @@ def main() -> NoReturn:
             raise
         console.error(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.say("interrupted")
-        _leave_at_once(ExitCode.INTERRUPTED)
     except _Terminated:
         console.say("terminated")
-        _leave_at_once(ExitCode.TERMINATED)
-    sys.exit(0)
-
-
-def _leave_at_once(code: ExitCode) -> NoReturn:
-    """Without waiting for decoder threads that are still at work on files nobody needs any more."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        sys.exit(ExitCode.TERMINATED)
+    sys.exit(ExitCode.OK)

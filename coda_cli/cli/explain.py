@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
-from coda_cli.errors import CodaError, ExitCode, UsageError
+from coda_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from coda_cli.media.sources import Item
     from coda_cli.report.records import Explained, Record
     from coda_cli.runs import Outcome
@@ -202,20 +205,23 @@ def _network(model: str, arch: str | None, device: str, request: Any) -> Any:
     return net
 
 
-def _report(outcomes: Any, total: int, json: bool, fail_fast: bool) -> None:
+def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fail_fast: bool) -> None:
     """Say what happened to every input as it is done, then the summary; leaves with the exit code."""
     counts: Counter[str] = Counter()
     worst, start = 0.0, time.monotonic()
-    with console.progress("explaining", " pictures") as advance:
-        for n, outcome in enumerate(cast("list[Outcome]", outcomes), 1):
-            counts[_announce(outcome, json, many=total > FEW)] += 1
-            if outcome.record:
-                counts["inexact"] += sum(not e.exact for e in outcome.record.explained)
-                worst = max([worst, *(_used(e) for e in outcome.record.explained)])
-            advance(n, total)
-            if fail_fast and (outcome.error or counts["inexact"]):
-                outcomes.close() if hasattr(outcomes, "close") else None
-                break
+    try:
+        with console.progress("explaining", " pictures") as advance, contextlib.closing(outcomes):
+            for n, outcome in enumerate(outcomes, 1):
+                counts[_announce(outcome, json, many=total > FEW)] += 1
+                if outcome.record:
+                    counts["inexact"] += sum(not e.exact for e in outcome.record.explained)
+                    worst = max([worst, *(_used(e) for e in outcome.record.explained)])
+                advance(n, total)
+                if fail_fast and (outcome.error or counts["inexact"]):
+                    break
+    except KeyboardInterrupt:
+        console.say(f"interrupted: {_summary(counts, worst, time.monotonic() - start)}; the same command goes on here")
+        raise
     if total > 1 or counts["failed"]:
         console.say(_summary(counts, worst, time.monotonic() - start))
     if counts["inexact"]:
@@ -279,6 +285,3 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
                 f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "
                 f"{e.tolerance:.1e}; do not trust this map"
             )
-
-
-__all__ = ["EPILOG", "CodaError", "explain"]

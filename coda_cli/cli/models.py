@@ -26,7 +26,7 @@ app = typer.Typer(help="The networks there are: list, show, pull, convert, verif
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the networks that have a name, and which of them are on this machine.
+    """List the networks and where they are.
 
     \b
     coda models list
@@ -46,7 +46,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name, or a file that coda wrote.")],
     as_json: Json = False,
 ) -> None:
-    """Show everything known about a network: classes, preprocessing, temperature, bias, licence, origin, sha256.
+    """Show everything about a network.
 
     \b
     coda models show cifar10
@@ -198,9 +198,9 @@ def pull(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Download a network that its authors published; what is here already is only checked.
+    """Download a published network.
 
-    A pull that was cut off goes on where it stopped. CODA_MIRROR names another place to download from, where the
+    What is here already is only checked. A pull that was cut off goes on where it stopped. CODA_MIRROR names another place to download from, where the
     files lie as NAME/FILE; CODA_CACHE_DIR the folder for them.
 
     \b
@@ -243,9 +243,9 @@ def convert(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Convert a file of weights to safetensors that describe themselves, and prove that nothing changed.
+    """Convert weights to a file of coda's own.
 
-    The new file is loaded again and must give the very same logits before it gets its name.
+    It holds its own description, so that nothing else is needed to use it. The new file is loaded again and must give the very same logits before it gets its name.
 
     \b
     coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
@@ -281,9 +281,10 @@ def verify(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Prove networks: their sha256, and that their decomposition is exact, in float32 and in float64.
+    """Prove that networks are intact and exact.
 
-    A fixed picture is decomposed in both. Shown are each residual as a share of its tolerance (above 1 is inexact)
+    Each file's sha256 is compared with the one it should have, then a fixed picture is decomposed in float32 and in
+    float64. Shown are each residual as a share of its tolerance (above 1 is inexact)
     and the difference between the two maps as a share of the sum of absolute contributions. Exit code 3: a file is
     not what it should be; 4: a decomposition is not exact.
 

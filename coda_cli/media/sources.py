@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from coda_cli.errors import UsageError
-from coda_cli.media.stills import SUFFIXES
+from coda_cli.media.stills import SUFFIXES, read_png_text
 
 RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
 
@@ -78,13 +76,7 @@ def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[
 
 def _drawn_by_coda(path: Path) -> bool:
     """Whether a PNG is a picture that coda wrote, which nobody wants explained by a second run over the folder."""
-    if path.suffix.lower() != ".png":
-        return False
-    try:
-        with Image.open(path) as image:
-            return RECORD_KEY in image.info
-    except (OSError, ValueError, SyntaxError):
-        return False  # broken pictures are found when they are decoded, and reported there
+    return path.suffix.lower() == ".png" and read_png_text(path, RECORD_KEY) is not None
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

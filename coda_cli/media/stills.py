@@ -143,6 +143,16 @@ def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None
     write_with(path, lambda stream: Image.fromarray(rgb).save(stream, "PNG", pnginfo=info, compress_level=3))
 
 
+def read_png_text(path: Path, key: str) -> str | None:
+    """A text chunk of a PNG, without decoding the picture; None where there is none or the file is broken."""
+    try:
+        with Image.open(path) as image:
+            value = image.info.get(key)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return str(value) if value is not None else None
+
+
 def write_with(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a binary stream that becomes ``path`` when it succeeds. Raises MediaError."""
     with atomic(path) as stream:

@@ -15,7 +15,8 @@ Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
 INK, QUIET_INK, PAPER = (28, 28, 30), (110, 110, 116), (255, 255, 255)
-DIMMED = 0.45  # brightness of what the network did not see
+FADED = 72  # what black becomes under an overlay
+DIMMED = 0.5  # brightness of what the network did not see
 SMALLEST = 320  # pictures with a shorter side below this are enlarged by a whole factor, or nobody could read them
 
 
@@ -38,7 +39,8 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     The picture turns grey, so that every colour is evidence; where the map is 0 the grey picture shows unchanged, at
     ``scale`` and beyond the colour covers it with opacity ``alpha``. Pixels with NaN (not seen) are dimmed.
     """
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma: NDArray[np.float32] = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = np.float32(FADED) + luma * np.float32((255 - FADED) / 255)  # colours, blue above all, would drown in black
     luma = np.where(np.isnan(values), luma * DIMMED, luma)[..., None]
     s = strength(values, scale)[..., None]
     colour = np.where(s > 0, np.array(POSITIVE, np.float32), np.array(NEGATIVE, np.float32))
@@ -105,7 +107,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _bar_labels(scale: float) -> tuple[str, str, str]:
-    return (f"+{scale:.2g}", "0", f"\N{MINUS SIGN}{scale:.2g}")
+    return (f"+{scale:.2g}", "0", f"-{scale:.2g}")
 
 
 def _bar_width(scale: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, unit: int) -> int:

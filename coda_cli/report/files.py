@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import string
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.sources import Item
+from coda_cli.media.sources import RECORD_KEY, Item
+from coda_cli.media.stills import read_png_text
+from coda_cli.report.records import Record, from_json
 
 KINDS = {"overlay": "png", "heatmap": "png", "panel": "png", "npz": "npz", "json": "json"}
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
@@ -52,10 +57,17 @@ class Naming:
 
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
         values = {
-            "stem": item.path.stem, "name": item.path.name, "suffix": item.path.suffix.lstrip("."),
-            "parent": item.path.resolve().parent.name, "class": class_name.replace("/", "-"),
-            "class_slug": slug(class_name) if class_name else "", "index": class_index, "model": slug(self.model), "kind": kind, "ext": ext,
-        }  # fmt: skip
+            "stem": item.path.stem,
+            "name": item.path.name,
+            "suffix": item.path.suffix.lstrip("."),
+            "parent": item.path.resolve().parent.name,
+            "class": class_name.replace("/", "-"),
+            "class_slug": slug(class_name) if class_name else "",
+            "index": class_index,
+            "model": slug(self.model),
+            "kind": kind,
+            "ext": ext,
+        }
         name = self.template.format_map(values)
         if len(name.encode()) <= LONGEST:
             return name
@@ -104,6 +116,19 @@ def prepare(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder}: cannot write into this folder ({error.strerror or error})") from error
+
+
+def stored_record(path: Path) -> Record | None:
+    """The record that an output file holds, be it JSON, PNG or npz; None when it holds none of this version."""
+    try:
+        if path.suffix == ".png":
+            return from_json(read_png_text(path, RECORD_KEY) or "")
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as content:
+                return from_json(str(content["record"]))
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def free_neighbour(path: Path) -> Path:

@@ -79,7 +79,7 @@ def train(
     train_split, test_split = data[0].to(device), data[1].to(device)
     torch.manual_seed(recipe.seed)
     model = build("coda_net", recipe.with_classes(len(train_split.classes))).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     per_epoch = len(train_split) // recipe.batch
     if not per_epoch:
