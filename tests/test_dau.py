@@ -108,7 +108,7 @@ def test_held_layers_whose_input_needs_no_gradient_give_the_same_output() -> Non
         assert_equal_to(layer(x), by_eval(layer, x), 1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [*GEOMETRIES, (2, 1, None), (4, 2, None)])
 def test_output_has_the_size_of_an_ordinary_convolution(kernel: int, stride: int, padding: int | None) -> None:
     layer = DAUConv2d(2, 3, kernel, 4, stride=stride, padding=padding)
     usual = (kernel - 1) // 2 if padding is None else padding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -570,6 +571,7 @@ def test_a_function_of_the_logits_can_choose_the_targets() -> None:
 @pytest.mark.parametrize(
     "targets",
     [-1, CLASSES, [0, CLASSES], [0, -1], [], torch.tensor([[0], [1], [2]]), torch.tensor([[[0]]]), torch.tensor(1),
+     torch.zeros(2, 0, dtype=torch.long),
      torch.zeros(CLASSES), torch.zeros(1, CLASSES + 1), torch.zeros(3, 1, CLASSES), torch.zeros(2, 1, 1, CLASSES),
      torch.zeros(0, CLASSES), [0.7]],
     ids=lambda t: f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else str(t),
@@ -581,12 +583,23 @@ def test_targets_that_do_not_fit_are_refused(targets: Any) -> None:
 
 @pytest.mark.parametrize(
     "x",
-    [torch.rand(2, 6, 5), torch.rand(1, 1, 2, 6, 5), torch.ones(1, 2, 6, 5, dtype=torch.uint8), torch.rand(1, 3, 6, 5)],
-    ids=["no batch", "5-D", "uint8", "3 channels"],
+    [torch.rand(2, 6, 5), torch.rand(1, 1, 2, 6, 5), torch.ones(1, 2, 6, 5, dtype=torch.uint8)],
+    ids=["no batch", "5-D", "uint8"],
 )
-def test_an_input_that_does_not_fit_is_refused(x: Tensor) -> None:
+def test_an_input_that_is_no_batch_of_floating_pictures_is_refused(x: Tensor) -> None:
+    class TakesAnything(nn.Module):
+        bias = 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :CLASSES]
+
+    with pytest.raises(ValueError, match=re.escape(str(list(x.shape)))):
+        decompose(TakesAnything(), x)
+
+
+def test_an_input_of_other_channels_than_the_network_s_is_refused() -> None:
     with pytest.raises(ValueError, match="expected"):
-        decompose(small_net(torch.float32), x)
+        decompose(small_net(torch.float32), torch.rand(1, 3, 6, 5))
 
 
 # ---- 4. what must stay as it was ------------------------------------------------------------------------------------

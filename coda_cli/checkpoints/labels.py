@@ -66,22 +66,27 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
     for name, group in zip(checkpoint.classes, checkpoint.synonyms or (), strict=False):
         names.update({_folded(s): name for s in group})
     close = difflib.get_close_matches(_folded(text), names, n=3)
-    if close:
-        return f"{message}; did you mean {' or '.join(dict.fromkeys(repr(names[c]) for c in close))}?"
-    for known in others.values():
-        if known.checkpoint.name == checkpoint.name:
-            continue
-        try:
-            if _find(text, known.checkpoint) is None:
-                continue
-        except UsageError:
-            continue
-        name = known.checkpoint.name
-        get = "" if known.here else f" (get it with: coda models pull {name})"
-        return f"{message}; {name!r} has: add --model {name}{get}"
+    hints = [f"did you mean {' or '.join(dict.fromkeys(repr(names[c]) for c in close))}?"] if close else []
+    hints += _network_that_has(text, checkpoint, others)
+    if hints:
+        return f"{message}; {' '.join(hints)}"
     if len(names) <= 20:
         return f"{message}; its classes are: {', '.join(checkpoint.classes)}"
     return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
+
+
+def _network_that_has(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> list[str]:
+    """A hint at the first other network where ``text`` names one class, if there is one."""
+    for known in others.values():
+        name = known.checkpoint.name
+        try:
+            if name == checkpoint.name or _find(text, known.checkpoint) is None:
+                continue
+        except UsageError:
+            continue
+        get = "" if known.here else f" (get it with: coda models pull {name})"
+        return [f"{name!r} has: add --model {name}{get}"]
+    return []
 
 
 def _folded(text: str) -> str:

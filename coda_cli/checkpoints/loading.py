@@ -277,9 +277,9 @@ def _converted(state: Mapping[str, Tensor], checkpoint: Checkpoint, path: Path) 
             found[suffix] = state[key].float()
             used.add(key)
         tensors[f"layers.{i}.V"] = found[".0.weight"]
-        U = found[".1.weight"].view(d, O, j).permute(1, 2, 0)  # [O, j, d]
+        U = found[".1.weight"].reshape(d, O, j).permute(1, 2, 0)  # [O, j, d]
         tensors[f"layers.{i}.U"] = U.reshape(O * j, C, k, k)
-        tensors[f"layers.{i}.b"] = found[".1.bias"].view(d, O).t().reshape(O, C, k, k)
+        tensors[f"layers.{i}.b"] = found[".1.bias"].reshape(d, O).t().reshape(O, C, k, k)
     if extra := sorted(state.keys() - used):
         raise CheckpointError(
             f"{path}: holds {len(extra)} tensors that {checkpoint.name} has not, {extra[0]} among them"

@@ -48,13 +48,17 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
     short = resize or crop
     w, h = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     small = _resized(Image.fromarray(rgb), w, h)
-    # Python rounds halves to even, and so does torchvision's CenterCrop.
-    top, left = round((h - crop) / 2.0), round((w - crop) / 2.0)
+    top, left = _first_of_centre(h, crop), _first_of_centre(w, crop)
     view = np.zeros((crop, crop, 3), np.uint8)
     y0, x0, y1, x1 = max(0, top), max(0, left), min(h, top + crop), min(w, left + crop)
     view[y0 - top : y1 - top, x0 - left : x1 - left] = small[y0:y1, x0:x1]
     sx, sy = width / w, height / h
     return View(view, (left * sx, top * sy, (left + crop) * sx, (top + crop) * sy), (width, height))
+
+
+def _first_of_centre(length: int, crop: int) -> int:
+    """Where torchvision's CenterCrop starts: a half is rounded to even inside, and up where it has to pad."""
+    return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
 
 
 def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:

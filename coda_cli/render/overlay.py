@@ -39,8 +39,8 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     The picture turns grey, so that every colour is evidence; where the map is 0 the grey picture shows unchanged, at
     ``scale`` and beyond the colour covers it with opacity ``alpha``. Pixels with NaN (not seen) are dimmed.
     """
-    luma: NDArray[np.float32] = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-    luma = np.float32(FADED) + luma * np.float32((255 - FADED) / 255)  # colours, blue above all, would drown in black
+    luma = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = FADED + luma * ((255 - FADED) / 255)  # colours, blue above all, would drown in black
     luma = np.where(np.isnan(values), luma * DIMMED, luma)[..., None]
     s = strength(values, scale)[..., None]
     colour = np.where(s > 0, np.array(POSITIVE, np.float32), np.array(NEGATIVE, np.float32))

@@ -1,0 +1,401 @@
+"""Pulling published checkpoints, against a server on this machine: what arrives, what is resumed, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from foreign import flat_file
+from local_server import FileServer
+
+from coda_cli.checkpoints import fetch, manifest
+from coda_cli.checkpoints.fetch import pull
+from coda_cli.checkpoints.loading import load
+from coda_cli.errors import CheckpointError, ExitCode, MediaError, NetworkError, UsageError
+
+NAME = "9L-S-CoDA-SQ-10"
+ADDRESS = f"/{NAME}/model_epoch_200.pkl"
+CONTENT = bytes(range(256)) * 400  # what the server has, where its sha256 is recorded beforehand
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer() as server:
+        server.files[ADDRESS] = CONTENT
+        yield server
+
+
+@pytest.fixture
+def target(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the checkpoint goes; the cache folder is empty and the server is the mirror."""
+    monkeypatch.setenv("CODA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CODA_MIRROR", server.url)
+    monkeypatch.setenv("NO_PROXY", "*")
+    return tmp_path / "cache" / NAME / "model_epoch_200.pkl"
+
+
+def expect(target: Path, content: bytes) -> None:
+    """As if an earlier pull had recorded the hash of ``content``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    manifest.recorded_hash_file(target).write_text(hashlib.sha256(content).hexdigest() + "\n", encoding="ascii")
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def cut(server: FileServer, after: int) -> None:
+    """One pull that breaks off after some bytes."""
+    server.cut_after = after
+    with pytest.raises(NetworkError, match=f"broke|{after} of"):
+        pull(NAME)
+    server.cut_after = None
+
+
+# ---- whole -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_pull_brings_a_network_that_loads_and_records_its_hash(server: FileServer, target: Path) -> None:
+    content = server.files[ADDRESS] = flat_file(NAME)
+    assert manifest.known()[NAME].sha256 is None
+    assert pull(NAME) == target
+    assert target.read_bytes() == content
+    assert manifest.known()[NAME].sha256 == hashlib.sha256(content).hexdigest() == load(NAME).sha256
+    names = {path.name for path in target.parent.iterdir()}
+    assert names == {target.name, target.name + ".sha256", target.name + ".lock"}  # nothing unfinished is left
+
+
+def test_a_pulled_file_can_be_read_by_the_others_of_a_shared_cache(target: Path) -> None:
+    expect(target, CONTENT)
+    before = os.umask(0o022)
+    try:
+        pull(NAME)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+def test_a_file_with_the_recorded_hash_is_not_downloaded_again(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    pull(NAME)
+    assert pull(NAME) == target
+    assert pull(NAME, offline=True) == target
+    assert len(server.asked) == 1
+
+
+def test_force_downloads_again(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    pull(NAME)
+    pull(NAME, force=True)
+    assert [path for path, _ in server.asked] == [ADDRESS] * 2
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_damaged_file_is_replaced_by_a_sound_one(target: Path) -> None:
+    expect(target, CONTENT)
+    target.write_bytes(CONTENT[:-1])
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_copied_here_by_hand_is_checked_and_taken(server: FileServer, target: Path) -> None:
+    target.parent.mkdir(parents=True)
+    target.write_bytes(flat_file(NAME))
+    assert pull(NAME, offline=True) == target
+    assert manifest.known()[NAME].sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert not server.asked
+
+
+def test_a_file_copied_here_by_hand_that_is_something_else_is_refused(target: Path) -> None:
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"<html>")
+    with pytest.raises(CheckpointError, match=r"not the checkpoint 9L-S-CoDA-SQ-10 .*delete it and pull again"):
+        pull(NAME)
+    assert manifest.known()[NAME].sha256 is None
+
+
+def test_progress_is_told_in_bytes_up_to_the_whole(target: Path) -> None:
+    expect(target, CONTENT)
+    heard: list[tuple[int, int]] = []
+    pull(NAME, progress=lambda done, total: heard.append((done, total)))
+    assert heard[-1] == (len(CONTENT), len(CONTENT))
+    assert heard == sorted(heard)
+
+
+def test_redirects_are_followed_with_the_range(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    server.files["/elsewhere"] = server.files.pop(ADDRESS)
+    server.redirects[ADDRESS] = "/elsewhere"
+    cut(server, 1000)
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+    assert server.asked[-1] == ("/elsewhere", "bytes=1000-")
+
+
+def test_a_server_that_tells_no_length_is_read_to_the_end(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    server.lengths = False
+    heard: list[tuple[int, int]] = []
+    pull(NAME, progress=lambda done, total: heard.append((done, total)))
+    assert target.read_bytes() == CONTENT
+    assert heard[-1] == (len(CONTENT), len(CONTENT))
+
+
+@pytest.mark.usefixtures("target")
+def test_a_bundled_network_needs_no_pull(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = manifest.known()[NAME].model_copy(update={"url": None})
+    monkeypatch.setattr(manifest, "known", lambda: {NAME: bundled})
+    assert pull(NAME, force=True) == bundled.path
+    assert not server.asked
+
+
+def test_two_pulls_at_once_are_one_download(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    server.wait = 0.3
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(pull, [NAME, NAME])) == [target, target]
+    assert target.read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+# ---- resumed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_download_is_resumed_where_it_broke_off(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    cut(server, 40_000)
+    assert not target.exists()
+    assert part_of(target).read_bytes() == CONTENT[:40_000]
+    heard: list[tuple[int, int]] = []
+    pull(NAME, progress=lambda done, total: heard.append((done, total)))
+    assert server.asked == [(ADDRESS, None), (ADDRESS, "bytes=40000-")]
+    assert target.read_bytes() == CONTENT
+    assert heard[0][0] > 40_000
+    assert heard[-1] == (len(CONTENT), len(CONTENT))
+    assert not part_of(target).exists()
+
+
+def test_it_can_be_cut_again_and_again(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    for _ in range(3):
+        server.cut_after = 30_000
+        with pytest.raises(NetworkError):
+            pull(NAME)
+    server.cut_after = None
+    pull(NAME)
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=30000-", "bytes=60000-", "bytes=90000-"]
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_server_that_ignores_the_range_starts_over(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    cut(server, 40_000)
+    server.ranges = False
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+    assert len(server.asked) == 2  # the whole answer to the second request is used
+
+
+def test_a_file_that_changed_in_between_is_not_glued_to_the_old_beginning(server: FileServer, target: Path) -> None:
+    old, new = flat_file(NAME, 0.01), flat_file(NAME, 0.02)
+    assert len(old) == len(new)
+    server.files[ADDRESS] = old
+    cut(server, 2000)
+    server.files[ADDRESS], server.etag = new, '"second"'
+    pull(NAME)
+    assert target.read_bytes() == new
+
+
+def test_without_etag_and_hash_nothing_is_resumed(server: FileServer, target: Path) -> None:
+    old, new = flat_file(NAME, 0.01), flat_file(NAME, 0.02)
+    server.files[ADDRESS], server.etag = old, None
+    cut(server, 2000)
+    server.files[ADDRESS] = new
+    pull(NAME)
+    assert target.read_bytes() == new
+
+
+def test_without_etag_the_recorded_hash_allows_to_resume(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    server.etag = None
+    cut(server, 40_000)
+    pull(NAME)
+    assert server.asked[-1] == (ADDRESS, "bytes=40000-")
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_part_that_was_complete_already_is_downloaded_anew(target: Path) -> None:
+    expect(target, CONTENT)
+    part_of(target).write_bytes(CONTENT)  # killed between the last byte and the final name; the server answers 416
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+
+
+# ---- refused ---------------------------------------------------------------------------------------------------------
+
+
+def refused(error: type[Exception], match: str, target: Path, *, kept: bytes | None = None, force: bool = False) -> str:
+    """A pull must fail with one line, and leave under the final name what was there."""
+    with pytest.raises(error, match=match) as caught:
+        pull(NAME, force=force)
+    assert "\n" not in str(caught.value)
+    assert (target.read_bytes() if target.exists() else None) == kept
+    return str(caught.value)
+
+
+def test_a_truncated_answer_is_a_network_error(server: FileServer, target: Path) -> None:
+    server.announced = len(CONTENT) + 1
+    refused(NetworkError, "pull again, it goes on where this one stopped", target)
+
+
+def test_a_server_that_sends_less_of_the_rest_than_there_is_is_noticed(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    cut(server, 40_000)
+    server.announced = server.cut_after = 10  # a whole answer by its own length
+    refused(NetworkError, f"ended after 40010 of {len(CONTENT)} bytes", target)
+    server.announced = server.cut_after = None
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+
+
+def test_another_file_than_the_recorded_one_is_refused_and_the_old_kept(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    pull(NAME)
+    server.files[ADDRESS] = CONTENT[::-1]
+    message = refused(CheckpointError, "sent another file", target, kept=CONTENT, force=True)
+    assert str(manifest.recorded_hash_file(target)) in message
+    assert hashlib.sha256(CONTENT).hexdigest() in message
+    assert not part_of(target).exists()  # or the next pull would go on from it
+    assert manifest.known()[NAME].sha256 == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_a_first_pull_that_brings_something_else_is_refused_and_not_recorded(server: FileServer, target: Path) -> None:
+    server.files[ADDRESS] = b"<html>Log in to the hotel's network</html>"
+    message = refused(CheckpointError, "not the checkpoint 9L-S-CoDA-SQ-10", target)
+    assert ".incoming" not in message
+    assert manifest.known()[NAME].sha256 is None
+    server.files[ADDRESS] = flat_file(NAME)
+    pull(NAME)
+    assert target.exists()
+
+
+def test_a_first_pull_that_brings_another_network_is_refused(server: FileServer, target: Path) -> None:
+    server.files[ADDRESS] = flat_file("9L-S-CoDA-SQ-rank-4")
+    refused(CheckpointError, r"expects \[32, 6, 3, 3\], got \[4, 6, 3, 3\]", target)
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_an_http_error_is_named(server: FileServer, target: Path, status: int) -> None:
+    del server.files[ADDRESS]
+    server.status[ADDRESS] = status
+    refused(NetworkError, f"HTTP {status} .*CODA_MIRROR", target)
+
+
+def test_a_part_survives_an_http_error(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    cut(server, 40_000)
+    content = server.files.pop(ADDRESS)
+    refused(NetworkError, "HTTP 404", target)
+    server.files[ADDRESS] = content
+    pull(NAME)
+    assert server.asked[-1] == (ADDRESS, "bytes=40000-")
+
+
+def test_a_server_that_falls_silent_ends_in_an_error(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
+    expect(target, CONTENT)
+    server.stall_after = 5000
+    refused(NetworkError, r"no answer for 0\.2 s", target)
+    assert part_of(target).read_bytes() == CONTENT[:5000]
+
+
+def test_a_server_that_never_answers_ends_in_an_error(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
+    server.wait = 1
+    refused(NetworkError, r"no answer for 0\.2 s", target)
+
+
+def test_a_server_that_trickles_ends_in_an_error(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    server.trickle = 0.02  # far under the timeout between two pieces, and 50 bytes per second
+    refused(NetworkError, r"stalled, \d+ bytes in", target)
+
+
+def test_a_refused_connection_says_so_and_what_to_do(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("CODA_MIRROR", f"http://127.0.0.1:{port}")
+    message = refused(NetworkError, "Connection refused", target)
+    assert f"copy the file from another machine to {target}" in message
+
+
+def test_endless_redirects_end(server: FileServer, target: Path) -> None:
+    server.redirects[ADDRESS] = ADDRESS
+    refused(NetworkError, "redirects", target)
+
+
+def test_offline_never_asks(server: FileServer, target: Path) -> None:
+    with pytest.raises(NetworkError, match="without the network") as caught:
+        pull(NAME, offline=True)
+    assert caught.value.exit_code == ExitCode.NETWORK
+    assert str(target) in str(caught.value)
+    assert not server.asked
+
+
+def test_a_password_in_the_mirrors_address_is_not_shown(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODA_MIRROR", server.url.replace("//", "//me:hunter2@") + "/missing")
+    assert "hunter2" not in refused(NetworkError, "HTTP 404", target)
+
+
+@pytest.mark.parametrize("mirror", ["mirror.example.org", "ftp://mirror.example.org", "http://", "http://["])
+def test_a_mirror_that_is_no_address_is_a_usage_error(
+    target: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    monkeypatch.setenv("CODA_MIRROR", mirror)
+    refused(UsageError, "CODA_MIRROR", target)
+
+
+@pytest.mark.usefixtures("target")
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CODA_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(MediaError, match="cannot be written"):
+        pull(NAME)
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("9L-S-CoDA-SQ-11", "did you mean '9L-S-CoDA-SQ-10"),
+        ("9l-s-coda-sq-10", "did you mean '9L-S-CoDA-SQ-10'"),
+        ("9L-S-CoDA-SQ-10000", "the authors published no weights"),
+        ("zebra", "known: "),
+    ],
+)
+def test_an_unknown_name_is_a_usage_error_with_suggestions(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        pull(name)
+
+
+def test_without_a_mirror_the_authors_link_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CODA_MIRROR", raising=False)
+    entry = manifest.known()[NAME]
+    assert fetch.link(entry) == entry.url
+    monkeypatch.setenv("CODA_MIRROR", "https://mirror.example.org/coda/")
+    assert fetch.link(entry) == "https://mirror.example.org/coda" + ADDRESS
