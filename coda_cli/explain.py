@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,7 +98,16 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
         raise ExactnessError("the network's logits are not finite; nothing can be explained")
     seconds = (time.perf_counter() - start) / len(views)
     rows = d.logits.double().cpu().numpy()
-    return [Explanation(v, tuple(targets.of(rows[b])), d[b], seconds) for b, v in enumerate(views)]
+    chosen = [tuple(targets.of(row)) for row in rows]
+    return [Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds) for b, v in enumerate(views)]
+
+
+def _first(d: Decomposition, count: int) -> Decomposition:
+    """The first ``count`` weightings: in a batch, pictures with fewer targets than others carry rows of zeros."""
+    return replace(
+        d, contributions=d.contributions[:, :count], weights=d.weights[:, :count], logit=d.logit[:, :count],
+        bias=d.bias[:, :count], residual=d.residual[:, :count], tolerance=d.tolerance[:, :count],
+    )  # fmt: skip
 
 
 def _out_of_memory(error: Exception) -> bool:

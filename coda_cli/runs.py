@@ -18,9 +18,10 @@ import numpy as np
 
 from coda_cli.accounts import Drawing, make_record
 from coda_cli.checkpoints.loading import Net
+from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explain import Explanation, Request, arrays, explain_views
-from coda_cli.media.sources import RECORD_KEY, Item
+from coda_cli.media.sources import RECORD_KEY, Item, identity, utf8
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import View, fit
 from coda_cli.report.files import Naming, free_neighbour, prepare, refuse_collisions, refuse_inputs, stored_record
@@ -65,7 +66,7 @@ class _Run:
         self.net, self.request, self.output, self.batch = net, request, output, batch
         self.targets = request.targets(net)
         self.items = items
-        self.inputs = {item.path.resolve(): item for item in items}
+        self.inputs = {identity(item.path): item for item in items}
         self.settings = _settings_hash(request, output.drawing)
 
     def outcomes(self) -> Generator[Outcome, None, None]:
@@ -92,34 +93,21 @@ class _Run:
         for group in _batches(ahead, self.batch):
             done: list[Future[Outcome]] = []
             loaded = [x for x in group if isinstance(x, _Loaded)]
-            results = iter(self._explain(loaded))
+            results = iter(_explain_each([x.view for x in loaded], self.net, self.request, self.targets))
             for x in group:
                 if isinstance(x, Outcome):
                     done.append(_finished(x))
                     continue
                 result = next(results)
-                if isinstance(result, Outcome):
-                    done.append(_finished(result))
+                if isinstance(result, CodaError):
+                    done.append(_finished(_failed(x.item, result)))
                 else:
                     done.append(writing.submit(self._write, x, result))
             yield done
 
-    def _explain(self, loaded: Sequence[_Loaded]) -> Sequence[Explanation | Outcome]:
-        if not loaded:
-            return []
-        try:
-            return explain_views([x.view for x in loaded], self.net, self.request, self.targets)
-        except CodaError as error:
-            if len(loaded) == 1:
-                return [_failed(loaded[0].item, error)]
-            return [r for x in loaded for r in self._explain([x])]  # the others shall not suffer for one
-
     def _read(self, item: Item) -> _Loaded | Outcome:
         try:
-            if not item.path.exists():
-                raise MediaError(f"{item.path}: no such file")
-            if item.path.is_dir():
-                raise MediaError(f"{item.path}: is a folder; name it as a source, or list its files")
+            _refuse_no_file(item.path)
             picture = read_image(item.path)
             if (stored := self._stored(item, picture)) is not None:
                 return stored
@@ -139,7 +127,8 @@ class _Run:
         if policy == "skip":
             return Outcome(item, record, skipped=True)
         if policy == "match" and record and self._matches(record, picture):
-            return Outcome(item, record, skipped=True)
+            # Somebody may have deleted a picture since: then it is drawn again.
+            return Outcome(item, record, skipped=True) if self._complete(record) else None
         raise self._in_the_way(path)
 
     def _in_the_way(self, path: Path) -> MediaError:
@@ -147,11 +136,14 @@ class _Run:
         return MediaError(f"{path}: {why}; use --if-exists overwrite, skip or rename, or another --output")
 
     def _matches(self, record: Record, picture: Picture) -> bool:
-        """Whether a stored record is of this picture and this run, and everything it names is there."""
-        same = (record.source.sha256, record.network.sha256, record.settings) == (
+        """Whether a stored record is of this picture, network and settings."""
+        return (record.source.sha256, record.network.sha256, record.settings) == (
             picture.sha256, self.net.sha256, self.settings)  # fmt: skip
+
+    def _complete(self, record: Record) -> bool:
+        """Whether everything that a stored record names is there."""
         files = [*record.files.values(), *(f for e in record.explained for f in e.files.values())]
-        return same and all((self.output.naming.folder / f).exists() for f in files)
+        return all((self.output.naming.folder / f).exists() for f in files)
 
     # -- writing --
 
@@ -165,7 +157,7 @@ class _Run:
 
     def _record(self, loaded: _Loaded, explanation: Explanation) -> Record:
         source = Source(
-            path=loaded.item.path.as_posix(), sha256=loaded.picture.sha256, bytes=loaded.picture.bytes,
+            path=utf8(loaded.item.path.as_posix()), sha256=loaded.picture.sha256, bytes=loaded.picture.bytes,
             width=explanation.view.size[0], height=explanation.view.size[1], notes=loaded.picture.notes,
         )  # fmt: skip
         return make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
@@ -178,12 +170,17 @@ class _Run:
             prepare(naming.folder / loaded.item.subfolder)
         written: list[Path] = []
         explained = []
+        taken: set[Path] = set()
         for k, part in enumerate(record.explained):
             name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
             index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
             files = {}
             for kind in (kind for kind in kinds if kind in STYLES):
-                path = self._target(naming.path(loaded.item, kind, name, index), loaded.picture)
+                named = naming.path(loaded.item, kind, name, index)
+                if named in taken:
+                    raise MediaError(f"{named}: two classes would get this name; add {{index}} to --name")
+                taken.add(named)
+                path = self._target(named, loaded.picture)
                 if path is None:
                     continue
                 picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
@@ -241,8 +238,9 @@ def explain_many(
     reports the first pass (done, total). Raises UsageError, before any work, for outputs that collide or cannot be
     written and for classes the network does not have.
     """
-    refuse_collisions(output.naming, items)
-    if output.drawing.kinds:
+    kinds = output.drawing.kinds
+    if kinds:
+        refuse_collisions(output.naming, items, _several(net, request) and any(kind in STYLES for kind in kinds))
         prepare(output.naming.folder)
     if output.drawing.scale == "run":
         scale = run_scale(net, items, request, output.drawing.percentile, batch=batch, on_step=on_scale)
@@ -272,7 +270,9 @@ def run_scale(
     with ThreadPoolExecutor(2) as reading:
         for group in _batches(_read_ahead(reading, read, items), batch):
             views = [v for v in group if v is not None]
-            for e in explain_views(views, net, request, targets) if views else []:
+            for e in _explain_each(views, net, request, targets):
+                if isinstance(e, CodaError):
+                    continue
                 size = np.abs(e.maps.ravel())
                 index = np.clip((np.log10(np.maximum(size, 1e-30)) + 30) * _PER_DECADE, 0, _BINS)
                 bins += np.bincount(index.astype(np.int64), minlength=_BINS + 1)
@@ -286,6 +286,33 @@ def run_scale(
 
 
 _PER_DECADE, _BINS = 400, 400 * 36  # from 1e-30 to 1e6
+
+
+def _several(net: Net, request: Request) -> bool:
+    """Whether more than one class of a picture may be explained."""
+    return len(request.classes) > 1 or len(request.targets(net).of(np.zeros(len(net.checkpoint.classes)))) > 1
+
+
+def _explain_each(
+    views: Sequence[View], net: Net, request: Request, targets: Targets
+) -> Sequence[Explanation | CodaError]:
+    """The explanation of every view, or why there is none: the others of a batch shall not suffer for one."""
+    try:
+        return explain_views(views, net, request, targets) if views else []
+    except CodaError as error:
+        if len(views) == 1:
+            return [error]
+        return [result for view in views for result in _explain_each([view], net, request, targets)]
+
+
+def _refuse_no_file(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise MediaError(f"{path}: no such file")
+        if path.is_dir():
+            raise MediaError(f"{path}: is a folder; name it as a source, or list its files")
+    except (OSError, ValueError) as error:  # too long for a name, or not one at all
+        raise MediaError(f"{path}: no such file ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _read_ahead(pool: ThreadPoolExecutor, read: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:

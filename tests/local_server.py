@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import TracebackType
 
 
-class FileServer(ThreadingHTTPServer):
-    """Serves ``files`` (path -> content) with ranges and an ETag, and remembers what it was asked in ``asked``."""
+class FileServer(HTTPServer):
+    """Serves ``files`` (path -> content) with ranges and an ETag, and remembers what it was asked in ``asked``.
 
-    daemon_threads = True
+    One request after the other, in one thread: none is left running when a client has its answer.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -21,6 +23,8 @@ class FileServer(ThreadingHTTPServer):
         self.status: dict[str, int] = {}  # path -> an error to answer with
         self.etag: str | None = '"first"'
         self.ranges = True
+        self.shift = 0  # bytes by which an answer to a range begins elsewhere than asked
+        self.compresses = False  # for clients that say they take it
         self.lengths = True  # whether answers tell their length
         self.announced: int | None = None  # Content-Length, if another than the truth
         self.cut_after: int | None = None  # bytes of a body after which the connection is closed
@@ -76,8 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(content):
                 self._head(416, **{"Content-Range": f"bytes */{len(content)}"})
                 return
+            start += server.shift
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         body = content[start:]
+        if server.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
+            body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
         length = len(body) if server.announced is None else server.announced
         self._head(206 if wanted else 200, length, **headers)
         if server.cut_after is not None:
@@ -85,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         if server.stall_after is not None:
             self.wfile.write(body[: server.stall_after])
             self.wfile.flush()
-            server.released.wait(20)
+            while server.stall_after is not None and not server.released.wait(0.02):
+                pass
         elif server.trickle is not None:
             for byte in body:
                 self.wfile.write(bytes([byte]))

@@ -693,9 +693,28 @@ def test_a_batch_equals_its_items_alone(norm: str) -> None:
     model, x = small_net(norm=norm, strides=[2, 1]), picture(5, 2, 7, 6)
     together = explained(model, x)
     for b in range(5):
-        alone = explained(model, x[b : b + 1])
-        part = Decomposition(*(getattr(together, name)[b : b + 1] for name in Decomposition.__dataclass_fields__))
-        assert_same(part, alone)
+        assert_same(together[b], explained(model, x[b : b + 1]))
+
+
+def test_an_item_of_a_decomposition_is_a_batch_of_one() -> None:
+    d = explained(small_net(), picture(3, 2, 6, 5))
+    for b in range(3):
+        assert d[b].contributions.shape == (1, CLASSES, 2, 6, 5)
+        assert torch.equal(d[b].contributions[0], d.contributions[b])
+        assert torch.equal(d[b].residual[0], d.residual[b])
+
+
+@pytest.mark.parametrize("b", [3, -4])
+def test_an_item_that_is_not_there_is_an_index_error(b: int) -> None:
+    # Python's for loop over an object with __getitem__ ends at the first IndexError, and nowhere else.
+    d = explained(small_net(), picture(3, 2, 6, 5))
+    with pytest.raises(IndexError):
+        d[b]
+
+
+def test_items_are_counted_from_the_end_as_python_counts_them() -> None:
+    d = explained(small_net(), picture(3, 2, 6, 5))
+    assert_same(d[-1], d[2])
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {

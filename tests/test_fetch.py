@@ -147,6 +147,22 @@ def test_a_server_that_tells_no_length_is_read_to_the_end(server: FileServer, ta
     assert heard[-1] == (len(CONTENT), len(CONTENT))
 
 
+def test_a_server_that_would_compress_is_asked_not_to(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    server.compresses = True
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+
+
+def test_what_a_killed_pull_left_unchecked_is_not_trusted(server: FileServer, target: Path) -> None:
+    server.files[ADDRESS] = flat_file(NAME)
+    left = target.parent / ".incoming" / target.name
+    left.parent.mkdir(parents=True)
+    left.write_bytes(flat_file(NAME, 0.02))
+    pull(NAME)
+    assert target.read_bytes() == flat_file(NAME)
+
+
 @pytest.mark.usefixtures("target")
 def test_a_bundled_network_needs_no_pull(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = manifest.known()[NAME].model_copy(update={"url": None})
@@ -202,23 +218,39 @@ def test_a_server_that_ignores_the_range_starts_over(server: FileServer, target:
     assert len(server.asked) == 2  # the whole answer to the second request is used
 
 
+OLD, NEW = flat_file(NAME, 0.01), flat_file(NAME, 0.02)
+HALF = len(OLD) // 2
+
+
+def test_the_two_states_of_the_file_below_are_as_alike_as_they_can_be() -> None:
+    assert len(OLD) == len(NEW)
+    assert OLD[:HALF] != NEW[:HALF]
+    assert OLD[HALF:] != NEW[HALF:]
+
+
 def test_a_file_that_changed_in_between_is_not_glued_to_the_old_beginning(server: FileServer, target: Path) -> None:
-    old, new = flat_file(NAME, 0.01), flat_file(NAME, 0.02)
-    assert len(old) == len(new)
-    server.files[ADDRESS] = old
-    cut(server, 2000)
-    server.files[ADDRESS], server.etag = new, '"second"'
+    server.files[ADDRESS] = OLD
+    cut(server, HALF)
+    server.files[ADDRESS], server.etag = NEW, '"second"'
     pull(NAME)
-    assert target.read_bytes() == new
+    assert target.read_bytes() == NEW
+
+
+def test_an_answer_that_begins_elsewhere_than_asked_is_not_used(server: FileServer, target: Path) -> None:
+    expect(target, CONTENT)
+    cut(server, 40_000)
+    server.shift = 256  # the same bytes again, 256 further on
+    pull(NAME)
+    assert target.read_bytes() == CONTENT
+    assert server.asked[-1] == (ADDRESS, None)
 
 
 def test_without_etag_and_hash_nothing_is_resumed(server: FileServer, target: Path) -> None:
-    old, new = flat_file(NAME, 0.01), flat_file(NAME, 0.02)
-    server.files[ADDRESS], server.etag = old, None
-    cut(server, 2000)
-    server.files[ADDRESS] = new
+    server.files[ADDRESS], server.etag = OLD, None
+    cut(server, HALF)
+    server.files[ADDRESS] = NEW
     pull(NAME)
-    assert target.read_bytes() == new
+    assert target.read_bytes() == NEW
 
 
 def test_without_etag_the_recorded_hash_allows_to_resume(server: FileServer, target: Path) -> None:

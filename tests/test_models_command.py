@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import program
 import pytest
 import torch
 from foreign import RANK_4, authors_state, flat_file, rank_4_state
 from local_server import FileServer
+from program import Result
 
-import coda_cli
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import known
-from coda_cli.cli.app import main
-from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.core.published import PUBLISHED
 
@@ -33,70 +27,30 @@ ADDRESS = f"/{NAME}/model_epoch_200.pkl"
 BUNDLED = [name for name, entry in known().items() if entry.url is None]
 
 
-@dataclass(frozen=True)
-class Ran:
-    out: str
-    err: str
+class Models:
+    """``coda models`` in a folder of its own, with an empty cache: in this process, or apart from it."""
 
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines]
-
-
-class Program:
-    """The program in a folder of its own, with an empty cache: in this process, or apart from it."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.cache = folder, folder / "cache"
-        self.patch, self.capture = monkeypatch, capsys
-        for key in [key for key in os.environ if key.startswith("CODA_")]:
-            monkeypatch.delenv(key)
-        monkeypatch.setenv("CODA_CACHE_DIR", str(self.cache))
-        monkeypatch.setenv("NO_PROXY", "*")
-        monkeypatch.setenv("PYTHONPATH", str(Path(coda_cli.__file__).resolve().parent.parent))
-        monkeypatch.setenv("PYTHONWARNINGS", "error")
-        monkeypatch.chdir(folder)
+        self.env = {"CODA_CACHE_DIR": str(self.cache), "NO_PROXY": "*", "PYTHONWARNINGS": "error"}
 
-    def __call__(self, *arguments: str | Path, code: int = 0) -> Ran:
-        """Run its ``main`` here; fails on any other exit code than ``code``."""
-        self.patch.setattr(sys, "argv", ["coda", "models", *map(str, arguments)])
-        self.patch.setattr(console, "verbosity", 0)
-        self.capture.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        ran = Ran(*self.capture.readouterr())
-        assert (left.value.code or 0) == code, f"exit code {left.value.code}\n{ran}"
-        return ran
+    def __call__(self, *args: str | Path, status: int = 0) -> Result:
+        """Run its ``main`` here."""
+        return program.run("models", *args, status=status, env=self.env, cwd=self.folder)
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start it as a process of its own."""
-        command = [sys.executable, "-m", "coda_cli", "models", *map(str, arguments)]
-        nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
-        return subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=pipe, text=True)
+    def apart(self, *args: str | Path, status: int = 0) -> Result:
+        """Run it as a process of its own."""
+        return program.run_process("models", *args, status=status, env=self.env, cwd=self.folder)
 
-    def apart(self, *arguments: str | Path, code: int = 0) -> Ran:
-        """Run it as a process of its own; fails on any other exit code than ``code``."""
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=100)
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err
-        return Ran(out, err)
-
-    def error(self, *arguments: str | Path, code: int) -> str:
+    def error(self, *args: str | Path, status: int) -> str:
         """The one line of an error; nothing may stand on stdout."""
-        ran = self(*arguments, code=code)
+        ran = self(*args, status=status)
         assert ran.out == ""
-        (line,) = [line for line in ran.err.splitlines() if "error: " in line]
-        assert line.startswith("coda: error: ")
-        return line
+        return ran.error
 
     def put(self, name: str, *, sha256: str | None = None) -> Path:
         """A published network with random weights in the cache, with the hash that is recorded for it."""
-        path = known()[name].path
+        path = self.cache / name / known()[name].path.name
         path.parent.mkdir(parents=True)
         torch.save(authors_state(PUBLISHED[name]), path)
         recorded = sha256 or hashlib.sha256(path.read_bytes()).hexdigest()
@@ -105,26 +59,24 @@ class Program:
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
-    handler = signal.getsignal(signal.SIGTERM)  # main sets its own
-    yield Program(tmp_path, monkeypatch, capsys)
-    signal.signal(signal.SIGTERM, handler)
+def models(tmp_path: Path) -> Models:
+    return Models(tmp_path)
 
 
 @pytest.fixture
-def server(program: Program) -> Iterator[FileServer]:
+def server(models: Models) -> Iterator[FileServer]:
     with FileServer() as server:
         server.files[ADDRESS] = flat_file(NAME)
-        program.patch.setenv("CODA_MIRROR", server.url)
+        models.env["CODA_MIRROR"] = server.url
         yield server
 
 
 # ---- list and show ---------------------------------------------------------------------------------------------------
 
 
-def test_list_shows_every_network_and_where_it_is(program: Program) -> None:
-    program.put(NAME)
-    ran = program.apart("list")
+def test_list_shows_every_network_and_where_it_is(models: Models) -> None:
+    models.put(NAME)
+    ran = models.apart("list")
     heading, *rows = ran.lines
     assert heading.split() == ["NAME", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"]
     assert [row.split()[0] for row in rows] == list(known())
@@ -138,23 +90,22 @@ def test_list_shows_every_network_and_where_it_is(program: Program) -> None:
     assert ran.err == ""
 
 
-def test_list_as_json_is_an_object_for_each_network(program: Program) -> None:
-    objects = program("list", "--json").objects
-    assert [o["name"] for o in objects] == list(known())
-    for o in objects:
+def test_list_as_json_is_an_object_for_each_network(models: Models) -> None:
+    records = models("list", "--json").records
+    assert [o["name"] for o in records] == list(known())
+    for o in records:
         assert (o["schema"], o["schema_version"]) == ("coda.model", 1)
         assert o["where"] == ("bundled" if o["name"] in BUNDLED else "not here")
-    assert str(program.folder) not in json.dumps(objects)  # no path of this machine unless asked for
+    assert str(models.folder) not in str(records)  # no path of this machine unless asked for
 
 
-def test_parameters_are_counted_as_torch_counts_them(program: Program) -> None:
-    for o in program("list", "--json").objects:
+def test_parameters_are_counted_as_torch_counts_them(models: Models) -> None:
+    for o in models("list", "--json").records:
         with torch.device("meta"):
             network = build("coda_net", known()[o["name"]].checkpoint.arguments)
         assert o["parameters"] == sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["show", NAME], ["--help"], ["verify", "--help"]])
 def test_looking_does_not_import_what_takes_long(arguments: list[str]) -> None:
     code = (
@@ -162,12 +113,13 @@ def test_looking_does_not_import_what_takes_long(arguments: list[str]) -> None:
         "try: main()\n"
         "finally: print(*{'torch', 'numpy', 'PIL', 'pooch', 'requests'} & sys.modules.keys(), file=sys.stderr)"
     )
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, *arguments]
+    ran = subprocess.run(command, env=program.environment(), capture_output=True, text=True, check=True)
     assert ran.stderr.strip() == ""
 
 
-def test_show_tells_everything(program: Program) -> None:
-    out = program("show", "9L-L-CoDA-SQ-100000").out
+def test_show_tells_everything(models: Models) -> None:
+    out = models("show", "9L-L-CoDA-SQ-100000").out
     for expected in (
         "not here: ", "coda_net", "47517408", "100000.0", "-2.19", "shorter side to 256, centre 240 x 240",
         "non-commercial", "https://nextcloud.mpi-klsb.mpg.de/index.php/s/pArrgmncXAAiH5R/download",
@@ -177,9 +129,9 @@ def test_show_tells_everything(program: Program) -> None:
         assert expected in out
 
 
-def test_show_as_json_holds_the_same(program: Program) -> None:
-    path = program.put(NAME)
-    (o,) = program("show", NAME, "--json").objects
+def test_show_as_json_holds_the_same(models: Models) -> None:
+    path = models.put(NAME)
+    (o,) = models("show", NAME, "--json").records
     assert o["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert o["where"] == "here"
     assert o["file"] == path.as_posix()
@@ -189,78 +141,79 @@ def test_show_as_json_holds_the_same(program: Program) -> None:
     assert o["preprocessing"] == {"resize": 32, "crop": 32}
 
 
-def test_show_reads_the_description_in_a_file_of_ours(program: Program) -> None:
-    torch.save(rank_4_state(), program.folder / "weights.pkl")
-    program("convert", "weights.pkl", "--arch", RANK_4)
-    (o,) = program("show", "weights.safetensors", "--json").objects
+def test_show_reads_the_description_in_a_file_of_ours(models: Models) -> None:
+    torch.save(rank_4_state(), models.folder / "weights.pkl")
+    models("convert", "weights.pkl", "--arch", RANK_4)
+    (o,) = models("show", "weights.safetensors", "--json").records
     assert o["name"] == RANK_4
     assert (o["where"], o["file"], o["link"]) == ("here", "weights.safetensors", None)
-    assert "sha256:         none recorded" in program("show", "weights.safetensors").out
-    assert "holds no description; coda models convert weights.pkl" in program.error("show", "weights.pkl", code=2)
+    assert "sha256:         none recorded" in models("show", "weights.safetensors").out
+    assert "holds no description; coda models convert weights.pkl" in models.error("show", "weights.pkl", status=2)
 
 
-def test_show_suggests_for_a_slip(program: Program) -> None:
-    assert "did you mean '9L-S-CoDA-SQ-10" in program.error("show", "9L-S-CoDA-SQ-1O", code=2)
+def test_show_suggests_for_a_slip(models: Models) -> None:
+    assert "did you mean '9L-S-CoDA-SQ-10" in models.error("show", "9L-S-CoDA-SQ-1O", status=2)
 
 
 # ---- pull ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("server")
-def test_pull_prints_the_file_and_says_licence_and_hash(program: Program) -> None:
-    ran = program.apart("pull", NAME)
-    path = program.cache / NAME / "model_epoch_200.pkl"
+def test_pull_prints_the_file_and_says_licence_and_hash(models: Models) -> None:
+    ran = models.apart("pull", NAME)
+    path = models.cache / NAME / "model_epoch_200.pkl"
     assert ran.lines == [path.as_posix()]
     assert path.read_bytes() == flat_file(NAME)
     sha256 = hashlib.sha256(flat_file(NAME)).hexdigest()
     assert "non-commercial research" in ran.err
     assert f"sha256 {sha256} is recorded; none was published to compare it with" in ran.err
-    again = program("pull", NAME, "-q")
-    assert again == Ran(ran.out, "")
+    again = models("pull", NAME, "-q")
+    assert (again.out, again.err) == (ran.out, "")
 
 
-def test_pull_refuses_another_file_than_the_first_and_keeps_that(program: Program, server: FileServer) -> None:
-    program("pull", NAME)
+def test_pull_refuses_another_file_than_the_first_and_keeps_that(models: Models, server: FileServer) -> None:
+    models("pull", NAME)
     server.files[ADDRESS] = flat_file(NAME, 0.02)
-    assert "sent another file than the first pull's" in program.error("pull", NAME, "--force", code=3)
-    assert (program.cache / NAME / "model_epoch_200.pkl").read_bytes() == flat_file(NAME)
+    assert "sent another file than the first pull's" in models.error("pull", NAME, "--force", status=3)
+    assert (models.cache / NAME / "model_epoch_200.pkl").read_bytes() == flat_file(NAME)
 
 
-def test_pull_says_what_the_network_did(program: Program, server: FileServer) -> None:
+def test_pull_says_what_the_network_did(models: Models, server: FileServer) -> None:
     server.files.clear()
-    assert "HTTP 404" in program.error("pull", NAME, code=5)
-    assert "without the network" in program.error("pull", NAME, "--offline", code=5)
-    program.patch.setenv("CODA_OFFLINE", "1")
-    assert "without the network" in program.error("pull", NAME, code=5)
+    assert "HTTP 404" in models.error("pull", NAME, status=5)
+    assert "without the network" in models.error("pull", NAME, "--offline", status=5)
+    models.env["CODA_OFFLINE"] = "1"
+    assert "without the network" in models.error("pull", NAME, status=5)
 
 
-def test_pull_refuses_what_has_no_weights_to_pull(program: Program) -> None:
-    assert "the authors published no weights" in program.error("pull", RANK_4, code=2)
+def test_pull_refuses_what_has_no_weights_to_pull(models: Models) -> None:
+    assert "the authors published no weights" in models.error("pull", RANK_4, status=2)
 
 
 @pytest.mark.skipif(not BUNDLED, reason="no network is bundled yet")
-def test_pull_of_a_bundled_network_has_nothing_to_do(program: Program) -> None:
-    ran = program("pull", BUNDLED[0])
+def test_pull_of_a_bundled_network_has_nothing_to_do(models: Models) -> None:
+    ran = models("pull", BUNDLED[0])
     assert ran.lines == [known()[BUNDLED[0]].path.as_posix()]
     assert "there is nothing to pull" in ran.err
 
 
 def test_a_killed_pull_leaves_nothing_under_the_final_name_and_the_next_one_goes_on(
-    program: Program, server: FileServer
+    models: Models, server: FileServer
 ) -> None:
-    path = program.cache / NAME / "model_epoch_200.pkl"
+    path = models.cache / NAME / "model_epoch_200.pkl"
     part = path.with_name(path.name + ".part")
     server.stall_after = 1000
-    with program.start("pull", NAME) as process:
+    command, environment = program.command("models", "pull", NAME), program.environment(models.env)
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=environment, cwd=models.folder, stdout=quiet, stderr=quiet) as process:
         deadline = time.monotonic() + 30
         while not (part.exists() and part.with_name(part.name + ".from").exists()) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.kill()
-        process.communicate()
     assert part.exists()
     assert not path.exists()
     server.stall_after = None
-    program("pull", NAME)
+    models("pull", NAME)
     assert path.read_bytes() == flat_file(NAME)
     assert {p.name.removeprefix(path.name) for p in path.parent.iterdir()} == {"", ".sha256", ".lock"}
 
@@ -268,49 +221,49 @@ def test_a_killed_pull_leaves_nothing_under_the_final_name_and_the_next_one_goes
 # ---- convert ---------------------------------------------------------------------------------------------------------
 
 
-def test_convert_writes_beside_the_source_and_proves_equal_logits(program: Program) -> None:
-    source = program.folder / RANK_4 / "model_epoch_200.pkl"
+def test_convert_writes_beside_the_source_and_proves_equal_logits(models: Models) -> None:
+    source = models.folder / RANK_4 / "model_epoch_200.pkl"
     source.parent.mkdir()
     torch.save(rank_4_state(), source)
-    ran = program.apart("convert", f"{RANK_4}/model_epoch_200.pkl")
+    ran = models.apart("convert", f"{RANK_4}/model_epoch_200.pkl")
     assert ran.lines == [f"{RANK_4}/model_epoch_200.safetensors"]
     assert "largest difference 0\n" in ran.err
     assert f"configuration {RANK_4} from the file's path" in ran.err  # a guess is never silent
     assert load(source.with_suffix(".safetensors")).checkpoint.name == RANK_4
 
 
-def test_convert_does_not_overwrite_unless_forced(program: Program) -> None:
-    torch.save(rank_4_state(), program.folder / "weights.pkl")
-    target = program.folder / "net.safetensors"
+def test_convert_does_not_overwrite_unless_forced(models: Models) -> None:
+    torch.save(rank_4_state(), models.folder / "weights.pkl")
+    target = models.folder / "net.safetensors"
     target.write_text("what was there")
     arguments = ("convert", "weights.pkl", "-o", "net.safetensors", "--arch", RANK_4)
-    assert "net.safetensors: is there already; --force" in program.error(*arguments, code=2)
+    assert "net.safetensors: is there already; --force" in models.error(*arguments, status=2)
     assert target.read_text() == "what was there"
-    program(*arguments, "--force")
+    models(*arguments, "--force")
     assert load(target).checkpoint.name == RANK_4
 
 
-def test_convert_says_what_is_wrong_before_it_writes(program: Program) -> None:
-    torch.save(rank_4_state(), program.folder / "weights.pkl")
-    (program.folder / "text.pkl").write_text("hello, I am text")
-    assert "no such file" in program.error("convert", "missing.pkl", code=2)
-    assert "name it net.safetensors" in program.error("convert", "weights.pkl", "-o", "net.pkl", code=2)
-    assert f"its shapes fit {RANK_4}; say which with --arch" in program.error("convert", "weights.pkl", code=3)
-    assert "no such configuration" in program.error("convert", "weights.pkl", "--arch", "zebra", code=2)
-    assert "not a torch file" in program.error("convert", "text.pkl", "--arch", RANK_4, code=3)
+def test_convert_says_what_is_wrong_before_it_writes(models: Models) -> None:
+    torch.save(rank_4_state(), models.folder / "weights.pkl")
+    (models.folder / "text.pkl").write_text("hello, I am text")
+    assert "no such file" in models.error("convert", "missing.pkl", status=2)
+    assert "name it net.safetensors" in models.error("convert", "weights.pkl", "-o", "net.pkl", status=2)
+    assert f"its shapes fit {RANK_4}; say which with --arch" in models.error("convert", "weights.pkl", status=3)
+    assert "no such configuration" in models.error("convert", "weights.pkl", "--arch", "zebra", status=2)
+    assert "not a torch file" in models.error("convert", "text.pkl", "--arch", RANK_4, status=3)
     out = ("-o", "missing/net.safetensors")
-    assert "cannot be written" in program.error("convert", "weights.pkl", "--arch", RANK_4, *out, code=1)
-    assert {path.name for path in program.folder.iterdir()} == {"weights.pkl", "text.pkl"}
+    assert "cannot be written" in models.error("convert", "weights.pkl", "--arch", RANK_4, *out, status=1)
+    assert {path.name for path in models.folder.iterdir()} == {"weights.pkl", "text.pkl"}
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------
 
 
-def test_verify_proves_every_network_that_is_here(program: Program) -> None:
-    program.put(NAME)
-    objects = program("verify", "--json").objects
-    assert [o["name"] for o in objects] == [*BUNDLED, NAME]
-    for o in objects:
+def test_verify_proves_every_network_that_is_here(models: Models) -> None:
+    models.put(NAME)
+    records = models("verify", "--json").records
+    assert [o["name"] for o in records] == [*BUNDLED, NAME]
+    for o in records:
         assert o["exact"]
         assert o["sha256_known"]
         assert 0 <= o["residual_float64"] < 1
@@ -318,37 +271,37 @@ def test_verify_proves_every_network_that_is_here(program: Program) -> None:
         assert 0 < o["map_difference"] < 1e-4
 
 
-def test_verify_in_words_is_one_line(program: Program) -> None:
-    torch.save(rank_4_state(), program.folder / "weights.pkl")
-    ran = program("verify", "weights.pkl", "--arch", RANK_4)
+def test_verify_in_words_is_one_line(models: Models) -> None:
+    torch.save(rank_4_state(), models.folder / "weights.pkl")
+    ran = models("verify", "weights.pkl", "--arch", RANK_4)
     (line,) = ran.lines
-    sha256 = hashlib.sha256((program.folder / "weights.pkl").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((models.folder / "weights.pkl").read_bytes()).hexdigest()
     assert line.startswith(f"weights.pkl: exact; sha256 {sha256} (none to compare with); residual / tolerance 0.")
     assert "in float32" in line
     assert f"configuration {RANK_4} from --arch" in ran.err
 
 
-def test_verify_goes_on_after_a_wrong_hash_and_exits_with_3(program: Program) -> None:
-    program.put(NAME, sha256="0" * 64)
-    program.put("9L-S-CoDA-SQ-50")
-    ran = program.apart("verify", code=3)
+def test_verify_goes_on_after_a_wrong_hash_and_exits_with_3(models: Models) -> None:
+    models.put(NAME, sha256="0" * 64)
+    models.put("9L-S-CoDA-SQ-50")
+    ran = models.apart("verify", status=3)
     assert "the manifest says 000000" in ran.err
     assert f"coda models pull {NAME} --force" in ran.err
     assert [line.split(":")[0] for line in ran.lines] == [*BUNDLED, "9L-S-CoDA-SQ-50"]
 
 
-def test_verify_exits_with_4_where_a_decomposition_is_not_exact(program: Program) -> None:
+def test_verify_exits_with_4_where_a_decomposition_is_not_exact(models: Models) -> None:
     state = rank_4_state()
     for key in state:
         state[key] *= 1e19 if key.endswith("0.weight") else 1  # so large that float32 overflows
-    torch.save(state, program.folder / "weights.pkl")
-    ran = program("verify", "weights.pkl", "--arch", RANK_4, "--json", code=4)
-    (o,) = ran.objects  # valid JSON, though the numbers are not numbers
+    torch.save(state, models.folder / "weights.pkl")
+    ran = models("verify", "weights.pkl", "--arch", RANK_4, "--json", status=4)
+    (o,) = ran.records  # valid JSON, though the numbers are not numbers
     assert not o["exact"]
     assert o["residual_float32"] is None
     assert "coda: error: weights.pkl: the contributions do not add up to the logit" in ran.err
 
 
-def test_verify_names_what_is_not_here(program: Program) -> None:
-    assert f"coda models pull {NAME}" in program.error("verify", NAME, code=3)
-    assert "no such file, and no network has that name" in program.error("verify", "zebra", code=3)
+def test_verify_names_what_is_not_here(models: Models) -> None:
+    assert f"coda models pull {NAME}" in models.error("verify", NAME, status=3)
+    assert "no such file, and no network has that name" in models.error("verify", "zebra", status=3)

@@ -36,6 +36,11 @@ def published(rgb: RGB, resize: int, crop: int) -> RGB:
     return np.asarray(both(Image.fromarray(rgb)))
 
 
+def check_all_crops() -> None:
+    for resize, crop in TRANSFORMS:
+        check_crop(resize, crop)
+
+
 def check_crop(resize: int, crop: int) -> None:
     for size in SIZES:
         rgb = picture(*size)
@@ -78,8 +83,7 @@ def test_another_rounding_of_the_centre_is_caught(monkeypatch: pytest.MonkeyPatc
     ):
         monkeypatch.setattr(view_module, "_first_of_centre", wrong)
         with pytest.raises(AssertionError):
-            for resize, crop in TRANSFORMS:
-                check_crop(resize, crop)
+            check_all_crops()
 
 
 @pytest.mark.parametrize("filter_", [Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.NEAREST])

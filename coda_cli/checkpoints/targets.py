@@ -30,7 +30,7 @@ class Targets:
         """``classes``: what ``labels.resolve_class`` takes, "top:K", "all"; none means the predicted class.
 
         ``versus`` turns every class A into the difference A minus that class. Raises UsageError for a class that the
-        network does not have.
+        network does not have, and for a class held against nothing but itself.
         """
         count, others = len(checkpoint.classes), known()
         self._fixed: list[int] = []
@@ -39,10 +39,12 @@ class Targets:
             if text == "all":
                 self._fixed += range(count)
             elif text.startswith("top:"):
-                self._top = _top_count(text, count)
+                self._top = max(self._top, _top_count(text, count))
             else:
                 self._fixed.append(resolve_class(text, checkpoint, others))
         self.versus = None if versus is None else resolve_class(versus, checkpoint, others)
+        if not self._top and set(self._fixed) == {self.versus}:
+            raise UsageError(f"--versus {versus}: is the class asked for; a class minus itself is 0")
 
     def of(self, logits: NDArray[np.float64]) -> list[Target]:
         """The targets for one picture with logits [classes], each once, in the order asked for; the top ones first."""
@@ -53,9 +55,9 @@ class Targets:
         return [Target(i, self.versus) for i in chosen]
 
     def weightings(self, logits: Tensor) -> Tensor:
-        """Weightings [B, K, classes] for logits [B, classes]."""
+        """Weightings [B, K, classes] for logits [B, classes]; rows of zeros follow where a picture has fewer than K."""
         rows = [self.of(row) for row in logits.double().cpu().numpy()]
-        weights = torch.zeros(len(rows), len(rows[0]), logits.shape[1])
+        weights = torch.zeros(len(rows), max(map(len, rows)), logits.shape[1])
         for b, targets in enumerate(rows):
             for k, target in enumerate(targets):
                 weights[b, k, target.index] = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections import Counter
@@ -181,7 +182,10 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
         if sys.stdin.isatty():
             raise UsageError("- reads a list of paths from stdin, which is a terminal; pipe one in, or name the files")
         text = sys.stdin.buffer.read().decode(errors="surrogateescape")
-        listed = [line for line in (text.split("\0") if null else text.splitlines()) if line]
+        if not null and "\0" in text:
+            raise UsageError("the list on stdin is separated by NUL, not lines; add -0")
+        # Not splitlines: it also breaks at characters that a name may hold.
+        listed = [line for line in (text.split("\0") if null else re.split("\r?\n", text)) if line]
     elif null:
         raise UsageError("--null is about a list on stdin; add - as a source")
     return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
@@ -248,13 +252,14 @@ def _summary(counts: Counter[str], worst: float, seconds: float) -> str:
 
 def _announce(outcome: Outcome, json: bool, many: bool) -> str:
     """Results of one input on stdout, and a line for people on stderr; returns what it counts as."""
+    from coda_cli.media.sources import utf8
     from coda_cli.report.records import ErrorPart, FailedRecord, FailedSource, to_json
 
     if outcome.error:
         console.error(str(outcome.error))
         if json:
-            error = ErrorPart(kind=type(outcome.error).__name__, message=str(outcome.error))
-            source = FailedSource(path=outcome.item.path.as_posix())
+            error = ErrorPart(kind=type(outcome.error).__name__, message=utf8(str(outcome.error)))
+            source = FailedSource(path=utf8(outcome.item.path.as_posix()))
             console.result(to_json(FailedRecord(source=source, error=error)))
         return "failed" if outcome.error.exit_code != ExitCode.INEXACT else "inexact"
     record = outcome.record

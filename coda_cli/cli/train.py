@@ -41,7 +41,7 @@ def train(
     warmup: Annotated[float | None, typer.Option(min=0, max=1, help="Share of all steps.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="Divides the sum over positions.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, of the matrix products.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, exactly.")] = False,
     time_budget: Annotated[
         float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time; --resume goes on.")

@@ -33,7 +33,7 @@ NORMS = ("SQ", "L2")
 def scale_of_norm(n: Tensor, norm: str) -> Tensor:
     """The factor g(n) that multiplies ``w . x``, for weight norms ``n >= 0`` of any shape; 0 where n is 0."""
     if norm == "SQ":
-        return n / (1 + n * n)
+        return 1 / (n + 1 / n)  # n / (1 + n^2) without the square, which overflows half precision from n = 256
     return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), torch.zeros_like(n))
 
 
@@ -47,7 +47,7 @@ class DAUConv2d(nn.Module):
     original's two convolutions: its outputs, ordered patch entry first and DAU second, fall into equal blocks that see
     equal blocks of ``z``.
 
-    Raises ValueError for a norm that is not "SQ" or "L2", or groups that do not divide the rank and O d.
+    Raises ValueError for a norm that is not "SQ" or "L2", sizes below 1, or groups that do not divide the rank and O d.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class DAUConv2d(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}; expected one of {', '.join(NORMS)}")
+        if min(in_channels, out_channels, kernel_size, rank, stride, groups) < 1 or (padding or 0) < 0:
+            raise ValueError("channels, kernel size, rank, stride and groups must be at least 1, padding at least 0")
         d = in_channels * kernel_size**2
         if rank % groups or (out_channels * d) % groups:
             raise ValueError(f"groups={groups} must divide the rank {rank} and outputs times patch {out_channels * d}")
@@ -76,7 +78,7 @@ class DAUConv2d(nn.Module):
         self.V = nn.Parameter(torch.empty(rank, *patch))
         self.U = nn.Parameter(torch.empty(out_channels * rank // groups, *patch))
         self.b = nn.Parameter(torch.empty(out_channels, *patch)) if bias else None
-        self._factors: tuple[Any, Tensor] | None = None  # cache of norm_factors(), see there
+        self._factors: tuple[Any, Tensor, Any] | None = None  # cache of norm_factors(), see there
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -116,14 +118,16 @@ class DAUConv2d(nn.Module):
         QR rather than the Gram matrix ``[U b]^T [U b]``: a sum of squares cannot be negative and does not cancel.
         """
         U, b = self.U, self.b
-        # `_version` counts in-place changes, so an optimiser step or load_state_dict invalidates the cache.
+        # `_version` counts in-place changes, so an optimiser step or load_state_dict invalidates the cache; writing
+        # through `.data` alone goes past it. The tensors themselves are kept: no other can get their address.
+        held = (U.detach(), None if b is None else b.detach())
         key = (U.data_ptr(), U._version, None if b is None else (b.data_ptr(), b._version), U.dtype, U.device)
         if self._factors is None or self._factors[0] != key:
             with torch.no_grad():
                 # float64 does not exist on every device (MPS), and LAPACK runs on the CPU anyway.
                 A = self._wide().cpu().double().transpose(1, 2)  # [O, d, r + 1]
                 R = A if A.shape[1] <= A.shape[2] else torch.linalg.qr(A, mode="r").R
-                self._factors = (key, R.to(U.device, U.dtype))
+                self._factors = (key, R.to(U.device, U.dtype), held)
         return self._factors[1]
 
     def _wide(self) -> Tensor:
@@ -134,7 +138,12 @@ class DAUConv2d(nn.Module):
     # ---- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, O, H', W']; differentiable in x and the parameters, or held (see ``held``)."""
+        """x [B, C, H, W] -> [B, O, H', W']; differentiable in x and the parameters, or held (see ``held``).
+
+        Raises ValueError for another number of channels.
+        """
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"expected [B, {self.in_channels}, H, W], got {list(x.shape)}")
         if is_held() and x.requires_grad:
             y: Tensor = _HeldDAU.apply(x, self)
             return y
@@ -174,7 +183,7 @@ class DAUConv2d(nn.Module):
         """Cotangents c [B, O, H', W'] of the outputs to those of the input, [B, C, H, W], through the held weights."""
         q = c.permute(0, 2, 3, 1).reshape(-1, self.out_channels) * g  # [P, O]
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
-        live = q.abs().amax(0) > 0
+        live = (q != 0).any(0)  # NaN counts as live
         if not live.all():
             q = q[:, live].contiguous()
         r, d = self.rank, self.U[0].numel()
@@ -199,7 +208,7 @@ class DAUConv2d(nn.Module):
     def _as_map(self, rows: Tensor, x: Tensor) -> Tensor:
         """Rows [B H' W', O] as [B, O, H', W'] (in channels-last memory) for the input ``x``."""
         H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in x.shape[2:])
-        return rows.view(x.shape[0], H, W, -1).permute(0, 3, 1, 2)
+        return rows.view(x.shape[0], H, W, self.out_channels).permute(0, 3, 1, 2)
 
     def _differentiable(self, x: Tensor) -> Tensor:
         """The same outputs with an ordinary graph, for training: gradients flow through z, U, b and the norm."""
@@ -237,8 +246,9 @@ def _contract(h: Tensor, gram: Tensor, O: int, r: int, norm: str) -> Tensor:
     z1 = F.pad(z, (0, 1), value=1.0)
     # |w_o|^2 = [z; 1]^T G_o [z; 1] for all o at once: the products z_i z_j against the entries of G_o.
     n2 = (z1[..., :, None] * z1[..., None, :]).flatten(-2) @ gram.flatten(1).t().to(z1.dtype)
-    n = n2.float().clamp_min(1e-12).sqrt()  # rounding can make the Gram form negative; sqrt has no gradient at 0
-    dot = (u.unflatten(-1, (O, r)).float() * z.float()[..., None, :]).sum(-1) + bx.float()
+    wide = torch.promote_types(n2.dtype, torch.float32)
+    n = n2.to(wide).clamp_min(1e-12).sqrt()  # rounding can make the Gram form negative; sqrt has no gradient at 0
+    dot = (u.unflatten(-1, (O, r)).to(wide) * z.to(wide)[..., None, :]).sum(-1) + bx.to(wide)
     y: Tensor = dot * scale_of_norm(n, norm)
     return y.permute(0, 3, 1, 2)
 

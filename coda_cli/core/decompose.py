@@ -41,6 +41,7 @@ class Decomposition:
 
     def __getitem__(self, b: int) -> Decomposition:
         """The decomposition of one input of the batch, as a batch of one."""
+        b = range(len(self.logits))[b]  # counts from the end when negative; IndexError beyond
         return Decomposition(**{f.name: getattr(self, f.name)[b : b + 1] for f in fields(self)})
 
     @property
@@ -67,8 +68,8 @@ def decompose(
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")
-    with _true_float32(), held(), torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with _true_float32(), torch.inference_mode(False), held(), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
         logits: Tensor = model(x)
         weights = _weightings(targets, logits.detach())
         rows = [
@@ -98,11 +99,15 @@ def _weightings(targets: Targets, logits: Tensor) -> Tensor:
         # A NaN logit must not be skipped over: argmax returns its index, and the residual says so.
         indices = logits.argmax(1, keepdim=True)
     elif isinstance(targets, Tensor) and targets.is_floating_point():
-        if targets.shape[-1] != classes or targets.ndim not in (2, 3) or (targets.ndim == 3 and len(targets) != B):
+        fits = targets.ndim in (2, 3) and targets.shape[-1] == classes and targets.shape[-2] > 0
+        if not fits or (targets.ndim == 3 and len(targets) != B):
             raise ValueError(f"expected weightings [K, {classes}] or [{B}, K, {classes}], got {list(targets.shape)}")
         return targets.to(logits).expand(B, -1, -1)
     else:
         given = torch.as_tensor([targets] if isinstance(targets, int) else targets, device=logits.device)
+        whole = not given.is_floating_point() and given.dtype != torch.bool
+        if not whole or given.ndim not in (1, 2) or (given.ndim == 2 and len(given) not in (1, B)):
+            raise ValueError(f"expected whole class indices [K] or [{B}, K], got {given.dtype} {list(given.shape)}")
         indices = given.expand(B, -1)
     if indices.shape[-1] == 0 or indices.min() < 0 or indices.max() >= classes:
         raise ValueError(f"class indices must lie in 0..{classes - 1}, at least one; got {indices.tolist()}")

@@ -20,8 +20,10 @@ def encode(rgb: Tensor) -> Tensor:
     """Six-channel encoding of sRGB: uint8 or float [B, 3, H, W] -> float32 [B, 6, H, W] in [0, 1], r g b 1-r 1-g 1-b.
 
     uint8 is divided by 255; floats must already lie in [0, 1] and keep their type. With ``1 - x`` beside ``x`` a dark
-    pixel can carry as much evidence as a bright one (CVPR 2021, section 4).
+    pixel can carry as much evidence as a bright one (CVPR 2021, section 4). Raises ValueError for other integer types.
     """
+    if rgb.dtype != torch.uint8 and not rgb.is_floating_point():
+        raise ValueError(f"expected uint8 or floating pixels, got {rgb.dtype}")
     x = rgb.to(torch.float32) / 255 if rgb.dtype == torch.uint8 else rgb
     return torch.cat([x, 1 - x], 1)
 

@@ -34,17 +34,38 @@ def resolve(
     """
     items: dict[Path, Item] = {}
     for source in sources:
-        for item in _expand(source, recursive, leave_out.resolve() if leave_out else None):
-            items.setdefault(item.path.resolve(), item)
+        for item in _expand(source, recursive, identity(leave_out) if leave_out else None):
+            items.setdefault(identity(item.path), item)
     for text in listed:
-        items.setdefault(Path(text).resolve(), Item(Path(text)))
+        items.setdefault(identity(Path(text)), Item(Path(text)))
     return list(items.values())
 
 
+def identity(path: Path) -> Path:
+    """What is the same for all paths of one file. Of what can be no file, the path itself."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):  # too long; with a NUL; a link to itself
+        return path
+
+
+def utf8(text: str) -> str:
+    """A path as text for records and for names of outputs: bytes that are no UTF-8 are written as \\xff."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+    try:
+        yield from _expanded(source, recursive, leave_out)
+    except (OSError, ValueError) as error:  # a name that is too long or none at all, a folder that may not be read
+        raise UsageError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
     path = Path(source)
     if path.is_dir():
-        files = [Item(f, f.parent.relative_to(path)) for f in _pictures_in(path, recursive, leave_out)]
+        found = _pictures_in(path, recursive, leave_out)
+        files = [Item(f, Path(utf8(str(f.parent.relative_to(path))))) for f in found]
         if not files:
             hint = "" if recursive else " (-r looks into its sub-folders)"
             raise UsageError(f"{source}: no pictures in this folder{hint}")
@@ -52,8 +73,8 @@ def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[It
     elif path.exists():
         yield Item(path)
     elif glob.has_magic(source):
-        found = sorted(glob.glob(source, recursive=True), key=_natural)
-        files = [Item(Path(f)) for f in found if Path(f).is_file() and not _drawn_by_coda(Path(f))]
+        matches = sorted(glob.glob(source, recursive=True), key=_natural)
+        files = [Item(Path(f)) for f in matches if Path(f).is_file() and not _drawn_by_coda(Path(f))]
         if not files:
             raise UsageError(f"{source}: the pattern matches no file")
         yield from files
@@ -63,11 +84,13 @@ def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[It
 
 def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[Path]:
     found = []
+    if leave_out and folder.resolve() not in leave_out.parents:
+        leave_out = None  # only an output folder inside this one is in the way
     for path in folder.rglob("*") if recursive else folder.iterdir():
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
-        if leave_out and leave_out != folder.resolve() and path.resolve().is_relative_to(leave_out):
+        if leave_out and path.resolve().is_relative_to(leave_out):
             continue
         if not _drawn_by_coda(path):
             found.append(path)
@@ -81,7 +104,7 @@ def _drawn_by_coda(path: Path) -> bool:
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which img2 comes before img10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", text)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", text)]
 
 
 def _nearest(path: Path) -> str:

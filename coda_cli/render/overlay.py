@@ -97,7 +97,7 @@ def margin(picture: Picture) -> int:
 
 
 def _unit(picture: Picture) -> int:
-    """Font size that reads well beside a picture: a 28th of its smaller side, within bounds."""
+    """Font size that reads well beside a picture: a 24th of its smaller side, within bounds."""
     return int(np.clip(min(picture.shape[:2]) / 24, 13, 44))
 
 

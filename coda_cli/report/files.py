@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 import zipfile
@@ -12,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.sources import RECORD_KEY, Item
+from coda_cli.media.sources import RECORD_KEY, Item, utf8
 from coda_cli.media.stills import read_png_text
 from coda_cli.report.records import Record, from_json
 
 KINDS = {"overlay": "png", "heatmap": "png", "panel": "png", "npz": "npz", "json": "json"}
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
-LONGEST = 200  # bytes of a file name; file systems allow 255, temporary names need some
+LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
+_NO_CLASS = "\0"  # stands for the class in the name of a record; no file name holds it
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,23 @@ class Naming:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:
             raise UsageError(f"--name {self.template!r}: {error}") from error
+        if "/" in self.template or os.sep in self.template:
+            raise UsageError(f"--name {self.template!r}: names files, not folders; --output names the folder")
         if unknown := sorted(fields - set(FIELDS)):
             raise UsageError(f"--name: no field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
         if not fields & {"stem", "name"}:
             raise UsageError("--name: needs {stem} or {name}, or every picture would get the same name")
         if not {"kind", "ext"} <= fields:
             raise UsageError("--name: needs {kind} and {ext}, or a picture and its record would get the same name")
+        try:
+            self._render(Item(Path("stem.png")), "overlay", "png", "class", "0")
+        except (ValueError, TypeError) as error:  # a format that is not for texts
+            raise UsageError(f"--name {self.template!r}: {error}") from error
+
+    @property
+    def tells_classes_apart(self) -> bool:
+        """Whether the files about several classes of one input get names of their own."""
+        return "{class" in self.template or "{index" in self.template
 
     def path(self, item: Item, kind: str, class_name: str, class_index: str) -> Path:
         """Where the output ``kind`` about one class of an input goes."""
@@ -48,21 +61,24 @@ class Naming:
 
     def record_path(self, item: Item) -> Path:
         """Where the record of an input goes. It is found again before the class is known, so its name has none."""
-        name = self._render(item, "coda", "json", "", "")
-        return self.folder / item.subfolder / re.sub(r"([._-])[._-]+", r"\1", name).strip("._-")
+        name = self._render(item, "coda", "json", _NO_CLASS, _NO_CLASS)
+        # A separator goes with the class: "a..coda.json" would be odd. Those of the input's own name stay.
+        name = re.sub(rf"^(?:{_NO_CLASS}[ ._-]?)+|[ ._-]?{_NO_CLASS}", "", name)
+        return self.folder / item.subfolder / name
 
     def array_path(self, item: Item) -> Path:
         """Where the arrays of an input go, beside its record."""
         return self.record_path(item).with_suffix(".npz")
 
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
+        source = Path(utf8(os.path.abspath(item.path)))
         values = {
-            "stem": item.path.stem,
-            "name": item.path.name,
-            "suffix": item.path.suffix.lstrip("."),
-            "parent": item.path.resolve().parent.name,
+            "stem": source.stem,
+            "name": source.name,
+            "suffix": source.suffix.lstrip("."),
+            "parent": source.parent.name,
             "class": class_name.replace("/", "-"),
-            "class_slug": slug(class_name) if class_name else "",
+            "class_slug": class_name if class_name == _NO_CLASS else slug(class_name),
             "index": class_index,
             "model": slug(self.model),
             "kind": kind,
@@ -74,12 +90,15 @@ class Naming:
         # Too long for a file name: the stem gives way, a hash of the whole name keeps it unique.
         import hashlib
 
-        mark = hashlib.sha256(item.path.name.encode()).hexdigest()[:8]
+        mark = hashlib.sha256(source.name.encode()).hexdigest()[:8]
         excess = len(name.encode()) - LONGEST + len(mark) + 1
         for key in ("stem", "name"):
             kept = values[key].encode()[: max(8, len(values[key].encode()) - excess)].decode(errors="ignore")
             values[key] = f"{kept}~{mark}"
-        return self.template.format_map(values)
+        name = self.template.format_map(values)
+        if len(name.encode()) > LONGEST + 40:
+            raise UsageError(f"--name: makes file names of {len(name.encode())} bytes, which is too long")
+        return name
 
 
 def slug(text: str) -> str:
@@ -87,8 +106,10 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text.casefold()).strip("-_") or "class"
 
 
-def refuse_collisions(naming: Naming, items: Sequence[Item]) -> None:
-    """Raise UsageError when two inputs map to one output, or an output is one of the inputs; before any work."""
+def refuse_collisions(naming: Naming, items: Sequence[Item], several_classes: bool) -> None:
+    """Raise UsageError when two inputs, or two classes of an input, map to one output; before any work."""
+    if several_classes and not naming.tells_classes_apart:
+        raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
     taken: dict[Path, Item] = {}
     for item in items:
         path = naming.record_path(item)

@@ -18,7 +18,7 @@ from coda_cli.media.view import fit
 
 Progress = Callable[[int, int], None]
 HELD_OUT_FOLDERS = ("test", "val", "validation")
-HELD_OUT_SHARE = 0.1  # of each class, where a data set has no folder of its own for it
+HELD_OUT_SHARE = 0.1  # of all pictures, class by class, where a data set has no folder of its own for it
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ def _torchvision_cifar(root: Path, size: int) -> tuple[Split, Split]:
         raise TrainingError(f"{root}: CIFAR-10 pictures have 32 x 32 pixels, the recipe asks for {size}")
     splits = []
     for train in (True, False):
-        data = CIFAR10(str(root), train=train, download=False)
+        try:
+            data = CIFAR10(str(root), train=train, download=False)
+        except RuntimeError as error:  # a file is missing or has another checksum
+            raise TrainingError(f"{root}: cifar-10-batches-py is incomplete or damaged; get CIFAR-10 again") from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         splits.append(Split(images, torch.tensor(data.targets), tuple(data.classes)))
     return splits[0], splits[1]

@@ -72,8 +72,8 @@ def train(
     """Train a network on ``data`` (training split, held-out split), keeping log and state in ``folder``.
 
     ``time_budget`` (seconds of this call) ends the run early with its state saved; ``resume`` goes on from there.
-    ``compiled`` uses torch.compile where a compiler is at hand. Raises TrainingError when the loss is no longer finite
-    or the state in ``folder`` belongs to another recipe.
+    ``compiled`` uses torch.compile where a compiler is at hand. Raises TrainingError when gradient or weights are no
+    longer finite or the state in ``folder`` belongs to another recipe or other data.
     """
     start = time.monotonic()
     train_split, test_split = data[0].to(device), data[1].to(device)
@@ -86,7 +86,7 @@ def train(
         raise TrainingError(f"{len(train_split)} training pictures do not fill one batch of {recipe.batch}")
     steps, step, before = recipe.epochs * per_epoch, 0, 0.0
     if resume:
-        step, before = _load_state(folder / STATE_FILE, recipe, model, optimiser)
+        step, before = _load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
     log = _Log(folder / LOG_FILE, keep_until=step)
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
@@ -108,10 +108,7 @@ def train(
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         if not torch.isfinite(norm):
-            raise TrainingError(
-                f"diverged at step {step} of {steps}: the gradient is not finite; lower the learning rate "
-                f"({recipe.learning_rate:g}), raise --warmup, and start again. No checkpoint was written"
-            )
+            raise _diverged("gradient is", step, steps, recipe)
         optimiser.step()
         step += 1
         losses.append(loss.detach())
@@ -130,13 +127,22 @@ def train(
             losses, window_start = [], time.monotonic()
         if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
             seconds = before + time.monotonic() - start
-            _save_state(folder / STATE_FILE, recipe, model, optimiser, step, seconds)
+            _save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, seconds)
             saved = time.monotonic()
         if out_of_time and step < steps:
             return Result(model, False, step, before + time.monotonic() - start)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):  # no gradient follows the last step
+        raise _diverged("weights are", step, steps, recipe)
     model.eval()
     final = accuracy(model, test_split)
     return Result(model, True, step, before + time.monotonic() - start, final)
+
+
+def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError:
+    return TrainingError(
+        f"diverged at step {step} of {steps}: the {what} not finite; lower the learning rate "
+        f"({recipe.learning_rate:g}), raise --warmup, and start again. No checkpoint was written"
+    )
 
 
 def finish(result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path, name: str) -> Path:
@@ -235,10 +241,17 @@ def accuracy(model: nn.Module, split: Split, *, limit: int | None = None, autoca
 
 
 def _save_state(
-    path: Path, recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, seconds: float
+    path: Path,
+    recipe: Recipe,
+    data: Split,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
 ) -> None:
     state = {
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "data": _described(data),
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
@@ -247,7 +260,9 @@ def _save_state(
     write_with(path, lambda stream: torch.save(state, stream))
 
 
-def _load_state(path: Path, recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+def _load_state(
+    path: Path, recipe: Recipe, data: Split, model: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
     if not path.exists():
         raise TrainingError(f"{path}: no state to resume from; start without --resume")
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -255,9 +270,16 @@ def _load_state(path: Path, recipe: Recipe, model: nn.Module, optimiser: torch.o
         raise TrainingError(
             f"{path}: belongs to a run with another recipe; resume with the options it was started with"
         )
+    described = state.get("data", _described(data))
+    if described != _described(data):
+        raise TrainingError(f"{path}: belongs to a run on other data: {described}; this is {_described(data)}")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"], state["seconds"]
+
+
+def _described(data: Split) -> str:
+    return f"{len(data)} pictures of the classes {', '.join(data.classes)}"
 
 
 class _Log:

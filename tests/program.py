@@ -1,0 +1,241 @@
+"""The program as a program: the real ``main`` inside this process, or a real child. What tests see is what a user sees.
+
+Every run is held to what is always promised: the exit status the test expects, no traceback, nothing on stderr but
+coda's own lines, and, with --json, nothing on stdout but strict JSON that says which schema it is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from coda_cli.cli import app as cli_app
+from coda_cli.cli.console import console
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_OURS = re.compile(r"CODA_|NO_COLOR$|FORCE_COLOR$|TTY_|COLUMNS$|CI$")  # the developer's shell must not matter
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run of the program ended and what it wrote to its streams."""
+
+    args: tuple[str, ...]
+    exit_status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of stdout."""
+        return self.out.removesuffix("\n").split("\n") if self.out else []
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Every line of stdout as a JSON object; NaN and Infinity are no JSON."""
+        return [strict_json(line) for line in self.lines]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The only line of stdout as a JSON object."""
+        (record,) = self.records
+        return record
+
+    @property
+    def errors(self) -> list[str]:
+        """The messages of the errors on stderr, a line each."""
+        return [line.removeprefix("coda: error: ") for line in self.err.splitlines() if line.startswith("coda: error:")]
+
+    @property
+    def error(self) -> str:
+        """The only error on stderr."""
+        (error,) = self.errors
+        return error
+
+    def __str__(self) -> str:
+        return f"coda {' '.join(self.args)}\n-> {self.exit_status}\n-- stdout\n{self.out}\n-- stderr\n{self.err}"
+
+
+def strict_json(text: str) -> dict[str, Any]:
+    """A JSON object in which no number is NaN or infinite."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON: {text[:200]}")
+
+    value = json.loads(text, parse_constant=refuse)
+    assert isinstance(value, dict)
+    return value
+
+
+def run(
+    *args: str | Path,
+    status: int = 0,
+    input: str | bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Result:
+    """Run ``coda ARGS`` in this process, with ``input`` on stdin; anything but the exit ``status`` fails the test."""
+    texts = tuple(map(str, args))
+    before = threading.active_count()
+    with pytest.MonkeyPatch.context() as patch, _captured(patch) as (out, err):
+        for name in [name for name in os.environ if _OURS.match(name)]:
+            patch.delenv(name)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["coda", *texts])
+        data = input.encode() if isinstance(input, str) else input or b""
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        ended = _run_main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        result = Result(texts, ended, _read(out), _read(err))
+    assert threading.active_count() <= before, f"threads still run after {result}"
+    return checked(result, status)
+
+
+def _run_main() -> int:
+    # The program's voice and its signal handler belong to a process, and this process runs it many times.
+    console.verbosity, console._rich = 0, None
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        cli_app.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        console.verbosity, console._rich = 0, None
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _captured(patch: pytest.MonkeyPatch) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Both streams into files, at the level of file descriptors: C libraries write past Python's."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        kept = os.dup(1), os.dup(2)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        try:
+            # As Python sets them up for a pipe: names that are no UTF-8 cannot be printed on stdout.
+            with (
+                open(1, "w", encoding="utf-8", closefd=False) as stdout,
+                open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stderr,
+            ):
+                patch.setattr(sys, "stdout", stdout)
+                patch.setattr(sys, "stderr", stderr)
+                yield out, err
+        finally:
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+            os.close(kept[0])
+            os.close(kept[1])
+
+
+def _read(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
+def run_process(
+    *args: str | Path,
+    status: int = 0,
+    input: str | bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    python: Sequence[str] = (),
+) -> Result:
+    """Run ``python -m coda_cli ARGS`` as a child; ``python`` are options of the interpreter."""
+    data = input.encode() if isinstance(input, str) else input or b""
+    child = subprocess.run(
+        command(*args, python=python), input=data, env=environment(env), cwd=cwd, capture_output=True, timeout=120
+    )
+    result = Result(tuple(map(str, args)), child.returncode, child.stdout.decode(), child.stderr.decode())
+    return result if python else checked(result, status)
+
+
+def start(*args: str | Path, cwd: Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    """Start ``python -m coda_cli ARGS`` as a child, for tests that meddle while it runs."""
+    return subprocess.Popen(
+        command(*args), cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE
+    )
+
+
+def finish(child: subprocess.Popen[bytes], status: int) -> Result:
+    """Wait for a started child, which must end with ``status``."""
+    out, err = child.communicate(timeout=120)
+    arguments = child.args if isinstance(child.args, list) else []
+    return checked(Result(tuple(arguments[3:]), child.returncode, (out or b"").decode(), err.decode()), status)
+
+
+def command(*args: str | Path, python: Sequence[str] = ()) -> list[str]:
+    """The command line of a child."""
+    return [sys.executable, *python, "-m", "coda_cli", *map(str, args)]
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment for a child, without what would change the program."""
+    kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+    return kept | {"OMP_NUM_THREADS": "1"} | dict(more or {})
+
+
+def checked(result: Result, status: int) -> Result:
+    """The result, if it is what every run promises."""
+    assert result.exit_status == status, f"expected exit status {status}: {result}"
+    assert "Traceback" not in result.err + result.out, str(result)
+    usage = result.err.startswith("Usage: ")  # the option parser's own complaint
+    strange = [] if usage else [line for line in result.err.splitlines() if not line.startswith("coda: ")]
+    assert not strange, f"not coda's own words on stderr: {strange} {result}"
+    if status not in (0, 130, 143):
+        assert usage or result.errors, f"failed without an error message: {result}"
+    if "--json" in result.args:
+        assert all(record["schema"] for record in result.records)
+    return result
+
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def scene(width: int = 50, height: int = 40, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture uint8 [H, W, 3] with smooth shapes and some grain, different for every seed and side."""
+    generator = np.random.default_rng((seed, width, height))
+    coarse = Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
+    grain = generator.integers(-12, 13, (height, width, 3))
+    picture: NDArray[np.uint8] = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    return picture
+
+
+def photo(path: Path, width: int = 50, height: int = 40, seed: int = 0) -> Path:
+    """Such a picture as a file, in the format of its suffix; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scene(width, height, seed)).save(path)
+    return path
+
+
+def photos(folder: Path, *names: str) -> list[Path]:
+    """Pictures of these names, each with a content of its own."""
+    return [photo(folder / name, seed=seed) for seed, name in enumerate(names)]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a folder with their bytes; names relative and with /."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
