@@ -207,14 +207,14 @@ class _Run:
 
     def _target(self, path: Path, picture: Picture) -> Path | None:
         """Where a file is really written; None when one is there that stays."""
-        refuse_inputs(path, self.inputs)
         policy = self.output.if_exists
         if policy == "rename":
             return free_neighbour(path)
+        if policy == "skip" and path.exists():
+            return None
+        refuse_inputs(path, self.inputs)
         if policy == "overwrite" or not path.exists():
             return path
-        if policy == "skip":
-            return None
         # A run that was stopped leaves pictures without their record: those are replaced by the same again.
         stored = stored_record(path) if policy == "match" else None
         if stored is None or not self._matches(stored, picture):

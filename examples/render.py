@@ -83,7 +83,9 @@ def finish(canvas: Canvas, seed: int) -> Canvas:
     picture, mask = canvas
     small = picture.filter(ImageFilter.GaussianBlur(1.5)).resize((W, H), Image.Resampling.LANCZOS)
     grain = np.random.default_rng(seed).normal(0, 2.5, (H, W, 1))
-    return image(np.asarray(small, float) + grain), mask.resize((W, H), Image.Resampling.BOX).point(lambda v: 255 * (v > 127))
+    return image(np.asarray(small, float) + grain), mask.resize((W, H), Image.Resampling.BOX).point(
+        lambda v: 255 * (v > 127)
+    )
 
 
 def blank(background: NDArray[np.float64]) -> Canvas:
@@ -137,7 +139,9 @@ def ship() -> Canvas:
     shape(canvas, [(0.325, 0.20), (0.333, 0.20), (0.335, 0.345), (0.323, 0.345)], (90, 90, 96))
     for y, first, last in ((0.48, 0.20, 0.68), (0.42, 0.25, 0.56)):
         for x in np.arange(first, last, 0.035):
-            shape(canvas, [(x, y - 0.010), (x + 0.018, y - 0.010), (x + 0.018, y + 0.010), (x, y + 0.010)], (58, 74, 96))
+            shape(
+                canvas, [(x, y - 0.010), (x + 0.018, y - 0.010), (x + 0.018, y + 0.010), (x, y + 0.010)], (58, 74, 96)
+            )
     return finish(canvas, 2)
 
 
@@ -169,7 +173,9 @@ def automobile() -> Canvas:
     canvas = blank(_road(21))
     _shadow(canvas, 0.06, 0.95, 0.755)
     red, glass, dark = (188, 32, 34), (70, 92, 112), (28, 28, 32)
-    shape(canvas, [(0.27, 0.53), (0.36, 0.405), (0.42, 0.385), (0.62, 0.385), (0.69, 0.41), (0.80, 0.53)], red, shade=0.3)
+    shape(
+        canvas, [(0.27, 0.53), (0.36, 0.405), (0.42, 0.385), (0.62, 0.385), (0.69, 0.41), (0.80, 0.53)], red, shade=0.3
+    )
     shape(canvas, [(0.06, 0.60), (0.09, 0.55), (0.28, 0.515), (0.80, 0.515), (0.92, 0.545), (0.955, 0.62), (0.95, 0.70),
                    (0.90, 0.72), (0.10, 0.72), (0.055, 0.69)], red, shade=0.35)  # fmt: skip
     shape(canvas, [(0.32, 0.515), (0.385, 0.42), (0.43, 0.405), (0.50, 0.405), (0.50, 0.515)], glass)
@@ -192,7 +198,9 @@ def truck() -> Canvas:
     for x in np.arange(0.09, 0.64, 0.055):
         shape(canvas, [(x, 0.23), (x + 0.006, 0.23), (x + 0.006, 0.65), (x, 0.65)], (176, 176, 172), shade=0.1)
     shape(canvas, [(0.05, 0.655), (0.95, 0.655), (0.95, 0.72), (0.05, 0.72)], dark)
-    shape(canvas, [(0.675, 0.34), (0.84, 0.34), (0.89, 0.50), (0.955, 0.53), (0.96, 0.70), (0.675, 0.70)], cab, shade=0.3)
+    shape(
+        canvas, [(0.675, 0.34), (0.84, 0.34), (0.89, 0.50), (0.955, 0.53), (0.96, 0.70), (0.675, 0.70)], cab, shade=0.3
+    )
     shape(canvas, [(0.74, 0.375), (0.825, 0.375), (0.865, 0.50), (0.74, 0.50)], glass)
     shape(canvas, [(0.925, 0.58), (0.957, 0.585), (0.957, 0.62), (0.925, 0.62)], (246, 240, 214), shade=0.1)
     for x in (0.15, 0.29, 0.80):

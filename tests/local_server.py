@@ -92,8 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         if server.stall_after is not None:
             self.wfile.write(body[: server.stall_after])
             self.wfile.flush()
-            while server.stall_after is not None and not server.released.wait(0.02):
-                pass
+            for _ in range(500):  # ten seconds: a client without a timeout fails its test and does not hang
+                if server.stall_after is None or server.released.wait(0.02):
+                    break
         elif server.trickle is not None:
             for byte in body:
                 self.wfile.write(bytes([byte]))

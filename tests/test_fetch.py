@@ -89,6 +89,13 @@ def test_a_file_with_the_recorded_hash_is_not_downloaded_again(server: FileServe
     assert len(server.asked) == 1
 
 
+def test_a_sound_file_in_a_cache_that_cannot_be_written_is_fine(target: Path) -> None:
+    expect(target, CONTENT)
+    target.write_bytes(CONTENT)
+    assert pull(NAME) == target
+    assert not target.with_name(target.name + ".lock").exists()  # nothing was written
+
+
 def test_force_downloads_again(server: FileServer, target: Path) -> None:
     expect(target, CONTENT)
     pull(NAME)
@@ -361,6 +368,7 @@ def test_a_server_that_trickles_ends_in_an_error(
     server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    server.files[ADDRESS] = bytes(150)
     server.trickle = 0.02  # far under the timeout between two pieces, and 50 bytes per second
     refused(NetworkError, r"stalled, \d+ bytes in", target)
 

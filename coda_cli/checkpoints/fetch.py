@@ -43,6 +43,8 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
     entry = find(name)
     if entry.url is None:
         return entry.path
+    if entry.sha256 and not force and _sound(entry):  # without the lock: a shared cache may be read-only
+        return entry.path
     import filelock
 
     try:
@@ -166,7 +168,7 @@ def _download(url: str, entry: Known, part: Path, progress: Progress | None) -> 
                 with part.open("ab" if continued else "wb") as stream:
                     # After the old beginning is gone: killed in between, nothing is left that could be mistaken.
                     _beside(part, ".from").write_text(_identity(response), encoding="utf-8")
-                    _copy(response, stream, start if continued else 0, progress)
+                    _copy(response, stream, start if continued else 0, _shown(url), progress)
                     stream.flush()
                     os.fsync(stream.fileno())
                 _beside(part, ".from").unlink()
@@ -208,10 +210,10 @@ def _size(response: Response) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _copy(response: Response, stream: IO[bytes], done: int, progress: Progress | None) -> None:
+def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: Progress | None) -> None:
     """The body of an answer into ``stream``, behind the ``done`` bytes that are there. Raises NetworkError."""
     total = _size(response)
-    url, since, before = _shown(response.url), time.monotonic(), done
+    since, before = time.monotonic(), done
     # read1 gives what has arrived; read would wait for a full piece, however slowly it trickles in.
     while piece := response.raw.read1(PIECE):
         stream.write(piece)

@@ -200,14 +200,13 @@ def pull(
 ) -> None:
     """Download a published network.
 
-    What is here already is only checked. A pull that was cut off goes on where it stopped. CODA_MIRROR names another place to download from, where the
-    files lie as NAME/FILE; CODA_CACHE_DIR the folder for them.
+    What is here already is only checked. A pull that was cut off goes on where it stopped. CODA_MIRROR names another
+    place to download from, where the files lie as NAME/FILE; CODA_CACHE_DIR the folder for them.
 
     \b
     coda models pull 9L-S-CoDA-SQ-1000
     CODA_MIRROR=https://mirror.example.org/coda coda models pull 9L-L-CoDA-SQ-100000
     """
-    del quiet, verbose  # took effect when they were parsed
     from coda_cli.checkpoints import fetch
 
     entry = manifest.find(name)
@@ -245,13 +244,13 @@ def convert(
 ) -> None:
     """Convert weights to a file of coda's own.
 
-    It holds its own description, so that nothing else is needed to use it. The new file is loaded again and must give the very same logits before it gets its name.
+    It holds its own description, so that nothing else is needed to use it. The new file is loaded again and must give
+    the very same logits before it gets its name.
 
     \b
     coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
     coda models convert CIFAR10/final/9L-S-CoDA-SQ-rank-4/model_epoch_200.pkl -o rank-4.safetensors
     """
-    del quiet, verbose
     from coda_cli.checkpoints import loading, proof
 
     output = output or file.with_suffix(loading.SUFFIX)
@@ -292,7 +291,6 @@ def verify(
     coda models verify
     coda models verify 9L-S-CoDA-SQ-1000 --json
     """
-    del quiet, verbose
     names = [name] if name else [n for n, entry in manifest.known().items() if entry.here]
     if not names:
         raise UsageError("no network is on this machine; coda models list shows which can be pulled")

@@ -30,7 +30,10 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run: state, log, network.")
     ] = Path("coda-train"),
-    name: Annotated[str | None, typer.Option(help="The network's name [default: the recipe's].")] = None,
+    name: Annotated[str | None, typer.Option(help="The network's name [default: the data folder's].")] = None,
+    data_note: Annotated[
+        str | None, typer.Option("--data-note", metavar="TEXT", help="What the network's file says about the data.")
+    ] = None,
     arch: Arch = None,
     size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
@@ -67,9 +70,11 @@ def train(
         "precision": precision, "seed": seed,
     }  # fmt: skip
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
+    name = name or data.resolve().name
+    chosen = replace(chosen, notes={"data": data_note or name})
     if (output / "training-state.pt").exists() and not resume:
         raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
-    _run(chosen, data, output, name or recipe, resume, time_budget, device, not no_compile)
+    _run(chosen, data, output, name, resume, time_budget, device, not no_compile)
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import io
 import os
-import tempfile
+import secrets
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -48,20 +49,48 @@ def read_image(path: Path) -> Picture:
     if not data:
         raise MediaError(f"{path}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit below is the rule
-            with Image.open(io.BytesIO(data)) as image:
-                _refuse_bombs(path, image.size)
-                rgb, notes = _to_rgb(image)
+        with _PILLOW_SILENT, Image.open(io.BytesIO(data)) as image:
+            _refuse_bombs(path, image.size)
+            rgb, notes = _to_rgb(image)
+    except MediaError:
+        raise
     except UnidentifiedImageError as error:
         raise MediaError(f"{path}: not a picture in a format coda can read") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"{path}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller first") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises all four for broken files
+    except Exception as error:  # decoders raise IndexError, RuntimeError and whatever else for broken files
         raise MediaError(
             f"{path}: broken or truncated picture ({str(error).strip() or type(error).__name__})"
         ) from error
     return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes)
+
+
+class _Silence:
+    """``with`` it, Pillow's warnings about odd files are not shown, and its limit of pixels is not: ours is the rule.
+
+    ``warnings.catch_warnings`` alone is not safe in threads: here the first one in sets the filter, and the last one
+    out restores what was there before.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.caught = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.caught = warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.caught.__exit__(None, None, None)
+
+
+_PILLOW_SILENT = _Silence()
 
 
 def _refuse_bombs(path: Path, size: tuple[int, int]) -> None:
@@ -78,7 +107,7 @@ def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         image.seek(0)
     image.load()
     turned = ImageOps.exif_transpose(image)
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(0x0112) in range(2, 9):
         notes.append("turned as its EXIF orientation says")
     image = turned
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit: convert("RGB") would clip
@@ -86,14 +115,17 @@ def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         notes.append("scaled to 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
+        if np.asarray(rgba)[..., 3].min() < 255:  # screenshots have an alpha channel that hides nothing
+            notes.append("transparency laid on white")
         background = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(background, rgba)
-        notes.append("transparency laid on white")
     return np.asarray(image.convert("RGB")), tuple(notes)
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("some of its values are no numbers")
     top = 65535.0 if image.mode != "F" and values.max(initial=0) <= 65535 else float(values.max(initial=1)) or 1.0
     return Image.fromarray(np.clip(np.round(values / top * 255), 0, 255).astype(np.uint8))
 
@@ -107,31 +139,22 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
     Raises MediaError when the folder cannot be written or the disk is full.
     """
+    # Not mkstemp: its files are private, and the umask that says what others may do cannot be asked for in a thread.
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
     except OSError as error:
         raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 TEMPORARY_PREFIX = ".coda-"  # leftovers of a killed run are recognised by it
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
@@ -146,9 +169,9 @@ def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None
 def read_png_text(path: Path, key: str) -> str | None:
     """A text chunk of a PNG, without decoding the picture; None where there is none or the file is broken."""
     try:
-        with Image.open(path) as image:
+        with _PILLOW_SILENT, Image.open(path) as image:
             value = image.info.get(key)
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # see read_image
         return None
     return str(value) if value is not None else None
 

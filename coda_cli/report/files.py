@@ -43,8 +43,10 @@ class Naming:
             raise UsageError(f"--name: no field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
         if not fields & {"stem", "name"}:
             raise UsageError("--name: needs {stem} or {name}, or every picture would get the same name")
-        if not {"kind", "ext"} <= fields:
-            raise UsageError("--name: needs {kind} and {ext}, or a picture and its record would get the same name")
+        if "kind" not in fields or not self.template.endswith(".{ext}"):
+            raise UsageError(
+                "--name: needs {kind} and ends in .{ext}, or a picture and its record would get the same name"
+            )
         try:
             self._render(Item(Path("stem.png")), "overlay", "png", "class", "0")
         except (ValueError, TypeError) as error:  # a format that is not for texts

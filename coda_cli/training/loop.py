@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -250,7 +250,7 @@ def _save_state(
     seconds: float,
 ) -> None:
     state = {
-        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "recipe": _identity(recipe),
         "data": _described(data),
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -266,7 +266,7 @@ def _load_state(
     if not path.exists():
         raise TrainingError(f"{path}: no state to resume from; start without --resume")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["recipe"] != json.dumps(asdict(recipe), sort_keys=True):
+    if state["recipe"] != _identity(recipe):
         raise TrainingError(
             f"{path}: belongs to a run with another recipe; resume with the options it was started with"
         )
@@ -280,6 +280,11 @@ def _load_state(
 
 def _described(data: Split) -> str:
     return f"{len(data)} pictures of the classes {', '.join(data.classes)}"
+
+
+def _identity(recipe: Recipe) -> str:
+    """Everything about a recipe that decides the weights: not its notes."""
+    return json.dumps(asdict(replace(recipe, notes={})), sort_keys=True)
 
 
 class _Log:

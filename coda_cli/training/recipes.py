@@ -32,8 +32,6 @@ class Recipe:
         return {**self.arguments, "channels": [*self.arguments["channels"][:-1], count]}
 
 
-CIFAR10_DATA = "CIFAR-10 (Krizhevsky, Nair and Hinton, 2009)"
-
 RECIPES: dict[str, Recipe] = {
     # The published rank-16 variant of the S network. The temperature decides how far the weights align and how hard
     # the first steps are.
@@ -43,6 +41,5 @@ RECIPES: dict[str, Recipe] = {
         epochs=8,
         early_size=24,
         early_share=0.6,
-        notes={"data": CIFAR10_DATA},
     ),
 }

@@ -1,0 +1,122 @@
+"""The examples and the documents say what the program does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import coda_cli
+from coda_cli.checkpoints.loading import Net
+from coda_cli.report.records import from_json
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+PICTURES = sorted((EXAMPLES / "pictures").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    return coda_cli.load("cifar10")
+
+
+def printed(script: str, *arguments: str) -> dict[str, str]:
+    """The ``key value`` lines an example prints."""
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    return dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", ["ship", "truck"])
+def test_the_decomposition_by_hand_gives_the_numbers_that_coda_gives(name: str) -> None:
+    picture = str(EXAMPLES / "pictures" / f"{name}.png")
+    ours, by_hand = printed("decompose.py", picture), printed("decompose_by_hand.py", picture)
+    assert ours.keys() == by_hand.keys() == {"class", "logit", "bias", "for", "against", "strongest", "exact"}
+    assert ours["exact"] == by_hand["exact"] == "True"
+    for key in ("class", "bias"):
+        assert ours[key] == by_hand[key]
+    for key in ("logit", "for", "against"):
+        assert float(ours[key]) == pytest.approx(float(by_hand[key]), abs=2e-4)
+    assert ours["strongest"].split(" at ")[1] == by_hand["strongest"].split(" at ")[1]
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.stem)
+def test_an_example_picture_gives_its_expected_record(picture: Path, net: Net) -> None:
+    expected = from_json((EXAMPLES / "expected" / f"{picture.stem}.coda.json").read_text())
+    assert expected.network.sha256 == net.sha256, "the weights changed: write examples/expected anew"
+    explanation = coda_cli.explain_image(picture, net)
+    part, d = expected.explained[0], explanation.decomposition
+    assert [t.index for t in explanation.targets] == [part.index]
+    assert part.name == picture.stem  # the network gets its own examples right
+    size = part.positive - part.negative
+    pixels = explanation.maps[0].astype(float)
+    assert float(d.logit[0, 0]) == pytest.approx(part.logit, abs=1e-4 * size)
+    assert pixels[pixels > 0].sum() == pytest.approx(part.positive, abs=1e-4 * size)
+    assert pixels[pixels < 0].sum() == pytest.approx(part.negative, abs=1e-4 * size)
+    grid = [[cell.sum() for cell in np.array_split(row, 3, 1)] for row in np.array_split(pixels, 3, 0)]
+    np.testing.assert_allclose(grid, part.evidence.grid, atol=1e-4 * size)
+
+
+def test_every_picture_has_a_mask_of_its_size() -> None:
+    assert len(PICTURES) >= 4
+    for picture in PICTURES:
+        mask = Image.open(EXAMPLES / "masks" / picture.name)
+        assert mask.size == Image.open(picture).size
+        assert 0.05 < np.asarray(mask.convert("L"), float).mean() / 255 < 0.6
+
+
+def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_prints() -> None:
+    command = [sys.executable, str(EXAMPLES / "inside.py")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    text = (EXAMPLES / "README.md").read_text()
+    for line in lines:
+        name, *numbers = line.split()
+        # A share may differ in its last digit between processors.
+        shown = next((row.split() for row in text.splitlines() if row.split()[:1] == [name]), None)
+        assert shown is not None, line
+        for a, b in zip(shown[1:], numbers, strict=True):
+            if a.rstrip("%").replace(".", "").isdigit():
+                assert float(a.rstrip("%")) == pytest.approx(float(b.rstrip("%")), abs=0.11)
+            else:
+                assert a == b
+
+
+def test_the_readme_names_only_options_and_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text() + (EXAMPLES / "README.md").read_text()
+    assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
+    helps = {}
+    for command in (("explain",), ("train",), ("models", "convert"), ("models", "pull"), ("models", "verify")):
+        run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)
+        helps[command] = run.stdout
+        assert run.returncode == 0
+    everything = " ".join(helps.values()) + "--help"
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
+        assert option in everything, option
+
+
+def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> None:
+    text = (ROOT / "README.md").read_text()
+    start, test = re.findall(r"<!-- (?:start|test) command -->\n```sh\n(.*?)\n```", text, re.DOTALL)
+    assert start.startswith("python3 -m venv .venv && ") and start.endswith("coda explain examples/pictures")
+    assert test.startswith("python3 -m venv .venv && ") and test.endswith("-m pytest")
+
+
+def test_the_card_and_the_readme_state_the_accuracy_in_the_weights(net: Net) -> None:
+    accuracy = net.checkpoint.accuracy
+    assert accuracy is not None
+    assert accuracy.pictures == 10_000
+    assert accuracy.value >= 0.80
+    for document in (ROOT / "README.md", ROOT / "weights" / "cifar10.md"):
+        assert f"{accuracy.value:.2%}".replace("%", " %") in document.read_text(), document
+
+
+def test_the_index_of_the_weights_names_every_file_in_the_folder() -> None:
+    index = json.loads((ROOT / "weights" / "index.json").read_text())
+    assert set(index) == {p.name for p in (ROOT / "weights").glob("*.safetensors")}

@@ -1,0 +1,48 @@
+"""The house in order: lint, types, and what a built wheel carries."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
+def test_the_tree_passes(command: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = ["weights/index.json", "weights/cifar10.safetensors", "checkpoints/classes.json", "py.typed"]
+    wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in (ROOT / "coda_cli").rglob("*.py")]
+    assert {f"coda_cli/{name}" for name in wanted} <= names
+    assert not any(name.startswith(("tests/", "examples/")) for name in names)
+    assert wheel.stat().st_size < 40_000_000
+
+
+def test_nothing_in_the_project_names_a_path_of_a_machine_or_a_registry() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("not a git checkout")
+    # Put together here, or this file would name them itself.
+    forbidden = re.compile(
+        "|".join(["/" + "work/", "/" + "root/", "/" + "tmp/w", "pypi" + r"\.org", "python" + "hosted"])
+    )
+    for name in files.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".json", ".txt") or path.name in ("run", "LICENSE"):
+            found = forbidden.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{name}: {found and found.group()}"
