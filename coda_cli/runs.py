@@ -24,7 +24,15 @@ from coda_cli.explain import Explanation, Request, arrays, explain_views
 from coda_cli.media.sources import RECORD_KEY, Item, identity, utf8
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import View, fit
-from coda_cli.report.files import Naming, free_neighbour, prepare, refuse_collisions, refuse_inputs, stored_record
+from coda_cli.report.files import (
+    Naming,
+    free_neighbour,
+    prepare,
+    refuse_collisions,
+    refuse_inputs,
+    stored_record,
+    sweep,
+)
 from coda_cli.report.pictures import STYLES, draw
 from coda_cli.report.records import Record, Source, core_json, to_json
 
@@ -242,6 +250,8 @@ def explain_many(
     if kinds:
         refuse_collisions(output.naming, items, _several(net, request) and any(kind in STYLES for kind in kinds))
         prepare(output.naming.folder)
+        for subfolder in {item.subfolder for item in items}:
+            sweep(output.naming.folder / subfolder)
     if output.drawing.scale == "run":
         scale = run_scale(net, items, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, scale=scale))

@@ -30,6 +30,7 @@ from coda_cli.cli import app as cli_app
 from coda_cli.cli.console import console
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
 _OURS = re.compile(r"CODA_|NO_COLOR$|FORCE_COLOR$|TTY_|COLUMNS$|CI$")  # the developer's shell must not matter
 
 
@@ -166,22 +167,28 @@ def run_process(
     """Run ``python -m coda_cli ARGS`` as a child; ``python`` are options of the interpreter."""
     data = input.encode() if isinstance(input, str) else input or b""
     child = subprocess.run(
-        command(*args, python=python), input=data, env=environment(env), cwd=cwd, capture_output=True, timeout=120
+        command(*args, python=python), input=data, env=environment(env), cwd=cwd, capture_output=True, timeout=PATIENCE
     )
     result = Result(tuple(map(str, args)), child.returncode, child.stdout.decode(), child.stderr.decode())
     return result if python else checked(result, status)
 
 
-def start(*args: str | Path, cwd: Path, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    """Start ``python -m coda_cli ARGS`` as a child, for tests that meddle while it runs."""
-    return subprocess.Popen(
+@contextmanager
+def started(*args: str | Path, cwd: Path, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m coda_cli ARGS`` as a running child, for tests that meddle with it; it does not outlive the block."""
+    with subprocess.Popen(
         command(*args), cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE
-    )
+    ) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
 
 
 def finish(child: subprocess.Popen[bytes], status: int) -> Result:
     """Wait for a started child, which must end with ``status``."""
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=PATIENCE)
     arguments = child.args if isinstance(child.args, list) else []
     return checked(Result(tuple(arguments[3:]), child.returncode, (out or b"").decode(), err.decode()), status)
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from program import photo, photos, scene, tree
 
-from coda_cli import runs
+from coda_cli import explain
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import weights_folder
-from coda_cli.errors import MediaError
+from coda_cli.errors import MediaError, UsageError
 from coda_cli.media import stills
 from coda_cli.report.records import from_json
 
@@ -367,7 +367,7 @@ def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
 ) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(runs, "explain_views", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("coda_cli.runs.explain_views", lambda *_: pytest.fail("something was computed"))
     result = coda("explain", "a.png", "-o", output, "--scale", "run", status=2)
     assert result.error.startswith(f"{output}: cannot write into this folder (")
     assert (tmp_path / "file").read_text() == "mine"
@@ -433,7 +433,7 @@ def test_two_inputs_with_one_output_are_refused_before_any_work(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos(tmp_path, "x/a.png", "y/a.png", "a.jpg")
-    monkeypatch.setattr(runs, "explain_views", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("coda_cli.runs.explain_views", lambda *_: pytest.fail("something was computed"))
     for pair in (("x/a.png", "y/a.png"), ("x/a.png", "a.jpg")):
         result = coda("explain", *pair, status=2)
         assert result.error.startswith(f"{pair[0]} and {pair[1]} would both be written as coda-out/a.coda.json; ")
@@ -462,15 +462,14 @@ def test_a_picture_too_large_for_the_memory_costs_only_itself(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos(tmp_path / "in", "a.png", "b.png", "c.png")
-    real = runs.explain_views
     dark = int(scene(seed=1).sum())
 
     def explain_views(views: Any, *args: Any) -> Any:
         if any(int(view.rgb.sum()) == dark for view in views):
             raise MediaError("not enough memory")
-        return real(views, *args)
+        return explain.explain_views(views, *args)
 
-    monkeypatch.setattr(runs, "explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
     for scale in ("image", "run"):
         result = looked_at(coda, "in", "--fit", "native", "--scale", scale, status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
@@ -587,7 +586,7 @@ def test_names_that_are_no_utf8_are_explained_and_recorded_readably(coda: Coda, 
 
 
 def wait_for(there: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + program.PATIENCE
     while not there():
         assert child.poll() is None, f"ended too early: {child.communicate()}"
         assert time.monotonic() < deadline, "nothing happened"
@@ -606,28 +605,61 @@ def check_whole(folder: Path) -> None:
         assert all((folder / name).exists() for e in record.explained for name in e.files.values())
 
 
+def test_a_list_from_a_terminal_is_asked_for_in_words(tmp_path: Path) -> None:
+    outer, inner = os.openpty()
+    try:
+        child = subprocess.run(
+            program.command("explain", "-"), stdin=inner, capture_output=True, cwd=tmp_path, text=True
+        )
+    finally:
+        os.close(outer)
+        os.close(inner)
+    assert child.returncode == 2
+    assert child.stderr.startswith("coda: error: - reads a list of paths from stdin, which is a terminal; ")
+
+
+def test_the_traceback_is_shown_to_who_asks(coda: Coda) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        coda("--traceback", "explain", "a.png")
+    with pytest.raises(UsageError, match="no such file"):
+        coda("explain", "a.png", env={"CODA_DEBUG": "1"})
+    assert "no such file" in coda("explain", "a.png", status=2).error
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "in/sub/a.png")
+    left, fresh = (tmp_path / "coda-out/sub" / f".coda-{name}.part" for name in ("left", "fresh"))
+    left.parent.mkdir(parents=True)
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    os.utime(left, (time.time() - 7200,) * 2)
+    coda("explain", "in", "-r")
+    assert not left.exists()
+    assert fresh.exists()  # it may belong to a run that goes on at this moment
+
+
 @pytest.mark.parametrize(
     ("number", "status", "said"), [(signal.SIGINT, 130, "interrupted: "), (signal.SIGTERM, 143, "terminated")]
 )
 def test_a_run_that_is_stopped_leaves_whole_results_and_the_same_command_goes_on(
     coda: Coda, tmp_path: Path, number: signal.Signals, status: int, said: str
 ) -> None:
-    photos(tmp_path / "in", *(f"{i:02}.png" for i in range(30)))
+    photos(tmp_path / "in", *(f"{i:02}.png" for i in range(20)))
     args = ("explain", "in", "--class", "0", "--batch-size", "1", "--write", "overlay,json")
-    child = program.start(*args, cwd=tmp_path, stdout=subprocess.DEVNULL)
     out = tmp_path / "coda-out"
-    wait_for(lambda: len(list(out.glob("*.json"))) > 0, child)
-    child.send_signal(number)
-    stopped = program.finish(child, status)
+    with program.started(*args, cwd=tmp_path, stdout=subprocess.DEVNULL) as child:
+        wait_for(lambda: len(list(out.glob("*.json"))) > 0, child)
+        child.send_signal(number)
+        stopped = program.finish(child, status)
     assert stopped.err.splitlines()[-1].startswith(f"coda: {said}")
     assert not stopped.errors
     check_whole(out)
     done = len(list(out.glob("*.json")))
-    assert 0 < done < 30
+    assert 0 < done < 20
     again = coda(*args)
-    assert f"coda: {30 - done} explained, {done} skipped in" in again.err
+    assert f"coda: {20 - done} explained, {done} skipped in" in again.err
     check_whole(out)
-    assert len(tree(out)) == 60
+    assert len(tree(out)) == 40
 
 
 def test_ctrl_c_before_anything_was_done_leaves_quietly(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -657,14 +689,13 @@ def test_ctrl_c_while_a_file_is_written_leaves_no_temporary_file(
 
 def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
     photos(tmp_path / "in", *(f"{i:02}.png" for i in range(12)))
-    child = program.start("explain", "in", "--json", "--class", "0", "--batch-size", "1", cwd=tmp_path)
-    assert child.stdout is not None
-    assert child.stdout.readline().startswith(b'{"schema"')
-    child.stdout.close()
-    assert child.stderr is not None
-    said = child.stderr.read().decode()
-    child.stderr.close()
-    assert child.wait(60) == 1
+    with program.started("explain", "in", "--json", "--class", "0", "--batch-size", "1", cwd=tmp_path) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline().startswith(b'{"schema"')
+        child.stdout.close()
+        said = child.stderr.read().decode()
+        assert child.wait(program.PATIENCE) == 1
     assert all(line.startswith("coda: in/") for line in said.splitlines()), said
     check_whole(tmp_path / "coda-out")
 
@@ -672,9 +703,9 @@ def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
 def test_two_runs_into_one_folder_at_the_same_time_both_end_well(tmp_path: Path) -> None:
     photos(tmp_path / "in", *(f"{i}.png" for i in range(6)))
     args = ("explain", "in", "--class", "0", "--write", "overlay,npz,json")
-    children = [program.start(*args, cwd=tmp_path) for _ in range(2)]
-    for child in children:
-        program.finish(child, 0)
+    with program.started(*args, cwd=tmp_path) as one, program.started(*args, cwd=tmp_path) as two:
+        for child in (one, two):
+            program.finish(child, 0)
     out = tmp_path / "coda-out"
     assert len(tree(out)) == 18
     check_whole(out)

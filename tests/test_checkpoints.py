@@ -141,6 +141,8 @@ def rewrite(
         (lambda d: d["arguments"].update(ranks=[2, -4]), "net.safetensors: "),
         (lambda d: d["arguments"].update(groups=[0, 1]), "net.safetensors: "),
         (lambda d: d["arguments"].update(ranks=[2, 5]), r"layers.1.V: expected \[5, 4, 1, 1\], got \[4, 4, 1, 1\]"),
+        (lambda d: d["arguments"].update(kernels=[10**12, 1]), "overflow"),
+        (lambda d: d["arguments"].update(ranks=[2, 10**13]), r"layers.1.V: expected \[10000000000000, 4, 1, 1\]"),
         (lambda d: d.update(classes=["cat", "dog"], wnids=None, synonyms=None), "2 classes and 3 outputs"),
         (lambda d: d.update(wnids=["n1"]), "1 wnids for 3 classes"),
         (lambda d: d.pop("preprocessing"), "preprocessing: Field required"),

@@ -234,7 +234,7 @@ def test_a_picture_carries_the_record_of_its_class(coda: Coda, tmp_path: Path, k
     record = coda("explain", "a.png", "--class", "dog", "--class", "cat", "--write", kind, "--json").record
     for explained in record["explained"]:
         with Image.open(tmp_path / "coda-out" / explained["files"][kind]) as picture:
-            carried = strict_json(picture.info["coda"])  # type: ignore[attr-defined]
+            carried = strict_json(picture.info["coda"])
         assert from_json(json.dumps(carried)).explained[0].index == explained["index"]
         assert carried == record | {"explained": [explained | {"files": {}}], "files": {}}
 
@@ -803,6 +803,8 @@ def test_fail_fast_stops_at_the_first_failure(coda: Coda, tmp_path: Path) -> Non
 
 def test_an_option_that_is_none_is_a_usage_error(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
+    for args in (["--percentile", "nan"], ["--alpha", "nan"], ["--check", "nan"], ["--check", "inf"]):
+        assert coda("explain", "a.png", *args, status=2).error == f"{' '.join(args)}: expected a finite number"
     for args in (["--fit", "stretch"], ["--nonsense"], ["--batch-size", "0"], ["--alpha", "2"], ["--check", "-1"]):
         result = coda("explain", "a.png", *args, status=2)
         assert result.out == ""

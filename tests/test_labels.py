@@ -117,11 +117,12 @@ def test_an_index_beats_a_name_and_name_colon_asks_for_the_name() -> None:
     assert resolve_class("name: 7", digits) == 0
 
 
-def test_regular_expression_characters_mean_themselves() -> None:
-    network = checkpoint("c (vitamin)", "c++ book")
-    assert resolve_class("(vitamin)", checkpoint("x (vitamin)", "(vitamin) y")) == 1
-    assert resolve_class("c++", network) == 1
-    refusal(".*", network)
+def test_characters_of_regular_expressions_mean_themselves() -> None:
+    network = checkpoint("old c++ book", "vitamin (c)", "cat")
+    assert resolve_class("c++", network) == 0
+    assert resolve_class("(c)", network) == 1
+    assert "has no class '.*'" in refusal(".*", network)
+    assert "has no class 'c.t'" in refusal("c.t", network)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

@@ -262,6 +262,7 @@ def test_enlarging_repeats_pixels(factor: int) -> None:
     assert large.shape == (3 * factor, 4 * factor, 3)
     for dy, dx in product(range(factor), repeat=2):
         np.testing.assert_array_equal(large[dy::factor, dx::factor], rgb)
+    assert enlarged(rgb, (8, 9)).shape == (9, 8, 3)
 
 
 # ---- frame, bar and caption ------------------------------------------------------------------------------------------
@@ -447,13 +448,15 @@ def test_every_kind_of_picture_shows_the_map_at_its_place_at_the_records_scale(
     rgb = random_picture(width, height)
     view = fit(rgb, 24, 20)
     values, part = random_map(20, 20), explained(scale=0.7)
-    drawn = draw(kind, rgb, values, view, part, record(part, view=view), 0.6)
+    whole = record(part, view=view)
+    drawn = draw(kind, rgb, values, view, part, whole, 0.6)
     size = drawing_size((width, height))
     large, pasted = enlarged(rgb, size), paste_back(values, view, size)
     covered, alone = overlay.overlay(large, pasted, 0.7, 0.6), heatmap(pasted, 0.7)
     body = {"overlay": covered, "heatmap": alone, "panel": side_by_side([large, covered, alone])}[kind]
     m = margin(body)
     np.testing.assert_array_equal(drawn[m : m + body.shape[0], m : m + body.shape[1]], body)
+    np.testing.assert_array_equal(drawn, framed(body, 0.7, *pictures._caption(part, whole)))
     assert np.isnan(pasted).any()
     assert not np.isnan(pasted).all()
 

@@ -153,6 +153,8 @@ def centre_in_source(view: View, i: int, j: int) -> tuple[float, float]:
         ((16, 20), 16, 24, (-4, -2, 20, 22)),  # smaller than the crop: the box reaches beyond the picture
         ((31, 30), 30, 30, (0, 0, 30, 30)),  # half a pixel to cut off: to even
         ((33, 30), 30, 30, (2, 0, 32, 30)),
+        ((31, 30), 10, 10, (0, 0, 31, 30)),  # the longer side is truncated: 31 columns become 10
+        ((30, 31), 10, 10, (0, 0, 30, 31)),
     ],
 )
 def test_the_box_says_which_part_of_the_picture_is_seen(

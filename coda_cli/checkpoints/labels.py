@@ -25,8 +25,8 @@ def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]
 
 
 def _find(text: str, checkpoint: Checkpoint) -> int | None:
-    wanted, literal = _folded(text.removeprefix("name:")), text.startswith("name:")
-    if not literal and re.fullmatch(r"-?\d+", text.strip()):
+    wanted = _folded(text.removeprefix("name:"))
+    if re.fullmatch(r"-?\d+", text.strip()):
         index = int(text)
         if not 0 <= index < len(checkpoint.classes):
             raise UsageError(
@@ -40,7 +40,7 @@ def _find(text: str, checkpoint: Checkpoint) -> int | None:
     names = [[_folded(name)] for name in checkpoint.classes]
     synonyms = [[_folded(s) for s in group] for group in checkpoint.synonyms or [()] * len(names)]
     everything = [name + more for name, more in zip(names, synonyms, strict=True)]
-    words = re.compile(rf"\b{re.escape(wanted)}\b")
+    words = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
     tests: tuple[tuple[list[list[str]], Callable[[str], bool]], ...] = (
         (names, lambda s: s == wanted),
         (synonyms, lambda s: s == wanted),
@@ -67,7 +67,7 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
         names.update({_folded(s): name for s in group})
     close = difflib.get_close_matches(_folded(text), names, n=3)
     hints = [f"did you mean {' or '.join(dict.fromkeys(repr(names[c]) for c in close))}?"] if close else []
-    hints += _network_that_has(text, checkpoint, others)
+    hints += _network_that_has(text, others)
     if hints:
         return f"{message}; {' '.join(hints)}"
     if len(names) <= 20:
@@ -75,12 +75,12 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
     return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
 
 
-def _network_that_has(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> list[str]:
-    """A hint at the first other network where ``text`` names one class, if there is one."""
+def _network_that_has(text: str, others: Mapping[str, Known]) -> list[str]:
+    """A hint at the first network where ``text`` names one class, if there is one."""
     for known in others.values():
         name = known.checkpoint.name
         try:
-            if name == checkpoint.name or _find(text, known.checkpoint) is None:
+            if _find(text, known.checkpoint) is None:
                 continue
         except UsageError:
             continue

@@ -130,15 +130,16 @@ def _load_own(path: Path) -> tuple[nn.Module, Checkpoint]:
 
 
 def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
+    """The network without memory for its weights: ``_fill`` gives it some once the file is known to fit."""
     try:
-        with torch.device("meta"):  # no time and memory for random weights that are about to be replaced
+        with torch.device("meta"):
             model = build(checkpoint.architecture, checkpoint.arguments)
-    except (ValueError, RuntimeError, ArithmeticError) as error:  # torch's own words for sizes below 1
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
         raise CheckpointError(f"{path}: {error}") from error
     outputs = checkpoint.arguments["channels"][-1]
     if len(checkpoint.classes) != outputs:
         raise CheckpointError(f"{path}: described with {len(checkpoint.classes)} classes and {outputs} outputs")
-    return model.to_empty(device="cpu")
+    return model
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -150,7 +151,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in wanted.items():
         if tensors[key].shape != tensor.shape:
             raise CheckpointError(f"{path}: {key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}")
-    model.load_state_dict(tensors)
+    model.to_empty(device="cpu").load_state_dict(tensors)
 
 
 # ---- the authors' files ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 import time
@@ -133,6 +134,7 @@ def explain(
     find . -name '*.jpg' -print0 | coda explain -0 - --versus dog
     """  # fmt: skip
     kinds = _kinds(write)
+    _refuse_non_finite(percentile, alpha, check)
     items = _items(sources, recursive, null, output)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
@@ -172,6 +174,13 @@ def _scale(text: str) -> Any:
     if not 0 < value < float("inf"):
         raise UsageError(f"--scale {text}: expected image, run or a positive number of logit units")
     return value
+
+
+def _refuse_non_finite(percentile: float, alpha: float, check: float | None) -> None:
+    """The option parser takes "nan" for a number within any bounds."""
+    for option, value in (("--percentile", percentile), ("--alpha", alpha), ("--check", check)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{option} {value}: expected a finite number")
 
 
 def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:

@@ -275,6 +275,12 @@ def verify(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME|FILE]", help="One network; all that are on this machine if left out.")
     ] = None,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(
+            "--accuracy", metavar="DATA", help="Also classify the held-out pictures of a data set as of train."
+        ),
+    ] = None,
     arch: Arch = None,
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -290,6 +296,7 @@ def verify(
     \b
     coda models verify
     coda models verify 9L-S-CoDA-SQ-1000 --json
+    coda models verify cifar10 --accuracy cifar10-data/
     """
     names = [name] if name else [n for n, entry in manifest.known().items() if entry.here]
     if not names:
@@ -298,7 +305,7 @@ def verify(
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
-            found = _verified(item, arch)
+            found = _verified(item, arch, accuracy)
             console.result(_json(found) if as_json else _verdict(found))
             if not found["exact"]:
                 raise ExactnessError(f"{item}: the contributions do not add up to the logit; do not use this network")
@@ -310,7 +317,7 @@ def verify(
         raise typer.Exit(ExitCode.CHECKPOINT if ExitCode.CHECKPOINT in codes else max(codes))
 
 
-def _verified(name: str, arch: str | None) -> dict[str, Any]:
+def _verified(name: str, arch: str | None, data: Path | None) -> dict[str, Any]:
     """Load a network, which checks its sha256, and prove it. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
     from coda_cli.checkpoints.proof import prove
@@ -329,7 +336,22 @@ def _verified(name: str, arch: str | None) -> dict[str, Any]:
         "residual_float64": _finite(proof.residual_float64),
         "map_difference": _finite(proof.map_difference),
         "exact": proof.exact,
+        "accuracy": None if data is None else _measured(net, data),
     }
+
+
+def _measured(net: Net, data: Path) -> dict[str, Any]:
+    """Accuracy on the held-out pictures of a data set, overall and by class. Raises TrainingError, UsageError."""
+    from coda_cli.training import datasets
+    from coda_cli.training.loop import correct
+
+    with console.progress("reading pictures") as advance:
+        _, split = datasets.load(data, net.checkpoint.preprocessing.crop, advance)
+    if split.classes != net.checkpoint.classes:
+        raise UsageError(f"{data}: its classes ({', '.join(split.classes)}) are not those of {net.checkpoint.name}")
+    hits = correct(net.model, split)
+    by_class = {name: float(hits[split.labels == i].double().mean()) for i, name in enumerate(split.classes)}
+    return {"value": float(hits.double().mean()), "pictures": len(split), "by_class": by_class}
 
 
 def _say_assumed(net: Net) -> None:
@@ -345,9 +367,12 @@ def _verdict(found: dict[str, Any]) -> str:
     def number(key: str) -> str:
         return "not a number" if found[key] is None else f"{found[key]:.2g}"
 
+    measured = ""
+    if found["accuracy"]:
+        measured = f"; {found['accuracy']['value']:.2%} of {found['accuracy']['pictures']} held-out pictures right"
     return (
         f"{found['name']}: {'exact' if found['exact'] else 'NOT EXACT'}; "
         f"sha256 {'as it should be' if found['sha256_known'] else found['sha256'] + ' (none to compare with)'}; "
         f"residual / tolerance {number('residual_float32')} in float32, {number('residual_float64')} in float64; "
-        f"maps differ by {number('map_difference')} of the sum of absolute contributions"
+        f"maps differ by {number('map_difference')} of the sum of absolute contributions{measured}"
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import string
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +16,14 @@ import numpy as np
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.sources import RECORD_KEY, Item, utf8
-from coda_cli.media.stills import read_png_text
+from coda_cli.media.stills import TEMPORARY_PREFIX, read_png_text
 from coda_cli.report.records import Record, from_json
 
 KINDS = {"overlay": "png", "heatmap": "png", "panel": "png", "npz": "npz", "json": "json"}
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
+ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 _NO_CLASS = "\0"  # stands for the class in the name of a record; no file name holds it
 
 
@@ -139,6 +142,14 @@ def prepare(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder}: cannot write into this folder ({error.strerror or error})") from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of runs that were killed. A fresh one may belong to a run that is writing it now."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
+                path.unlink()
 
 
 def stored_record(path: Path) -> Record | None:

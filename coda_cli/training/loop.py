@@ -223,18 +223,23 @@ def _generator(seed: int, n: int, stream: int) -> torch.Generator:
 
 
 @torch.no_grad()
+def correct(model: nn.Module, split: Split, *, autocast: bool = False) -> Tensor:
+    """bool [N]: for each picture, whether its highest logit is its label's."""
+    model.eval()
+    results = []
+    for images, labels in zip(torch.split(split.images, 100), torch.split(split.labels, 100), strict=True):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+            x = encode(images).contiguous(memory_format=torch.channels_last)
+            results.append(model(x).argmax(1) == labels)
+    return torch.cat(results)
+
+
 def accuracy(model: nn.Module, split: Split, *, limit: int | None = None, autocast: bool = False) -> float:
     """Share of pictures whose highest logit is their label's. ``limit`` looks at a fixed sample of that many."""
-    model.eval()
-    chosen = torch.arange(len(split))
     if limit is not None and limit < len(split):
-        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
-    hits = 0
-    for part in torch.split(chosen.to(split.labels.device), 100):
-        with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
-            x = encode(split.images[part]).contiguous(memory_format=torch.channels_last)
-            hits += int((model(x).argmax(1) == split.labels[part]).sum())
-    return hits / len(chosen)
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
+        split = Split(split.images[chosen], split.labels[chosen], split.classes)
+    return float(correct(model, split, autocast=autocast).double().mean())
 
 
 # ---- state and log ---------------------------------------------------------------------------------------------------
