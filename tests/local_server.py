@@ -22,6 +22,7 @@ class FileServer(HTTPServer):
         self.redirects: dict[str, str] = {}
         self.status: dict[str, int] = {}  # path -> an error to answer with
         self.etag: str | None = '"first"'
+        self.modified: str | None = None  # Last-Modified
         self.ranges = True
         self.shift = 0  # bytes by which an answer to a range begins elsewhere than asked
         self.compresses = False  # for clients that say they take it
@@ -74,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, wanted: str | None) -> None:
         server, start = self.server, 0
-        headers = {"ETag": server.etag} if server.etag else {}
+        headers = {name: value for name, value in (("ETag", server.etag), ("Last-Modified", server.modified)) if value}
         if wanted and (found := re.fullmatch(r"bytes=(\d+)-", wanted)):
             start = int(found[1])
             if start >= len(content):

@@ -598,15 +598,38 @@ def test_a_network_is_proven_exact_in_both_precisions_and_left_as_it_was(tmp_pat
         assert torch.equal(value, before[key])
 
 
-def test_a_network_with_a_constant_of_its_own_is_not_exact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_with_a_constant_of_its_own_in_either_precision_is_not_exact(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
     net = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
 
     class Shifted(torch.nn.Module):
         bias = net.model.bias
 
         def forward(self, x: Tensor) -> Tensor:
-            return net.model.to(x.dtype)(x) + 0.001
+            return net.model.to(x.dtype)(x) + (0.001 if x.dtype == dtype else 0)
 
     found = proof.prove(Net(Shifted(), net.checkpoint, net.path, net.sha256))
     assert not found.exact
-    assert found.residual_float32 > 1
+    assert (found.residual_float32 > 1) == (dtype == torch.float32)
+    assert (found.residual_float64 > 1) == (dtype == torch.float64)
+
+
+def test_two_exact_maps_that_differ_prove_nothing(tmp_path: Path) -> None:
+    net = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
+
+    class Linear(torch.nn.Module):
+        """Exact in both precisions, and another network in each: as where float32 loses outputs to an overflow."""
+
+        bias = 0.1
+
+        def forward(self, x: Tensor) -> Tensor:
+            evidence = x[:, :3] if x.dtype == torch.float32 else x[:, 3:]
+            return evidence.mean((2, 3)) + self.bias
+
+    found = proof.prove(Net(Linear(), net.checkpoint, net.path, net.sha256))
+    assert found.residual_float32 < 1
+    assert found.residual_float64 < 1
+    assert found.map_difference > 0.1
+    assert not found.exact

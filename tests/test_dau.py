@@ -254,6 +254,11 @@ def test_the_scale_of_a_norm_whose_square_overflows_is_not_lost(n: float, dtype:
     assert float(g) == pytest.approx(1 / n, rel=1e-2, abs=0)  # for such n both norms' g
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_overflown_norm_is_not_taken_for_no_evidence(norm: str) -> None:
+    assert scale_of_norm(torch.tensor([torch.inf, torch.nan]), norm).isnan().all()
+
+
 def _norms_by_factors(layer: DAUConv2d, x: Tensor) -> Tensor:
     """|w_o| [O, P] of one image x [C, H, W] from ``norm_factors``."""
     z = layer.V.flatten(1) @ F.unfold(x[None], layer.kernel_size, padding=layer.padding, stride=layer.stride)[0]

@@ -183,7 +183,7 @@ def test_one_pixel_too_many_or_too_few_is_caught(monkeypatch: pytest.MonkeyPatch
 def slow_regions(values: Map) -> list[tuple[tuple[int, int, int, int], float, int]]:
     """Connected parts of the smallest half by flooding, with their box, sum and size; for maps without equal values."""
     gain = np.maximum(values.astype(np.float64), 0)
-    order = sorted(product(*map(range, gain.shape)), key=lambda at: -gain[at])
+    order = sorted(product(range(gain.shape[0]), range(gain.shape[1])), key=lambda at: -gain[at])
     half: set[tuple[int, int]] = set()
     while 2 * sum(gain[at] for at in half) < gain.sum():
         half.add(order[len(half)])

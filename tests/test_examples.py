@@ -67,9 +67,9 @@ def test_an_example_picture_gives_its_expected_record(picture: Path, net: Net) -
 def test_every_picture_has_a_mask_of_its_size() -> None:
     assert len(PICTURES) >= 4
     for picture in PICTURES:
-        mask = Image.open(EXAMPLES / "masks" / picture.name)
-        assert mask.size == Image.open(picture).size
-        assert 0.05 < np.asarray(mask.convert("L"), float).mean() / 255 < 0.6
+        with Image.open(EXAMPLES / "masks" / picture.name) as mask, Image.open(picture) as original:
+            assert mask.size == original.size
+            assert 0.05 < np.asarray(mask.convert("L"), float).mean() / 255 < 0.6
 
 
 def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_prints() -> None:
@@ -104,8 +104,10 @@ def test_the_readme_names_only_options_and_commands_that_exist() -> None:
 def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> None:
     text = (ROOT / "README.md").read_text()
     start, test = re.findall(r"<!-- (?:start|test) command -->\n```sh\n(.*?)\n```", text, re.DOTALL)
-    assert start.startswith("python3 -m venv .venv && ") and start.endswith("coda explain examples/pictures")
-    assert test.startswith("python3 -m venv .venv && ") and test.endswith("-m pytest")
+    assert start.startswith("python3 -m venv .venv && ")
+    assert start.endswith("coda explain examples/pictures")
+    assert test.startswith("python3 -m venv .venv && ")
+    assert test.endswith("-m pytest")
 
 
 def test_the_card_and_the_readme_state_the_accuracy_in_the_weights(net: Net) -> None:

@@ -243,6 +243,17 @@ def test_a_file_that_changed_in_between_is_not_glued_to_the_old_beginning(server
     assert target.read_bytes() == NEW
 
 
+@pytest.mark.parametrize(("etag", "modified"), [('"first"', None), (None, "Mon, 01 Jan 2024 00:00:00 GMT")])
+def test_the_same_etag_or_date_allows_to_resume_without_a_recorded_hash(
+    server: FileServer, target: Path, etag: str | None, modified: str | None
+) -> None:
+    server.files[ADDRESS], server.etag, server.modified = OLD, etag, modified
+    cut(server, HALF)
+    pull(NAME)
+    assert server.asked == [(ADDRESS, None), (ADDRESS, f"bytes={HALF}-")]
+    assert target.read_bytes() == OLD
+
+
 def test_an_answer_that_begins_elsewhere_than_asked_is_not_used(server: FileServer, target: Path) -> None:
     expect(target, CONTENT)
     cut(server, 40_000)

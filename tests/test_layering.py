@@ -29,6 +29,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("media/", "render/"),
     "cv2": ("media/", "render/", "report/"),
     "pooch": ("checkpoints/fetch.py",),
+    "requests": ("checkpoints/fetch.py",),
+    "urllib3": ("checkpoints/fetch.py",),
     "jinja2": ("report/html.py",),
 }
 UNPICKLERS = ("checkpoints/loading.py", "training/loop.py")

@@ -90,6 +90,12 @@ def test_list_shows_every_network_and_where_it_is(models: Models) -> None:
     assert ran.err == ""
 
 
+def test_a_listing_for_a_pipe_is_not_cut_to_the_width_of_a_screen(models: Models) -> None:
+    whole = models("list")
+    models.env["COLUMNS"] = "40"
+    assert models("list").out == whole.out
+
+
 def test_list_as_json_is_an_object_for_each_network(models: Models) -> None:
     records = models("list", "--json").records
     assert [o["name"] for o in records] == list(known())
@@ -291,15 +297,13 @@ def test_verify_goes_on_after_a_wrong_hash_and_exits_with_3(models: Models) -> N
 
 
 def test_verify_exits_with_4_where_a_decomposition_is_not_exact(models: Models) -> None:
-    state = rank_4_state()
-    for key in state:
-        state[key] *= 1e19 if key.endswith("0.weight") else 1  # so large that float32 overflows
+    state = {key: value * 1e30 for key, value in rank_4_state().items()}  # float32 overflows
     torch.save(state, models.folder / "weights.pkl")
     ran = models("verify", "weights.pkl", "--arch", RANK_4, "--json", status=4)
-    (o,) = ran.records  # valid JSON, though the numbers are not numbers
-    assert not o["exact"]
-    assert o["residual_float32"] is None
-    assert "coda: error: weights.pkl: the contributions do not add up to the logit" in ran.err
+    assert not ran.record["exact"]
+    assert ran.record["residual_float32"] is None  # valid JSON, though it is not a number
+    assert ran.error == "weights.pkl: not exact, or not the same in float32 and float64; do not rely on it"
+    assert "NOT EXACT" in models("verify", "weights.pkl", "--arch", RANK_4, status=4).out
 
 
 def test_verify_names_what_is_not_here(models: Models) -> None:

@@ -178,6 +178,9 @@ def test_build_refuses_an_unknown_architecture_and_names_the_known_ones() -> Non
         ({"groups": [1]}, "groups"),
         ({"norm": "L1"}, "L1"),
         ({"groups": [3, 1]}, "groups=3"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"bias": float("nan")}, "bias"),
     ],
 )
 def test_build_refuses_arguments_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFont
+from PIL import Image
 
 from coda_cli.media.view import View, fit, paste_back
-from coda_cli.render import colour, overlay
+from coda_cli.render import colour, overlay, text
 from coda_cli.render.colour import NEGATIVE, OUTSIDE, POSITIVE, TABLE, coloured, robust_scale, strength
 from coda_cli.render.overlay import DIMMED, FADED, drawing_size, enlarged, framed, heatmap, margin, side_by_side
 from coda_cli.report import pictures
@@ -247,7 +248,8 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_and_strips_are_not_blown_
 
 
 def test_a_drawing_is_always_a_whole_multiple_and_never_grows_beyond_bounds() -> None:
-    for size in product((1, 2, 7, 31, 100, 319, 320, 321, 1023, 1024, 1025, 2047, 2049, 6000), repeat=2):
+    sides = (1, 2, 7, 31, 100, 319, 320, 321, 1023, 1024, 1025, 2047, 2049, 6000)
+    for size in product(sides, sides):
         width, height = drawing_size(size)
         factor = width // size[0]
         assert (width, height) == (factor * size[0], factor * size[1])
@@ -322,40 +324,64 @@ def test_a_bar_upside_down_or_of_other_colours_is_caught(monkeypatch: pytest.Mon
 
 def test_the_bar_states_the_scale_and_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    original = overlay.ImageDraw.ImageDraw.text
+    original = text.draw
 
-    def listening(self: Any, at: Any, text: str, *args: Any, **options: Any) -> None:
-        said.append(text)
-        original(self, at, text, *args, **options)
+    def listening(picture: RGB, line: str, *args: Any) -> None:
+        said.append(line)
+        original(picture, line, *args)
 
-    monkeypatch.setattr(overlay.ImageDraw.ImageDraw, "text", listening)
+    monkeypatch.setattr(text, "draw", listening)
     framed(np.zeros((320, 320, 3), np.uint8), 0.0123, "the title", ["first line", "second line"])
-    assert said == ["logit", "+0.012", "0", "-0.012", "the title", "first line", "second line"]
+    assert said == ["logit", "+0.012", "0", "−0.012", "the title", "first line", "second line"]
+
+
+def test_without_evidence_the_bar_claims_no_ends() -> None:
+    assert overlay._bar_labels(0.0) == ("", "0", "")
+
+
+@pytest.mark.parametrize("size", [10, 13, 44])
+def test_letters_lie_where_they_are_put_and_are_as_wide_as_said(size: int) -> None:
+    canvas = np.full((120, 900, 3), 255, np.uint8)
+    text.draw(canvas, "Heimat", (30, 40), size, (0, 0, 0))
+    rows, columns = np.nonzero(canvas.min(2) < 128)
+    assert 0 <= rows.min() - 40 <= 2 + size // 10
+    assert abs(rows.max() + 1 - (40 + text.ascent(size))) <= 2
+    assert abs(columns.min() - 30) <= 2 + size // 8
+    assert abs(columns.max() - (30 + text.width("Heimat", size))) <= 2 + size // 8
 
 
 @pytest.mark.parametrize("size", [10, 13, 44])
 @pytest.mark.parametrize("width", [80, 130, 400])
 def test_wrapped_text_is_never_wider_than_asked(size: int, width: int) -> None:
-    font = overlay._font(size)
-    text = "a caption with ordinary words, Donaudampfschifffahrtsgesellschaftskapitän and WWWWWWWWWWWWWWWWWWWWWW ... …x"
-    lines = overlay._wrapped(text, font, width)
+    line = "a caption with ordinary words, Donaudampfschifffahrtsgesellschaftskapitän and WWWWWWWWWWWWWWWWWWWWWW ... …x"
+    lines = text.wrapped(line, size, width)
     assert len(lines) > 1
-    assert all(font.getlength(line) <= width for line in lines)
+    assert all(text.width(part, size) <= width for part in lines)
 
 
 def test_words_are_kept_in_order_and_a_word_that_is_too_long_is_cut_with_an_ellipsis() -> None:
-    font = overlay._font(13)
-    assert overlay._wrapped("one two  three\nfour", font, 10_000) == ["one two three four"]
+    assert text.wrapped("one two  three\nfour", 13, 10_000) == ["one two three four"]
     words = ["alpha", "beta", "gamma", "delta", "epsilon"]
-    lines = overlay._wrapped(" ".join(words), font, 90)
+    lines = text.wrapped(" ".join(words), 13, 90)
     assert len(lines) > 1
     assert " ".join(lines).split() == words
-    short, cut = overlay._wrapped("x " + "unbroken" * 30, font, 100)
+    short, cut = text.wrapped("x " + "unbroken" * 30, 13, 100)
     assert short == "x"
     assert cut.endswith("…")
     assert "unbroken".startswith(cut[:8])
-    assert font.getlength(cut) > 60, "no more is cut off than needed"
-    assert overlay._wrapped("", font, 100) == []
+    assert text.width(cut, 13) > 60, "no more is cut off than needed"
+    assert text.wrapped("", 13, 100) == []
+
+
+def test_threads_draw_the_same_letters() -> None:
+    def drawn(_: int) -> bytes:
+        canvas = np.full((60, 600, 3), 255, np.uint8)
+        for size in (13, 20, 30):
+            text.draw(canvas, "golf ball, p 0.987, Ж中é", (5, 5), size, (0, 0, 0))
+        return canvas.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(drawn, range(64)))) == 1
 
 
 def test_a_caption_makes_the_picture_taller_not_wider() -> None:
@@ -400,35 +426,35 @@ PARTS = [
 ]
 
 
-def missing_characters(text: str, font: ImageFont.FreeTypeFont) -> set[str]:
-    """Those that the font draws as its box for characters it has not."""
-    box = font.getmask("\uffff")
-    return {c for c in text if not c.isspace() and (font.getmask(c).getbbox(), bytes(font.getmask(c))) == (
-        box.getbbox(), bytes(box))}  # fmt: skip
+def missing_characters(line: str) -> set[str]:
+    """Those that are drawn as characters are that no font has."""
+
+    def drawn(c: str) -> bytes:
+        canvas = np.full((40, 60, 3), 255, np.uint8)
+        text.draw(canvas, c, (10, 10), 20, (0, 0, 0))
+        return canvas.tobytes()
+
+    return {c for c in line if not c.isspace() and drawn(c) in (drawn("\ue123"), drawn(" "))}
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_captions_hold_only_characters_that_the_built_in_font_has(part: Explained) -> None:
-    font = ImageFont.load_default(20)
-    assert isinstance(font, ImageFont.FreeTypeFont)
+def test_captions_hold_only_characters_that_the_font_has(part: Explained) -> None:
     view = fit(random_picture(32, 32), 32, 32)
     title, lines = pictures._caption(part, record(part, view=view))
-    text = title + "".join(lines) + "".join(overlay._bar_labels(part.scale)) + "logit…"
-    assert missing_characters(text, font) == set()
+    assert missing_characters(title + "".join(lines) + "".join(overlay._bar_labels(part.scale)) + "logit…") == set()
 
 
-def test_a_character_the_font_has_not_is_caught() -> None:
-    font = ImageFont.load_default(20)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    assert missing_characters("a − b · ±1 …", font) == {"−"}
+def test_class_names_of_many_languages_can_be_read() -> None:
+    assert missing_characters("äéßñøłčπЖ中文−×±·…–") == set()
+    assert missing_characters("a \ue124 b") == {"\ue124"}
 
 
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (PARTS[0], ["cat", "logit -12.35", "p 0.012", "1.50 for - 11.65 against -2.20 bias", "residual -1.2e-07",
+        (PARTS[0], ["cat", "logit -12.35", "p 0.012", "1.50 for − 11.65 against -2.20 bias", "residual -1.2e-07",
                     "cifar10", "float32", "full colour ±0.5 logit a pixel"]),
-        (PARTS[1], ["cat minus dog", "logit 3.00", "+0.00 bias"]),
+        (PARTS[1], ["cat − dog", "logit 3.00", "+0.00 bias"]),
         (PARTS[2], ["residual 5.0e-01 ABOVE ITS TOLERANCE"]),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from coda_cli.errors import ExitCode, MediaError
 from coda_cli.media import stills
@@ -132,6 +132,12 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
     assert read_image(path).notes == (SCALED,)
 
 
+def test_the_transparent_grey_of_sixteen_bits_becomes_white(tmp_path: Path) -> None:
+    path = saved(tmp_path, of([0, 40000, 65535], np.uint16), transparency=40000)
+    assert row(path) == [grey(0)[0], WHITE, grey(255)[0]]
+    assert read_image(path).notes == (SCALED, LAID)
+
+
 def test_dark_sixteen_bits_stay_dark(tmp_path: Path) -> None:
     """The scale belongs to the format, not to the picture: nothing is brightened to its own maximum."""
     assert row(saved(tmp_path, of([0, 1000, 2570], np.uint16))) == grey(0, 4, 10)
@@ -245,7 +251,7 @@ def test_every_exif_orientation_is_undone(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_forgets_the_turn_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stills.ImageOps, "exif_transpose", lambda image: image)
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda image: image)
     with pytest.raises(AssertionError):
         check_turns(tmp_path)
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from coda_cli.checkpoints.loading import load
-from coda_cli.core.networks import encode
+from coda_cli.core.networks import build, encode
 from coda_cli.errors import ExitCode, MediaError, TrainingError
 from coda_cli.media.view import fit
 from coda_cli.training import datasets, loop
@@ -43,7 +43,6 @@ TINY = Recipe(
     shift=1,
     precision="float32",
     seed=3,
-    notes={"data": "coloured squares", "licence": "ours"},
 )
 
 
@@ -251,6 +250,13 @@ def _nothing_left_to_train_on(root: Path) -> Path:
     return root
 
 
+def _nothing_to_test_on(root: Path) -> Path:
+    folders(root / "train", 1)
+    for name in CLASSES:
+        (root / "test" / name).mkdir(parents=True)
+    return root
+
+
 REFUSALS: list[tuple[Callable[[Path], Path], str]] = [
     (_missing, "no such folder"),
     (_a_file, "no such folder"),
@@ -259,8 +265,9 @@ REFUSALS: list[tuple[Callable[[Path], Path], str]] = [
     (_empty, "holds 0 folders; expected one folder per class, at least two"),
     (_one_class, "holds 1 folders; expected one folder per class, at least two"),
     (_hidden_class, "holds 1 folders"),
-    (_no_pictures, "no pictures in one of its splits"),
-    (_nothing_left_to_train_on, "no pictures in one of its splits"),
+    (_no_pictures, "no training pictures of blue, green, red"),
+    (_nothing_left_to_train_on, "no training pictures of blue"),
+    (_nothing_to_test_on, "no held-out pictures"),
 ]
 
 
@@ -384,8 +391,12 @@ def test_a_step_is_the_same_whenever_it_is_asked_for_and_differs_from_others() -
     again = [batch_of_step(split, recipe, step, 6)[0] for step in reversed(range(12))][::-1]
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)
-    assert len({batch.numpy().tobytes() for batch in first}) == 12
-    assert not torch.equal(first[0], batch_of_step(split, replace(recipe, seed=4), 0, 6)[0])
+    equal = replace(split, images=split.images[:1].repeat(30, 1, 1, 1))  # so that only the augmentation can differ
+    assert len({batch_of_step(equal, recipe, step, 6)[0].numpy().tobytes() for step in range(12)}) == 12
+    reseeded = replace(recipe, seed=4)
+    assert not torch.equal(batch_of_step(equal, recipe, 0, 6)[0], batch_of_step(equal, reseeded, 0, 6)[0])
+    still, still_reseeded = (replace(r, flip=False, shift=0) for r in (recipe, reseeded))
+    assert not torch.equal(batch_of_step(split, still, 0, 6)[0], batch_of_step(split, still_reseeded, 0, 6)[0])
 
 
 def test_early_steps_see_crops_of_the_early_size(data: tuple[Split, Split], tmp_path: Path) -> None:
@@ -501,7 +512,7 @@ def test_the_loss_is_binary_cross_entropy_averaged_over_batch_and_classes(
     ticks: list[Tick] = []
     run(replace(TINY, epochs=1), data, tmp_path, on_step=ticks.append)
     torch.manual_seed(TINY.seed)
-    model = loop.build("coda_net", TINY.with_classes(3))
+    model = build("coda_net", TINY.with_classes(3))
     images, labels = batch_of_step(data[0], TINY, 0, 5)
     p = torch.sigmoid(model(encode(images)).detach().double())
     right = torch.nn.functional.one_hot(labels, 3).bool()
@@ -514,7 +525,7 @@ def test_a_run_equals_the_same_steps_written_out(data: tuple[Split, Split], tmp_
     recipe = replace(TINY, epochs=2, clip=0.05)
     result = run(recipe, data, tmp_path)
     torch.manual_seed(recipe.seed)
-    model = loop.build("coda_net", recipe.with_classes(3))
+    model = build("coda_net", recipe.with_classes(3))
     parameters = list(model.parameters())
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     for step in range(10):
@@ -531,7 +542,7 @@ def test_a_run_equals_the_same_steps_written_out(data: tuple[Split, Split], tmp_
             n = step + 1
             change = (first / (1 - 0.9**n)) / ((second / (1 - 0.999**n)).sqrt() + 1e-8)
             with torch.no_grad():
-                w -= learning_rate(recipe, step, 10) * change
+                w.sub_(change, alpha=learning_rate(recipe, step, 10))
     for key, value in result.model.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-3, atol=2e-4)
 
@@ -574,6 +585,12 @@ def check_resume(data: tuple[Split, Split], folder: Path) -> None:
 
 def test_a_stopped_and_resumed_run_ends_with_the_very_same_weights(data: tuple[Split, Split], tmp_path: Path) -> None:
     check_resume(data, tmp_path)
+
+
+def test_a_run_whose_time_is_up_with_its_last_step_is_finished(data: tuple[Split, Split], tmp_path: Path) -> None:
+    result = run(replace(TINY, epochs=1, batch=120), data, tmp_path, time_budget=0.0)
+    assert (result.finished, result.steps) == (True, 1)
+    assert result.accuracy is not None
 
 
 def test_after_a_resume_the_log_has_no_line_twice(data: tuple[Split, Split], tmp_path: Path) -> None:
@@ -697,8 +714,13 @@ def test_weights_that_the_last_step_ruined_are_not_taken_for_a_result(
 def test_a_finished_run_becomes_a_file_that_gives_the_same_logits_and_tells_the_truth(
     data: tuple[Split, Split], tmp_path: Path
 ) -> None:
+    labels = data[1].labels.clone()
+    labels[:7] = (labels[:7] + 1) % 3  # nobody can get all of them right
+    data = data[0], replace(data[1], labels=labels)
     result = run(TINY, data, tmp_path)
-    path = finish(result, TINY, data, tmp_path / "squares.safetensors", "squares")
+    path = finish(
+        result, TINY, data, tmp_path / "squares.safetensors", "squares", about="coloured squares", licence="ours"
+    )
     net = load(path)
     x = encode(data[1].images)
     with torch.no_grad():
@@ -712,12 +734,13 @@ def test_a_finished_run_becomes_a_file_that_gives_the_same_logits_and_tells_the_
     measured = float(np.mean(np.array(hits) == data[1].labels.numpy()))
     assert checkpoint.accuracy is not None
     assert checkpoint.accuracy.value == pytest.approx(measured) == loop.accuracy(net.model, data[1])
+    assert 0.7 < measured < 1
     assert (checkpoint.accuracy.pictures, checkpoint.accuracy.split) == (45, "held out")
     assert checkpoint.licence == "ours"
     assert checkpoint.training["data"] == "coloured squares"
     assert (checkpoint.training["pictures"], checkpoint.training["steps"]) == (120, 20)
     assert checkpoint.training["recipe"]["learning_rate"] == TINY.learning_rate
-    again = Recipe(arguments=checkpoint.arguments, notes=TINY.notes, **checkpoint.training["recipe"])
+    again = Recipe(arguments=checkpoint.arguments, **checkpoint.training["recipe"])
     assert replace(again, arguments=ARGUMENTS) == TINY, "the file holds what it takes to repeat the run"
 
 
@@ -793,6 +816,19 @@ def test_stopped_by_its_time_budget_the_command_goes_on_to_the_same_file(picture
     assert whole.checkpoint.accuracy == parts.checkpoint.accuracy
 
 
+def test_the_commands_time_budget_is_in_minutes(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[float] = []
+
+    def stopped(*_: Any, time_budget: float, **__: Any) -> loop.Result:
+        budgets.append(time_budget)
+        return loop.Result(torch.nn.Identity(), False, 1, 0.0)
+
+    monkeypatch.setattr(loop, "train", stopped)
+    coda_train(pictures, "-o", "run", "--time-budget", "1.5")
+    coda_train(pictures, "-o", "run")
+    assert budgets == [90, math.inf]
+
+
 def test_a_run_that_is_there_is_not_overwritten(pictures: Path) -> None:
     coda_train(pictures, "-o", "run", "--time-budget", "0")
     before = program.tree(Path("run"))
@@ -808,7 +844,7 @@ def test_resuming_what_was_never_started_fails(pictures: Path) -> None:
 
 
 def test_a_diverging_run_fails_and_writes_no_network(pictures: Path) -> None:
-    result = coda_train(pictures, "-o", "run", "--lr", "inf", status=ExitCode.FAILED)
+    result = coda_train(pictures, "-o", "run", "--lr", "1e30", status=ExitCode.FAILED)
     assert "diverged at step 1 of 12" in result.error
     assert "No checkpoint was written" in result.error
     assert not list(Path("run").glob("*.safetensors"))
@@ -819,11 +855,18 @@ def test_unknown_recipes_configurations_and_precisions_are_refused_before_anythi
     assert refused.error == "--recipe cifar11: no such recipe; there are cifar10, tiny"
     refused = coda_train(pictures, "--arch", "9L-S-CoDA-SQ-3", status=ExitCode.USAGE)
     assert refused.error.startswith("--arch 9L-S-CoDA-SQ-3: no such configuration; known: 9L-S-CoDA-SQ-10, ")
+    for name in ("a/b", "../b", "/"):
+        assert coda_train(pictures, "--name", name, status=ExitCode.USAGE).error.startswith(f"--name {name}: ")
     refused = coda_train(pictures, "--precision", "float8", status=ExitCode.USAGE)
     assert refused.error == "--precision float8: expected float32 or bfloat16"
     for option in (["--epochs", "0"], ["--lr", "-1"], ["--seed", "-1"], ["--warmup", "2"], ["--size", "7"]):
         coda_train(pictures, *option, status=ExitCode.USAGE)
     assert not Path("coda-train").exists()
+
+
+@pytest.mark.parametrize("options", [["--temperature", "0"], ["--temperature", "inf"], ["--lr", "inf"]])
+def test_numbers_that_train_nothing_are_usage_errors(pictures: Path, options: list[str]) -> None:
+    assert "expected a " in coda_train(pictures, *options, status=ExitCode.USAGE).error
 
 
 def test_folders_that_are_no_data_set_fail_with_a_line_that_says_why(pictures: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
+from coda_cli.errors import MediaError
 from coda_cli.media import view as view_module
 from coda_cli.media.view import View, fit, paste_back
 
@@ -51,6 +52,14 @@ def check_crop(resize: int, crop: int) -> None:
 
 
 # ---- what the network sees -------------------------------------------------------------------------------------------
+
+
+def test_a_strip_that_would_be_enlarged_beyond_reason_is_refused_before() -> None:
+    strip = np.zeros((20_000, 1, 3), np.uint8)
+    with pytest.raises(MediaError, match=r"too narrow for a centre crop \(1 x 20000 pixels\); use --fit pad"):
+        fit(strip, 256, 240)
+    assert fit(strip, 256, 240, "pad").rgb.shape == (240, 1, 3)
+    assert fit(strip, 32, 32).rgb.shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(("resize", "crop"), TRANSFORMS)

@@ -160,11 +160,14 @@ def find(name: str) -> Known:
 @cache
 def _bundled() -> tuple[Known, ...]:
     folder = weights_folder()
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: the bundled weights are not there; install coda-cli again") from error
     entries = []
     for file, sha256 in index.items():
         path = folder / file
-        checkpoint = parse_checkpoint(read_metadata(path)[METADATA_KEY], str(path))
+        checkpoint = parse_checkpoint(read_metadata(path).get(METADATA_KEY, ""), str(path))
         entries.append(Known(checkpoint=checkpoint, path=path, sha256=sha256))
     return tuple(entries)
 

@@ -59,7 +59,7 @@ class Console:
             from rich.console import Console as RichConsole
 
             no_color = bool(os.environ.get("CODA_NO_COLOR")) or None
-            self._rich = RichConsole(stderr=True, no_color=no_color)
+            self._rich = RichConsole(stderr=True, no_color=no_color, emoji=False)  # ":cat:" in a name is a name
         return self._rich
 
     @contextmanager

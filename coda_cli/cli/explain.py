@@ -134,7 +134,8 @@ def explain(
     find . -name '*.jpg' -print0 | coda explain -0 - --versus dog
     """  # fmt: skip
     kinds = _kinds(write)
-    _refuse_non_finite(percentile, alpha, check)
+    if check is not None and not math.isfinite(check):
+        raise UsageError(f"--check {check}: expected a finite number")
     items = _items(sources, recursive, null, output)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
@@ -174,13 +175,6 @@ def _scale(text: str) -> Any:
     if not 0 < value < float("inf"):
         raise UsageError(f"--scale {text}: expected image, run or a positive number of logit units")
     return value
-
-
-def _refuse_non_finite(percentile: float, alpha: float, check: float | None) -> None:
-    """The option parser takes "nan" for a number within any bounds."""
-    for option, value in (("--percentile", percentile), ("--alpha", alpha), ("--check", check)):
-        if value is not None and not math.isfinite(value):
-            raise UsageError(f"{option} {value}: expected a finite number")
 
 
 def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,9 @@ def train(
     data_note: Annotated[
         str | None, typer.Option("--data-note", metavar="TEXT", help="What the network's file says about the data.")
     ] = None,
+    licence: Annotated[
+        str, typer.Option("--licence", metavar="TEXT", help="Under which terms the network's file may be used.")
+    ] = "",
     arch: Arch = None,
     size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
@@ -71,10 +75,14 @@ def train(
     }  # fmt: skip
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
     name = name or data.resolve().name
-    chosen = replace(chosen, notes={"data": data_note or name})
+    if Path(name).name != name or not name:  # it becomes a file's name, hours from now
+        raise UsageError(f"--name {name}: a name that can be a file's is needed, without /")
+    if not math.isfinite(chosen.learning_rate):
+        raise UsageError(f"--learning-rate {chosen.learning_rate}: expected a finite number")
     if (output / "training-state.pt").exists() and not resume:
         raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
-    _run(chosen, data, output, name, resume, time_budget, device, not no_compile)
+    _run(chosen, data, output, {"name": name, "about": data_note or name, "licence": licence}, resume=resume,
+         minutes=time_budget, device=device, compiled=not no_compile)  # fmt: skip
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
@@ -86,6 +94,8 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
             raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(PUBLISHED)}")
         arguments = PUBLISHED[arch]
     if temperature is not None:
+        if not 0 < temperature < math.inf:
+            raise UsageError(f"--temperature {temperature:g}: expected a positive number")
         arguments = {**arguments, "temperature": temperature}
     if changes["precision"] not in (None, "float32", "bfloat16"):
         raise UsageError(f"--precision {changes['precision']}: expected float32 or bfloat16")
@@ -99,7 +109,8 @@ def _run(
     recipe: Recipe,
     data: Path,
     output: Path,
-    name: str,
+    stated: dict[str, str],  # what only the network's file says: see finish()
+    *,
     resume: bool,
     minutes: float | None,
     device: str,
@@ -125,7 +136,7 @@ def _run(
     if not result.finished:
         console.say(f"time is up after step {result.steps}; go on with the same command and --resume")
         return
-    path = finish(result, recipe, splits, output / f"{name}.safetensors", name)
+    path = finish(result, recipe, splits, output / f"{stated['name']}.safetensors", **stated)
     console.say(f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures; {result.seconds / 60:.0f} minutes")
     console.result(str(path))
 

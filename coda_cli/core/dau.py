@@ -6,8 +6,8 @@ For one patch ``x`` (length d = C k k) a layer with outputs o = 1..O and rank r 
     w_o = U_o z + b_o         U_o [d, r], b_o [d]: the dynamic weight vector
     y_o = g(|w_o|) (w_o . x)  g(n) = n / (1 + n^2) ("SQ") or 1 / n ("L2"), and 0 at n = 0
 
-and nothing else: no other nonlinearity exists in the network. The weights ``w_o`` are never written out (they are O d
-numbers for every position). Everything needed follows from three small facts:
+and nothing else: no other nonlinearity exists in the network. The weights ``w_o``, O d numbers for every
+position, need not be written out. Everything needed follows from three small facts:
 
     w_o . x  =  z . (U_o^T x) + b_o . x          one convolution of x with the kernels [V, b, U], then a dot product
     |w_o|^2  =  |R_o [z; 1]|^2                   R_o from the QR decomposition of [U_o b_o]: a sum of squares
@@ -31,10 +31,14 @@ NORMS = ("SQ", "L2")
 
 
 def scale_of_norm(n: Tensor, norm: str) -> Tensor:
-    """The factor g(n) that multiplies ``w . x``, for weight norms ``n >= 0`` of any shape; 0 where n is 0."""
+    """The factor g(n) that multiplies ``w . x``, for weight norms ``n >= 0`` of any shape; 0 where n is 0.
+
+    An infinite norm gives NaN, which no residual hides, rather than the 0 of its limit: it is an overflow.
+    """
+    n = torch.where(n.isinf(), torch.nan, n)
     if norm == "SQ":
         return 1 / (n + 1 / n)  # n / (1 + n^2) without the square, which overflows half precision from n = 256
-    return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), torch.zeros_like(n))
+    return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), n)  # n itself: 0, or NaN
 
 
 class DAUConv2d(nn.Module):
@@ -164,9 +168,8 @@ class DAUConv2d(nn.Module):
         z = X @ self.V.reshape(r, d).t()
         dot = X @ self.bias_or_zeros().reshape(O, d).t()
         n = torch.empty_like(dot)
-        R = self.norm_factors()  # [O, m, r + 1]
-        m = R.shape[1]
-        Rz, R1 = R[:, :, :r].contiguous(), R[:, :, r].contiguous()
+        Rz, R1 = self.norm_factors().split([r, 1], 2)  # [O, m, r] and [O, m, 1]
+        m = Rz.shape[1]
         U, X = self.dense_U().reshape(O, r, d).to(product), X.to(product)
         # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
         u_buffer, w_buffer = X.new_empty(0), z.new_empty(0)
@@ -184,11 +187,11 @@ class DAUConv2d(nn.Module):
         q = c.permute(0, 2, 3, 1).reshape(-1, self.out_channels) * g  # [P, O]
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
         live = (q != 0).any(0)  # NaN counts as live
-        if not live.all():
-            q = q[:, live].contiguous()
         r, d = self.rank, self.U[0].numel()
-        U = self.dense_U().reshape(self.out_channels, r, d)[live].to(product)
-        out = q @ self.bias_or_zeros().reshape(-1, d)[live]  # [P, d]
+        U, b = self.dense_U().reshape(-1, r, d).to(product), self.bias_or_zeros().reshape(-1, d)
+        if not live.all():
+            q, U, b = q[:, live].contiguous(), U[live], b[live]
+        out = q @ b  # [P, d]
         buffer = q.new_empty(0)
         for p, o in _blocks(len(q), len(U), r, c.device):
             rows, width = p.stop - p.start, len(U[o])
@@ -197,8 +200,16 @@ class DAUConv2d(nn.Module):
                 out[p].addmm_(outer, U[o].flatten(0, 1))
             else:
                 out[p] += (outer.to(product) @ U[o].flatten(0, 1)).to(out.dtype)
-        columns = out.view(size[0], -1, d).transpose(1, 2)
+        return self._unpatched(out, size)
+
+    def _unpatched(self, rows: Tensor, size: torch.Size) -> Tensor:
+        """The transpose of ``_patches``: rows [B H' W', d] added up where they came from, [B, C, H, W] = ``size``."""
+        columns = rows.view(size[0], -1, rows.shape[1]).transpose(1, 2)
         return F.fold(columns, size[2:], self.kernel_size, padding=self.padding, stride=self.stride)
+
+    def _output_size(self, x: Tensor) -> tuple[int, int]:
+        H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in x.shape[2:])
+        return H, W
 
     def _patches(self, x: Tensor) -> Tensor:
         """The patches of x [B, C, H, W] as rows [B H' W', d], in the order of ``F.unfold``."""
@@ -207,8 +218,7 @@ class DAUConv2d(nn.Module):
 
     def _as_map(self, rows: Tensor, x: Tensor) -> Tensor:
         """Rows [B H' W', O] as [B, O, H', W'] (in channels-last memory) for the input ``x``."""
-        H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in x.shape[2:])
-        return rows.view(x.shape[0], H, W, self.out_channels).permute(0, 3, 1, 2)
+        return rows.view(x.shape[0], *self._output_size(x), self.out_channels).permute(0, 3, 1, 2)
 
     def _differentiable(self, x: Tensor) -> Tensor:
         """The same outputs with an ordinary graph, for training: gradients flow through z, U, b and the norm."""

@@ -6,6 +6,7 @@ A network takes the six-channel encoding ``[x, 1 - x]`` (see ``encode``) and ret
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,8 +62,10 @@ def coda_net(
     """A CoDA-Net from its table: ``channels`` has one entry more than the others, the last is the class count.
 
     ``paddings`` default to (k - 1) // 2, ``groups`` (of the second convolution) to 1. Raises ValueError when the
-    lists' lengths disagree.
+    lists' lengths disagree, the temperature is not positive, or it or the bias is not finite.
     """
+    if not (math.isfinite(temperature) and temperature > 0 and math.isfinite(bias)):
+        raise ValueError(f"expected a finite bias and a positive, finite temperature, got {bias} and {temperature}")
     n = len(kernels)
     paddings = [(k - 1) // 2 for k in kernels] if paddings is None else paddings
     groups = [1] * n if groups is None else groups

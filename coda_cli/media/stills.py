@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import secrets
 import threading
@@ -65,6 +66,10 @@ def read_image(path: Path) -> Picture:
     return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes)
 
 
+# What is wrong with a file is said in our own line; a library's log without a handler would end up on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
 class _Silence:
     """``with`` it, Pillow's warnings about odd files are not shown, and its limit of pixels is not: ours is the rule.
 
@@ -111,7 +116,11 @@ def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         notes.append("turned as its EXIF orientation says")
     image = turned
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit: convert("RGB") would clip
+        clear = image.info.get("transparency")  # of a grey PNG: the one grey that is transparent
+        opaque = np.asarray(image) != clear if isinstance(clear, int) else None
         image = _scaled_to_8_bits(image)
+        if opaque is not None:
+            image.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
         notes.append("scaled to 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

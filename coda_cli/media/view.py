@@ -8,6 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.errors import MediaError
+
+MAX_ENLARGED = 64_000_000  # pixels of a scaled picture before its centre is cut out
 Fit = Literal["crop", "pad", "native"]
 Box = tuple[float, float, float, float]
 
@@ -31,6 +34,7 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
 
     crop    shorter side to ``resize`` (Pillow bilinear, antialiased; the longer truncated, as torchvision's Resize),
             then the centre ``crop`` x ``crop``, zeros where the picture is smaller: the published test transform.
+            Raises MediaError for a picture so narrow that its enlargement would fill the memory.
     pad     longer side to ``crop``: the whole picture, its aspect kept. Nothing is filled in: a DAU layer gives 0
             where it sees only zeros, so a zero border would change no number.
     native  the whole picture at its own size.
@@ -47,6 +51,8 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
         return View(_resized(Image.fromarray(rgb), w, h), whole, (width, height))
     short = resize or crop
     w, h = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    if w * h > MAX_ENLARGED:
+        raise MediaError(f"too narrow for a centre crop ({width} x {height} pixels); use --fit pad")
     small = _resized(Image.fromarray(rgb), w, h)
     top, left = _first_of_centre(h, crop), _first_of_centre(w, crop)
     view = np.zeros((crop, crop, 3), np.uint8)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
+from coda_cli.render import text
 from coda_cli.render.colour import NEGATIVE, POSITIVE, coloured, strength
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
-INK, QUIET_INK, PAPER = (28, 28, 30), (110, 110, 116), (255, 255, 255)
+INK, QUIET_INK, OUTLINE, PAPER = (28, 28, 30), (110, 110, 116), (170, 170, 176), (255, 255, 255)
 FADED = 72  # what black becomes under an overlay
 DIMMED = 0.5  # brightness of what the network did not see
 SMALLEST = 320  # pictures with a shorter side below this are enlarged by a whole factor, or nobody could read them
@@ -69,26 +68,23 @@ def framed(picture: Picture, scale: float, title: str, lines: Sequence[str]) -> 
     """
     height, width = picture.shape[:2]
     unit = _unit(picture)
-    m = margin(picture)
-    body, small = _font(unit), _font(max(10, round(unit * 0.8)))
-    bar = _bar_width(scale, small, unit)
-    inner = width + m + bar
-    title_lines = _wrapped(title, body, inner)
-    text_lines = [part for line in lines for part in _wrapped(line, small, inner)]
+    m, small = margin(picture), max(10, round(unit * 0.8))
+    inner = width + m + _bar_width(scale, small, unit)
+    title_lines = text.wrapped(title, unit, inner)
+    small_lines = [part for line in lines for part in text.wrapped(line, small, inner)]
     leading, small_leading = round(unit * 1.45), round(unit * 1.2)
-    below = m // 2 + leading * len(title_lines) + small_leading * len(text_lines) + m // 2
-    canvas = Image.new("RGB", (m + inner + m, m + height + below), PAPER)
-    canvas.paste(Image.fromarray(picture), (m, m))
-    draw = ImageDraw.Draw(canvas)
-    _draw_bar(canvas, draw, (m + width + m, m, height), scale, small, unit)
+    below = m // 2 + leading * len(title_lines) + small_leading * len(small_lines) + m // 2
+    canvas = np.full((m + height + below, m + inner + m, 3), PAPER, np.uint8)
+    canvas[m : m + height, m : m + width] = picture
+    _draw_bar(canvas, (m + width + m, m, height), scale, small, unit)
     y = m + height + m // 2
     for line in title_lines:
-        draw.text((m, y), line, fill=INK, font=body)
+        text.draw(canvas, line, (m, y), unit, INK)
         y += leading
-    for line in text_lines:
-        draw.text((m, y), line, fill=QUIET_INK, font=small)
+    for line in small_lines:
+        text.draw(canvas, line, (m, y), small, QUIET_INK)
         y += small_leading
-    return np.asarray(canvas)
+    return canvas
 
 
 def margin(picture: Picture) -> int:
@@ -101,51 +97,23 @@ def _unit(picture: Picture) -> int:
     return int(np.clip(min(picture.shape[:2]) / 24, 13, 44))
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def _bar_labels(scale: float) -> tuple[str, str, str]:
-    return (f"+{scale:.2g}", "0", f"-{scale:.2g}")
+    return (f"+{scale:.2g}", "0", f"−{scale:.2g}") if scale > 0 else ("", "0", "")  # no evidence, no ends
 
 
-def _bar_width(scale: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, unit: int) -> int:
-    widest = max(font.getlength(label) for label in (*_bar_labels(scale), "logit"))
+def _bar_width(scale: float, letters: int, unit: int) -> int:
+    widest = max(text.width(label, letters) for label in (*_bar_labels(scale), "logit"))
     return round(unit + unit * 0.5 + widest)
 
 
-def _draw_bar(
-    canvas: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int, int],
-    scale: float,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    unit: int,
-) -> None:
+def _draw_bar(canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int) -> None:
     """The colour bar with its unit above, full height of the picture; ``at`` is left, top, height."""
     left, top, height = at
-    head = round(unit * 1.4)
-    draw.text((left, top), "logit", fill=QUIET_INK, font=font)
-    tall = max(1, height - head)
-    ramp = np.linspace(1, -1, tall, dtype=np.float32)[:, None].repeat(unit, 1)
-    canvas.paste(Image.fromarray(coloured(ramp, 1.0)), (left, top + head))
-    draw.rectangle((left, top + head, left + unit - 1, top + head + tall - 1), outline=(170, 170, 176))
-    x = left + round(unit * 1.5)
-    for label, share, anchor in zip(_bar_labels(scale), (0.0, 0.5, 1.0), ("lt", "lm", "lb"), strict=True):
-        draw.text((x, top + head + round(share * (tall - 1))), label, fill=INK, font=font, anchor=anchor)
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words; a word that is too long is cut with an ellipsis."""
-    lines, line = [], ""
-    for word in text.split():
-        while font.getlength(word) > width and len(word) > 2:
-            word = word[:-2].rstrip("…") + "…"
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = longer
-    return [*lines, line] if line else lines
+    text.draw(canvas, "logit", (left, top), letters, QUIET_INK)
+    top, tall = top + round(unit * 1.4), max(1, height - round(unit * 1.4))
+    bar = canvas[top : top + tall, left : left + unit]
+    bar[:] = OUTLINE
+    bar[1:-1, 1:-1] = coloured(np.linspace(1, -1, tall, dtype=np.float32)[:, None], 1.0)[1:-1]
+    room = tall - text.ascent(letters)  # the first label's top is the bar's top, the last one's foot its foot
+    for label, share in zip(_bar_labels(scale), (0.0, 0.5, 1.0), strict=True):
+        text.draw(canvas, label, (left + round(unit * 1.5), top + round(share * room)), letters, INK)

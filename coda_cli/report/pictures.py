@@ -47,12 +47,11 @@ def draw(kind: str, rgb: RGB, pixels: Map, view: View, part: Explained, record: 
 
 
 def _caption(part: Explained, record: Record) -> tuple[str, list[str]]:
-    # Only characters that Pillow's built-in font has: it knows no minus sign.
-    name = part.name if part.versus is None else f"{part.name} minus {part.versus.name}"
+    name = part.name if part.versus is None else f"{part.name} − {part.versus.name}"
     title = f"{name} · logit {part.logit:.2f}"
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
-    sums = f"logit = {part.positive:.2f} for - {-part.negative:.2f} against {part.bias:+.2f} bias"
+    sums = f"logit = {part.positive:.2f} for − {-part.negative:.2f} against {part.bias:+.2f} bias"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
     scale = f"full colour ±{part.scale:.2g} logit a pixel"
     return title, [f"{sums}, {proof}", f"{record.network.name}, {record.precision}, {scale}"]

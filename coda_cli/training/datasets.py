@@ -63,8 +63,10 @@ def load(root: Path, size: int, progress: Progress | None = None) -> tuple[Split
         listing = _listing(root, classes)
         every = round(1 / HELD_OUT_SHARE)
         parts = [[x for i, x in enumerate(listing) if i % every], listing[::every]]
-    if not parts[0] or not parts[1]:
-        raise TrainingError(f"{root}: no pictures in one of its splits")
+    if empty := [name for i, name in enumerate(classes) if i not in {label for _, label in parts[0]}]:
+        raise TrainingError(f"{root}: no training pictures of {', '.join(empty)}; remove the folder, or fill it")
+    if not parts[1]:
+        raise TrainingError(f"{root}: no held-out pictures")
     total, done = sum(map(len, parts)), 0
     splits = []
     for part in parts:

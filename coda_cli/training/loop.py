@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -145,8 +145,10 @@ def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError
     )
 
 
-def finish(result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path, name: str) -> Path:
-    """Write the network of a finished run as a self-describing file; returns its path."""
+def finish(
+    result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path, name: str, *, about: str, licence: str = ""
+) -> Path:
+    """Write the network of a finished run as a self-describing file; returns its path. ``about`` describes the data."""
     train_split, test_split = data
     assert result.accuracy is not None
     checkpoint = Checkpoint(
@@ -157,13 +159,13 @@ def finish(result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path
         preprocessing=Preprocessing(resize=recipe.size, crop=recipe.size),
         accuracy=Accuracy(value=result.accuracy, pictures=len(test_split), split="held out"),
         training={
-            **recipe.notes,
-            "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("arguments", "notes")},
+            "data": about,
+            "recipe": {key: value for key, value in asdict(recipe).items() if key != "arguments"},
             "pictures": len(train_split),
             "steps": result.steps,
             "seconds": round(result.seconds),
         },
-        licence=recipe.notes.get("licence", ""),
+        licence=licence,
     )
     save(result.model, checkpoint, path)
     return path
@@ -239,7 +241,7 @@ def accuracy(model: nn.Module, split: Split, *, limit: int | None = None, autoca
     if limit is not None and limit < len(split):
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
         split = Split(split.images[chosen], split.labels[chosen], split.classes)
-    return float(correct(model, split, autocast=autocast).double().mean())
+    return int(correct(model, split, autocast=autocast).sum()) / len(split)
 
 
 # ---- state and log ---------------------------------------------------------------------------------------------------
@@ -288,8 +290,7 @@ def _described(data: Split) -> str:
 
 
 def _identity(recipe: Recipe) -> str:
-    """Everything about a recipe that decides the weights: not its notes."""
-    return json.dumps(asdict(replace(recipe, notes={})), sort_keys=True)
+    return json.dumps(asdict(recipe), sort_keys=True)
 
 
 class _Log:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from coda_cli.core.published import PUBLISHED
@@ -25,7 +25,6 @@ class Recipe:
     early_share: float = 0.0  # share of all steps that do
     precision: str = "bfloat16"  # of the convolutions while training
     seed: int = 0
-    notes: dict[str, str] = field(default_factory=dict)  # provenance, copied into the checkpoint
 
     def with_classes(self, count: int) -> dict[str, Any]:
         """The architecture's arguments for ``count`` classes."""
