@@ -26,7 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "captum": ("study/methods.py",),
     "imageio": ("media/clips.py",),
     "av": ("media/clips.py",),
-    "PIL": ("media/", "render/"),
+    "PIL": ("media/",),
     "cv2": ("media/", "render/", "report/"),
     "pooch": ("checkpoints/fetch.py",),
     "requests": ("checkpoints/fetch.py",),
