@@ -165,7 +165,7 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("core/dau.py", "from .held import held\nfrom . import networks\nfrom coda_cli.errors import CodaError"),
         ("core/__init__.py", "from .held import held\nfrom . import held\nfrom ..errors import CodaError"),
         ("media/clips.py", "def read():\n    import av\n    import imageio.v3 as iio\n    from PIL import Image"),
-        ("render/overlay.py", "import cv2\nfrom PIL import Image\nimport numpy"),
+        ("render/overlay.py", "import cv2\nimport numpy"),
         ("checkpoints/loading.py", "import pickle\nimport torch\nfrom coda_cli.media.stills import w\ntorch.load('x')"),
         ("checkpoints/fetch.py", "import pooch\nfrom coda_cli.core.published import PUBLISHED"),
         ("study/methods.py", "def ig():\n    from captum.attr import IntegratedGradients"),
