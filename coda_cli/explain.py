@@ -77,7 +77,8 @@ def explain_image(
 def explain_views(views: Sequence[View], net: Net, request: Request, targets: Targets) -> list[Explanation]:
     """Explain pictures of one size together. Raises ExactnessError when a logit is not finite.
 
-    When memory runs out the batch is halved; a single picture that does not fit raises MediaError.
+    When memory runs out the batch is halved; a single picture that does not fit raises MediaError, as one does that is
+    smaller than the network's kernels.
     """
     start = time.perf_counter()
     parameter = next(net.model.parameters())
@@ -86,6 +87,8 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
         x = encode(rgb.to(parameter.device)).to(parameter.dtype)
         with torch.autocast(parameter.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
+    except ValueError as error:  # a picture smaller than a kernel
+        raise MediaError(f"{error}; use --fit crop") from error
     except (RuntimeError, MemoryError) as error:  # torch has no error class of its own for a CPU's memory
         if not _out_of_memory(error):
             raise

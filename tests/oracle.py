@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.networks import CodaNet
 
@@ -77,14 +78,25 @@ def layer_matrix(layer: DAUConv2d, x: Tensor) -> tuple[Tensor, torch.Size]:
     return matrix[..., :-1].reshape(O * P, -1), torch.Size((O, H, W))
 
 
+def blur_matrix(x: Tensor) -> Tensor:
+    """The matrix [C H W, C H W] that blurs x [C, H, W] by 1 2 1 / 4 along both axes, zeros outside."""
+    C, H, W = x.shape
+
+    def along(length: int) -> Tensor:
+        i = torch.arange(length)
+        return (2.0 - (i[:, None] - i).abs()).clamp_min(0).double() / 4
+
+    return torch.kron(torch.eye(C, dtype=torch.float64), torch.kron(along(H), along(W)))
+
+
 def network_map(model: CodaNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [classes] and contributions [classes, C, H, W] of one input x [C, H, W], float64, by the definition."""
     x = x.detach().double()
     total = torch.eye(x.numel(), dtype=torch.float64)
     y = x
     for layer in model.layers:
-        assert isinstance(layer, DAUConv2d)
-        matrix, size = layer_matrix(layer, y)
+        assert isinstance(layer, DAUConv2d | Blur)
+        matrix, size = (blur_matrix(y), y.shape) if isinstance(layer, Blur) else layer_matrix(layer, y)
         total = matrix @ total
         y = (matrix @ y.flatten()).reshape(size)
     rows = total.reshape(len(y), -1, x.numel()).sum(1) / model.temperature  # sum over the positions

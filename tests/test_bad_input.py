@@ -23,7 +23,8 @@ from program import photo, photos, scene, tree
 
 from coda_cli import explain
 from coda_cli.checkpoints import loading
-from coda_cli.checkpoints.manifest import weights_folder
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
+from coda_cli.core.networks import build
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media import stills
 from coda_cli.report.records import from_json
@@ -226,6 +227,19 @@ def test_the_smallest_and_the_thinnest_pictures_are_explained(
     assert record["explained"][0]["exact"]
     if fit != "crop":
         assert record["view"]["box"] == [0, 0, *size]
+
+
+def test_a_picture_smaller_than_the_network_s_kernels_fails_alone(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "in/a.png", 9, 2)
+    photo(tmp_path / "in/b.png", 40, 40)
+    arguments = {"channels": [6, 2, 3], "kernels": [5, 3], "strides": [1, 1], "ranks": [2, 2], "norm": "SQ",
+                 "temperature": 1.0, "paddings": [0, 0]}  # fmt: skip
+    checkpoint = Checkpoint(name="k", architecture="coda_net", arguments=arguments, classes=("x", "y", "z"),
+                            preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+    loading.save(build("coda_net", arguments), checkpoint, tmp_path / "k.safetensors")
+    result = coda("explain", "in", "-m", "k.safetensors", "--fit", "native", "--json", status=1)
+    assert result.error == "in/a.png: 2 x 9 positions are too few for a 5-wide kernel; use --fit crop"
+    assert [r["status"] for r in result.records] == ["error", "ok"]
 
 
 def bomb(path: Path, side: int) -> Path:

@@ -113,6 +113,20 @@ def test_contributions_of_a_deep_network_equal_the_definition(norm: str) -> None
     assert_equals_definition(model, encode(picture(2, 3, 14, 11)))
 
 
+@pytest.mark.parametrize("size", [(2, 2), (2, 5), (9, 8)])
+def test_contributions_of_an_antialiased_network_equal_the_definition(size: tuple[int, int]) -> None:
+    model = small_net(channels=[6, 4, 5, CLASSES], kernels=[4, 3, 1], strides=[2, 1, 2], ranks=[3, 7, 2],
+                      paddings=[1, 1, 0], antialias=True)  # fmt: skip
+    assert_equals_definition(model, encode(picture(2, 3, *size)))
+
+
+def test_a_blur_that_is_held_at_another_strength_is_caught() -> None:
+    model, x = small_net(strides=[2, 1], antialias=True), picture(1, 2, 7, 6)
+    model.layers[0].kernel[:] = model.layers[0].kernel.roll(1, 3)
+    with pytest.raises(AssertionError):
+        assert_equals_definition(model, x)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 1), (2, 3), (13, 4)])
 def test_contributions_equal_the_definition_at_any_size(size: tuple[int, int]) -> None:
     assert_equals_definition(small_net(strides=[2, 1]), picture(1, 2, *size))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.networks import CodaNet, build, coda_net, encode
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS, published_name
@@ -62,6 +63,31 @@ def without_memory(arguments: dict[str, Any]) -> CodaNet:
 
 def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+# ---- antialiased strides -------------------------------------------------------------------------------------------
+
+
+def test_a_blur_stands_before_every_strided_layer_and_nowhere_else() -> None:
+    table = {"channels": [6, 4, 5, 3, 2], "kernels": [3, 3, 4, 1], "strides": [2, 1, 2, 1], "ranks": [2] * 4,
+             "norm": "SQ", "temperature": 1.0}  # fmt: skip
+    plain, antialiased = coda_net(**table), coda_net(**table, antialias=True)
+    assert [type(layer).__name__ for layer in plain.layers] == ["DAUConv2d"] * 4
+    kinds = [type(layer).__name__ for layer in antialiased.layers]
+    assert kinds == ["Blur", "DAUConv2d", "DAUConv2d", "Blur", "DAUConv2d", "DAUConv2d"]
+    assert count(antialiased) == count(plain)
+    assert not [key for key in antialiased.state_dict() if "kernel" in key], "a fixed filter is not stored"
+
+
+def test_a_blur_removes_the_highest_frequency_and_keeps_the_mean() -> None:
+    stripes = torch.tensor([0.0, 1.0]).repeat(8).expand(1, 1, 16, 16).contiguous()
+    for x in (stripes, stripes.mT.contiguous()):
+        inner = Blur(1)(x)[..., 1:-1, 1:-1]
+        torch.testing.assert_close(inner, torch.full_like(inner, 0.5))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Blur(1)(stripes).dtype == torch.float32
+    flat = Blur(3)(torch.ones(2, 3, 5, 5))
+    torch.testing.assert_close(flat[..., 1:-1, 1:-1], torch.ones(2, 3, 3, 3))
 
 
 # ---- the published configurations -----------------------------------------------------------------------------------

@@ -99,9 +99,6 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
         arguments = {**arguments, "temperature": temperature}
     if changes["precision"] not in (None, "float32", "bfloat16"):
         raise UsageError(f"--precision {changes['precision']}: expected float32 or bfloat16")
-    if changes["size"] not in (None, recipe.size):  # crops of the recipe's early phase belong to its own size
-        changes = {**changes, "early_size": None, "early_share": 0.0}
-        recipe = replace(recipe, early_size=None, early_share=0.0)
     return replace(recipe, arguments=arguments, **{k: v for k, v in changes.items() if v is not None})
 
 
@@ -124,7 +121,7 @@ def _run(
     where = pick(device)
     prepare(output)
     with console.progress("reading pictures") as advance:
-        splits = datasets.load(data, recipe.size, advance)
+        splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
     console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
     with console.progress("training", " steps") as advance:
         result = train(

@@ -144,10 +144,12 @@ class DAUConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, O, H', W']; differentiable in x and the parameters, or held (see ``held``).
 
-        Raises ValueError for another number of channels.
+        Raises ValueError for another number of channels, or an input smaller than the kernel.
         """
         if x.shape[1] != self.in_channels:
             raise ValueError(f"expected [B, {self.in_channels}, H, W], got {list(x.shape)}")
+        if min(self._output_size(x)) < 1:
+            raise ValueError(f"{x.shape[2]} x {x.shape[3]} positions are too few for a {self.kernel_size}-wide kernel")
         if is_held() and x.requires_grad:
             y: Tensor = _HeldDAU.apply(x, self)
             return y

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.published import PUBLISHED_BIAS
 
@@ -36,7 +37,7 @@ class CodaNet(nn.Module):
     the pooling is a sum. ``bias`` is one number for all classes.
     """
 
-    def __init__(self, layers: Sequence[DAUConv2d], *, temperature: float, bias: float) -> None:
+    def __init__(self, layers: Sequence[nn.Module], *, temperature: float, bias: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
         self.temperature, self.bias = temperature, bias
@@ -58,11 +59,13 @@ def coda_net(
     bias: float = PUBLISHED_BIAS,
     paddings: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
+    antialias: bool = False,
 ) -> CodaNet:
     """A CoDA-Net from its table: ``channels`` has one entry more than the others, the last is the class count.
 
-    ``paddings`` default to (k - 1) // 2, ``groups`` (of the second convolution) to 1. Raises ValueError when the
-    lists' lengths disagree, the temperature is not positive, or it or the bias is not finite.
+    ``paddings`` default to (k - 1) // 2, ``groups`` (of the second convolution) to 1. ``antialias`` puts a ``Blur``
+    before every strided layer, which keeps the grid of the stride out of the maps; no published network has it. Raises
+    ValueError when the lists' lengths disagree, the temperature is not positive, or it or the bias is not finite.
     """
     if not (math.isfinite(temperature) and temperature > 0 and math.isfinite(bias)):
         raise ValueError(f"expected a finite bias and a positive, finite temperature, got {bias} and {temperature}")
@@ -75,11 +78,13 @@ def coda_net(
             f"{n} kernels need {n + 1} channels and {n} strides, ranks, paddings and groups; got "
             f"{len(channels)}, {', '.join(map(str, lengths[1:]))}"
         )
-    layers = [
-        DAUConv2d(channels[i], channels[i + 1], kernels[i], ranks[i], stride=strides[i], padding=paddings[i], norm=norm,
-                  groups=groups[i])
-        for i in range(n)
-    ]  # fmt: skip
+    layers: list[nn.Module] = []
+    for i in range(n):
+        if antialias and strides[i] > 1:
+            layers.append(Blur(channels[i]))
+        layer = DAUConv2d(channels[i], channels[i + 1], kernels[i], ranks[i], stride=strides[i], padding=paddings[i],
+                          norm=norm, groups=groups[i])  # fmt: skip
+        layers.append(layer)
     return CodaNet(layers, temperature=temperature, bias=bias)
 
 

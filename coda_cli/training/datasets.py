@@ -37,8 +37,10 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device), self.classes)
 
 
-def load(root: Path, size: int, progress: Progress | None = None) -> tuple[Split, Split]:
-    """Training and held-out split of a data set, pictures at ``size`` x ``size``.
+def load(
+    root: Path, size: int, progress: Progress | None = None, *, kept_size: int | None = None
+) -> tuple[Split, Split]:
+    """Training and held-out split of a data set, pictures at ``size`` x ``size``, those for training at ``kept_size``.
 
     Three layouts: torchvision's CIFAR-10 (a folder ``cifar-10-batches-py``), ``train/CLASS/...`` beside
     ``test/CLASS/...`` (or ``val``, ``validation``), and ``CLASS/...`` alone, of which every tenth picture (in the
@@ -69,8 +71,8 @@ def load(root: Path, size: int, progress: Progress | None = None) -> tuple[Split
         raise TrainingError(f"{root}: no held-out pictures")
     total, done = sum(map(len, parts)), 0
     splits = []
-    for part in parts:
-        splits.append(_decode(part, classes, size, _shifted(progress, done, total)))
+    for part, side in zip(parts, (kept_size or size, size), strict=True):
+        splits.append(_decode(part, classes, side, _shifted(progress, done, total)))
         done += len(part)
     return splits[0], splits[1]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
-from coda_cli.core.networks import build, encode
+from coda_cli.core.networks import CodaNet, build, encode
 from coda_cli.errors import TrainingError
 from coda_cli.media.stills import write_with
 from coda_cli.training.datasets import Split
@@ -32,6 +32,7 @@ from coda_cli.training.recipes import Recipe
 STATE_FILE, LOG_FILE = "training-state.pt", "log.csv"
 LOG_FIELDS = ("step", "epoch", "seconds", "learning_rate", "loss", "accuracy", "images_per_second")
 STATE_EVERY = 120.0  # seconds between two saved states
+MOST_STRETCH = 1.2  # crops are up to this much wider or higher than square ones
 QUICK_TEST = 2000  # held-out pictures looked at after every epoch; the final accuracy is of all
 
 
@@ -79,6 +80,7 @@ def train(
     train_split, test_split = data[0].to(device), data[1].to(device)
     torch.manual_seed(recipe.seed)
     model = build("coda_net", recipe.with_classes(len(train_split.classes))).to(device)
+    assert isinstance(model, CodaNet)
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     per_epoch = len(train_split) // recipe.batch
@@ -95,15 +97,17 @@ def train(
     losses: list[Tensor] = []
     model.train()
     while step < steps:
-        early = recipe.early_size if step < recipe.early_share * steps else None
-        images, labels = batch_of_step(train_split, recipe, step, per_epoch, early)
+        progress = step / steps
+        images, labels = batch_of_step(train_split, recipe, step, per_epoch, recipe.side(progress))
         lr = learning_rate(recipe, step, steps)
         for group in optimiser.param_groups:
             group["lr"] = lr
         with autocast:
             logits = forward(encode(images).contiguous(memory_format=torch.channels_last))
-        target = F.one_hot(labels, logits.shape[1]).float()
-        loss = F.binary_cross_entropy_with_logits(logits.float(), target)
+        # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
+        sharpness = model.temperature / recipe.temperature(progress)
+        logits = (logits.float() - model.bias) * sharpness + model.bias
+        loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).float())
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -118,7 +122,8 @@ def train(
             on_step(Tick(step, steps, float(losses[-1]), rate, before + now - start))
         end_of_epoch, out_of_time = step % per_epoch == 0, now - start > time_budget
         if end_of_epoch:
-            quick = accuracy(model, test_split, limit=QUICK_TEST, autocast=recipe.precision == "bfloat16")
+            sample = resized(test_split, recipe.side(progress), limit=QUICK_TEST)
+            quick = accuracy(model, sample, autocast=recipe.precision == "bfloat16")
             mean_loss = float(torch.stack(losses).mean())
             log.write(step, step // per_epoch, before + now - start, lr, mean_loss, quick, rate)
             if on_epoch:
@@ -186,37 +191,42 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def batch_of_step(
-    split: Split, recipe: Recipe, step: int, per_epoch: int, crop: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """The augmented pictures uint8 [batch, 3, s, s] and labels int64 [batch] that belong to one step of a run."""
+def batch_of_step(split: Split, recipe: Recipe, step: int, per_epoch: int, side: int) -> tuple[Tensor, Tensor]:
+    """The augmented pictures float32 [batch, 3, side, side] and labels int64 [batch] of one step of a run."""
     # One permutation per epoch, made anew for each step: cheap, and nothing has to be remembered for a resume.
     order = torch.randperm(len(split), generator=_generator(recipe.seed, step // per_epoch, 0))
     first = (step % per_epoch) * recipe.batch
     chosen = order[first : first + recipe.batch].to(split.labels.device)
-    return augment(split.images[chosen], recipe, _generator(recipe.seed, step, 1), crop), split.labels[chosen]
+    return augment(split.images[chosen], recipe, _generator(recipe.seed, step, 1), side), split.labels[chosen]
 
 
-def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, crop: int | None = None) -> Tensor:
-    """Mirror and translate uint8 [B, 3, s, s] pictures at random, each its own way, all at once.
+def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, side: int) -> Tensor:
+    """Pictures uint8 [B, 3, s, s] to float32 [B, 3, side, side] in [0, 1], each its own way, all at once.
 
-    With ``crop`` the result is a random window [B, 3, crop, crop] inside each picture instead of a translation.
+    Each is cropped at random, scaled to ``side``, mirrored, and changed in brightness and contrast, as far as the
+    recipe asks for it.
     """
-    B, _, s, _ = images.shape
-    device = images.device
-    if recipe.flip:
-        mirrored = (torch.rand(B, generator=generator) < 0.5).to(device)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    size, border = (s, recipe.shift) if crop is None else (crop, 0)
-    if size + border != s:
-        padded = F.pad(images, [border] * 4)
-        dy, dx = torch.randint(s + 2 * border - size + 1, (2, B), generator=generator).to(device)
-        rows = (dy[:, None] + torch.arange(size, device=device))[:, None, :, None]
-        columns = (dx[:, None] + torch.arange(size, device=device))[:, None, None, :]
-        b = torch.arange(B, device=device)[:, None, None, None]
-        c = torch.arange(3, device=device)[None, :, None, None]
-        images = padded[b, c, rows, columns]
-    return images
+    x = images.float() / 255
+    while x.shape[-1] >= 2 * side:  # bilinear sampling alone would alias
+        x = F.avg_pool2d(x, 2)
+    B = len(x)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(B, generator=generator)
+
+    stretch = MOST_STRETCH if recipe.smallest_crop < 1 else 1.0
+    area, aspect = uniform(recipe.smallest_crop, 1), uniform(-1, 1).mul(math.log(stretch)).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    mirrored = uniform(0, 1) < (0.5 if recipe.flip else 0)
+    theta = torch.zeros(B, 2, 3)  # in grid_sample's coordinates the picture reaches from -1 to 1
+    theta[:, 0, 0], theta[:, 1, 1] = torch.where(mirrored, -width, width), height
+    theta[:, 0, 2], theta[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
+    grid = F.affine_grid(theta.to(x.device), [B, 3, side, side], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    contrast = uniform(1 - recipe.jitter, 1 + recipe.jitter).to(x.device)[:, None, None, None]
+    brightness = uniform(-recipe.jitter / 2, recipe.jitter / 2).to(x.device)[:, None, None, None]
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return ((x - mean) * contrast + mean + brightness).clamp(0, 1)
 
 
 def _generator(seed: int, n: int, stream: int) -> torch.Generator:
@@ -236,11 +246,18 @@ def correct(model: nn.Module, split: Split, *, autocast: bool = False) -> Tensor
     return torch.cat(results)
 
 
-def accuracy(model: nn.Module, split: Split, *, limit: int | None = None, autocast: bool = False) -> float:
-    """Share of pictures whose highest logit is their label's. ``limit`` looks at a fixed sample of that many."""
-    if limit is not None and limit < len(split):
-        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
-        split = Split(split.images[chosen], split.labels[chosen], split.classes)
+def resized(split: Split, side: int, limit: int) -> Split:
+    """A fixed sample of at most ``limit`` pictures, scaled to ``side``."""
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
+    images = split.images[chosen]
+    if images.shape[-1] != side:
+        scaled = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+        images = scaled.round().to(torch.uint8)
+    return Split(images, split.labels[chosen], split.classes)
+
+
+def accuracy(model: nn.Module, split: Split, *, autocast: bool = False) -> float:
+    """Share of pictures whose highest logit is their label's."""
     return int(correct(model, split, autocast=autocast).sum()) / len(split)
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
-from coda_cli.core.published import PUBLISHED
+from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights a run ends with, given the data. All of it JSON."""
+    """Everything that decides the weights a run ends with, given the data. All of it JSON.
+
+    Training in ``stages`` shows smaller pictures first: a step's cost falls with the area. The temperature rises
+    geometrically from ``first_temperature`` to that of the arguments: a high one aligns the dynamic weights with their
+    input (CVPR 2021, section 3.3), but a network that starts with it hardly learns.
+    """
 
     arguments: dict[str, Any]  # of coda_net; the class count is set from the data
     size: int  # pictures are size x size
     epochs: int = 10
     batch: int = 64
-    learning_rate: float = 2e-3  # peak of the schedule; Adam
+    learning_rate: float = 1e-3  # peak of the schedule; Adam
     warmup: float = 0.05  # share of all steps over which the learning rate rises linearly; then half a cosine to 0
     clip: float = 1.0  # gradients are scaled down to this global norm
+    first_temperature: float | None = None  # None: that of the arguments throughout
+    rise: float = 1.0  # share of all steps over which the temperature rises
+    stages: list[list[float]] = field(default_factory=list)  # [share of all steps, share of size], smaller sizes first
     flip: bool = True  # mirror half of the pictures
-    shift: int = 4  # random translation by up to this many pixels, zeros outside
-    early_size: int | None = None  # the first steps see random crops of this size: fewer positions, faster steps
-    early_share: float = 0.0  # share of all steps that do
+    smallest_crop: float = 1.0  # random crops show at least this share of a picture's area; 1: no crops
+    room: float = 1.0  # pictures are kept at room x size, so that a crop of them still has size x size real pixels
+    jitter: float = 0.0  # brightness and contrast vary at random by up to this share
     precision: str = "bfloat16"  # of the convolutions while training
     seed: int = 0
 
@@ -30,15 +39,53 @@ class Recipe:
         """The architecture's arguments for ``count`` classes."""
         return {**self.arguments, "channels": [*self.arguments["channels"][:-1], count]}
 
+    @property
+    def kept_size(self) -> int:
+        """Side in pixels at which training pictures are kept in memory."""
+        return round(self.room * self.size)
+
+    def side(self, progress: float) -> int:
+        """Side in pixels of the pictures of a step, ``progress`` (0..1) through the run."""
+        for share, part in self.stages:
+            if progress < share:
+                return round(part * self.size)
+            progress -= share
+        return self.size
+
+    def temperature(self, progress: float) -> float:
+        """Temperature of a step: scaled with the area of its pictures, since logits are sums over positions."""
+        last = float(self.arguments["temperature"])
+        first = last if self.first_temperature is None else self.first_temperature
+        risen = min(1.0, progress / self.rise) if self.rise else 1.0
+        now = first * math.exp(risen * math.log(last / first))
+        return now * (self.side(progress) / self.size) ** 2
+
 
 RECIPES: dict[str, Recipe] = {
-    # The published rank-16 variant of the S network. The temperature decides how far the weights align and how hard
-    # the first steps are.
+    # The published rank-16 variant of the S network.
     "cifar10": Recipe(
-        arguments={**PUBLISHED["9L-S-CoDA-SQ-rank-16"], "temperature": 64.0},
+        arguments={**PUBLISHED["9L-S-CoDA-SQ-rank-16"], "temperature": 512.0},
         size=32,
-        epochs=8,
-        early_size=24,
-        early_share=0.6,
+        epochs=12,
+        learning_rate=2e-3,
+        first_temperature=64.0,
+        stages=[[0.6, 0.75]],
+        smallest_crop=0.5,
     ),
-}
+    # A network of our own for photographs, with antialiased strides.
+    "imagenette": Recipe(
+        arguments={
+            "channels": [6, 16, 32, 32, 64, 64, 64, 64, 64, 10], "kernels": [4, 4, 3, 4, 3, 4, 3, 3, 1],
+            "strides": [2, 2, 1, 2, 1, 2, 1, 1, 1], "ranks": [8, 8, 8, 8, 8, 16, 32, 32, 32], "norm": "SQ",
+            "temperature": 1024.0, "bias": PUBLISHED_BIAS, "antialias": True,
+        },
+        size=128,
+        epochs=40,
+        batch=32,
+        first_temperature=128.0,
+        stages=[[0.6, 0.5], [0.2, 0.75]],
+        smallest_crop=0.35,
+        room=1.25,
+        jitter=0.2,
+    ),
+}  # fmt: skip

@@ -1,0 +1,34 @@
+"""The low-pass filter before a strided layer: linear and fixed, so it belongs to W(x) and costs no exactness.
+
+A strided layer treats neighbouring pixels differently, by their phase within the stride, and its transpose, which
+carries a logit back to the pixels, writes that phase into the contribution map as a grid of alternating signs. The
+filter 1 2 1 has a zero at the highest frequency, the period of a stride of two, and takes the grid out of the map as it
+takes the aliasing out of the signal (Zhang, Making Convolutional Networks Shift-Invariant Again, ICML 2019).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Blur(nn.Module):
+    """Each channel of [B, C, H, W] convolved with the binomial filter 1 2 1 / 4 along both axes, zeros outside."""
+
+    kernel: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        taps = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("kernel", torch.outer(taps, taps).expand(channels, 1, 3, 3).clone(), persistent=False)
+
+    def extra_repr(self) -> str:
+        """The line of ``print(model)``."""
+        return str(self.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, H, W]."""
+        with torch.autocast(x.device.type, enabled=False):  # it costs nothing to keep its precision
+            return F.conv2d(x, self.kernel.to(x.dtype), padding=1, groups=self.channels)
