@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from coda_cli.cli import explain, models, schema, train
+from coda_cli.cli import evaluate, explain, models, schema, train
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.errors import CodaError, ExitCode
 
@@ -36,6 +36,7 @@ app.command("explain", epilog=explain.EPILOG)(explain.explain)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def _version(value: bool) -> None:

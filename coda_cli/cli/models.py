@@ -281,6 +281,9 @@ def verify(
             "--accuracy", metavar="DATA", help="Also classify the held-out pictures of a data set as of train."
         ),
     ] = None,
+    logits: Annotated[
+        Path | None, typer.Option("--logits", metavar="FILE.npz", help="Keep the logits and labels of --accuracy.")
+    ] = None,
     arch: Arch = None,
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -305,7 +308,7 @@ def verify(
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
-            found = _verified(item, arch, accuracy)
+            found = _verified(item, arch, accuracy, logits)
             console.result(_json(found) if as_json else _verdict(found))
             if not found["exact"]:
                 raise ExactnessError(f"{item}: not exact, or not the same in float32 and float64; do not rely on it")
@@ -317,7 +320,7 @@ def verify(
         raise typer.Exit(ExitCode.CHECKPOINT if ExitCode.CHECKPOINT in codes else max(codes))
 
 
-def _verified(name: str, arch: str | None, data: Path | None) -> dict[str, Any]:
+def _verified(name: str, arch: str | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
     """Load a network, which checks its sha256, and prove it. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
     from coda_cli.checkpoints.proof import prove
@@ -336,22 +339,32 @@ def _verified(name: str, arch: str | None, data: Path | None) -> dict[str, Any]:
         "residual_float64": _finite(proof.residual_float64),
         "map_difference": _finite(proof.map_difference),
         "exact": proof.exact,
-        "accuracy": None if data is None else _measured(net, data),
+        "accuracy": None if data is None else _measured(net, data, keep),
     }
 
 
-def _measured(net: Net, data: Path) -> dict[str, Any]:
-    """Accuracy on the held-out pictures of a data set, overall and by class. Raises TrainingError, UsageError."""
-    from coda_cli.training import datasets
-    from coda_cli.training.loop import correct
+def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
+    """Accuracy and calibration on the held-out pictures of a data set. Raises TrainingError, UsageError, MediaError."""
+    import numpy as np
+
+    from coda_cli.core.networks import classify
+    from coda_cli.media.stills import write_with
+    from coda_cli.study.accuracy import performance
+    from coda_cli.training.datasets import load_held_out
 
     with console.progress("reading pictures") as advance:
-        _, split = datasets.load(data, net.checkpoint.preprocessing.crop, advance)
-    if split.classes != net.checkpoint.classes:
-        raise UsageError(f"{data}: its classes ({', '.join(split.classes)}) are not those of {net.checkpoint.name}")
-    hits = correct(net.model, split)
-    by_class = {name: float(hits[split.labels == i].double().mean()) for i, name in enumerate(split.classes)}
-    return {"value": int(hits.sum()) / len(split), "pictures": len(split), "by_class": by_class}
+        split = load_held_out(data, net.checkpoint, advance)
+    logits, labels = classify(net.model, split.images).numpy(), split.labels.numpy()
+    if keep:
+        write_with(keep, lambda stream: np.savez_compressed(stream, logits=logits, labels=labels))
+    found = performance(logits, labels)
+    return {
+        "value": found.value,
+        "pictures": found.pictures,
+        "by_class": {name: _finite(share) for name, share in zip(split.classes, found.by_class, strict=True)},
+        "mean_probability": found.mean_probability,
+        "calibration_error": found.calibration_error,
+    }
 
 
 def _say_assumed(net: Net) -> None:
@@ -369,7 +382,11 @@ def _verdict(found: dict[str, Any]) -> str:
 
     measured = ""
     if found["accuracy"]:
-        measured = f"; {found['accuracy']['value']:.2%} of {found['accuracy']['pictures']} held-out pictures right"
+        accuracy = found["accuracy"]
+        measured = (
+            f"; {accuracy['value']:.2%} of {accuracy['pictures']} held-out pictures right, "
+            f"calibration error {accuracy['calibration_error']:.1%}"
+        )
     return (
         f"{found['name']}: {'exact' if found['exact'] else 'NOT EXACT'}; "
         f"sha256 {'as it should be' if found['sha256_known'] else found['sha256'] + ' (none to compare with)'}; "

@@ -33,8 +33,9 @@ Verbose = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", metavar="NAME|FILE", help="A network's name (see: coda models list) or its file."),
-]
+    typer.Option("--model", "-m", envvar="CODA_MODEL", metavar="NAME|FILE",
+                 help="A network's name (see: coda models list) or its file."),
+]  # fmt: skip
 Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The published configuration that a file of bare weights belongs to."),

@@ -30,6 +30,14 @@ def encode(rgb: Tensor) -> Tensor:
     return torch.cat([x, 1 - x], 1)
 
 
+@torch.no_grad()
+def classify(model: nn.Module, pictures: Tensor, batch: int = 100) -> Tensor:
+    """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time; on the device of the model."""
+    device = next(model.parameters()).device
+    parts = (encode(part.to(device)).contiguous(memory_format=torch.channels_last) for part in pictures.split(batch))
+    return torch.cat([model(part) for part in parts])
+
+
 class CodaNet(nn.Module):
     """A CoDA-Net: DAU layers one after the other, the sum over positions, divided by the temperature, plus the bias.
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coda_cli.errors import TrainingError
+from coda_cli.checkpoints.manifest import Checkpoint
+from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, read_image
 from coda_cli.media.view import fit
 
@@ -47,7 +48,33 @@ def load(
     order of names) is held out. Raises TrainingError for anything else, MediaError for a picture that cannot be read.
     """
     if (root / "cifar-10-batches-py").is_dir():
-        return _torchvision_cifar(root, size)
+        return _torchvision_cifar(root, size, train=True), _torchvision_cifar(root, size, train=False)
+    classes, training, held_out = _listings(root)
+    total = len(training) + len(held_out)
+    kept = _decode(training, classes, kept_size or size, _shifted(progress, 0, total))
+    return kept, _decode(held_out, classes, size, _shifted(progress, len(training), total))
+
+
+def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> Split:
+    """The second split of ``load`` alone, at the size a network sees. Raises UsageError when its classes are others."""
+    size = checkpoint.preprocessing.crop
+    if (root / "cifar-10-batches-py").is_dir():
+        split = _torchvision_cifar(root, size, train=False)
+    else:
+        classes, _, held_out = _listings(root)
+        _refuse_other_classes(root, classes, checkpoint)
+        split = _decode(held_out, classes, size, _shifted(progress, 0, len(held_out)))
+    _refuse_other_classes(root, split.classes, checkpoint)
+    return split
+
+
+def _refuse_other_classes(root: Path, classes: tuple[str, ...], checkpoint: Checkpoint) -> None:
+    if classes != checkpoint.classes:
+        raise UsageError(f"{root}: its classes ({', '.join(classes)}) are not those of {checkpoint.name}")
+
+
+def _listings(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """Class names, and the files of the training and of the held-out split with their labels."""
     if not root.is_dir():
         raise TrainingError(f"{root}: no such folder")
     if (root / "train").is_dir():
@@ -69,12 +96,7 @@ def load(
         raise TrainingError(f"{root}: no training pictures of {', '.join(empty)}; remove the folder, or fill it")
     if not parts[1]:
         raise TrainingError(f"{root}: no held-out pictures")
-    total, done = sum(map(len, parts)), 0
-    splits = []
-    for part, side in zip(parts, (kept_size or size, size), strict=True):
-        splits.append(_decode(part, classes, side, _shifted(progress, done, total)))
-        done += len(part)
-    return splits[0], splits[1]
+    return classes, parts[0], parts[1]
 
 
 def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int], None]:
@@ -110,17 +132,14 @@ def _decode(items: list[tuple[Path, int]], classes: tuple[str, ...], size: int, 
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes)
 
 
-def _torchvision_cifar(root: Path, size: int) -> tuple[Split, Split]:
+def _torchvision_cifar(root: Path, size: int, *, train: bool) -> Split:
     from torchvision.datasets import CIFAR10
 
     if size != 32:
         raise TrainingError(f"{root}: CIFAR-10 pictures have 32 x 32 pixels, the recipe asks for {size}")
-    splits = []
-    for train in (True, False):
-        try:
-            data = CIFAR10(str(root), train=train, download=False)
-        except RuntimeError as error:  # a file is missing or has another checksum
-            raise TrainingError(f"{root}: cifar-10-batches-py is incomplete or damaged; get CIFAR-10 again") from error
-        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        splits.append(Split(images, torch.tensor(data.targets), tuple(data.classes)))
-    return splits[0], splits[1]
+    try:
+        data = CIFAR10(str(root), train=train, download=False)
+    except RuntimeError as error:  # a file is missing or has another checksum
+        raise TrainingError(f"{root}: cifar-10-batches-py is incomplete or damaged; get CIFAR-10 again") from error
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor(data.targets), tuple(data.classes))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
-from coda_cli.core.networks import CodaNet, build, encode
+from coda_cli.core.networks import CodaNet, build, classify, encode
 from coda_cli.errors import TrainingError
 from coda_cli.media.stills import write_with
 from coda_cli.training.datasets import Split
@@ -234,18 +234,6 @@ def _generator(seed: int, n: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + n) * 2 + stream)
 
 
-@torch.no_grad()
-def correct(model: nn.Module, split: Split, *, autocast: bool = False) -> Tensor:
-    """bool [N]: for each picture, whether its highest logit is its label's."""
-    model.eval()
-    results = []
-    for images, labels in zip(torch.split(split.images, 100), torch.split(split.labels, 100), strict=True):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            x = encode(images).contiguous(memory_format=torch.channels_last)
-            results.append(model(x).argmax(1) == labels)
-    return torch.cat(results)
-
-
 def resized(split: Split, side: int, limit: int) -> Split:
     """A fixed sample of at most ``limit`` pictures, scaled to ``side``."""
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
@@ -258,7 +246,10 @@ def resized(split: Split, side: int, limit: int) -> Split:
 
 def accuracy(model: nn.Module, split: Split, *, autocast: bool = False) -> float:
     """Share of pictures whose highest logit is their label's."""
-    return int(correct(model, split, autocast=autocast).sum()) / len(split)
+    model.eval()
+    with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
+        right = classify(model, split.images).argmax(1) == split.labels
+    return int(right.sum()) / len(split)
 
 
 # ---- state and log ---------------------------------------------------------------------------------------------------

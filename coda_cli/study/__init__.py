@@ -1,0 +1,1 @@
+"""The papers' measurements of explanations."""

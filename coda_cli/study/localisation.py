@@ -1,0 +1,146 @@
+"""Grid localisation: does the evidence for a class lie on the picture of that class? (CVPR 2021, section 4)
+
+Pictures of n different classes, each classified correctly and with confidence, make one grid. Of each class the
+positive contributions are summed: the share of them inside the class's own cell is its score. Evidence spread evenly
+scores 1/n, a perfect map 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coda_cli.core.decompose import decompose
+from coda_cli.core.networks import classify, encode
+from coda_cli.errors import ExactnessError, UsageError
+
+SEED = 42  # of the published protocol
+THRESHOLD = 0.5  # a picture's probability must lie above it
+
+# Signed maps [n, h, w] of n class indices for one input x [1, 6, h, w].
+Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """``scores`` float64 [grids, n] in [0, 1]: of each class of each grid."""
+
+    scores: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        """Mean over all scores."""
+        return float(self.scores.mean())
+
+    def interval(self, draws: int = 2000) -> tuple[float, float]:
+        """The 95 % confidence interval of the mean: percentiles over bootstrap samples of grids."""
+        rng = np.random.default_rng(0)
+        of_grid = self.scores.mean(1)
+        means = of_grid[rng.integers(len(of_grid), size=(draws, len(of_grid)))].mean(1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """Exact contributions, summed over the channels. Raises ExactnessError when they are not exact."""
+    d = decompose(model, x, list(classes))
+    if not bool(d.exact.all()):
+        raise ExactnessError("the decomposition of a grid of pictures is not exact; nothing can be measured with it")
+    return d.pixels[0]
+
+
+def chosen_pictures(logits: Tensor, labels: Tensor, n: int) -> list[int]:
+    """Indices of confident, correctly classified pictures: the order in which the published protocol uses them.
+
+    ``logits`` [N, classes] and ``labels`` [N] of a whole test set. While more than n classes have an unused picture
+    with probability above THRESHOLD, n of them are drawn, and each gives its most confident unused one.
+    """
+    order: dict[int, list[int]] = {}
+    own = logits.gather(1, labels[:, None])[:, 0].double()
+    right = (logits.argmax(1) == labels) & (own.sigmoid() > THRESHOLD)
+    for c in range(logits.shape[1]):
+        members = (right & (labels == c)).nonzero().flatten()
+        order[c] = members[own[members].argsort(descending=True, stable=True)].tolist()
+    draw = np.random.RandomState(SEED)  # the legacy generator, as published
+    chosen: list[int] = []
+    while len(available := [c for c in order if order[c]]) > n:
+        chosen += [order[int(c)].pop(0) for c in draw.choice(available, n, replace=False)]
+    return chosen
+
+
+def grids(chosen: Sequence[int], labels: Tensor, n: int, protocol: str) -> Iterator[list[int]]:
+    """The pictures of one grid after the other, n each, of n classes.
+
+    "corrected" takes n at a time. "published" does what the original code did: after each grid it went one picture too
+    far, so that the groups of n no longer line up, and it skipped pictures of a class it already had.
+    """
+    at = 0
+    while True:
+        grid: list[int] = []
+        while len(grid) < n:
+            if at >= len(chosen):
+                return
+            if int(labels[chosen[at]]) not in {int(labels[i]) for i in grid}:
+                grid.append(chosen[at])
+            at += 1
+        yield grid
+        at += protocol == "published"
+
+
+def grid_picture(images: Tensor) -> Tensor:
+    """n pictures [n, C, h, w] as one [C, s h, s w], s = sqrt(n); picture j lies in row j % s, column j // s."""
+    s = math.isqrt(len(images))
+    columns = [torch.cat(list(images[a * s : (a + 1) * s]), 1) for a in range(s)]
+    return torch.cat(columns, 2)
+
+
+def grid_scores(maps: Tensor) -> list[float]:
+    """For maps [n, H, W] of the n classes of a grid: the share of positive contributions in each one's own cell.
+
+    0 for a map without any. Sums in float64.
+    """
+    s = math.isqrt(len(maps))
+    positive = maps.to("cpu", torch.float64).clamp_min(0)
+    cells = positive.unflatten(1, (s, -1)).unflatten(3, (s, -1)).sum((2, 4))  # [n, row, column]
+    totals = cells.sum((1, 2))
+    return [float(cells[j, j % s, j // s] / totals[j]) if totals[j] > 0 else 0.0 for j in range(len(maps))]
+
+
+def localise(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    side: int = 3,
+    count: int = 500,
+    protocol: str = "corrected",
+    method: Method = ours,
+    progress: Callable[[int, int], None] | None = None,
+) -> Localisation:
+    """Grid localisation of ``count`` grids of ``side`` x ``side`` pictures from a test set.
+
+    ``images`` uint8 [N, 3, h, w] as the network sees them, ``labels`` int64 [N], both on the CPU. Raises UsageError
+    when the test set has too few confident pictures for one grid.
+    """
+    n, device = side * side, next(model.parameters()).device
+    chosen = chosen_pictures(classify(model, images).cpu(), labels, n)
+    wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
+    if not wanted:
+        raise UsageError(
+            f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
+            f"with a probability above {THRESHOLD}"
+        )
+    scores = []
+    for done, grid in enumerate(wanted, 1):
+        x = encode(grid_picture(images[grid])[None].to(device))
+        scores.append(grid_scores(method(model, x, labels[grid].tolist())))
+        if progress:
+            progress(done, len(wanted))
+    return Localisation(np.array(scores))
