@@ -31,6 +31,7 @@ from coda_cli.cli.console import console
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
+MODEL = "cifar10"  # what the tests run, whatever the default is: small pictures, known classes, fast
 _OURS = re.compile(r"CODA_|NO_COLOR$|FORCE_COLOR$|TTY_|COLUMNS$|CI$")  # the developer's shell must not matter
 
 
@@ -98,7 +99,7 @@ def run(
     with pytest.MonkeyPatch.context() as patch, _captured(patch) as (out, err):
         for name in [name for name in os.environ if _OURS.match(name)]:
             patch.delenv(name)
-        for name, value in (env or {}).items():
+        for name, value in {"CODA_MODEL": MODEL, **(env or {})}.items():
             patch.setenv(name, value)
         if cwd is not None:
             patch.chdir(cwd)
@@ -201,7 +202,7 @@ def command(*args: str | Path, python: Sequence[str] = ()) -> list[str]:
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment for a child, without what would change the program."""
     kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    return kept | {"OMP_NUM_THREADS": "1"} | dict(more or {})
+    return kept | {"OMP_NUM_THREADS": "1", "CODA_MODEL": MODEL} | dict(more or {})
 
 
 def checked(result: Result, status: int) -> Result:

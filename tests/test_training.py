@@ -74,10 +74,11 @@ def squares(count: int, seed: int) -> Split:
 def folders(root: Path, per_class: int, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> Path:
     """A folder for each class with pictures 00.png, 01.png, ..."""
     rng = np.random.default_rng(seed)
-    for name in classes:
+    for label, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for n in range(per_class):
-            Image.fromarray(square(CLASSES.index(name), rng)).save(root / name / f"{n:02}.png")
+            colour = CLASSES.index(name) if name in CLASSES else label
+            Image.fromarray(square(colour, rng)).save(root / name / f"{n:02}.png")
     return root
 
 
@@ -267,6 +268,10 @@ def _nothing_to_test_on(root: Path) -> Path:
     return root
 
 
+def _a_class_twice(root: Path) -> Path:
+    return folders(root, 3, classes=("tench", "n01440764"))
+
+
 REFUSALS: list[tuple[Callable[[Path], Path], str]] = [
     (_missing, "no such folder"),
     (_a_file, "no such folder"),
@@ -277,6 +282,7 @@ REFUSALS: list[tuple[Callable[[Path], Path], str]] = [
     (_hidden_class, "holds 1 folders"),
     (_no_pictures, "no training pictures of blue, green, red"),
     (_nothing_left_to_train_on, "no training pictures of blue"),
+    (_a_class_twice, "two folders are of the same class"),
     (_nothing_to_test_on, "no held-out pictures"),
 ]
 
@@ -295,6 +301,17 @@ def test_a_picture_that_cannot_be_read_stops_with_its_name(tmp_path: Path) -> No
     (tmp_path / "red" / "04.png").write_bytes(b"broken")
     with pytest.raises(MediaError, match=r"red.04\.png"):
         datasets.load(tmp_path, 12)
+
+
+def test_folders_named_by_wordnet_ids_are_classes_by_their_names(tmp_path: Path) -> None:
+    """The public Imagenette has wnids, whose order is not that of the names."""
+    by_id, by_name = tmp_path / "id", tmp_path / "name"
+    names = {"n03445777": "golf ball", "n02102040": "English springer", "n01440764": "tench"}
+    for root, used in ((by_id, tuple(names)), (by_name, tuple(names.values()))):
+        folders(root, 3, classes=used)
+    one, other = datasets.load(by_id, 12)[0], datasets.load(by_name, 12)[0]
+    assert one.classes == other.classes == ("English springer", "golf ball", "tench")
+    assert one.labels.tolist() == other.labels.tolist()
 
 
 # ---- batches and augmentation ----------------------------------------------------------------------------------------

@@ -226,6 +226,26 @@ def published_checkpoint(name: str) -> Checkpoint:
     )
 
 
+def name_of_wnid(text: str) -> str:
+    """The class name of an ImageNet class's WordNet id that coda knows; any other text unchanged."""
+    return next((entry["name"] for entry in _imagenet_classes() if entry["wnid"] == text), text)
+
+
+def wnids_and_synonyms(
+    classes: tuple[str, ...],
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]] | tuple[None, None]:
+    """WordNet ids and synonyms for class names, if every one of them is that of an ImageNet class coda knows."""
+    entries = {entry["name"]: entry for entry in _imagenet_classes()}
+    if not set(classes) <= set(entries):
+        return None, None
+    found = [entries[name] for name in classes]
+    return tuple(e["wnid"] for e in found), tuple(tuple(e["synonyms"]) for e in found)
+
+
+def _imagenet_classes() -> list[dict[str, Any]]:
+    return [*_class_data()["imagenet-100"], *_class_data()["imagenette"]]
+
+
 @cache
 def _class_data() -> dict[str, Any]:
     """Class names by data set. ImageNet's come with WordNet ids and the synonyms of their synsets (WordNet 3.0)."""

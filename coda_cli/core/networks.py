@@ -33,7 +33,7 @@ def encode(rgb: Tensor) -> Tensor:
 @torch.no_grad()
 def classify(model: nn.Module, pictures: Tensor, batch: int = 100) -> Tensor:
     """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time; on the device of the model."""
-    device = next(model.parameters()).device
+    device = next(model.parameters(), pictures).device
     parts = (encode(part.to(device)).contiguous(memory_format=torch.channels_last) for part in pictures.split(batch))
     return torch.cat([model(part) for part in parts])
 

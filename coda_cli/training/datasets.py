@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coda_cli.checkpoints.manifest import Checkpoint
+from coda_cli.checkpoints.manifest import Checkpoint, name_of_wnid
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, read_image
 from coda_cli.media.view import fit
@@ -83,12 +83,12 @@ def _listings(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list
             raise TrainingError(
                 f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it"
             )
-        classes = _class_names(root / "train")
-        if extra := set(_class_names(held_out)) - set(classes):
+        classes = tuple(_class_folders(root / "train"))
+        if extra := set(_class_folders(held_out)) - set(classes):
             raise TrainingError(f"{held_out}: has classes that train/ lacks: {', '.join(sorted(extra))}")
         parts = [_listing(root / "train", classes), _listing(held_out, classes)]
     else:
-        classes = _class_names(root)
+        classes = tuple(_class_folders(root))
         listing = _listing(root, classes)
         every = round(1 / HELD_OUT_SHARE)
         parts = [[x for i, x in enumerate(listing) if i % every], listing[::every]]
@@ -103,18 +103,23 @@ def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int
     return (lambda n: progress(start + n, total)) if progress else (lambda _: None)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(names) < 2:
-        raise TrainingError(f"{folder}: holds {len(names)} folders; expected one folder per class, at least two")
-    return names
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """Folders by class name, in the order of names. A WordNet id of ImageNet stands for the name of its class."""
+    found = sorted((name_of_wnid(p.name), p) for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(found) < 2:
+        raise TrainingError(f"{folder}: holds {len(found)} folders; expected one folder per class, at least two")
+    folders = dict(found)
+    if len(folders) < len(found):
+        raise TrainingError(f"{folder}: two folders are of the same class, one by its name and one by its WordNet id")
+    return folders
 
 
 def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    folders = _class_folders(folder)
     return [
         (path, label)
         for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
+        for path in (sorted(folders[name].rglob("*")) if name in folders else ())
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import save
-from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
+from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing, wnids_and_synonyms
 from coda_cli.core.networks import CodaNet, build, classify, encode
 from coda_cli.errors import TrainingError
 from coda_cli.media.stills import write_with
@@ -156,11 +156,14 @@ def finish(
     """Write the network of a finished run as a self-describing file; returns its path. ``about`` describes the data."""
     train_split, test_split = data
     assert result.accuracy is not None
+    wnids, synonyms = wnids_and_synonyms(train_split.classes)
     checkpoint = Checkpoint(
         name=name,
         architecture="coda_net",
         arguments=recipe.with_classes(len(train_split.classes)),
         classes=train_split.classes,
+        wnids=wnids,
+        synonyms=synonyms,
         preprocessing=Preprocessing(resize=recipe.size, crop=recipe.size),
         accuracy=Accuracy(value=result.accuracy, pictures=len(test_split), split="held out"),
         training={
