@@ -1,7 +1,7 @@
 """coda: exact explanations of dynamic-linear image classifiers, from Python.
 
 >>> import coda_cli
->>> net = coda_cli.load("cifar10")
+>>> net = coda_cli.load("imagenette")
 >>> explanation = coda_cli.explain_image("photo.jpg", net)
 >>> explanation.maps.shape, explanation.decomposition.residual
 """
@@ -15,6 +15,7 @@ from coda_cli.errors import CodaError
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net, load, save
+    from coda_cli.clip_runs import explain_clip
     from coda_cli.core.decompose import Decomposition, decompose
     from coda_cli.core.networks import encode
     from coda_cli.explain import Explanation, Request, explain_image
@@ -24,6 +25,7 @@ _HOMES = {
     "Net": "checkpoints.loading", "load": "checkpoints.loading", "save": "checkpoints.loading",
     "Decomposition": "core.decompose", "decompose": "core.decompose", "encode": "core.networks",
     "Explanation": "explain", "Request": "explain", "explain_image": "explain", "explain_many": "runs",
+    "explain_clip": "clip_runs",
 }  # fmt: skip
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Request",
     "decompose",
     "encode",
+    "explain_clip",
     "explain_image",
     "explain_many",
     "load",

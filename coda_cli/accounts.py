@@ -68,8 +68,8 @@ def make_record(
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box),
         explained=explained,
         top=tuple(
-            ScoredClass(**_class_part(checkpoint, int(i)).model_dump(), logit=float(logits[i]),
-                        probability=_sigmoid(float(logits[i])))
+            ScoredClass(**class_part(checkpoint, int(i)).model_dump(), logit=float(logits[i]),
+                        probability=sigmoid(float(logits[i])))
             for i in best
         ),
         settings=settings,
@@ -85,15 +85,15 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
     evidence = measure(pixels)
     logit = float(d.logit[0, k])
     regions = tuple(
-        RegionPart(box=(*_to_source(view, *r.box[:2]), *_to_source(view, *r.box[2:])), share=r.share,
+        RegionPart(box=(*to_source(view, *r.box[:2]), *to_source(view, *r.box[2:])), share=r.share,
                    view_pixels=r.pixels)
         for r in evidence.regions
     )  # fmt: skip
     return Explained(
-        **_class_part(checkpoint, target.index).model_dump(),
-        versus=None if target.versus is None else _class_part(checkpoint, target.versus),
+        **class_part(checkpoint, target.index).model_dump(),
+        versus=None if target.versus is None else class_part(checkpoint, target.versus),
         logit=logit,
-        probability=_sigmoid(logit) if target.versus is None else None,
+        probability=sigmoid(logit) if target.versus is None else None,
         bias=float(d.bias[0, k]) + 0.0,  # no -0.0 for a difference
         positive=evidence.positive,
         negative=evidence.negative,
@@ -101,7 +101,7 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
         tolerance=float(d.tolerance[0, k]),
         exact=bool(d.exact[0, k]),
         evidence=EvidencePart(
-            centroid=None if evidence.centroid is None else _to_source(view, *evidence.centroid),
+            centroid=None if evidence.centroid is None else to_source(view, *evidence.centroid),
             half_share=evidence.half_share,
             regions=regions,
             grid=evidence.grid,
@@ -110,16 +110,18 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
     )
 
 
-def _class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
+def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
+    """A class as records name it."""
     wnid = checkpoint.wnids[index] if checkpoint.wnids else None
     return ClassPart(index=index, name=checkpoint.classes[index], wnid=wnid)
 
 
-def _sigmoid(x: float) -> float:
+def sigmoid(x: float) -> float:
+    """The probability of a logit; overflows for none."""
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def _to_source(view: View, x: float, y: float) -> tuple[float, float]:
+def to_source(view: View, x: float, y: float) -> tuple[float, float]:
     """A point of the view in the source's pixels."""
     h, w = view.rgb.shape[:2]
     x0, y0, x1, y1 = view.box

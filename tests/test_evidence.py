@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coda_cli.accounts import _to_source
+from coda_cli.accounts import to_source
 from coda_cli.media.view import fit
 from coda_cli.report import evidence
 from coda_cli.report.evidence import MOST_REGIONS, Evidence, Region, measure
@@ -249,7 +249,7 @@ def test_the_grid_adds_up_to_the_sum_of_all_contributions(size: tuple[int, int])
 def test_a_place_in_the_map_is_found_in_the_picture(size: tuple[int, int], resize: int, crop: int) -> None:
     view = fit(np.zeros((size[1], size[0], 3), np.uint8), resize, crop)
     x0, y0, x1, y1 = view.box
-    assert _to_source(view, 0, 0) == pytest.approx((x0, y0))
-    assert _to_source(view, crop, crop) == pytest.approx((x1, y1))
-    assert _to_source(view, crop, 0) == pytest.approx((x1, y0))
-    assert _to_source(view, crop / 2, crop / 2) == pytest.approx((size[0] / 2, size[1] / 2))
+    assert to_source(view, 0, 0) == pytest.approx((x0, y0))
+    assert to_source(view, crop, crop) == pytest.approx((x1, y1))
+    assert to_source(view, crop, 0) == pytest.approx((x1, y0))
+    assert to_source(view, crop / 2, crop / 2) == pytest.approx((size[0] / 2, size[1] / 2))

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # A module may import from folders of strictly lower rank and from its own folder. The package's own __init__ and
 # __main__ stand above all: they show what lies below.
 RANKS = {"errors": 0, "devices": 1, "core": 1, "media": 2, "render": 2, "checkpoints": 3, "report": 4, "study": 4,
-         "training": 4, "explain": 5, "accounts": 6, "runs": 7, "cli": 8, "__init__": 9, "__main__": 9}  # fmt: skip
+         "training": 4, "explain": 5, "accounts": 6, "runs": 7, "clip_runs": 7, "cli": 8, "__init__": 9,
+         "__main__": 9}  # fmt: skip
 
 # Library: the folders (with a slash) and files that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
@@ -24,8 +25,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "captum": ("study/methods.py",),
-    "imageio": ("media/clips.py",),
-    "av": ("media/clips.py",),
+    "imageio": ("media/clip_animations.py",),
+    "av": ("media/clip_decoding.py", "media/clip_writers.py"),
     "PIL": ("media/",),
     "cv2": ("media/", "render/", "report/"),
     "pooch": ("checkpoints/fetch.py",),
@@ -164,7 +165,8 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("core/dau.py", "import math\nimport torch.nn as nn\nfrom torch import Tensor\nimport coda_cli.core.held"),
         ("core/dau.py", "from .held import held\nfrom . import networks\nfrom coda_cli.errors import CodaError"),
         ("core/__init__.py", "from .held import held\nfrom . import held\nfrom ..errors import CodaError"),
-        ("media/clips.py", "def read():\n    import av\n    import imageio.v3 as iio\n    from PIL import Image"),
+        ("media/clip_decoding.py", "def read():\n    import av\n    from PIL import Image"),
+        ("media/clip_animations.py", "def read():\n    import imageio.v3 as iio\n    from PIL import Image"),
         ("render/overlay.py", "import cv2\nimport numpy"),
         ("checkpoints/loading.py", "import pickle\nimport torch\nfrom coda_cli.media.stills import w\ntorch.load('x')"),
         ("checkpoints/fetch.py", "import pooch\nfrom coda_cli.core.published import PUBLISHED"),

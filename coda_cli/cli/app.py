@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from coda_cli.cli import evaluate, explain, models, schema, train
+from coda_cli.cli import evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.errors import CodaError, ExitCode
 
@@ -33,6 +33,7 @@ app = typer.Typer(
     epilog=EPILOG,
 )
 app.command("explain", epilog=explain.EPILOG)(explain.explain)
+app.command("video", epilog=video.EPILOG)(video.video)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
@@ -61,6 +62,7 @@ def coda(
     \b
     coda explain photo.jpg                  explain the predicted class
     coda explain photos/ -o out/ --json     a folder, with records for scripts
+    coda video clip.mp4                     a clip, frame by frame
     coda models list                        the networks there are
     """
     global _show_traceback

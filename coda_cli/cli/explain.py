@@ -148,7 +148,7 @@ def explain(
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
     drawing = Drawing(kinds, _scale(scale), percentile, alpha)
-    net = _network(model, arch, device, request)
+    net = load_network(model, arch, device, request)
     naming = Naming(output, net.checkpoint.name, name)
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)
     with console.progress("finding the scale") as on_scale:
@@ -194,7 +194,7 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
     return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
 
 
-def _network(model: str, arch: str | None, device: str, request: Any) -> Any:
+def load_network(model: str, arch: str | None, device: str, request: Any) -> Any:
     """Load the network, after everything that can be wrong with the request without it."""
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets

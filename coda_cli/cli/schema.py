@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
 
 from coda_cli.cli.console import console
 
 
-def schema() -> None:
-    """Print the JSON Schema of the records that explain writes."""
-    from coda_cli.report.records import json_schema
+class Command(StrEnum):
+    """A command that writes records."""
 
-    console.result(json.dumps(json_schema(), indent=2))
+    explain = "explain"
+    video = "video"
+
+
+def schema(
+    command: Annotated[Command, typer.Argument(help="Whose records.")] = Command.explain,
+) -> None:
+    """Print the JSON Schema of the records that a command writes.
+
+    \b
+    coda schema > record.schema.json
+    coda schema video
+    """
+    from coda_cli.report import clip_records, records
+
+    kind = records if command is Command.explain else clip_records
+    console.result(json.dumps(kind.json_schema(), indent=2))

@@ -16,13 +16,9 @@ from torch import Tensor, nn
 class Blur(nn.Module):
     """Each channel of [B, C, H, W] convolved with the binomial filter 1 2 1 / 4 along both axes, zeros outside."""
 
-    kernel: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        taps = torch.tensor([0.25, 0.5, 0.25])
-        self.register_buffer("kernel", torch.outer(taps, taps).expand(channels, 1, 3, 3).clone(), persistent=False)
 
     def extra_repr(self) -> str:
         """The line of ``print(model)``."""
@@ -31,4 +27,6 @@ class Blur(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, C, H, W]."""
         with torch.autocast(x.device.type, enabled=False):  # it costs nothing to keep its precision
-            return F.conv2d(x, self.kernel.to(x.dtype), padding=1, groups=self.channels)
+            taps = x.new_tensor([0.25, 0.5, 0.25])
+            kernel = torch.outer(taps, taps).expand(self.channels, 1, 3, 3)
+            return F.conv2d(x, kernel, padding=1, groups=self.channels)

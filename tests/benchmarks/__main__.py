@@ -2,6 +2,7 @@
 
     python tests/benchmarks            everything, about three minutes on two cores
     python tests/benchmarks --quick    one repetition
+    python tests/benchmarks --clip     only the table about clips
 
 Both formulations run in turn in one process with the same weights and inputs; the table has the median of each and of
 the ratios pair by pair. Peak memory is measured in a process of its own for each: the highest resident size while
@@ -30,14 +31,19 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one repetition")
+    parser.add_argument("--clip", action="store_true", help="only the table about clips")
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "METHOD"), help=argparse.SUPPRESS)  # the child process
     arguments = parser.parse_args()
     if arguments.memory:
         print(json.dumps(extra_memory(*arguments.memory)))
         return
     repetitions = 1 if arguments.quick else 7
-    decomposition_table(repetitions)
-    startup_table(repetitions)
+    if not arguments.clip:
+        decomposition_table(repetitions)
+        startup_table(repetitions)
+    from clip import clip_table
+
+    clip_table(arguments.quick)
 
 
 # ---- decomposition ---------------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ class TextbookDAU(torch.nn.Module):
 
 
 def textbook(net: CodaNet) -> torch.nn.Module:
-    """The layers of a network, written out."""
-    return torch.nn.Sequential(*(TextbookDAU(layer) for layer in net.layers if isinstance(layer, DAUConv2d)))
+    """The layers of a network, written out; a fixed filter between them stays what it is."""
+    return torch.nn.Sequential(*(TextbookDAU(m) if isinstance(m, DAUConv2d) else m for m in net.layers))
 
 
 def decompose_textbook(net: CodaNet, layers: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,286 @@
+"""``coda video``."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli.console import console
+from coda_cli.cli.explain import Fit, Precision, load_network
+from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
+from coda_cli.errors import CodaError, ExitCode, MediaError, UsageError
+
+if TYPE_CHECKING:
+    from coda_cli.clip_runs import ClipDrawing, ClipOutputs
+    from coda_cli.report.clip_records import ClipRecord
+
+EPILOG = """
+\b
+Sources
+  clip.mp4                    MP4, MOV, MKV, WebM, AVI, GIF, APNG, WebP and whatever else libav reads
+  frames/, frame%04d.png      pictures as frames, --fps 25 unless given
+  camera:0                    a camera, for --end seconds or --max-frames
+\b
+Outputs
+  -o out.mp4                  one file for one source; .mp4, .webm, .gif or .webp
+  -o out/ --format mp4,gif    a folder for any number of sources: STEM.coda.mp4, STEM.coda.gif, STEM.coda.jsonl
+"""
+
+
+class Layout(StrEnum):
+    """What stands in a frame."""
+
+    side = "side"
+    overlay = "overlay"
+    heatmap = "heatmap"
+    panel = "panel"
+
+
+class Policy(StrEnum):
+    """Whose prediction is explained."""
+
+    clip = "clip"
+    frame = "frame"
+
+
+def video(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCES...", help="Clips; see below.")],
+    model: Model = DEFAULT,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", "-c", metavar="CLASS", help="What to explain, as in coda explain [default: predicted]."
+        ),
+    ] = None,
+    versus: Annotated[
+        str | None, typer.Option("--versus", metavar="CLASS", help="Explain the difference from this class.")
+    ] = None,
+    policy: Annotated[
+        Policy, typer.Option("--class-policy", help="Predicted: most often over the clip, or in each frame.")
+    ] = Policy.clip,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="A clip to write, or a folder for them.")
+    ] = Path("coda-out"),
+    formats: Annotated[
+        str, typer.Option("--format", metavar="KINDS", help="In a folder: mp4,webm,gif,webp,png or none.")
+    ] = "mp4",
+    json: Json = False,
+    start: Annotated[str, typer.Option(metavar="TIME", help="Seconds or a time code: 2.5, 00:02:53.6.")] = "0",
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="Where to stop.")] = None,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Explain every N-th frame.")] = 1,
+    fps: Annotated[float | None, typer.Option(min=0, help="At most this many frames a second.")] = None,
+    box: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Only this part: pixels, or shares such as 0,0,0.5,1.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    layout: Annotated[
+        Layout, typer.Option(help="Picture and overlay, overlay, heat map, or all three in a row.")
+    ] = Layout.side,
+    strip: Annotated[bool, typer.Option("--strip/--no-strip", help="The logit over time below the picture.")] = True,
+    centroid: Annotated[bool, typer.Option("--centroid", help="Mark the centroid of the positive evidence.")] = False,
+    height: Annotated[
+        int | None, typer.Option(min=32, max=4320, help="Of a picture, in pixels [default: its own, 240 to 720].")
+    ] = None,
+    scale: Annotated[str, typer.Option(metavar="clip|frame|NUMBER", help="The contribution in full colour.")] = "clip",
+    percentile: Annotated[
+        float, typer.Option(min=0, max=100, help="Of |contribution|: what clip and frame take.")
+    ] = 99.5,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of full colour in an overlay.")] = 0.85,
+    audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
+    fit: Annotated[
+        Fit, typer.Option(help="Centre crop as trained, the whole picture small, or the whole at its own size.")
+    ] = Fit.crop,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
+    check: Annotated[
+        float | None, typer.Option(min=0, metavar="TOLERANCE", show_default=False, help="As in coda explain.")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[Precision, typer.Option(help="bfloat16 is for the large matrix products only.")] = (
+        Precision.float32
+    ),
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Frames computed together [default: by size].")] = None,
+    arch: Arch = None,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Explain a clip frame by frame: a clip beside its evidence, and a record of every frame.
+
+    \b
+    coda video clip.mp4
+    coda video clip.mp4 --class parachute --start 10 --end 00:00:20 -o parachute.gif
+    coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
+    """
+    if check is not None and not math.isfinite(check):
+        raise UsageError(f"--check {check}: expected a finite number")
+    from coda_cli.clip_runs import ClipDrawing
+    from coda_cli.explain import Request
+    from coda_cli.media.clips import Selection, parse_box, parse_time
+
+    request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
+    selection = Selection(
+        parse_time(start), None if end is None else parse_time(end), every, fps or None,
+        None if box is None else parse_box(box), max_frames,
+    )  # fmt: skip
+    drawing = ClipDrawing(layout.value, _scale(scale), percentile, alpha, strip, centroid, height)
+    plans = _plans(sources, output, formats, audio, force)
+    net = load_network(model, arch, device, request)
+    counts: Counter[str] = Counter()
+    start_time = time.monotonic()
+    for source, outputs in plans:
+        try:
+            summary = _one(net, source, selection, request, drawing, outputs, policy.value, batch_size, json)
+            counts["explained"] += 1
+            counts["inexact"] += not summary.exact
+        except CodaError as error:
+            if isinstance(error, UsageError) and len(plans) == 1:
+                raise
+            console.error(str(error))
+            counts["failed"] += 1
+    if len(plans) > 1:
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        console.say(f"{counts['explained']} clips explained{failed} in {time.monotonic() - start_time:.1f} s")
+    if counts["inexact"]:
+        raise typer.Exit(ExitCode.INEXACT)
+    if counts["failed"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _scale(text: str) -> Any:
+    if text in ("clip", "frame"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise UsageError(f"--scale {text}: expected clip, frame or a positive number of logit units")
+    return value
+
+
+def _plans(
+    sources: list[str], output: Path, formats: str, audio: bool, force: bool
+) -> list[tuple[str | int, ClipOutputs]]:
+    """What is written about each source; everything that can be wrong with it is found before any work."""
+    from coda_cli.clip_runs import ClipOutputs
+    from coda_cli.media.clips import KINDS, Kind, kind_of
+    from coda_cli.report.files import prepare
+
+    asked = [k.strip() for k in formats.split(",") if k.strip() and k.strip() != "none"]
+    if unknown := [k for k in asked if k not in KINDS]:
+        raise UsageError(f"--format {unknown[0]}: choose from {', '.join(KINDS)}, or none")
+    kinds = [k for k in KINDS if k in asked]
+    single = output.suffix.lower().lstrip(".") if not output.is_dir() else ""
+    if single and single not in KINDS:
+        raise UsageError(f"--output {output}: clips are written as .mp4, .webm, .gif or .webp, or into a folder")
+    if single and len(sources) > 1:
+        raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
+    plans: list[tuple[str | int, ClipOutputs]] = []
+    taken: dict[Path, str] = {}
+    for text in sources:
+        source = _source(text)
+        if single:
+            clips: dict[Kind, Path] = {kind_of(output): output}
+            record = output.with_suffix(".coda.jsonl")
+        else:
+            stem = f"camera-{source}" if isinstance(source, int) else Path(text).resolve().stem.replace("%", "")
+            clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
+            record = output / f"{stem}.coda.jsonl"
+        for path in (*clips.values(), record):
+            if path in taken:
+                raise UsageError(f"{text} and {taken[path]} would both be written to {path}; explain them in two runs")
+            taken[path] = text
+            if path.exists() and not force:
+                raise UsageError(f"{path}: exists; --force replaces it, --output names another place")
+            if not isinstance(source, int) and path.resolve() == Path(source).resolve():
+                raise UsageError(f"{path}: is the clip itself; name another output")
+        plans.append((source, ClipOutputs(clips, record, audio)))
+    prepare(output.parent if single else output)
+    return plans
+
+
+def _source(text: str) -> str | int:
+    number = text.removeprefix("camera:")
+    if number != text:
+        if not number.isdecimal():
+            raise UsageError(f"{text}: a camera is named by its number, as in camera:0")
+        return int(number)
+    if "%" not in text and not Path(text).exists():
+        raise UsageError(f"{text}: no such file or folder")
+    return text
+
+
+def _one(
+    net: Any,
+    source: str | int,
+    selection: Any,
+    request: Any,
+    drawing: ClipDrawing,
+    outputs: ClipOutputs,
+    policy: Any,
+    batch: int | None,
+    json: bool,
+) -> ClipRecord:
+    """Explain one clip, saying what happens; returns its record."""
+    from coda_cli.clip_runs import explain_clip
+    from coda_cli.media.clips import name_of, probe
+    from coda_cli.report.clip_records import ClipRecord, to_json
+
+    name = name_of(source)
+    frames = None if isinstance(source, int) else probe(source).frames
+    summary: ClipRecord | None = None
+    with console.progress(f"{name}: looking at", " frames") as looking:
+        records = explain_clip(
+            net, source, selection, request, drawing, outputs, policy=policy, batch=batch,
+            on_survey=lambda done: looking(done, max(done, frames or 0)),
+        )  # fmt: skip
+        try:
+            with contextlib.closing(records):
+                first = next(records)
+                with console.progress(f"{name}: explaining", " frames") as advance:
+                    for n, record in enumerate(_following(first, records), 1):
+                        if json:
+                            console.result(to_json(record))
+                        if isinstance(record, ClipRecord):
+                            summary = record
+                        else:
+                            advance(n, max(n, frames or 0))
+        except MediaError as error:
+            raise error if str(error).startswith(name) else MediaError(f"{name}: {error}") from error
+    assert summary is not None
+    if not json:
+        for path in (*outputs.clips.values(), outputs.record):
+            console.result(str(path))
+    _describe(name, summary)
+    return summary
+
+
+def _following(first: Any, rest: Any) -> Any:
+    yield first
+    yield from rest
+
+
+def _describe(name: str, summary: ClipRecord) -> None:
+    for note in summary.source.notes:
+        console.say(f"{name}: {note}")
+    for e in summary.explained:
+        title = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
+        leads = sum(end - start for start, end in e.leads)
+        console.say(
+            f"{name}: {title}: {e.frames} frames, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
+            f"{e.mean_negative:+.2f} + bias, leads for {leads:.1f} s"
+        )
+    console.say(
+        f"{name}: {summary.frames} frames in {summary.seconds:.1f} s, "
+        f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second; largest residual {summary.worst_residual:.1%} "
+        "of its tolerance"
+    )
+    if not summary.exact:
+        console.error(f"{name}: NOT EXACT: a residual is above its tolerance; do not trust these maps")

@@ -1,0 +1,945 @@
+"""Clips in and out: every frame the right one at the right time, and every written file read back.
+
+Frame k of a test clip shows k in binary, eight bands of bright and dark, so that a frame says which one it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import resource
+import signal
+import struct
+import sys
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from coda_cli.errors import MediaError, UsageError
+from coda_cli.media import clip_decoding, clip_writers, clips
+from coda_cli.media.clips import ClipWriter, Reader, Selection, kind_of, parse_box, parse_time, probe, read_frames
+
+RGB = NDArray[np.uint8]
+W, H = 64, 48
+FILM = Fraction(24000, 1001)
+UNEVEN = [0.0, 0.04, 0.08, 0.2, 0.21, 0.3, 0.5, 0.9, 0.95, 1.4]
+
+
+def picture(k: int, width: int = W, height: int = H) -> RGB:
+    """Eight bands, the bits of k from the left; the lower half dimmer, red at the top left: no turn looks alike."""
+    bits = [(k >> bit) & 1 for bit in range(8)]
+    row = np.repeat([220 if bit else 40 for bit in bits], -(-width // 8))[:width]
+    rgb = np.empty((height, width, 3), np.uint8)
+    rgb[:] = row[None, :, None]
+    rgb[height // 2 :] = rgb[height // 2 :] // 2 + 30
+    rgb[: height // 6, : width // 8] = (230, 20, 20)
+    return rgb
+
+
+def number(rgb: RGB) -> int:
+    """Which frame a picture shows."""
+    height, width = rgb.shape[:2]
+    band = width / 8
+    level = rgb[height // 6 + 4 : height // 2 - 4].mean(axis=(0, 2))
+    return sum(1 << bit for bit in range(8) if level[int(band * bit + 2) : int(band * (bit + 1) - 2)].mean() > 130)
+
+
+def film(
+    path: Path,
+    pictures: Sequence[RGB],
+    times: Sequence[float] | None = None,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rate: Fraction = FILM,
+    sound: str | None = None,
+    sound_first: bool = False,
+    turn: float | None = None,
+    matrix: int | None = None,
+    full: bool = False,
+    form: str | None = None,
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+) -> Path:
+    """Write a clip with PyAV alone, with B-frames where the codec has them."""
+    height, width = pictures[0].shape[:2]
+    tick = Fraction(1, 90000) if times else 1 / rate
+    with av.open(str(path), "w", format=form, options=container or {}) as output:
+        tone: Any = output.add_stream(sound, rate=48000) if sound and sound_first else None
+        stream: Any = output.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.codec_context.time_base = tick
+        if matrix:
+            stream.codec_context.colorspace = matrix
+            stream.codec_context.color_range = 2 if full else 1
+        if turn is not None:
+            stream.set_display_rotation(turn)
+        tone = tone or (output.add_stream(sound, rate=48000) if sound else None)
+        end = (times[-1] + 0.1) if times else float(len(pictures) / rate)
+        if tone:
+            tone.codec_context.layout = "mono"
+            for start in range(0, int(end * 48000), 1024):
+                moment = np.arange(start, start + 1024)
+                wave = (0.2 * moment / 48000 * np.sin(moment * 0.06))[None].astype(np.float32)  # louder and louder
+                samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+                samples.sample_rate, samples.pts, samples.time_base = 48000, start, Fraction(1, 48000)
+                output.mux(tone.encode(samples))
+            output.mux(tone.encode(None))
+        for k, rgb in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame = frame.reformat(format=pixels, dst_colorspace=matrix, dst_color_range=2 if full else 1)
+            frame.pts, frame.time_base = (round(times[k] * 90000) if times else k), tick
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def counted(n: int, **size: int) -> list[RGB]:
+    return [picture(k, **size) for k in range(n)]
+
+
+def numbers(source: Any, **selection: Any) -> list[int]:
+    return [number(frame.rgb) for frame in read_frames(source, **selection)]
+
+
+def packets_of(path: Path) -> list[tuple[int, int]]:
+    """Position and size of what the packets of a file's video hold."""
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        return [(data.index(bytes(p)), p.size) for p in container.demux(video=0) if p.size]
+
+
+def close_to(rgb: RGB, wanted: RGB, levels: float = 6) -> bool:
+    return rgb.shape == wanted.shape and float(np.abs(rgb.astype(int) - wanted).mean()) < levels
+
+
+# ---- reading: order, times, looks ------------------------------------------------------------------------------------
+
+
+def test_frames_of_film_with_b_frames_and_sound_come_in_the_order_of_showing(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", counted(20), sound="aac", options={"bf": "3"})
+    with av.open(str(path)) as container:
+        stamps = [p.pts for p in container.demux(video=0) if p.pts is not None]
+    assert stamps != sorted(stamps)  # B-frames are in it, or this test shows nothing
+    reader = Reader(path)
+    frames = list(reader)
+    assert [number(f.rgb) for f in frames] == [f.index for f in frames] == list(range(20))
+    assert [f.time for f in frames] == pytest.approx([k * 1001 / 24000 for k in range(20)], abs=1e-9)
+    assert [f.pts for f in frames] == sorted(stamps)
+    assert all(close_to(f.rgb, picture(f.index)) for f in frames)
+    assert (reader.lost, reader.damaged, reader.notes) == (0, 0, [])
+    info = probe(path)
+    assert (info.width, info.height, info.rate, info.frames, info.codec) == (W, H, FILM, 20, "h264")
+    assert info.has_audio
+    assert info.duration == pytest.approx(20 * 1001 / 24000, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_a_variable_rate_keeps_its_times(tmp_path: Path, name: str) -> None:
+    path = film(tmp_path / name, counted(10), UNEVEN)
+    frames = list(read_frames(path))
+    assert [number(f.rgb) for f in frames] == list(range(10))
+    assert [f.time for f in frames] == pytest.approx(UNEVEN, abs=0.0006 if name == "a.mkv" else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.webm", "libvpx-vp9"), ("a.webm", "libvpx"), ("a.avi", "mpeg4"), ("a.mkv", "ffv1"), ("a.mov", "mjpeg")],
+)
+def test_other_containers_and_codecs(tmp_path: Path, name: str, codec: str) -> None:
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    options = {"bf": "2"} if codec == "mpeg4" else {"auto-alt-ref": "1", "lag-in-frames": "8"} if "vpx" in codec else {}
+    path = film(tmp_path / name, counted(20), codec=codec, rate=Fraction(25), pixels=pixels, options=options)
+    reader = Reader(path)
+    frames = list(reader)
+    assert [number(f.rgb) for f in frames] == [f.index for f in frames] == list(range(20))
+    assert [f.time for f in frames] == pytest.approx([k / 25 for k in range(20)], abs=0.0006)
+    assert (reader.lost, reader.notes) == (0, [])
+
+
+def test_a_bare_stream_without_times_is_given_its_rate(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.h264", counted(12), rate=Fraction(25))
+    reader = Reader(path)
+    frames = list(reader)
+    assert [number(f.rgb) for f in frames] == list(range(12))
+    assert [f.time for f in frames] == pytest.approx([k / 25 for k in range(12)])
+    assert [f.pts for f in frames] == [None] * 12
+    assert reader.notes == ["no time stamps in it: taken as 25 frames a second"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_turned_clip_stands_upright(tmp_path: Path, turns: int) -> None:
+    """Stored lying, marked as to be turned counter-clockwise ``turns`` times."""
+    lying = [np.rot90(rgb, -turns) for rgb in counted(5)]
+    path = film(tmp_path / "a.mp4", lying, turn=90 * turns)
+    reader = Reader(path)
+    frames = list(reader)
+    assert all(close_to(f.rgb, picture(f.index)) for f in frames)
+    assert len(frames) == 5
+    assert reader.notes == (["turned by its rotation metadata"] if turns else [])
+    assert (probe(path).width, probe(path).height) == (W, H)
+
+
+def test_the_matrix_that_telephones_write_puts_the_first_pixel_at_the_top_right(tmp_path: Path) -> None:
+    """By the letter of the QuickTime format: x' = a x + c y + tx, y' = b x + d y + ty."""
+    path = film(tmp_path / "a.mp4", [picture(9)] * 3)
+    data = path.read_bytes()
+    place = data.index(struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000), data.index(b"tkhd"))
+    a, b, c, d, tx, ty = 0, 1, -1, 0, H, 0
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, tx << 16, ty << 16, 0x40000000]
+    path.write_bytes(data[:place] + struct.pack(">9i", *matrix) + data[place + 36 :])
+    shown = next(read_frames(path)).rgb
+    assert shown.shape == (W, H, 3)
+    for x, y in [(2, 2), (W - 3, 2), (2, H - 3), (20, 10), (50, 40)]:
+        x_shown, y_shown = a * (x + 0.5) + c * (y + 0.5) + tx, b * (x + 0.5) + d * (y + 0.5) + ty
+        assert np.abs(shown[int(y_shown), int(x_shown)].astype(int) - picture(9)[y, x]).max() < 30, (x, y)
+
+
+def test_ten_bits_become_eight(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", counted(6), codec="ffv1", pixels="yuv420p10le")
+    reader = Reader(path)
+    assert all(close_to(f.rgb, picture(f.index)) for f in reader)
+    assert reader.notes == ["10-bit converted to 8"] == list(probe(path).notes)
+
+
+def test_odd_sizes_stay_odd(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.webm", counted(5, width=67, height=51), codec="libvpx-vp9")
+    frames = list(read_frames(path))
+    assert {f.rgb.shape for f in frames} == {(51, 67, 3)}
+    assert [number(f.rgb) for f in frames] == list(range(5))
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", [1, 5, 6])  # BT.709, BT.601 in its two writings
+def test_the_stated_matrix_and_range_give_the_true_colours(tmp_path: Path, matrix: int, full: bool) -> None:
+    colour = np.empty((H, W, 3), np.uint8)
+    colour[:] = (210, 60, 20)
+    path = film(tmp_path / "a.mp4", [colour], matrix=matrix, full=full, options={"crf": "4"})
+    rgb = next(read_frames(path)).rgb
+    assert np.abs(rgb.astype(int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize(("width", "height", "matrix"), [(64, 48, 5), (1280, 16, 1), (32, 592, 1)])
+def test_an_unstated_matrix_is_taken_by_size(tmp_path: Path, width: int, height: int, matrix: int) -> None:
+    colour = np.empty((height, width, 3), np.uint8)
+    colour[:] = (210, 60, 20)
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(colour, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=1)
+        frame.colorspace = 2
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    assert np.abs(next(read_frames(path)).rgb.astype(int) - colour).max() <= 3
+
+
+def test_sound_as_the_first_stream_and_a_single_frame(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", [picture(5)], sound="aac", sound_first=True)
+    with av.open(str(path)) as container:
+        assert container.streams[0].type == "audio"
+    (frame,) = read_frames(path)
+    assert (number(frame.rgb), frame.index, frame.time) == (5, 0, 0.0)
+    assert probe(path).has_audio
+
+
+# ---- which frames ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12"}])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_start_that_is_sought_gives_what_decoding_everything_gives(
+    tmp_path: Path, name: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"g": "12", "bf": "2"} | options
+    path = film(tmp_path / name, counted(100), rate=Fraction(25), options=options)
+    everything = list(read_frames(path))
+    assert [number(f.rgb) for f in everything] == list(range(100))
+    jumps = []
+    key_frame_before = clip_decoding._key_frame_before
+
+    def watched(*args: Any) -> Any:
+        jumps.append(key_frame_before(*args))
+        return jumps[-1]
+
+    monkeypatch.setattr(clip_decoding, "_key_frame_before", watched)
+    for start, end in [(0.52, 0.7), (1.0, 1.2), (2.0, 2.04), (3.37, 3.9), (3.96, None)]:
+        reader = Reader(path, Selection(start=start, end=end))
+        found = [(f.index, f.time, f.pts, number(f.rgb)) for f in reader]
+        wanted = [f for f in everything if f.time >= start - 1e-6 and (end is None or f.time < end - 1e-6)]
+        assert found == [(f.index, f.time, f.pts, f.index) for f in wanted]
+        assert (reader.lost, reader.notes) == (0, [])
+    if name != "a.ts":
+        assert max(key.index for key in jumps if key) >= 60  # it was a leap and no walk
+
+
+def test_end_every_and_max_frames(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", counted(20), rate=Fraction(25))
+    assert numbers(path, end=0.2) == [0, 1, 2, 3, 4]
+    assert numbers(path, start=0.08, end=0.2) == [2, 3, 4]
+    assert numbers(path, every=6) == [0, 6, 12, 18]
+    assert numbers(path, start=0.04, every=6) == [1, 7, 13, 19]
+    assert numbers(path, every=3, max_frames=2) == [0, 3]
+
+
+def test_fps_takes_the_nearest_frames_and_invents_none(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", counted(20), rate=Fraction(30))
+    assert numbers(path, fps=30) == list(range(20))
+    assert numbers(path, fps=60) == list(range(20))
+    assert numbers(path, fps=10) == [0, 3, 6, 9, 12, 15, 18]
+    twenty = list(read_frames(path, fps=20))
+    assert len(twenty) == 13  # two of three; a tick half-way between two frames takes one of them, never both
+    for k in range(13):
+        assert min(abs(f.time - k / 20) for f in twenty) <= 0.5 / 30 + 1e-6
+    assert [f.time for f in twenty] == pytest.approx([number(f.rgb) / 30 for f in twenty])
+    uneven = film(tmp_path / "b.mp4", counted(10), UNEVEN)
+    assert numbers(uneven, fps=5) == [0, 3, 6, 7, 8, 9]  # nearest to 0, .2, .4 (.3 and .5 tie) and .6, .8, 1, 1.2
+
+
+@pytest.mark.parametrize("box", [(0.25, 0.5, 0.75, 1.0), (16, 24, 48, 48)])
+def test_a_box_is_cut_out(tmp_path: Path, box: tuple[float, float, float, float]) -> None:
+    path = film(tmp_path / "a.mkv", counted(3), codec="ffv1", pixels="bgr0")
+    for frame in read_frames(path, box=box):
+        np.testing.assert_array_equal(frame.rgb, picture(frame.index)[24:48, 16:48])
+
+
+def test_what_cannot_be_meant_is_a_usage_error(tmp_path: Path) -> None:
+    for wrong in ({"start": -1}, {"start": 2, "end": 2}, {"end": 0}, {"every": 0}, {"fps": 0}, {"max_frames": 0}):
+        with pytest.raises(UsageError):
+            Selection(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one of them"):
+        Reader("a.mp4", Selection(every=2, fps=5))
+    path = film(tmp_path / "a.mp4", counted(3))
+    with pytest.raises(UsageError, match="beyond the picture of 64 x 48"):
+        list(read_frames(path, box=(0, 0, 65, 10)))
+    with pytest.raises(MediaError, match=r"a\.mp4: no frame from 9 s"):
+        list(read_frames(path, start=9))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10), ("2.5", 2.5), (".5", 0.5), ("00:02:53.6", 173.6), ("1:20", 80), ("2:00:00", 7200), (" 3 ", 3)],
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_time(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1:", ":30", "1:60", "1:2:3:4", "1e3", "nan", "1,5", "0:1.5:2", "٣x"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        parse_time(text)
+
+
+def test_boxes() -> None:
+    assert parse_box("0,0,0.5,1", (64, 48)) == (0, 0, 32, 48)
+    assert parse_box("0, 0.5, 1, 1", (65, 49)) == (0, 24, 65, 49)
+    assert parse_box("10,20,30,48", (64, 48)) == (10, 20, 30, 48)
+    assert parse_box("0,0,0.5,1") == (0, 0, 0.5, 1)
+    for text in ("", "0,0,1", "a,b,c,d", "0,0,nan,1", "0.5,0,0.5,1", "1,0,0,1", "-1,0,5,5", "0,0,inf,9", "0,1,0,1"):
+        with pytest.raises(UsageError, match="box"):
+            parse_box(text, (64, 48))
+    for text in ("0,0,65,48", "0,0,0.001,1", "60,40,64.2,49"):
+        with pytest.raises(UsageError, match="picture of 64 x 48"):
+            parse_box(text, (64, 48))
+
+
+def test_frames_that_an_edit_list_hides_are_not_there(tmp_path: Path) -> None:
+    """A clip trimmed on a telephone: the first frames stay in the file, for the decoder, and are not to be shown."""
+    path = film(tmp_path / "a.mp4", counted(40), rate=Fraction(25), options={"g": "20", "bf": "0"})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12
+    length, first = struct.unpack(">ii", data[place : place + 8])
+    with av.open(str(path)) as container:
+        tick = container.streams.video[0].time_base
+    data[place : place + 8] = struct.pack(">ii", length - 200, first + round(5 / 25 / tick))
+    path.write_bytes(data)
+    reader = Reader(path)
+    assert [(f.index, number(f.rgb)) for f in reader] == [(k, k + 5) for k in range(35)]
+    assert (reader.lost, reader.notes) == (0, [])
+    assert [number(f.rgb) for f in read_frames(path, start=1.0, end=1.2)] == [30, 31, 32, 33, 34]
+
+
+# ---- broken and foreign files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_truncated_file_gives_what_is_there_and_says_so(tmp_path: Path, name: str) -> None:
+    options = {"movflags": "+faststart"} if name == "a.mp4" else {}
+    path = film(tmp_path / name, counted(60), rate=Fraction(25), container=options, options={"bf": "0"})
+    position, _ = packets_of(path)[40]
+    path.write_bytes(path.read_bytes()[: position + 3])
+    reader = Reader(path)
+    assert [number(f.rgb) for f in reader] == list(range(40))
+    assert reader.lost == 20
+    assert any("cut off after 1.60 s" in note for note in reader.notes)
+    short = Reader(path, Selection(end=1.0))
+    assert (len(list(short)), short.lost, short.notes) == (25, 0, [])
+    with pytest.raises(MediaError, match=r"no frame from 2 s; cut off after 1\.60 s"):
+        list(read_frames(path, start=2))
+
+
+@pytest.mark.parametrize("how", ["zeros", "noise", "one byte"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_frames_lost_in_a_corrupt_middle_are_counted(tmp_path: Path, name: str, how: str) -> None:
+    options = {"x264-params": "bframes=2:keyint=10:min-keyint=10:scenecut=0"}
+    path = film(tmp_path / name, counted(40), rate=Fraction(25), options=options)
+    data = bytearray(path.read_bytes())
+    for position, size in packets_of(path)[14:17]:
+        if how == "one byte":
+            data[position + size // 2] ^= 0xFF
+        else:
+            junk = bytes(size) if how == "zeros" else np.random.default_rng(1).bytes(size)
+            data[position : position + size] = junk
+    path.write_bytes(data)
+    reader = Reader(path)
+    frames = list(reader)
+    assert [f.index for f in frames if not f.damaged] == [number(f.rgb) for f in frames if not f.damaged]
+    assert len(frames) + reader.lost == 40
+    assert reader.lost + reader.damaged >= 3
+    assert {f.index for f in frames if f.damaged} <= set(range(10, 20))  # until the next key frame, no longer
+    assert [f.time for f in frames] == pytest.approx([f.index / 25 for f in frames], abs=0.0006)
+    assert any("could not be decoded" in note or "damaged" in note for note in reader.notes)
+    before = Reader(path, Selection(end=0.4))
+    assert ([f.index for f in before], before.lost) == (list(range(10)), 0)
+
+
+def broken(folder: Path) -> dict[str, tuple[Path, str]]:
+    """What is no clip, and what has to be said about it."""
+
+    def file(name: str, data: bytes) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    sound = folder / "sound.mp4"
+    with av.open(str(sound), "w") as output:
+        tone: Any = output.add_stream("aac", rate=48000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 48000
+        output.mux(tone.encode(samples))
+        output.mux(tone.encode(None))
+    foreign = film(folder / "foreign.avi", counted(3), codec="mpeg4", rate=Fraction(25))
+    foreign.write_bytes(foreign.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    headless = film(folder / "headless.mp4", counted(20))
+    headless.write_bytes(headless.read_bytes().partition(b"moov")[0][:-4])
+    hollow = film(folder / "hollow.mp4", counted(4), container={"movflags": "+faststart"})
+    data = bytearray(hollow.read_bytes())
+    for position, size in packets_of(hollow):
+        data[position : position + size] = bytes(size)
+    hollow.write_bytes(data)
+    subtitles = b"1\n00:00:01,000 --> 00:00:02,000\nhello\n"
+    return {
+        "missing": (folder / "missing.mp4", "cannot be read (No such file"),
+        "folder-like": (folder / "a\0b.mp4", "cannot be read"),
+        "empty": (file("empty.mp4", b""), "the file is empty"),
+        "text": (file("text.mp4", b"a text that calls itself a clip\n" * 9), "not a clip that can be read"),
+        "subtitles": (file("t.mkv", subtitles), "no video in it, only subtitle"),
+        "playlist": (file("p.mp4", b"#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1:9/a.ts\n"), "not a clip that can be read"),
+        "sound": (sound, "no video in it, only audio"),
+        "codec": (foreign, "no decoder for its codec, unknown, marked ZZZZ"),
+        "headless": (headless, "broken"),
+        "hollow": (hollow, "none of its video can be decoded"),
+        "gif": (file("x.gif", b"GIF89a" + bytes(30)), "broken or truncated animation"),
+        "png": (file("x.png", b"\x89PNG\r\n\x1a\n" + bytes(30)), "broken or truncated animation"),
+    }
+
+
+def test_what_is_no_clip_is_said_in_one_line_with_its_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for path, wanted in broken(tmp_path).values():
+        for attempt in (lambda p=path: list(read_frames(p)), lambda p=path: probe(p)):
+            with pytest.raises(MediaError) as caught:
+                attempt()
+            text = str(caught.value)
+            assert text.startswith(f"{path}: "), text
+            assert wanted in text
+            assert "\n" not in text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_with_colons_percent_signs_and_accents_are_names(tmp_path: Path, monkeypatch: Any) -> None:
+    clip = film(tmp_path / "plain.mp4", counted(2)).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:b.mp4", "pipe:0", "http:x", "100%d.mp4", "été 1.mp4", "-i.mp4"):
+        path = Path(name)
+        path.write_bytes(clip)
+        assert numbers(path) == [0, 1]
+        with ClipWriter(path, "mp4") as writer:
+            writer.write(picture(3), 0.0)
+        assert numbers(path) == [3]
+
+
+# ---- animations, sequences, cameras ----------------------------------------------------------------------------------
+
+
+def animate(path: Path, pictures: Sequence[RGB], delays: Sequence[int], **options: Any) -> Path:
+    first, *rest = (Image.fromarray(rgb) for rgb in pictures)
+    form = "PNG" if path.suffix == ".apng" else None
+    first.save(path, form, save_all=True, append_images=rest, duration=list(delays), loop=0, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.apng", "a.webp"])
+def test_an_animation_keeps_its_uneven_delays(tmp_path: Path, name: str) -> None:
+    delays = [40, 120, 500, 20, 80]
+    path = animate(tmp_path / name, counted(5), delays, **({"lossless": True} if name == "a.webp" else {}))
+    frames = list(read_frames(path))
+    assert [number(f.rgb) for f in frames] == list(range(5))
+    assert [f.time for f in frames] == pytest.approx([0, 0.04, 0.16, 0.66, 0.68])
+    assert [f.duration for f in frames] == pytest.approx([d / 1000 for d in delays])
+    assert close_to(frames[2].rgb, picture(2), 3)
+    info = probe(path)
+    assert (info.width, info.height, info.frames, info.codec) == (W, H, 5, name[2:])
+    assert info.duration == pytest.approx(0.76)
+    assert numbers(path, start=0.16, end=0.68) == [2, 3]
+    assert numbers(path, fps=4) == [0, 2, 3]
+
+
+def test_delays_that_mean_nothing_are_those_of_browsers(tmp_path: Path) -> None:
+    path = animate(tmp_path / "a.gif", counted(3), [10, 20, 0])
+    reader = Reader(path)
+    assert [f.duration for f in reader] == pytest.approx([0.1, 0.02, 0.1])
+    assert reader.notes == ["delays of 10 ms or less taken as 100 ms, as browsers do"]
+
+
+def test_the_stand_in_of_an_apng_is_not_a_frame(tmp_path: Path) -> None:
+    path = animate(tmp_path / "a.apng", counted(4), [40, 50, 60], default_image=True)
+    assert [(number(f.rgb), f.index, f.duration) for f in read_frames(path)] == [
+        (1, 0, 0.04),
+        (2, 1, 0.05),
+        (3, 2, 0.06),
+    ]
+
+
+def test_transparent_frames_are_laid_on_white(tmp_path: Path) -> None:
+    half = np.dstack([picture(1), np.full((H, W), 255, np.uint8)])
+    half[:, 32:, 3] = 0
+    whole = half.copy()
+    whole[..., 3] = 128
+    path = tmp_path / "a.webp"
+    Image.fromarray(half).save(path, save_all=True, append_images=[Image.fromarray(whole)], duration=50, lossless=True)
+    reader = Reader(path)
+    first, second = (f.rgb for f in reader)
+    np.testing.assert_array_equal(first[:, :32], picture(1)[:, :32])
+    assert (first[:, 32:] == 255).all()
+    assert np.abs(second[:, :32].astype(int) - (picture(1)[:, :32] * 128.0 + 255 * 127.0) / 255).max() <= 1
+    assert reader.notes == ["transparency laid on white"]
+
+
+def test_a_truncated_gif_gives_what_is_there(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, H, W, 3), np.uint8)
+    path = animate(tmp_path / "a.gif", list(noise), [100] * 6)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    reader = Reader(path)
+    frames = list(reader)
+    assert 3 <= len(frames) < 6
+    assert any("broken inside" in note for note in reader.notes)
+
+
+def test_a_sequence_of_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for k in range(12):
+        Image.fromarray(picture(k)).save(folder / f"f{k + 1}.png")
+    (folder / "note.txt").write_text("x")
+    for source in (folder, str(folder / "f%d.png")):
+        frames = list(read_frames(source))
+        assert [number(f.rgb) for f in frames] == [f.index for f in frames] == list(range(12))
+        assert [f.time for f in frames] == pytest.approx([k / 25 for k in range(12)])
+        assert [f.time for f in read_frames(source, fps=10)] == pytest.approx([k / 10 for k in range(12)])
+        assert numbers(source, fps=10, start=0.5, end=0.8) == [5, 6, 7]
+        info = probe(source)
+        assert (info.width, info.height, info.rate, info.frames, info.codec) == (W, H, 25, 12, "png")
+    (folder / "f3.png").write_bytes(b"broken")
+    Image.fromarray(picture(4, 32, 48)).save(folder / "f5.png")
+    reader = Reader(folder)
+    assert [(f.index, number(f.rgb)) for f in reader] == [(k, k) for k in range(12) if k not in (2, 4)]
+    assert reader.lost == 2
+    assert any("32 x 48 pixels, not 64 x 48" in note for note in reader.notes)
+    for k in range(3):
+        Image.fromarray(picture(k)).save(tmp_path / f"g{k:03d}.png")
+    assert numbers(tmp_path / "g%03d.png") == [0, 1, 2]
+    with pytest.raises(UsageError, match="no file's name fits"):
+        list(read_frames(tmp_path / "h%03d.png"))
+
+
+def test_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    released = []
+
+    class Camera:
+        def __init__(self, index: int) -> None:
+            self.index, self.k = index, -1
+
+        def isOpened(self) -> bool:
+            return self.index == 0
+
+        def read(self) -> tuple[bool, RGB | None]:
+            self.k += 1
+            return (True, picture(self.k)[..., ::-1]) if self.k < 50 else (False, None)
+
+        def release(self) -> None:
+            released.append(self.index)
+
+    clock = itertools.count(100.0, 0.05)
+    monkeypatch.setattr("cv2.VideoCapture", Camera)
+    monkeypatch.setattr(clips, "monotonic", lambda: next(clock))
+    frames = list(read_frames(0, end=0.42))
+    assert [number(f.rgb) for f in frames] == list(range(9))
+    assert [f.time for f in frames] == pytest.approx([k * 0.05 for k in range(9)])
+    reader = Reader(0)
+    assert len(list(reader)) == 50
+    assert reader.notes == ["the camera stopped sending frames"]
+    assert numbers(0, max_frames=3) == [0, 1, 2]
+    with pytest.raises(MediaError, match="camera 3: cannot be opened"):
+        list(read_frames(3))
+    assert released == [0, 0, 0, 3]
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(
+    path: Path, pictures: Sequence[RGB], times: Sequence[float], last: float | None = None, **options: Any
+) -> Any:
+    with ClipWriter(path, **options) as writer:
+        for k, (rgb, time) in enumerate(zip(pictures, times, strict=True)):
+            writer.write(rgb, time, last if k == len(times) - 1 else None)
+    return writer
+
+
+def length_of(path: Path, kind: str) -> float:
+    """Seconds, as other programs tell them."""
+    if kind in ("gif", "webp"):
+        with Image.open(path) as image:
+            total = 0.0
+            for index in range(getattr(image, "n_frames", 1)):
+                image.seek(index)
+                image.load()
+                total += image.info["duration"]
+        return total / 1000
+    with av.open(str(path)) as container:
+        return (container.duration or 0) / 1e6
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm", "gif", "webp"])
+@pytest.mark.parametrize("times", ["uneven", "film", "ntsc"])
+def test_what_is_written_is_read_back(tmp_path: Path, kind: str, times: str) -> None:
+    rates = {"film": FILM, "ntsc": Fraction(30000, 1001)}
+    rate = rates.get(times)
+    # 10 ms are more than browsers show of an animation.
+    uneven = [t for t in UNEVEN if kind not in ("gif", "webp") or t != 0.21]
+    moments = [float(k / rate) for k in range(20)] if rate else uneven
+    last = float(1 / rate) if rate else 0.33
+    path = tmp_path / f"a.{kind}"
+    writer = write(path, counted(len(moments)), moments, last, rate=rate)
+    assert (writer.frames, writer.dropped, writer.notes) == (len(moments), 0, [])
+    frames = list(read_frames(path))
+    assert [number(f.rgb) for f in frames] == list(range(len(moments)))
+    grid = {"mp4": 1e-9 if rate else 1e-5, "webm": 0.0006, "gif": 0.00501, "webp": 0.0006}[kind]
+    assert [f.time for f in frames] == pytest.approx(moments, abs=grid)
+    assert length_of(path, kind) == pytest.approx(moments[-1] + last, abs=max(grid, 1e-4))
+    assert all(close_to(f.rgb, picture(f.index), 5) for f in frames)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_times_need_not_start_at_zero(tmp_path: Path) -> None:
+    for kind in ("mp4", "gif"):
+        path = tmp_path / f"a.{kind}"
+        write(path, counted(4), [7.5, 7.6, 7.8, 7.9], 0.2)
+        assert [f.time for f in read_frames(path)] == pytest.approx([0, 0.1, 0.3, 0.4], abs=1e-4)
+        assert length_of(path, kind) == pytest.approx(0.6, abs=1e-4)
+
+
+def test_the_last_frame_lasts_as_long_as_the_one_before_unless_said(tmp_path: Path) -> None:
+    for kind in ("mp4", "gif", "webp"):
+        path = tmp_path / f"a.{kind}"
+        write(path, counted(3), [0, 1.0, 1.1])
+        assert length_of(path, kind) == pytest.approx(1.2, abs=1e-3)
+    write(tmp_path / "b.gif", counted(1), [0], rate=Fraction(10))
+    write(tmp_path / "b.mp4", counted(1), [0], rate=Fraction(10))
+    assert length_of(tmp_path / "b.mp4", "mp4") == pytest.approx(0.1, abs=1e-3)
+
+
+def test_hidden_frames_of_vp8_are_none() -> None:
+    """Its references for later frames are packets of their own; libvpx makes them only in long clips of two passes."""
+
+    class Packet(bytes):
+        is_discard = False
+
+    stream: Any = SimpleNamespace(codec_context=SimpleNamespace(name="vp8"))
+    assert clip_decoding._shows(Packet(b"\x10"), stream)  # type: ignore[arg-type]
+    assert not clip_decoding._shows(Packet(b"\x01"), stream)  # type: ignore[arg-type]
+
+
+def test_an_mp4_plays_in_a_browser(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write(path, counted(10), [k / 25 for k in range(10)], rate=Fraction(25))
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # the index comes first
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        context = stream.codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+        assert stream.average_rate == 25
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm", "gif", "webp"])
+def test_odd_sizes_are_padded_with_their_edge_only_where_they_must(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    write(path, counted(4, width=67, height=51), [k / 10 for k in range(4)])
+    frame = list(read_frames(path))[2]
+    even = kind in ("mp4", "webm")
+    assert frame.rgb.shape == ((52, 68, 3) if even else (51, 67, 3))
+    assert close_to(frame.rgb[:51, :67], picture(2, 67, 51))
+    if even:
+        assert np.abs(frame.rgb[:, 67].astype(int) - frame.rgb[:, 66]).mean() < 8
+
+
+def test_gif_delays_add_up_and_frames_beyond_fifty_a_second_go(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    write(path, counted(100), [k / 30 for k in range(100)])
+    assert length_of(path, "gif") == pytest.approx(100 / 30, abs=0.01)  # truncated delays would make it 3.0
+    writer = write(path, counted(60), [k / 60 for k in range(60)])
+    assert length_of(path, "gif") == pytest.approx(1.0, abs=0.01)
+    assert writer.frames + writer.dropped == 60
+    assert writer.dropped > 10
+    assert writer.notes == [f"{writer.dropped} frames dropped: gif cannot show them that fast"]
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            assert image.info["duration"] >= 20
+
+
+def test_a_gif_has_one_good_palette(tmp_path: Path) -> None:
+    """As near to the frames as Pillow's own quantisation of each; rgb8, libav's default, is five times farther off."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:H, :W]
+    base = np.stack([x * 4, y * 5, 255 - x * 2 - y], -1).clip(0, 255) + rng.integers(-8, 9, (H, W, 3))
+    pictures = [np.roll(base, k, 1).clip(0, 255).astype(np.uint8) for k in range(8)]
+    path = tmp_path / "a.gif"
+    write(path, pictures, [k / 10 for k in range(8)])
+
+    def error(found: Sequence[RGB]) -> float:
+        return float(
+            np.mean([((a.astype(float) - b) ** 2).mean() for a, b in zip(found, pictures, strict=True)]) ** 0.5
+        )
+
+    ours = error([f.rgb for f in read_frames(path)])
+    pillow = error([np.asarray(Image.fromarray(p).quantize(256).convert("RGB")) for p in pictures])
+    assert ours < 1.5 * pillow
+
+
+def test_one_frame_makes_a_clip_of_every_kind(tmp_path: Path) -> None:
+    for kind in ("mp4", "webm", "gif", "webp"):
+        write(tmp_path / f"a.{kind}", [picture(77)], [3.0], 0.5)
+        assert numbers(tmp_path / f"a.{kind}") == [77]
+    assert length_of(tmp_path / "a.mp4", "mp4") == pytest.approx(0.5, abs=1e-4)
+
+
+def test_numbered_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(folder, counted(3), [0, 0.1, 0.1])
+    assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png", "000002.png"]
+    for frame in read_frames(folder):
+        np.testing.assert_array_equal(frame.rgb, picture(frame.index))
+    write(folder, counted(2), [0, 0.1])  # a second run replaces the first one's frames
+    assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png"]
+    (folder / "mine.txt").write_text("x")
+    with pytest.raises(MediaError, match="no folder of numbered frames"):
+        ClipWriter(folder)
+    assert (folder / "mine.txt").exists()
+
+
+def samples_of(path: Path) -> NDArray[np.float64]:
+    with av.open(str(path)) as container:
+        return np.concatenate([f.to_ndarray().mean(0) for f in container.decode(audio=0)]).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sound", "written"),
+    [("mp4", "aac", "aac"), ("mp4", "pcm_s16le", "aac"), ("webm", "aac", "opus"), ("webm", "libopus", "opus")],
+)
+def test_the_sound_goes_along_cut_to_the_frames(tmp_path: Path, kind: str, sound: str, written: str) -> None:
+    source = film(tmp_path / "s.mkv", counted(100), rate=Fraction(25), sound=sound)
+    path = tmp_path / f"a.{kind}"
+    with ClipWriter(path, rate=Fraction(25), audio=source) as writer:
+        for frame in read_frames(source, start=1.0, end=3.0):
+            writer.write(frame.rgb, frame.time)
+    assert writer.notes == []
+    assert [number(f.rgb) for f in read_frames(path)] == list(range(25, 75))
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        assert stream.codec_context.name == written
+        packets = [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(audio=0) if p.pts is not None]
+    with av.open(str(source)) as container:
+        originals = {bytes(p) for p in container.demux(audio=0)}
+    times = [time for time, _ in packets]
+    if sound.removeprefix("lib") == written:
+        assert {data for _, data in packets} <= originals  # copied, not encoded a second time
+    assert -0.03 < times[0] < 0.03
+    assert 1.9 < times[-1] < 2.01
+    sounding = samples_of(path)
+    assert len(sounding) / 48000 == pytest.approx(2.0, abs=0.05)
+    for moment in (0.3, 1.0, 1.6):  # as loud as the source is a second later
+        window = sounding[int((moment - 0.02) * 48000) : int((moment + 0.02) * 48000)]
+        assert np.abs(window).max() == pytest.approx(0.2 * (moment + 1), rel=0.06)
+    assert length_of(path, kind) == pytest.approx(2.0, abs=0.03)
+
+
+def test_no_sound_is_said(tmp_path: Path) -> None:
+    source = film(tmp_path / "s.mp4", counted(5))
+    writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)
+    assert writer.notes == [f"without sound: {source}: has no sound that can be decoded"]
+    assert numbers(tmp_path / "a.mp4") == [0, 1, 2]
+
+
+def test_an_unknown_suffix_names_the_known_ones() -> None:
+    assert [kind_of(Path(f"x.{k}")) for k in ("mp4", "WEBM", "gif", "webp")] == ["mp4", "webm", "gif", "webp"]
+    assert kind_of(Path("frames")) == "png"
+    for name in ("x.avi", "x.png", "x.mp5"):
+        with pytest.raises(UsageError, match=r"\.mp4, \.webm, \.gif or \.webp"):
+            kind_of(Path(name))
+
+
+# ---- all or nothing --------------------------------------------------------------------------------------------------
+
+
+def write_until(path: Path, pictures: Sequence[RGB], error: BaseException) -> None:
+    """Ten frames a second, and then the error."""
+    with ClipWriter(path) as writer:
+        for k, rgb in enumerate(pictures):
+            writer.write(rgb, k / 10)
+        assert any(file.name.startswith(".coda-") for file in path.parent.iterdir())
+        raise error
+
+
+EVERY_KIND = ("a.mp4", "a.webm", "a.gif", "a.webp", "a")
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_after_an_error_nothing_is_left(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write_until(tmp_path / name, counted(5), ZeroDivisionError())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(MediaError, match="no frame to write"), ClipWriter(tmp_path / name):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_after_ctrl_c_the_frames_so_far_are_a_valid_clip(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_until(tmp_path / name, counted(12), KeyboardInterrupt())
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert numbers(tmp_path / name) == list(range(12))
+
+
+def test_ctrl_c_between_the_encoder_and_the_file_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame_of = clip_writers._Video._frame
+
+    def interrupted(self: Any, rgb: RGB, at: int) -> Any:
+        if number(rgb) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return frame_of(self, rgb, at)
+
+    monkeypatch.setattr(clip_writers._Video, "_frame", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_until(tmp_path / "a.mp4", counted(20), AssertionError("not interrupted"))
+    assert numbers(tmp_path / "a.mp4") == list(range(6))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_older_file_survives_a_failed_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write(path, counted(3), [0, 0.1, 0.2])
+    with pytest.raises(ValueError, match="one size"):
+        write(path, [picture(0), picture(0, 32, 32)], [0, 1])
+    assert numbers(path) == [0, 1, 2]
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """A disk that is full: no file may grow beyond ``size`` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, H, W, 3), np.uint8)
+    wanted = r"a(\.\w+)?: cannot be written \(File too large\)"
+    with largest_file(6000), pytest.raises(MediaError, match=wanted):
+        write(tmp_path / name, list(noise), [k / 10 for k in range(12)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="does not exist"):
+        ClipWriter(tmp_path / "no" / "a.mp4")
+    (tmp_path / "a.gif").mkdir()
+    with pytest.raises(MediaError, match=r"a\.gif: cannot be written"):
+        write(tmp_path / "a.gif", counted(2), [0, 0.1])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def resident() -> int:
+    """Bytes of this process in memory now, libav's included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["mp4", "gif"])
+def test_memory_does_not_grow_with_the_length(tmp_path: Path, kind: str) -> None:
+    size = {"width": 320, "height": 240}  # 230 kB a frame: 300 of them would be 69 MB
+    source = film(tmp_path / "s.mp4", [picture(k % 256, **size) for k in range(300)], rate=Fraction(25))
+    levels = []
+    tracemalloc.start()
+    try:
+        with ClipWriter(tmp_path / f"a.{kind}") as writer:
+            for frame in read_frames(source):
+                writer.write(frame.rgb, frame.time)
+                levels.append(resident())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    levels.append(resident())
+    assert writer.frames == 300
+    assert peak < 8_000_000
+    assert max(levels[100:]) - max(levels[50:100]) < 20_000_000
+
+
+def test_a_reader_that_is_left_early_closes_its_file(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", counted(10))
+    frames = read_frames(path)
+    next(frames)
+    frames.close()
+    if sys.platform == "linux":
+        held = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert path not in [fd.readlink() for fd in held if fd.exists()]

@@ -1,0 +1,374 @@
+"""``coda video`` as a program: what it prints, what it writes, and that a clip's numbers are those of its frames."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio.v3 as iio
+import jsonschema
+import numpy as np
+import program
+import pytest
+from conftest import Coda
+from numpy.typing import NDArray
+from PIL import Image
+from program import photo, scene, strict_json
+
+import coda_cli
+from coda_cli.media.clips import Reader
+
+WIDTH, HEIGHT = 64, 48
+
+
+def frame(seed: int, n: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """A scene that moves to the right by two pixels a frame."""
+    return np.roll(scene(width, height, seed), 2 * n, 1)
+
+
+def clip(path: Path, frames: int = 10, rate: Fraction = Fraction(10), seed: int = 3, **size: int) -> Path:
+    """A lossless clip, so that its frames are known."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate, options={"g": "5"})
+        shape = frame(seed, 0, **size).shape
+        stream.width, stream.height, stream.pix_fmt = shape[1], shape[0], "bgr0"
+        for n in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame(seed, n, **size), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [strict_json(line) for line in path.read_text().splitlines()]
+
+
+def decoded(path: Path) -> list[NDArray[np.uint8]]:
+    return [f.rgb for f in Reader(path)]
+
+
+# ---- what it writes --------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_becomes_a_clip_and_a_record_of_every_frame(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv")
+    result = coda("video", "a.mkv")
+    assert result.lines == [str(Path("coda-out/a.coda.mp4")), str(Path("coda-out/a.coda.jsonl"))]
+    *frames, whole = lines_of(tmp_path / "coda-out/a.coda.jsonl")
+    assert [f["frame"] for f in frames] == list(range(10))
+    assert [f["time"] for f in frames] == pytest.approx([n / 10 for n in range(10)])
+    assert whole["schema"] == "coda.clip"
+    assert (whole["status"], whole["frames"], whole["lost"], whole["exact"]) == ("ok", 10, 0, True)
+    assert whole["files"] == {"mp4": "coda-out/a.coda.mp4"}
+    made = list(Reader(tmp_path / "coda-out/a.coda.mp4"))
+    assert [f.time for f in made] == pytest.approx([n / 10 for n in range(10)], abs=1e-3)
+    height, width, _ = made[0].rgb.shape
+    assert height % 2 == width % 2 == 0
+
+
+def test_every_line_is_valid_by_the_schema_and_streams_to_stdout(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=5)
+    schema = strict_json(coda("schema", "video").out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    result = coda("video", "a.mkv", "--class", "top:2", "--json", "-q")
+    for record in result.records:
+        jsonschema.validate(record, schema)
+        spoiled = {**record, "unknown": 1}
+        assert not jsonschema.Draft202012Validator(schema).is_valid(spoiled)
+    assert result.records == lines_of(tmp_path / "coda-out/a.coda.jsonl")
+
+
+def test_the_numbers_of_a_frame_are_those_of_its_picture(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=4)
+    records = coda("video", "a.mkv", "--class", "cat", "--format", "none", "--json", "-q").records
+    net = coda_cli.load("cifar10")
+    for n, record in enumerate(records[:-1]):
+        expected = coda_cli.explain_image(frame(3, n), net, coda_cli.Request(classes=("cat",)))
+        (part,) = record["explained"]
+        d = expected.decomposition
+        assert part["logit"] == pytest.approx(float(d.logit[0, 0]), abs=1e-4)
+        pixels = expected.maps[0].astype(float)
+        assert part["positive"] == pytest.approx(pixels[pixels > 0].sum(), rel=1e-4)
+        assert part["negative"] == pytest.approx(pixels[pixels < 0].sum(), rel=1e-4)
+        assert part["logit"] == pytest.approx(
+            part["positive"] + part["negative"] + part["bias"] + part["residual"], abs=1e-4
+        )
+        assert record["top"][0]["logit"] == pytest.approx(float(d.logits.max()), abs=1e-4)
+    similar = [record["explained"][0]["similarity"] for record in records[:-1]]
+    assert similar[0] is None
+    assert all(-1 <= s <= 1 for s in similar[1:])
+
+
+def test_the_summary_is_that_of_its_frames(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=12)
+    *frames, whole = coda("video", "a.mkv", "--class", "cat", "--format", "none", "--json", "-q").records
+    (cat,) = whole["explained"]
+    parts = [f["explained"][0] for f in frames]
+    assert cat["mean_logit"] == pytest.approx(np.mean([p["logit"] for p in parts]))
+    assert cat["evidence_per_second"] == pytest.approx(np.mean([p["positive"] for p in parts]))
+    assert cat["stability"] == pytest.approx(np.mean([p["similarity"] for p in parts[1:]]))
+    votes = [f["top"][0]["name"] for f in frames]
+    assert {p["name"]: p["share"] for p in whole["predicted"]} == pytest.approx(
+        {name: votes.count(name) / 12 for name in set(votes)}
+    )
+    used = [abs(p["residual"]) / p["tolerance"] for p in parts]
+    assert whole["worst_residual"] == pytest.approx(max(used))
+    led = sum(end - start for start, end in cat["leads"])
+    assert led == pytest.approx(votes.count("cat") / 10)
+
+
+def test_the_class_of_a_clip_is_the_one_predicted_most_often(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=12)
+    *frames, whole = coda("video", "a.mkv", "--format", "none", "--json", "-q").records
+    assert {f["explained"][0]["name"] for f in frames} == {whole["predicted"][0]["name"]}
+    each = coda("video", "a.mkv", "--class-policy", "frame", "--format", "none", "--json", "-q", "-f").records[:-1]
+    for record in each:
+        assert record["explained"][0]["name"] == record["top"][0]["name"]
+
+
+def test_several_classes_and_differences(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=3)
+    records = coda("video", "a.mkv", "-c", "cat", "-c", "dog", "--json", "-q").records
+    assert [e["name"] for e in records[0]["explained"]] == ["cat", "dog"]
+    wide = decoded(tmp_path / "coda-out/a.coda.mp4")[0].shape[1]
+    versus = coda("video", "a.mkv", "-c", "cat", "--versus", "dog", "--json", "-q", "-f").records
+    cat, dog = (e["logit"] for e in records[1]["explained"])
+    (difference,) = versus[1]["explained"]
+    assert difference["logit"] == pytest.approx(cat - dog, abs=1e-4)
+    assert difference["probability"] is None
+    assert decoded(tmp_path / "coda-out/a.coda.mp4")[0].shape[1] < wide
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_original_stands_beside_its_overlay(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=3, width=360, height=240)
+    coda("video", "a.mkv", "--format", "png", "--class", "cat")
+    drawn = sorted((tmp_path / "coda-out/a.coda").glob("*.png"))
+    assert len(drawn) == 3
+    for n, path in enumerate(drawn):
+        picture = np.asarray(Image.open(path))
+        np.testing.assert_array_equal(picture[:240, :360], frame(3, n, 360, 240))
+        shown = picture[:240, 368:728].astype(int)
+        grey = np.abs(shown.max(2) - shown.min(2))
+        assert grey[:, 5:55].max() == 0, "outside the centre crop nothing is coloured"
+        assert grey[:, 60:300].max() > 30
+
+
+def test_one_scale_holds_for_the_whole_clip_unless_asked_otherwise(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=6)
+
+    def scales(*options: str) -> tuple[list[float], Any, Any]:
+        *frames, whole = coda("video", "a.mkv", "-c", "cat", "--format", "none", "--json", "-q", "-f", *options).records
+        return [f["explained"][0]["scale"] for f in frames], whole["scale"], whole["scale_frames"]
+
+    one, stated, count = scales()
+    assert set(one) == {stated}
+    assert count == 6
+    net = coda_cli.load("cifar10")
+    request = coda_cli.Request(classes=("cat",))
+    maps = np.stack([coda_cli.explain_image(frame(3, n), net, request).maps[0] for n in range(6)])
+    assert stated == pytest.approx(np.percentile(np.abs(maps), 99.5), rel=1e-4)
+    each, stated, count = scales("--scale", "frame")
+    assert len(set(each)) > 1
+    assert (stated, count) == ("frame", None)
+    assert scales("--scale", "0.25")[:2] == ([0.25] * 6, 0.25)
+
+
+@pytest.mark.parametrize("layout", ["side", "overlay", "heatmap", "panel"])
+def test_layouts_have_their_pictures(coda: Coda, tmp_path: Path, layout: str) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    coda("video", "a.mkv", "--layout", layout, "--no-strip", "--format", "png", "--height", "48", "--centroid")
+    first = np.asarray(Image.open(min((tmp_path / "coda-out/a.coda").glob("*.png"))))
+    count = {"side": 2, "overlay": 1, "heatmap": 1, "panel": 3}[layout]
+    assert first.shape[1] == count * 64 + (count - 1) * 8
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webm", "webp", "mp4"])
+def test_every_kind_of_output_is_written_and_lasts_as_long_as_its_source(
+    coda: Coda, tmp_path: Path, suffix: str
+) -> None:
+    clip(tmp_path / "a.mkv", frames=8)
+    result = coda("video", "a.mkv", "-o", f"made.{suffix}", "--height", "48")
+    assert result.lines == [f"made.{suffix}", "made.coda.jsonl"]
+    frames = list(Reader(tmp_path / f"made.{suffix}"))
+    assert len(frames) == 8
+    assert frames[-1].time == pytest.approx(0.7, abs=0.02)
+    if suffix == "gif":
+        with Image.open(tmp_path / "made.gif") as image:
+            total = 0
+            for n in range(8):
+                image.seek(n)
+                total += image.info["duration"]
+        assert total == 800
+
+
+def test_parts_of_a_clip(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=20)
+
+    def frames(*options: str) -> list[int]:
+        records = coda("video", "a.mkv", "-c", "0", "--format", "none", "--json", "-q", "-f", *options).records
+        return [r["frame"] for r in records[:-1]]
+
+    assert frames("--start", "0.5", "--end", "00:00:00.9") == [5, 6, 7, 8]
+    assert frames("--every", "6") == [0, 6, 12, 18]
+    assert frames("--max-frames", "3") == [0, 1, 2]
+    assert len(frames("--fps", "5")) == 10
+    boxed = coda("video", "a.mkv", "--box", "0,0,0.5,1", "--format", "png", "--height", "48", "--no-strip", "-f")
+    first = np.asarray(Image.open(min(Path(boxed.lines[0]).glob("*.png"))))
+    np.testing.assert_array_equal(first[:48, :32], frame(3, 0)[:, :32])
+
+
+def test_picture_sequences_and_several_sources(coda: Coda, tmp_path: Path) -> None:
+    for n in range(4):
+        photo(tmp_path / f"seq/f{n:03}.png", seed=n)
+    clip(tmp_path / "b.mkv", frames=2)
+    result = coda("video", "seq", "b.mkv", "--format", "none", "--json", "-q")
+    wholes = [r for r in result.records if r["schema"] == "coda.clip"]
+    assert [(w["source"]["path"], w["frames"]) for w in wholes] == [("seq", 4), ("b.mkv", 2)]
+    assert sorted(p.name for p in (tmp_path / "coda-out").iterdir()) == ["b.coda.jsonl", "seq.coda.jsonl"]
+    pattern = coda("video", "seq/f%03d.png", "--fps", "2", "--format", "none", "--json", "-q")
+    assert [r["time"] for r in pattern.records[:-1]] == [0, 0.5, 1, 1.5]
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_one_bad_clip_among_several_costs_only_itself(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    (tmp_path / "text.mp4").write_text("not a clip")
+    (tmp_path / "empty.mp4").touch()
+    result = coda("video", "text.mp4", "a.mkv", "empty.mp4", status=1)
+    assert [error.split(":")[0] for error in result.errors] == ["text.mp4", "empty.mp4"]
+    assert sorted(p.name for p in (tmp_path / "coda-out").iterdir()) == ["a.coda.jsonl", "a.coda.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class", "spaceship"], "'cifar10' has no class 'spaceship'"),
+        (["--start", "soon"], "'soon' is no time"),
+        (["--start", "3", "--end", "2"], "no frame lies between"),
+        (["--box", "0,0,9"], "is no box"),
+        (["--scale", "0"], "--scale 0: expected clip, frame or a positive number"),
+        (["-o", "a.avi"], "--output a.avi: clips are written as"),
+        (["--format", "avi"], "--format avi: choose from"),
+        (["-o", "a.mkv"], "--output a.mkv: clips are written as"),
+        (["--every", "2", "--fps", "5"], "every and fps both choose frames"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    coda: Coda, tmp_path: Path, options: Sequence[str], message: str
+) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    before = {p.name for p in tmp_path.iterdir()} | {"coda-out"}
+    result = coda("video", "a.mkv", *options, status=2)
+    assert message in result.error
+    assert {p.name for p in tmp_path.iterdir()} <= before
+    assert not list(tmp_path.glob("coda-out/*"))
+
+
+def test_existing_outputs_stay_unless_forced(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    coda("video", "a.mkv", "-o", "a.gif")
+    kept = (tmp_path / "a.gif").read_bytes()
+    refused = coda("video", "a.mkv", "-o", "a.gif", status=2)
+    assert refused.error.startswith("a.gif: exists; --force replaces it")
+    assert (tmp_path / "a.gif").read_bytes() == kept
+    coda("video", "a.mkv", "-o", "a.gif", "--force", "--layout", "heatmap")
+    assert (tmp_path / "a.gif").read_bytes() != kept
+    (tmp_path / "sub").mkdir()
+    clip(tmp_path / "sub/a.mkv", frames=2)
+    assert "would both be written to" in coda("video", "a.mkv", "sub/a.mkv", "-o", "out", status=2).error
+    assert coda("video", "missing.mp4", status=2).error == "missing.mp4: no such file or folder"
+
+
+def test_an_inexact_frame_has_its_exit_code(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    result = coda("video", "a.mkv", "--check", "0", "--format", "none", status=4)
+    assert "NOT EXACT" in result.err
+    assert lines_of(tmp_path / "coda-out/a.coda.jsonl")[-1]["exact"] is False
+
+
+def test_interrupted_runs_leave_a_valid_shorter_clip(tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=900)
+    with program.started("video", "a.mkv", "-c", "cat", "--scale", "1", "--no-strip", "--json", cwd=tmp_path) as child:
+        assert child.stdout is not None
+        for _ in range(5):
+            child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        rest = child.stdout.read().decode().splitlines()
+        result = program.Result((), child.wait(timeout=60), "", child.stderr.read().decode() if child.stderr else "")
+    assert result.exit_status == 130
+    del rest
+    *frames, whole = lines_of(tmp_path / "coda-out/a.coda.jsonl")
+    assert whole["status"] == "interrupted"
+    assert 5 <= len(frames) == whole["frames"] < 900
+    assert len(decoded(tmp_path / "coda-out/a.coda.mp4")) == len(frames)
+    assert not [p.name for p in (tmp_path / "coda-out").iterdir() if p.name.startswith(".")]
+
+
+def test_nothing_is_left_of_a_clip_that_cannot_be_finished(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip(tmp_path / "a.mkv", frames=30)
+    calls = 0
+
+    def failing(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:  # the second batch
+            raise MemoryError
+        return original(*args)
+
+    import coda_cli.clip_runs as clip_runs
+
+    original = clip_runs.explain_views
+
+    def guarded(*args: Any) -> Any:
+        try:
+            return failing(*args)
+        except MemoryError as error:
+            raise coda_cli.errors.MediaError("not enough memory") from error
+
+    monkeypatch.setattr(clip_runs, "explain_views", guarded)
+    result = coda("video", "a.mkv", "--scale", "1", "-c", "0", status=1)
+    assert result.error == "a.mkv: not enough memory"
+    assert not list((tmp_path / "coda-out").iterdir())
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    import resource
+    import subprocess
+    import sys
+
+    def peak(frames: int) -> int:
+        path = clip(tmp_path / f"{frames}.mkv", frames=frames, width=320, height=240)
+        code = (
+            "import resource, sys\n"
+            "sys.argv = ['coda', 'video', sys.argv[1], '-c', '0', '--height', '120', '-o', sys.argv[2], '-q']\n"
+            "from coda_cli.cli.app import main\n"
+            "try: main()\n"
+            "except SystemExit: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        run = subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / f"o{frames}")], cwd=tmp_path,
+                             env=program.environment(), capture_output=True, text=True, check=True)  # fmt: skip
+        return int(run.stdout.splitlines()[-1])
+
+    del resource
+    assert peak(240) < peak(40) + 60_000  # kB; 200 more frames of 320 x 240 are 46 MB, three times over when drawn
+
+
+def test_imageio_reads_what_was_written(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=4)
+    coda("video", "a.mkv", "-o", "a.mp4")
+    assert len(list(iio.imiter(tmp_path / "a.mp4", plugin="pyav"))) == 4
+    start = time.monotonic()
+    json.loads((tmp_path / "a.coda.jsonl").read_text().splitlines()[-1])
+    assert time.monotonic() - start < 5
