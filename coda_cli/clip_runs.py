@@ -7,11 +7,13 @@ drawn, the class predicted most often, the curve of its logits and the colour sc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import platform
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -31,11 +33,12 @@ from coda_cli.accounts import TOP, class_part, sigmoid, to_source
 from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.networks import encode
-from coda_cli.errors import MediaError
+from coda_cli.errors import CodaError, MediaError
 from coda_cli.explain import Explanation, Request, explain_views
 from coda_cli.media.clips import ClipWriter, Frame, Kind, Reader, Selection, probe, uninterrupted
 from coda_cli.media.clips import name_of as name_of_source
 from coda_cli.media.sources import utf8
+from coda_cli.media.spans import pixel_box
 from coda_cli.media.stills import atomic
 from coda_cli.media.view import View, fit, paste_back
 from coda_cli.render.clip import Curve, Sheet, marked, resized
@@ -53,6 +56,7 @@ from coda_cli.report.clip_records import (
 from coda_cli.report.evidence import measure
 from coda_cli.report.records import Network, ScoredClass, ViewPart
 
+Policy = Literal["clip", "frame"]  # whose prediction is explained
 Layout = Literal["side", "overlay", "heatmap", "panel"]
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "side": ("picture", "overlay"), "overlay": ("overlay",), "heatmap": ("heatmap",),
@@ -232,9 +236,9 @@ class _Tally:
 class Account:
     """What is counted over the frames of a clip while they pass."""
 
-    def __init__(self, net: Net, path: str) -> None:
-        self.net, self.path = net, path
-        self.frames, self.worst, self.exact = 0, 0.0, True
+    def __init__(self, net: Net, path: str, origin: tuple[int, int] = (0, 0)) -> None:
+        self.net, self.path, self.origin = net, path, origin
+        self.frames, self.worst, self.exact, self.no_tolerance = 0, 0.0, True, False
         self._predicted: Counter[int] = Counter()
         self._tallies: dict[Target, _Tally] = {}
         self._spans: list[tuple[float, float, int]] = []  # from, to, the class that leads
@@ -255,7 +259,10 @@ class Account:
         for target, part in zip(explanation.targets, parts, strict=True):
             self._tallies.setdefault(target, _Tally(part)).add(part, duration)
             self.exact &= part.exact
-            self.worst = max(self.worst, abs(part.residual) / part.tolerance if part.tolerance else 0.0)
+            if part.tolerance:
+                self.worst = max(self.worst, abs(part.residual) / part.tolerance)
+            elif part.residual:
+                self.no_tolerance = True
         self._before = dict(zip(explanation.targets, explanation.maps, strict=True))
         return FrameRecord(
             path=self.path, frame=frame.index, time=frame.time, pts=frame.pts, explained=parts,
@@ -280,11 +287,16 @@ class Account:
             residual=float(d.residual[0, k]),
             tolerance=float(d.tolerance[0, k]),
             exact=bool(d.exact[0, k]),
-            centroid=None if evidence.centroid is None else to_source(explanation.view, *evidence.centroid),
+            centroid=None if evidence.centroid is None else self._place(explanation.view, *evidence.centroid),
             half_share=evidence.half_share,
             similarity=_cosine(self._before.get(target), pixels),
             scale=scale,
         )
+
+    def _place(self, view: View, x: float, y: float) -> tuple[float, float]:
+        """A point of the view in the source's pixels."""
+        u, v = to_source(view, x, y)
+        return u + self.origin[0], v + self.origin[1]
 
     def _lead(self, start: float, end: float, leader: int) -> None:
         if self._spans and self._spans[-1][2] == leader:
@@ -340,7 +352,7 @@ def explain_clip(
     drawing: ClipDrawing,
     outputs: ClipOutputs,
     *,
-    policy: Literal["clip", "frame"] = "clip",
+    policy: Policy = "clip",
     batch: int | None = None,
     on_survey: Callable[[int], None] | None = None,
 ) -> Generator[FrameRecord | ClipRecord, None, None]:
@@ -360,11 +372,15 @@ def explain_clip(
                     record = run.account.add(frame, explanation, sink.painter.scales(explanation))
                     sink.put(frame, explanation, record)
                 yield record
-        except (KeyboardInterrupt, GeneratorExit):
-            if run.account.frames:
-                sink.finish(run.summary("interrupted"))
+        except BaseException as error:
+            # Ctrl-C, the end of the consumer or of the process: the frames so far become a clip. That must not fail in
+            # place of what ended the run.
+            if not isinstance(error, Exception) and run.account.frames:
+                with contextlib.suppress(CodaError), uninterrupted():
+                    sink.finish(run.summary("interrupted"))
             raise
-        sink.finish(summary := run.summary("ok"))
+        with uninterrupted():
+            sink.finish(summary := run.summary("ok"))
     yield summary
 
 
@@ -385,14 +401,23 @@ class _Run:
         self.start = time.perf_counter()
         self.targets = request.targets(net)
         self.info = probe(source)
+        path = None if isinstance(source, int) else Path(source)
+        self.sha256 = file_sha256(path) if path and path.is_file() else None
         self.reader = Reader(source, selection)
-        self.account = Account(net, utf8(name_of_source(source)))
+        corner = pixel_box(selection.box, (self.info.width, self.info.height)) if selection.box else (0, 0)
+        self.origin = corner[0], corner[1]  # of the frames, in the source's pixels
+        self.account = Account(net, utf8(name_of_source(source)), self.origin)
         self.found: Survey | None = None
         self.scale_frames: int | None = None
         self.view: View | None = None
 
-    def look(self, policy: str, on_survey: Callable[[int], None] | None) -> None:
+    def look(self, policy: Policy, on_survey: Callable[[int], None] | None) -> None:
         """The first pass, if anything has to be known of the whole clip."""
+        self.settings = settings_of(self.request, self.selection, self.drawing, policy)
+        if isinstance(self.source, int):  # a camera cannot be looked at twice: every frame stands for itself
+            scale = "frame" if self.drawing.scale == "clip" else self.drawing.scale
+            self.drawing = replace(self.drawing, scale=scale, strip=False)
+            return
         if policy != "clip" and self.drawing.scale != "clip" and not self.drawing.strip:
             return
         self.found = survey(self.net, Reader(self.source, self.selection), self.request, on_survey)
@@ -404,9 +429,11 @@ class _Run:
             )
             self.drawing = replace(self.drawing, scale=scale)
 
-    def painter(self, policy: str) -> _Painter:
-        """What draws the frames."""
-        return _Painter(self.net, self.drawing, self.found, self.targets if policy == "clip" else None)
+    def painter(self, policy: Policy) -> _Painter:
+        """What draws the frames. The curves are of classes that stay the same over the clip, whatever is explained."""
+        lasting = self.targets if policy == "clip" or not self.found else (
+            fixed_targets(self.net, self.request, self.found))  # fmt: skip
+        return _Painter(self.net, self.drawing, self.found, lasting, self.targets.most, self.origin)
 
     def explained(self, batch: int | None) -> Iterator[tuple[Frame, Explanation]]:
         """Every frame with its explanation, in order."""
@@ -420,34 +447,35 @@ class _Run:
         """The record of the clip as far as it was explained."""
         net, account, drawing = self.net, self.account, self.drawing
         assert self.view is not None
+        (x0, y0, x1, y1), (dx, dy) = self.view.box, self.origin
         height, width = self.view.rgb.shape[:2]
-        path = None if isinstance(self.source, int) else Path(self.source)
         return ClipRecord(
             status=status,
             source=ClipSource(
-                path=account.path, sha256=file_sha256(path) if path and path.is_file() else None,
+                path=account.path, sha256=self.sha256,
                 width=self.info.width, height=self.info.height, duration=self.info.duration,
-                notes=(*self.info.notes, *(n for n in self.reader.notes if n not in self.info.notes)),
+                notes=tuple(utf8(n) for n in dict.fromkeys((*self.info.notes, *self.reader.notes))),
             ),
             network=Network(
                 name=net.checkpoint.name, sha256=net.sha256, architecture=net.checkpoint.architecture,
                 temperature=float(net.checkpoint.arguments["temperature"]), assumed=net.assumed,
             ),
-            view=ViewPart(fit=self.request.fit, width=width, height=height, box=self.view.box),
+            view=ViewPart(fit=self.request.fit, width=width, height=height, box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy)),
             frames=account.frames, lost=self.reader.lost, predicted=account.shares(), explained=account.explained(),
-            exact=account.exact, worst_residual=account.worst,
+            exact=account.exact, worst_residual=None if account.no_tolerance else account.worst,
             scale="frame" if isinstance(drawing.scale, str) else drawing.scale, scale_frames=self.scale_frames,
-            files={kind: clip.as_posix() for kind, clip in self.outputs.clips.items()},
-            settings=settings_of(self.request, self.selection, drawing),
+            files={kind: utf8(clip.as_posix()) for kind, clip in self.outputs.clips.items()},
+            settings=self.settings,
             device=str(next(net.model.parameters()).device), precision=self.request.precision,
             versions={"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()},
             seconds=time.perf_counter() - self.start,
         )  # fmt: skip
 
 
-def settings_of(request: Request, selection: Selection, drawing: ClipDrawing) -> str:
+def settings_of(request: Request, selection: Selection, drawing: ClipDrawing, policy: Policy) -> str:
     """A hash of everything that decides the result but the source and the weights."""
-    everything = {**asdict(request), **asdict(selection), **asdict(drawing), "coda": version("coda-cli")}
+    asked = {**asdict(request), **asdict(selection), **asdict(drawing)}
+    everything = {**asked, "policy": policy, "coda": version("coda-cli")}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
@@ -466,13 +494,22 @@ def _with_durations(frames: Iterable[Frame]) -> Iterator[Frame]:
 class _Painter:
     """Draws the frames of one clip."""
 
-    def __init__(self, net: Net, drawing: ClipDrawing, found: Survey | None, targets: Targets | None) -> None:
-        self.net, self.drawing = net, drawing
+    def __init__(
+        self,
+        net: Net,
+        drawing: ClipDrawing,
+        found: Survey | None,
+        targets: Targets,
+        most: int,
+        origin: tuple[int, int],
+    ) -> None:
+        self.net, self.drawing, self.origin = net, drawing, origin
+        maps = sum(kind != "picture" for kind in LAYOUTS[drawing.layout])
+        self._places = len(LAYOUTS[drawing.layout]) - maps + maps * most
         self._curves: list[Curve] = []
         if drawing.strip and found is not None:
             logits = np.array(found.logits)
-            chosen = (targets or Targets((), None, net.checkpoint)).of(logits.mean(0))
-            self._curves = found.curves(chosen, net)
+            self._curves = found.curves(targets.of(logits.mean(0)), net)
         self._sheet: Sheet | None = None
 
     def scales(self, explanation: Explanation) -> list[float]:
@@ -481,11 +518,24 @@ class _Painter:
             return [robust_scale(pixels, self.drawing.percentile) for pixels in explanation.maps]
         return [float(self.drawing.scale)] * len(explanation.maps)
 
-    def draw(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> RGB:
-        """One frame of the clip."""
+    def prepare(self, frame: Frame) -> None:
+        """Lay the sheet out for the first frame; all have one size."""
+        if self._sheet is None:
+            scale = self.drawing.scale
+            stated = "" if scale == "frame" else f"full colour ±{scale:.2g} logit a pixel"
+            self._sheet = Sheet(self._places, self._size(frame), self._curves, stated)
+
+    def _size(self, frame: Frame) -> tuple[int, int]:
+        """(width, height) a picture is drawn at."""
         height, width = frame.rgb.shape[:2]
         drawn = self.drawing.height or min(max(height, LOWEST), HIGHEST)
-        size = (max(1, round(width * drawn / height)), drawn)
+        return max(1, round(width * drawn / height)), drawn
+
+    def draw(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> RGB:
+        """One frame of the clip."""
+        assert self._sheet is not None
+        size = self._size(frame)
+        factor = size[1] / frame.rgb.shape[0]
         picture = resized(frame.rgb, size)
         row = []
         for kind in LAYOUTS[self.drawing.layout]:
@@ -494,15 +544,14 @@ class _Painter:
                 continue
             for pixels, part in zip(explanation.maps, record.explained, strict=True):
                 values = paste_back(pixels, explanation.view, size)
-                shown = heatmap(values, part.scale) if kind == "heatmap" else (
-                    overlay(picture, values, part.scale, self.drawing.alpha))  # fmt: skip
+                if kind == "heatmap":
+                    shown = heatmap(values, part.scale)
+                else:
+                    shown = overlay(picture, values, part.scale, self.drawing.alpha)
                 if self.drawing.centroid and part.centroid:
-                    shown = marked(shown, (part.centroid[0] * drawn / height, part.centroid[1] * drawn / height))
+                    x, y = part.centroid[0] - self.origin[0], part.centroid[1] - self.origin[1]
+                    shown = marked(shown, (x * factor, y * factor))
                 row.append(shown)
-        if self._sheet is None:
-            scale = self.drawing.scale
-            shown_scale = "" if scale == "frame" else f"full colour ±{scale:.2g} logit a pixel"
-            self._sheet = Sheet(len(row), size, self._curves, shown_scale)
         return self._sheet.frame(row, frame.time, _caption(explanation, record, self.net, frame.time))
 
 
@@ -524,6 +573,8 @@ class _Sink:
         path = None if isinstance(source, int) or not Path(source).is_file() else Path(source)
         self._stack = ExitStack()
         try:
+            # Entered first, it is closed last: the record's presence says that the clips are there.
+            self._lines = self._stack.enter_context(atomic(outputs.record)) if outputs.record else None
             self._writers = [
                 self._stack.enter_context(
                     ClipWriter(clip, kind, rate=None if path is None or not whole else probe(path).rate,
@@ -531,9 +582,8 @@ class _Sink:
                 )
                 for kind, clip in outputs.clips.items()
             ]  # fmt: skip
-            self._lines = self._stack.enter_context(atomic(outputs.record)) if outputs.record else None
         except BaseException:
-            self._stack.close()
+            self._stack.__exit__(*sys.exc_info())
             raise
         self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)))
         self._encoding = ThreadPoolExecutor(1)
@@ -547,13 +597,14 @@ class _Sink:
     ) -> None:
         self._drawing.shutdown(cancel_futures=True)
         self._encoding.shutdown(cancel_futures=True)
-        if kind is not None and issubclass(kind, KeyboardInterrupt | GeneratorExit):
-            kind, error = RuntimeError, RuntimeError()  # finish() was not reached: leave nothing
+        if kind is not None and not issubclass(kind, Exception):
+            kind, error = RuntimeError, RuntimeError()  # the writers would keep what they have; finish() decides that
         self._stack.__exit__(kind, error, trace)
 
     def put(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> None:
         """Draw and encode one frame."""
         if self._writers:
+            self.painter.prepare(frame)
             drawn = self._drawing.submit(self.painter.draw, frame, explanation, record)
             self._pending.append(self._encoding.submit(self._write, drawn, frame))
         if self._lines:

@@ -22,7 +22,8 @@ from PIL import Image
 from program import photo, scene, strict_json
 
 import coda_cli
-from coda_cli.media.clips import Reader
+from coda_cli.errors import MediaError
+from coda_cli.media.clips import ClipWriter, Reader
 
 WIDTH, HEIGHT = 64, 48
 
@@ -223,6 +224,46 @@ def test_parts_of_a_clip(coda: Coda, tmp_path: Path) -> None:
     boxed = coda("video", "a.mkv", "--box", "0,0,0.5,1", "--format", "png", "--height", "48", "--no-strip", "-f")
     first = np.asarray(Image.open(min(Path(boxed.lines[0]).glob("*.png"))))
     np.testing.assert_array_equal(first[:48, :32], frame(3, 0)[:, :32])
+
+
+def test_coordinates_are_the_source_s_whatever_part_is_shown(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    *frames, whole = coda("video", "a.mkv", "--box", "32,0,64,48", "--format", "none", "--json", "-q").records
+    assert whole["view"]["box"] == [32, 8, 64, 40]
+    assert all(32 <= f["explained"][0]["centroid"][0] <= 64 for f in frames)
+
+
+def test_frames_keep_their_size_when_each_explains_its_own_classes(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=12)
+    coda("video", "a.mkv", "-c", "top:2", "-c", "cat", "--class-policy", "frame", "--format", "png", "--height", "48")
+    shapes = {np.asarray(Image.open(p)).shape[:2] for p in (tmp_path / "coda-out/a.coda").glob("*.png")}
+    assert len(shapes) == 1
+    assert next(iter(shapes))[1] == 4 * 64 + 3 * 8
+
+
+def test_the_record_comes_after_the_clip_or_not_at_all(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip(tmp_path / "a.mkv", frames=3)
+
+    def full(self: ClipWriter) -> None:
+        raise MediaError(f"{self.path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(ClipWriter, "finish", full)
+    result = coda("video", "a.mkv", status=1)
+    assert result.error.endswith("cannot be written (No space left on device)")
+    assert not [p.name for p in (tmp_path / "coda-out").iterdir() if p.suffix == ".jsonl"]
+
+
+def test_an_input_is_never_an_output(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    coda("video", "a.mkv", "-o", "b.mp4", "--height", "48")
+    before = (tmp_path / "b.mp4").read_bytes()
+    refused = coda("video", "a.mkv", "b.mp4", "-o", "b.mp4", "-f", status=2)
+    assert refused.error.startswith("--output b.mp4: is one file for 2 clips")
+    refused = coda("video", "b.mp4", "-o", "b.mp4", "-f", status=2)
+    assert refused.error == "b.mp4: is one of the clips to explain; name another output"
+    assert (tmp_path / "b.mp4").read_bytes() == before
 
 
 def test_picture_sequences_and_several_sources(coda: Coda, tmp_path: Path) -> None:

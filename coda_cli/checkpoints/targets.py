@@ -54,6 +54,11 @@ class Targets:
             chosen = [int(i) for i in np.argsort(-logits, kind="stable") if i != self.versus][:1]
         return [Target(i, self.versus) for i in chosen]
 
+    @property
+    def most(self) -> int:
+        """How many targets a picture can have."""
+        return self._top + len(set(self._fixed))
+
     def weightings(self, logits: Tensor) -> Tensor:
         """Weightings [B, K, classes] for logits [B, classes]; rows of zeros follow where a picture has fewer than K."""
         rows = [self.of(row) for row in logits.double().cpu().numpy()]

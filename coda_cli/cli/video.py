@@ -16,7 +16,7 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.explain import Fit, Precision, load_network
 from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
-from coda_cli.errors import CodaError, ExitCode, MediaError, UsageError
+from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from coda_cli.clip_runs import ClipDrawing, ClipOutputs
@@ -27,7 +27,7 @@ EPILOG = """
 Sources
   clip.mp4                    MP4, MOV, MKV, WebM, AVI, GIF, APNG, WebP and whatever else libav reads
   frames/, frame%04d.png      pictures as frames, --fps 25 unless given
-  camera:0                    a camera, for --end seconds or --max-frames
+  camera:0                    a camera, for --seconds N or until Ctrl-C; each frame has its own class and scale
 \b
 Outputs
   -o out.mp4                  one file for one source; .mp4, .webm, .gif or .webp
@@ -74,7 +74,7 @@ def video(
     ] = "mp4",
     json: Json = False,
     start: Annotated[str, typer.Option(metavar="TIME", help="Seconds or a time code: 2.5, 00:02:53.6.")] = "0",
-    end: Annotated[str | None, typer.Option(metavar="TIME", help="Where to stop.")] = None,
+    end: Annotated[str | None, typer.Option("--end", "--seconds", metavar="TIME", help="Where to stop.")] = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Explain every N-th frame.")] = 1,
     fps: Annotated[float | None, typer.Option(min=0, help="At most this many frames a second.")] = None,
     box: Annotated[
@@ -126,7 +126,7 @@ def video(
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
     selection = Selection(
-        parse_time(start), None if end is None else parse_time(end), every, fps or None,
+        parse_time(start), None if end is None else parse_time(end), every, fps,
         None if box is None else parse_box(box), max_frames,
     )  # fmt: skip
     drawing = ClipDrawing(layout.value, _scale(scale), percentile, alpha, strip, centroid, height)
@@ -143,7 +143,7 @@ def video(
             if isinstance(error, UsageError) and len(plans) == 1:
                 raise
             console.error(str(error))
-            counts["failed"] += 1
+            counts["inexact" if error.exit_code == ExitCode.INEXACT else "failed"] += 1
     if len(plans) > 1:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         console.say(f"{counts['explained']} clips explained{failed} in {time.monotonic() - start_time:.1f} s")
@@ -171,6 +171,7 @@ def _plans(
     """What is written about each source; everything that can be wrong with it is found before any work."""
     from coda_cli.clip_runs import ClipOutputs
     from coda_cli.media.clips import KINDS, Kind, kind_of
+    from coda_cli.media.sources import identity, utf8
     from coda_cli.report.files import prepare
 
     asked = [k.strip() for k in formats.split(",") if k.strip() and k.strip() != "none"]
@@ -184,13 +185,14 @@ def _plans(
         raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
     plans: list[tuple[str | int, ClipOutputs]] = []
     taken: dict[Path, str] = {}
+    inputs = {identity(Path(text)) for text in sources}
     for text in sources:
         source = _source(text)
         if single:
             clips: dict[Kind, Path] = {kind_of(output): output}
             record = output.with_suffix(".coda.jsonl")
         else:
-            stem = f"camera-{source}" if isinstance(source, int) else Path(text).resolve().stem.replace("%", "")
+            stem = f"camera-{source}" if isinstance(source, int) else utf8(Path(text).absolute().stem).replace("%", "")
             clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
             record = output / f"{stem}.coda.jsonl"
         for path in (*clips.values(), record):
@@ -199,8 +201,8 @@ def _plans(
             taken[path] = text
             if path.exists() and not force:
                 raise UsageError(f"{path}: exists; --force replaces it, --output names another place")
-            if not isinstance(source, int) and path.resolve() == Path(source).resolve():
-                raise UsageError(f"{path}: is the clip itself; name another output")
+            if identity(path) in inputs:
+                raise UsageError(f"{path}: is one of the clips to explain; name another output")
         plans.append((source, ClipOutputs(clips, record, audio)))
     prepare(output.parent if single else output)
     return plans
@@ -252,8 +254,8 @@ def _one(
                             summary = record
                         else:
                             advance(n, max(n, frames or 0))
-        except MediaError as error:
-            raise error if str(error).startswith(name) else MediaError(f"{name}: {error}") from error
+        except CodaError as error:
+            raise error if str(error).startswith(name) else type(error)(f"{name}: {error}") from error
     assert summary is not None
     if not json:
         for path in (*outputs.clips.values(), outputs.record):
@@ -279,8 +281,12 @@ def _describe(name: str, summary: ClipRecord) -> None:
         )
     console.say(
         f"{name}: {summary.frames} frames in {summary.seconds:.1f} s, "
-        f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second; largest residual {summary.worst_residual:.1%} "
-        "of its tolerance"
+        f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"
     )
     if not summary.exact:
         console.error(f"{name}: NOT EXACT: a residual is above its tolerance; do not trust these maps")
+
+
+def _residual(summary: ClipRecord) -> str:
+    worst = summary.worst_residual
+    return "" if worst is None else f"; largest residual {worst:.1%} of its tolerance"

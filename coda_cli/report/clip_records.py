@@ -87,7 +87,7 @@ class ClipRecord(_Part):
     predicted: tuple[PredictedShare, ...]
     explained: tuple[ExplainedClip, ...]
     exact: bool
-    worst_residual: float  # |residual| / tolerance, the largest of all frames
+    worst_residual: float | None  # |residual| / tolerance, the largest of all frames; None where a tolerance is 0
     scale: float | Literal["frame"]
     scale_frames: int | None  # from how many frames the scale was found
     files: dict[str, str]
