@@ -66,11 +66,11 @@ RECIPES: dict[str, Recipe] = {
     "cifar10": Recipe(
         arguments={**PUBLISHED["9L-S-CoDA-SQ-rank-16"], "temperature": 512.0},
         size=32,
-        epochs=12,
+        epochs=15,
         learning_rate=2e-3,
         first_temperature=64.0,
-        stages=[[0.6, 0.75]],
-        smallest_crop=0.5,
+        stages=[[0.3, 0.625], [0.35, 0.75]],
+        smallest_crop=0.65,
     ),
     # A network of our own for photographs, with antialiased strides.
     "imagenette": Recipe(
