@@ -12,12 +12,12 @@ from pathlib import Path
 
 import coda_cli
 
-picture = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures" / "ship.png"
-net = coda_cli.load("cifar10")
+picture = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures" / "golf-ball.png"
+net = coda_cli.load("imagenette")
 explanation = coda_cli.explain_image(picture, net)
 
 d = explanation.decomposition
-pixels = explanation.maps[0]  # [32, 32], the share of every pixel in the logit
+pixels = explanation.maps[0]  # [128, 128], the share of every pixel in the logit
 y, x = divmod(int(pixels.argmax()), pixels.shape[1])
 print(f"class     {net.checkpoint.classes[explanation.targets[0].index]}")
 print(f"logit     {float(d.logit[0, 0]):.4f}")

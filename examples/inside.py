@@ -16,17 +16,18 @@ from PIL import Image
 import coda_cli
 
 here = Path(__file__).parent
-net = coda_cli.load("cifar10")
-print(f"{'picture':12}{'class':12}{'p':>6}{'on the object':>15}{'object covers':>15}")
+net = coda_cli.load("imagenette")
+print(f"{'picture':17}{'class':17}{'p':>6}{'on the object':>15}{'object covers':>15}")
 for path in sorted((here / "pictures").glob("*.png")):
     explanation = coda_cli.explain_image(path, net)
     pixels = np.maximum(explanation.maps[0].astype(float), 0)
-    # The share of every pixel of the map that the object covers.
-    mask = Image.open(here / "masks" / path.name).convert("L").resize(pixels.shape[::-1], Image.Resampling.BOX)
+    # The share of every pixel of the map that the object covers: the mask where the network saw the picture.
+    mask = Image.open(here / "masks" / path.name).convert("L")
+    mask = mask.resize(pixels.shape[::-1], Image.Resampling.BOX, box=explanation.view.box)
     covered = np.asarray(mask, float) / 255
     target = explanation.targets[0]
     probability = 1 / (1 + np.exp(-float(explanation.decomposition.logit[0, 0])))
     print(
-        f"{path.stem:12}{net.checkpoint.classes[target.index]:12}{probability:>6.3f}"
+        f"{path.stem:17}{net.checkpoint.classes[target.index]:17}{probability:>6.3f}"
         f"{(pixels * covered).sum() / pixels.sum():>15.1%}{covered.mean():>15.1%}"
     )

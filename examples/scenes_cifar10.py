@@ -1,45 +1,27 @@
-"""Renders the example pictures: airplane, ship, automobile and truck, each with the mask of its object.
-
-    python examples/render.py          writes examples/pictures/*.png and examples/masks/*.png
-
-Everything is drawn here from shapes, gradients and noise with fixed seeds, so the pictures are free to use.
-"""
+"""The pictures for the CIFAR-10 network: airplane, ship, automobile and truck, of flat shapes on soft backgrounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from drawing import Points, image
+from drawing import noise as any_noise
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-HERE = Path(__file__).parent
 W, H, FINE = 384, 384, 3  # pixels of a picture, and how much finer it is drawn
-Points = list[tuple[float, float]]
 Canvas = tuple[Image.Image, Image.Image]  # the picture and the object's mask
 
 
 def noise(seed: int, roughness: float, size: tuple[int, int] = (W * FINE, H * FINE)) -> NDArray[np.float64]:
-    """Smooth noise in [0, 1]: octaves of random values, each enlarged; lower ``roughness`` is softer."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((size[1], size[0]))
-    for octave in range(2, 8):
-        grid = rng.random((2**octave, 2**octave)).astype(np.float32)
-        layer = Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
-        total += np.asarray(layer) * roughness**octave
-    low, high = total.min(), total.max()
-    return (total - low) / (high - low)
+    return any_noise(seed, roughness, size)
 
 
 def gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], power: float = 1.0) -> NDArray[np.float64]:
     """A vertical gradient, float [H, W, 3] on the fine grid."""
     t = np.linspace(0, 1, H * FINE)[:, None, None] ** power
     return (1 - t) * np.array(top, float) + t * np.array(bottom, float) + np.zeros((1, W * FINE, 1))
-
-
-def image(values: NDArray[np.float64]) -> Image.Image:
-    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def scaled(points: Points) -> Points:
@@ -85,7 +67,7 @@ def finish(canvas: Canvas, seed: int) -> Canvas:
     grain = np.random.default_rng(seed).normal(0, 2.5, (H, W, 1))
     return image(np.asarray(small, float) + grain), mask.resize((W, H), Image.Resampling.BOX).point(
         lambda v: 255 * (v > 127)
-    )
+    ).convert("1")
 
 
 def blank(background: NDArray[np.float64]) -> Canvas:
@@ -210,17 +192,3 @@ def truck() -> Canvas:
 
 
 SCENES: dict[str, Callable[[], Canvas]] = {"airplane": airplane, "automobile": automobile, "ship": ship, "truck": truck}
-
-
-def main() -> None:
-    """Write every scene's picture and mask."""
-    for folder in ("pictures", "masks"):
-        (HERE / folder).mkdir(exist_ok=True)
-    for name, draw in SCENES.items():
-        picture, mask = draw()
-        picture.save(HERE / "pictures" / f"{name}.png", optimize=True)
-        mask.convert("1").save(HERE / "masks" / f"{name}.png", optimize=True)
-
-
-if __name__ == "__main__":
-    main()

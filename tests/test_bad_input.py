@@ -325,7 +325,7 @@ def test_a_damaged_or_missing_checkpoint_is_refused(coda: Coda, tmp_path: Path) 
     assert coda("explain", "a.png", "-m", "cut.safetensors", status=3).error.startswith("cut.safetensors: damaged")
     (tmp_path / "text.pth").write_text("no weights")
     assert coda("explain", "a.png", "-m", "text.pth", status=3).error.startswith("text.pth: ")
-    assert "known: cifar10" in coda("explain", "a.png", "-m", "cifra10", status=3).error
+    assert "known: imagenette" in coda("explain", "a.png", "-m", "cifra10", status=3).error
     missing = coda("explain", "a.png", "-m", "9L-S-CoDA-SQ-1000", status=3).error
     assert missing.endswith("get it with: coda models pull 9L-S-CoDA-SQ-1000")
 

@@ -26,7 +26,13 @@ def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tm
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = ["weights/index.json", "weights/cifar10.safetensors", "checkpoints/classes.json", "py.typed"]
+    wanted = [
+        "weights/index.json",
+        "weights/imagenette.safetensors",
+        "weights/cifar10.safetensors",
+        "checkpoints/classes.json",
+        "py.typed",
+    ]
     wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in (ROOT / "coda_cli").rglob("*.py")]
     assert {f"coda_cli/{name}" for name in wanted} <= names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)

@@ -20,7 +20,7 @@ from coda_cli.errors import CheckpointError, UsageError
 
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
 METADATA_KEY = "coda"
-DEFAULT = "cifar10"
+DEFAULT = "imagenette"
 
 PUBLISHED_LICENCE = (
     "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
