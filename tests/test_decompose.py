@@ -161,6 +161,17 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(used) == 2 + 2 * CLASSES  # both layers forward, and backward for each class
 
 
+def test_weights_written_out_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small_net(strides=[2, 1], groups=[2, 1]), picture()
+    factored = explained(model, x)
+    monkeypatch.setattr(dau, "WRITTEN_RANK", 1)
+    assert_equals_definition(model, x)
+    torch.testing.assert_close(explained(model, x).contributions, factored.contributions, rtol=0, atol=1e-12)
+    monkeypatch.setattr(DAUConv2d, "_pull_back", lambda *given: pytest.fail(f"{given[2].ndim} axes"))
+    with pytest.raises(pytest.fail.Exception, match="3 axes"):  # it was the weights that came back
+        explained(model, x)
+
+
 # ---- planted bugs: the comparison above must see every one of them, also where completeness does not -----------------
 
 
@@ -215,10 +226,9 @@ def _other_norm(patch: pytest.MonkeyPatch) -> None:
 def _norm_without_the_bias(patch: pytest.MonkeyPatch) -> None:
     honest = DAUConv2d.norm_factors
 
-    def factors(layer: DAUConv2d) -> Tensor:
-        R = honest(layer).clone()
-        R[..., -1] = 0
-        return R
+    def factors(layer: DAUConv2d) -> dau.NormFactors:
+        R, c, e = honest(layer)
+        return dau.NormFactors(R, torch.zeros_like(c), torch.zeros_like(e))
 
     patch.setattr(DAUConv2d, "norm_factors", factors)
 

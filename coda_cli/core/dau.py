@@ -7,10 +7,10 @@ For one patch ``x`` (length d = C k k) a layer with outputs o = 1..O and rank r 
     y_o = g(|w_o|) (w_o . x)  g(n) = n / (1 + n^2) ("SQ") or 1 / n ("L2"), and 0 at n = 0
 
 and nothing else: no other nonlinearity exists in the network. The weights ``w_o``, O d numbers for every
-position, need not be written out. Everything needed follows from three small facts:
+position, are written out only where that is less work. Otherwise three small facts give all that is needed:
 
     w_o . x  =  z . (U_o^T x) + b_o . x          one convolution of x with the kernels [V, b, U], then a dot product
-    |w_o|^2  =  |R_o [z; 1]|^2                   R_o from the QR decomposition of [U_o b_o]: a sum of squares
+    |w_o|^2  =  |R_o z + c_o|^2 + e_o^2          from the QR decomposition of [U_o b_o]: a sum of squares
     sum_o q_o w_o  =  sum_oj q_o z_j U_oj + sum_o q_o b_o   the held backward pass, q = cotangent times g
 
 written as matrix products over blocks of positions that stay in the cache.
@@ -19,7 +19,7 @@ written as matrix products over blocks of positions that stay in the cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,10 @@ from torch import Tensor, nn
 from coda_cli.core.held import is_held
 
 NORMS = ("SQ", "L2")
+
+# Weights are written out, and kept for the backward pass, where the rank is high, which is what the other two matrix
+# products cost, and they are no more than so many numbers. Measured: at rank 256 1.6 times as fast, at rank 128 even.
+WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
 
 
 def scale_of_norm(n: Tensor, norm: str) -> Tensor:
@@ -39,6 +43,14 @@ def scale_of_norm(n: Tensor, norm: str) -> Tensor:
     if norm == "SQ":
         return 1 / (n + 1 / n)  # n / (1 + n^2) without the square, which overflows half precision from n = 256
     return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), n)  # n itself: 0, or NaN
+
+
+class NormFactors(NamedTuple):
+    """What ``|w_o| = hypot(|R_o z + c_o|, e_o)`` needs; m = min(d, r)."""
+
+    R: Tensor  # [O, m, r]
+    c: Tensor  # [O, m]
+    e: Tensor  # [O], not negative: the part of b_o that no z can cancel
 
 
 class DAUConv2d(nn.Module):
@@ -82,7 +94,7 @@ class DAUConv2d(nn.Module):
         self.V = nn.Parameter(torch.empty(rank, *patch))
         self.U = nn.Parameter(torch.empty(out_channels * rank // groups, *patch))
         self.b = nn.Parameter(torch.empty(out_channels, *patch)) if bias else None
-        self._factors: tuple[Any, Tensor, Any] | None = None  # cache of norm_factors(), see there
+        self._factors: tuple[Any, NormFactors, Any] | None = None  # cache of norm_factors(), see there
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -116,8 +128,8 @@ class DAUConv2d(nn.Module):
         """b [O, C, k, k], or zeros of that shape."""
         return self.b if self.b is not None else self.U.new_zeros(self.out_channels, *self.U.shape[1:])
 
-    def norm_factors(self) -> Tensor:
-        """R [O, m, r + 1] with ``|w_o| = |R_o [z; 1]|``; m = min(d, r + 1). Computed in float64, once per weights.
+    def norm_factors(self) -> NormFactors:
+        """The numbers that turn z into the norms of the dynamic weights. Computed in float64, once per weights.
 
         QR rather than the Gram matrix ``[U b]^T [U b]``: a sum of squares cannot be negative and does not cancel.
         """
@@ -129,9 +141,14 @@ class DAUConv2d(nn.Module):
         if self._factors is None or self._factors[0] != key:
             with torch.no_grad():
                 # float64 does not exist on every device (MPS), and LAPACK runs on the CPU anyway.
-                A = self._wide().cpu().double().transpose(1, 2)  # [O, d, r + 1]
-                R = A if A.shape[1] <= A.shape[2] else torch.linalg.qr(A, mode="r").R
-                self._factors = (key, R.to(U.device, U.dtype), held)
+                A, r = self._wide().cpu().double().transpose(1, 2), self.rank  # [O, d, r + 1]
+                e = A.new_zeros(self.out_channels)
+                if A.shape[1] > r:  # else A as it is has no more rows than its triangle would
+                    A = torch.linalg.qr(A, mode="r").R
+                    A, e = A[:, :r], A[:, r, r].abs()
+                # Contiguous, without the column c_o: products with slices or of odd widths take up to twice the time.
+                parts = (part.to(U.device, U.dtype).contiguous() for part in (A[..., :r], A[..., r], e))
+                self._factors = (key, NormFactors(*parts), held)
         return self._factors[1]
 
     def _wide(self) -> Tensor:
@@ -162,16 +179,22 @@ class DAUConv2d(nn.Module):
     def _evaluate(self, x: Tensor, product: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """y [B, O, H', W'], and for each of the P = B H' W' positions z [P, r] and the scale g [P, O]; no graph.
 
-        ``product`` is the type of the large matrix product; everything else, the norms above all, keeps x's type.
+        Where the weights were written out they take the place of z: [P, O, d]. ``product`` is the type of the large
+        matrix product; everything else, the norms above all, keeps x's type.
         """
         O, r = self.out_channels, self.rank
         X = self._patches(x)  # [P, d]
         P, d = X.shape
         z = X @ self.V.reshape(r, d).t()
+        if r >= WRITTEN_RANK and P * O * d <= WRITTEN_NUMBERS and product == x.dtype:
+            b, U = self.bias_or_zeros().reshape(O, 1, d), self.dense_U().reshape(O, r, d)
+            w = torch.baddbmm(b, z.expand(O, P, r), U).transpose(0, 1)
+            g = scale_of_norm(torch.linalg.vector_norm(w, dim=2), self.norm)
+            return self._as_map(g * torch.bmm(w, X[..., None])[..., 0], x), w, g
         dot = X @ self.bias_or_zeros().reshape(O, d).t()
         n = torch.empty_like(dot)
-        Rz, R1 = self.norm_factors().split([r, 1], 2)  # [O, m, r] and [O, m, 1]
-        m = Rz.shape[1]
+        R, c, e = self.norm_factors()
+        m = R.shape[1]
         U, X = self.dense_U().reshape(O, r, d).to(product), X.to(product)
         # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
         u_buffer, w_buffer = X.new_empty(0), z.new_empty(0)
@@ -179,14 +202,17 @@ class DAUConv2d(nn.Module):
             rows = p.stop - p.start
             u = torch.mm(X[p], U[o].flatten(0, 1).t(), out=u_buffer.resize_(rows, len(U[o]) * r))  # U_o^T x
             dot[p, o] += torch.bmm(u.to(z.dtype).view(rows, -1, r), z[p, :, None])[..., 0]
-            w = torch.addmm(R1[o].flatten(), z[p], Rz[o].flatten(0, 1).t(), out=w_buffer.resize_(rows, len(Rz[o]) * m))
-            n[p, o] = torch.linalg.vector_norm(w.view(rows, -1, m), dim=-1)
+            Rz = w_buffer.resize_(rows, len(R[o]) * m)
+            torch.addmm(c[o].flatten(), z[p], R[o].flatten(0, 1).t(), out=Rz)
+            n[p, o] = torch.linalg.vector_norm(Rz.view(rows, -1, m), dim=-1).hypot(e[o])
         g = scale_of_norm(n, self.norm)
         return self._as_map(g * dot, x), z, g
 
     def _pull_back(self, c: Tensor, z: Tensor, g: Tensor, size: torch.Size, product: torch.dtype) -> Tensor:
         """Cotangents c [B, O, H', W'] of the outputs to those of the input, [B, C, H, W], through the held weights."""
         q = c.permute(0, 2, 3, 1).reshape(-1, self.out_channels) * g  # [P, O]
+        if z.ndim == 3:  # the weights themselves
+            return self._unpatched(torch.bmm(q[:, None], z)[:, 0], size)
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
         live = (q != 0).any(0)  # NaN counts as live
         r, d = self.rank, self.U[0].numel()
@@ -239,12 +265,12 @@ def _product_type(x: Tensor) -> torch.dtype:
 
 
 def _blocks(positions: int, outputs: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Pairs of slices, of positions and of outputs, that cover all: blocks of about 8 MB on CPUs, more on GPUs.
+    """Pairs of slices, of positions and of outputs, that cover all: blocks of about 2 MB on CPUs, more on GPUs.
 
-    ``width`` is how many numbers one output has at one position. Measured: matrix products of a thousand rows run at
+    ``width`` is how many numbers one output has at one position. Measured: matrix products of two thousand rows run at
     the processor's full rate, and a block that stays in the cache makes what follows them almost free.
     """
-    rows, budget = (1024, 1 << 21) if device.type == "cpu" else (1 << 14, 1 << 26)
+    rows, budget = (2048, 1 << 19) if device.type == "cpu" else (1 << 14, 1 << 26)
     step = max(1, budget // (rows * width))
     for p in range(0, positions, rows):
         for o in range(0, outputs, step):
