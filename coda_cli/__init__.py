@@ -15,7 +15,7 @@ from coda_cli.errors import CodaError
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net, load, save
-    from coda_cli.clip_runs import explain_clip
+    from coda_cli.clips.run import explain_clip
     from coda_cli.core.decompose import Decomposition, decompose
     from coda_cli.core.networks import encode
     from coda_cli.explain import Explanation, Request, explain_image
@@ -25,7 +25,7 @@ _HOMES = {
     "Net": "checkpoints.loading", "load": "checkpoints.loading", "save": "checkpoints.loading",
     "Decomposition": "core.decompose", "decompose": "core.decompose", "encode": "core.networks",
     "Explanation": "explain", "Request": "explain", "explain_image": "explain", "explain_many": "runs",
-    "explain_clip": "clip_runs",
+    "explain_clip": "clips.run",
 }  # fmt: skip
 
 __all__ = [

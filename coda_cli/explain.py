@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
@@ -21,6 +22,7 @@ from coda_cli.errors import ExactnessError, MediaError
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import Fit, View, fit
 
+T = TypeVar("T")
 Precision = Literal["float32", "float64", "bfloat16"]
 # What the weights and the input are held in; bfloat16 is for the large matrix products only.
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -80,13 +82,36 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
     When memory runs out the batch is halved; a single picture that does not fit raises MediaError, as one does that is
     smaller than the network's kernels.
     """
-    start = time.perf_counter()
+
+    def explained(views: Sequence[View], x: Tensor) -> list[Explanation]:
+        start = time.perf_counter()
+        d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
+        if not bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
+            raise ExactnessError("the network's logits are not finite; nothing can be explained")
+        seconds = (time.perf_counter() - start) / len(views)
+        rows = d.logits.double().cpu().numpy()
+        chosen = [tuple(targets.of(row)) for row in rows]
+        return [Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds) for b, v in enumerate(views)]
+
+    return _computed(views, net, request, explained)
+
+
+@torch.no_grad()
+def classify_views(views: Sequence[View], net: Net, request: Request) -> list[NDArray[np.float32]]:
+    """The logits [classes] of pictures of one size, nothing decomposed. Raises MediaError as ``explain_views`` does."""
+    return _computed(views, net, request, lambda _, x: list(net.model(x).float().cpu().numpy()))
+
+
+def _computed(
+    views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
+) -> list[T]:
+    """``compute`` of views and their encoding, in halves when memory runs out."""
     parameter = next(net.model.parameters())
     rgb = torch.from_numpy(np.stack([v.rgb for v in views])).permute(0, 3, 1, 2)
     try:
         x = encode(rgb.to(parameter.device)).to(parameter.dtype)
         with torch.autocast(parameter.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
-            d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
+            return compute(views, x)
     except ValueError as error:  # a picture smaller than a kernel
         raise MediaError(f"{error}; use --fit crop") from error
     except (RuntimeError, MemoryError) as error:  # torch has no error class of its own for a CPU's memory
@@ -96,13 +121,7 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
             h, w = views[0].rgb.shape[:2]
             raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller") from error
         half = len(views) // 2
-        return [e for part in (views[:half], views[half:]) for e in explain_views(part, net, request, targets)]
-    if not bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
-        raise ExactnessError("the network's logits are not finite; nothing can be explained")
-    seconds = (time.perf_counter() - start) / len(views)
-    rows = d.logits.double().cpu().numpy()
-    chosen = [tuple(targets.of(row)) for row in rows]
-    return [Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds) for b, v in enumerate(views)]
+        return [result for part in (views[:half], views[half:]) for result in _computed(part, net, request, compute)]
 
 
 def _first(d: Decomposition, count: int) -> Decomposition:

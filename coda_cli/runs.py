@@ -24,6 +24,7 @@ from coda_cli.explain import Explanation, Request, arrays, explain_views
 from coda_cli.media.sources import RECORD_KEY, Item, identity, utf8
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import View, fit
+from coda_cli.render.colour import Magnitudes
 from coda_cli.report.files import (
     Naming,
     free_neighbour,
@@ -268,7 +269,7 @@ def run_scale(
     on_step: Callable[[int, int], None] | None = None,
 ) -> float:
     """The ``percentile`` of |contribution| over all maps of a run, within 0.3 %, without keeping a map."""
-    bins = np.zeros(_BINS + 1, np.int64)  # logarithmic; values of 0 in the first
+    magnitudes = Magnitudes()
     targets, p = request.targets(net), net.checkpoint.preprocessing
     done = 0
 
@@ -281,21 +282,12 @@ def run_scale(
         for group in _batches(_read_ahead(reading, read, items), batch):
             views = [v for v in group if v is not None]
             for e in _explain_each(views, net, request, targets):
-                if isinstance(e, CodaError):
-                    continue
-                size = np.abs(e.maps.ravel())
-                index = np.clip((np.log10(np.maximum(size, 1e-30)) + 30) * _PER_DECADE, 0, _BINS)
-                bins += np.bincount(index.astype(np.int64), minlength=_BINS + 1)
+                if isinstance(e, Explanation):
+                    magnitudes.add(e.maps)
             done += len(group)
             if on_step:
                 on_step(done, len(items))
-    if not bins.sum():
-        return 0.0
-    index = int(np.searchsorted(np.cumsum(bins), percentile / 100 * bins.sum()))
-    return float(f"{10 ** ((index + 0.5) / _PER_DECADE - 30):.6g}") if index else 0.0
-
-
-_PER_DECADE, _BINS = 400, 400 * 36  # from 1e-30 to 1e6
+    return magnitudes.percentile(percentile)
 
 
 def _several(net: Net, request: Request) -> bool:

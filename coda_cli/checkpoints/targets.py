@@ -55,6 +55,11 @@ class Targets:
         return [Target(i, self.versus) for i in chosen]
 
     @property
+    def depend_on_logits(self) -> bool:
+        """Whether the logits of a picture decide what is explained."""
+        return self._top > 0
+
+    @property
     def most(self) -> int:
         """How many targets a picture can have."""
         return self._top + len(set(self._fixed))

@@ -19,7 +19,8 @@ from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from coda_cli.clip_runs import ClipDrawing, ClipOutputs
+    from coda_cli.clips.sheets import ClipDrawing
+    from coda_cli.clips.sink import ClipOutputs
     from coda_cli.report.clip_records import ClipRecord
 
 EPILOG = """
@@ -120,7 +121,7 @@ def video(
     """
     if check is not None and not math.isfinite(check):
         raise UsageError(f"--check {check}: expected a finite number")
-    from coda_cli.clip_runs import ClipDrawing
+    from coda_cli.clips.sheets import ClipDrawing
     from coda_cli.explain import Request
     from coda_cli.media.clips import Selection, parse_box, parse_time
 
@@ -143,6 +144,8 @@ def video(
             if isinstance(error, UsageError) and len(plans) == 1:
                 raise
             console.error(str(error))
+            if json:
+                console.result(_failure(source, error))
             counts["inexact" if error.exit_code == ExitCode.INEXACT else "failed"] += 1
     if len(plans) > 1:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
@@ -151,6 +154,16 @@ def video(
         raise typer.Exit(ExitCode.INEXACT)
     if counts["failed"]:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _failure(source: str | int, error: CodaError) -> str:
+    from coda_cli.media.clips import name_of
+    from coda_cli.media.sources import utf8
+    from coda_cli.report.clip_records import FailedClip, to_json
+    from coda_cli.report.records import ErrorPart, FailedSource
+
+    part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
+    return to_json(FailedClip(source=FailedSource(path=utf8(name_of(source))), error=part))
 
 
 def _scale(text: str) -> Any:
@@ -169,7 +182,7 @@ def _plans(
     sources: list[str], output: Path, formats: str, audio: bool, force: bool
 ) -> list[tuple[str | int, ClipOutputs]]:
     """What is written about each source; everything that can be wrong with it is found before any work."""
-    from coda_cli.clip_runs import ClipOutputs
+    from coda_cli.clips.sink import ClipOutputs
     from coda_cli.media.clips import KINDS, Kind, kind_of
     from coda_cli.media.sources import identity, utf8
     from coda_cli.report.files import prepare
@@ -231,9 +244,15 @@ def _one(
     json: bool,
 ) -> ClipRecord:
     """Explain one clip, saying what happens; returns its record."""
-    from coda_cli.clip_runs import explain_clip
+    from coda_cli.clips.run import explain_clip
     from coda_cli.media.clips import name_of, probe
     from coda_cli.report.clip_records import ClipRecord, to_json
+
+    def interrupted(summary: ClipRecord) -> None:
+        kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
+        console.say(f"{name}: interrupted: its first {summary.frames} frames are in {', '.join(kept)}")
+        if json:
+            console.result(to_json(summary))
 
     name = name_of(source)
     frames = None if isinstance(source, int) else probe(source).frames
@@ -241,7 +260,7 @@ def _one(
     with console.progress(f"{name}: looking at", " frames") as looking:
         records = explain_clip(
             net, source, selection, request, drawing, outputs, policy=policy, batch=batch,
-            on_survey=lambda done: looking(done, max(done, frames or 0)),
+            on_survey=lambda done: looking(done, max(done, frames or 0)), on_interrupt=interrupted,
         )  # fmt: skip
         try:
             with contextlib.closing(records):
@@ -270,7 +289,7 @@ def _following(first: Any, rest: Any) -> Any:
 
 
 def _describe(name: str, summary: ClipRecord) -> None:
-    for note in summary.source.notes:
+    for note in (*summary.source.notes, *summary.notes):
         console.say(f"{name}: {note}")
     for e in summary.explained:
         title = e.name if e.versus is None else f"{e.name} − {e.versus.name}"

@@ -101,4 +101,6 @@ def animation_info(path: Path) -> ClipInfo:
     rate = (count / Fraction(seconds).limit_denominator(1000)).limit_denominator(1000) if seconds else None
     with path.open("rb") as stream:
         codec = {b"G": "gif", b"R": "webp"}.get(stream.read(1), "apng" if count > 1 else "png")
-    return ClipInfo(str(path), shape[1], shape[0], rate, seconds or None, count, codec, False, tuple(account.notes))
+    return ClipInfo(
+        str(path), shape[1], shape[0], rate, seconds or None, count, codec, False, None, tuple(account.notes)
+    )

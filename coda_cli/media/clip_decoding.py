@@ -48,6 +48,7 @@ class ClipInfo:
     frames: int | None
     codec: str
     has_audio: bool
+    time_base: str | None = None  # seconds of one pts, as a fraction
     notes: tuple[str, ...] = ()
 
 
@@ -143,8 +144,8 @@ def opening_of(path: Path) -> Opening:
         duration = _stated_duration(container, stream)
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
-        codec = stream.codec_context.name
-        info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, _notes_on(frame))
+        codec, time_base = stream.codec_context.name, str(exact(stream.time_base)) if stream.time_base else None
+        info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, _notes_on(frame))
         return Opening(info, _seconds(frame.pts, stream), (frame.width, frame.height))
 
 

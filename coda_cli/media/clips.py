@@ -93,8 +93,9 @@ class Selection:
 class Reader(Account):
     """The selected frames of a clip, for one pass: ``for frame in Reader("clip.mp4"): ...``.
 
-    During and after it ``lost`` is the number of frames in range that could not be decoded, ``damaged`` of those that
-    were with faults; at its end ``notes`` says both, and whatever else was done or found, in words.
+    ``until`` is when the last of them ends: where the range does, however few of its frames were chosen; None after
+    ``max_frames``. During and after it ``lost`` is the number of frames in range that could not be decoded, ``damaged``
+    of those that were with faults; at its end ``notes`` says both, and whatever else was done or found, in words.
     Raises UsageError for an impossible request; iterating raises MediaError for a clip without a readable frame in it.
     """
 
@@ -104,6 +105,7 @@ class Reader(Account):
         self.source, self.selection = source, selection
         self.sequence = not isinstance(source, int) and _is_sequence(source)
         self.fps = None if self.sequence else selection.fps
+        self.until: float | None = None
         if selection.every > 1 and self.fps:
             raise UsageError("every and fps both choose frames: give one of them")
 
@@ -119,6 +121,8 @@ class Reader(Account):
                 rgb = np.ascontiguousarray(rgb[window]) if window else rgb
                 self.damaged += frame.damaged
                 yielded += 1
+                if yielded == self.selection.max_frames:
+                    self.until = None
                 yield Frame(frame.index, frame.pts, frame.time, frame.duration, frame.damaged, rgb)
         if not yielded:
             span = f"from {self.start:g} s" + (f" to {self.end:g} s" if self.end is not None else "")
@@ -154,6 +158,8 @@ class Reader(Account):
             if self.end is not None and frame.time >= self.end - TOLERANCE:
                 return
             if frame.time >= self.start - TOLERANCE:
+                if frame.duration is not None:
+                    self.until = min(frame.time + frame.duration, np.inf if self.end is None else self.end)
                 yield frame
 
 
@@ -197,15 +203,18 @@ def read_frames(
     return iter(Reader(source, Selection(start, end, every, fps, box, max_frames)))
 
 
-def probe(source: Source) -> ClipInfo:
-    """What a clip is, from its header and its first frame. Raises MediaError for what holds no readable frame."""
+def probe(source: Source, fps: float | None = None) -> ClipInfo:
+    """What a clip is, from its header and its first frame; ``fps`` is the rate of a picture sequence.
+
+    Raises MediaError for what holds no readable frame.
+    """
     if isinstance(source, int):
         first = next(iter(Reader(source, Selection(max_frames=1))))
         return ClipInfo(name_of(source), first.rgb.shape[1], first.rgb.shape[0], None, None, None, "camera", False)
     if _is_sequence(source):
         files = _pictures(source)
         height, width = read_image(files[0]).rgb.shape[:2]
-        rate = Fraction(SEQUENCE_RATE)
+        rate = Fraction(fps or SEQUENCE_RATE).limit_denominator(1001)
         suffix = files[0].suffix.lstrip(".")
         return ClipInfo(name_of(source), width, height, rate, float(len(files) / rate), len(files), suffix, False)
     path = Path(source)

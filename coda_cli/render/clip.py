@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,53 +29,72 @@ class Curve:
     values: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A picture uint8 [h, w, 3] of a sheet, the words below it, and the name of the curve whose colour they take."""
+
+    picture: Picture
+    label: str = ""
+    curve: str = ""
+
+
 class Sheet:
     """What all frames of a clip share: where the pictures stand, and the strip with its axes and curves.
 
-    ``pictures``: how many stand in a row, each ``size`` (width, height). Without ``curves`` there is only the
-    line of text. All frames have the same ``shape`` [height, width], both even, as video formats ask.
+    One tile for each of ``labels`` stands in a row, its picture of ``size`` (width, height). Without ``curves`` there
+    is only the text. ``labels`` and ``note`` are the widest that can come: there is room for them in every frame. All
+    frames have the same ``shape`` [height, width], both even, as video formats ask.
     """
 
-    def __init__(self, pictures: int, size: tuple[int, int], curves: Sequence[Curve], scale: str) -> None:
-        self.size, self.scale = size, scale
+    def __init__(self, labels: Sequence[str], size: tuple[int, int], curves: Sequence[Curve], note: str) -> None:
+        self.size = size
         width, height = size
         self.unit = int(np.clip(min(size) / 22, 12, 26))
-        line = round(self.unit * 1.6)
-        plot = round(self.unit * 4.2) if curves else 0
-        total = pictures * width + (pictures - 1) * GAP
-        self.shape = (height + line + plot + (height + line + plot) % 2, total + total % 2)
-        self._line_top, self._plot_top, self._plot_height = height, height + line, plot
+        total = len(labels) * width + (len(labels) - 1) * GAP
+        total += total % 2
+        self._pad, self._line = self.unit // 2, round(self.unit * 1.35)
+        self._label_lines = max(len(self._wrapped(label, width)) for label in labels)
+        self._note_lines = len(self._wrapped(note, total))
+        words = self._line * (self._label_lines + self._note_lines) + round(self.unit * 0.4)
+        plot = round(self.unit * 4.2) + self._small if curves else 0
+        full = height + words + plot
+        self.shape = (full + full % 2, total)
+        self._plot_top, self._plot_height = height + words + self._small, plot - self._small
         self._paper = np.full((*self.shape, 3), PAPER, np.uint8)
         self._curves = list(curves)
+        several = zip(curves, itertools.cycle(LINES), strict=False) if len(curves) > 1 else ()
+        self._colours = {curve.name: colour for curve, colour in several}  # of the labels
         if curves:
             self._draw_curves()
 
-    def frame(self, row: Sequence[Picture], time: float, caption: str) -> Picture:
-        """One frame uint8 [H, W, 3]: pictures uint8 [h, w, 3] of the sheet's size, at ``time`` in seconds."""
+    def frame(self, tiles: Sequence[Tile], time: float, note: str, warning: str = "") -> Picture:
+        """One frame uint8 [H, W, 3] at ``time`` in seconds. A ``warning`` comes before the note, in red."""
         sheet = self._paper.copy()
-        x = 0
-        for picture in row:
-            sheet[: self.size[1], x : x + self.size[0]] = picture
-            x += self.size[0] + GAP
-        pad = self.unit // 2
-        y = self._line_top + round(self.unit * 0.4)
-        right = self.scale
-        room = self.shape[1] - 3 * pad - text.width(right, self.unit)
-        if room < text.width(caption, self.unit):
-            right, room = "", self.shape[1] - 2 * pad
-        lines = text.wrapped(caption, self.unit, room)
-        text.draw(sheet, lines[0] if lines else "", (pad, y), self.unit, INK)
-        if right:
-            text.draw(sheet, right, (self.shape[1] - pad - text.width(right, self.unit), y), self.unit, QUIET_INK)
+        (width, height), x = self.size, 0
+        for tile in tiles:
+            sheet[:height, x : x + width] = tile.picture
+            lines = self._wrapped(tile.label, width)[: self._label_lines]
+            self._write(sheet, lines, (x + (self._pad if x == 0 else 0), height), self._colours.get(tile.curve, INK))
+            x += width + GAP
+        y = height + self._line * self._label_lines
+        words = self._wrapped(f"{warning} · {note}" if warning else note, self.shape[1])[: self._note_lines]
+        self._write(sheet, words, (self._pad, y), LINES[0] if warning else QUIET_INK)
         if self._curves:
             at = self._x(time)
             bottom = self._plot_top + self._plot_height - 1
             cv2.line(sheet, (at, self._plot_top), (at, bottom), INK, 1, cv2.LINE_AA)
-            for curve, colour in zip(self._curves, LINES, strict=False):
+            for curve, colour in zip(self._curves, itertools.cycle(LINES), strict=False):
                 value = np.interp(time, curve.times, curve.values)
                 if np.isfinite(value):
                     cv2.circle(sheet, (at, self._y(float(value))), max(3, self.unit // 5), colour, -1, cv2.LINE_AA)
         return sheet
+
+    def _wrapped(self, words: str, width: int) -> list[str]:
+        return text.wrapped(words, self.unit, width - self._pad)
+
+    def _write(self, sheet: Picture, lines: Sequence[str], at: tuple[int, int], ink: tuple[int, int, int]) -> None:
+        for i, line in enumerate(lines):
+            text.draw(sheet, line, (at[0], at[1] + round(self.unit * 0.4) + i * self._line), self.unit, ink)
 
     # ---- the strip ----
 
@@ -96,14 +116,17 @@ class Sheet:
         if zero - top > text.ascent(self._small) * 1.5:
             text.draw(self._paper, labels[0], (self.unit // 2, top), self._small, QUIET_INK)
         x = self._left + self.unit // 2
-        for curve, colour in list(zip(self._curves, LINES, strict=False))[::-1]:
+        coloured = list(zip(self._curves, itertools.cycle(LINES), strict=False))
+        for curve, colour in coloured[::-1]:
             known = np.isfinite(curve.values)
             points = [(self._x(t), self._y(v)) for t, v in zip(curve.times[known], curve.values[known], strict=True)]
             if points:
                 cv2.polylines(self._paper, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)
-        for curve, colour in zip(self._curves, LINES, strict=False):
+        for curve, colour in coloured:
             label = f"logit of {curve.name}" if len(self._curves) == 1 else curve.name
-            text.draw(self._paper, label, (x, self._plot_top + 1), self._small, colour)
+            if x + text.width(label, self._small) > self.shape[1]:
+                break
+            text.draw(self._paper, label, (x, self._plot_top - self._small), self._small, colour)
             x += text.width(label, self._small) + self.unit
 
     @property

@@ -31,6 +31,28 @@ def robust_scale(values: NDArray[np.float32], percentile: float) -> float:
     return float(np.percentile(size, percentile)) if size.size else 0.0
 
 
+class Magnitudes:
+    """The percentiles of |values| over any number of maps, within 0.3 %, without keeping one: a histogram."""
+
+    _PER_DECADE, _BINS = 400, 400 * 36  # logarithmic, from 1e-30 to 1e6; values of 0 in the first
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(self._BINS + 1, np.int64)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count the values of one more map [...]."""
+        size = np.maximum(np.abs(values.ravel()), 1e-30)
+        index = np.clip((np.log10(size) + 30) * self._PER_DECADE, 0, self._BINS)
+        self._counts += np.bincount(index.astype(np.int64), minlength=self._BINS + 1)
+
+    def percentile(self, percentile: float) -> float:
+        """As ``robust_scale``, six digits; 0 for no evidence."""
+        if not (total := self._counts.sum()):
+            return 0.0
+        index = int(np.searchsorted(np.cumsum(self._counts), percentile / 100 * total))
+        return float(f"{10 ** ((index + 0.5) / self._PER_DECADE - 30):.6g}") if index else 0.0
+
+
 def strength(values: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """values / scale in [-1, 1], clipped; NaN becomes 0. All 0 where the scale is 0: no evidence, no colour."""
     if scale <= 0:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coda_cli.report.records import ClassPart, Network, ScoredClass, ViewPart, _Part
+from coda_cli.report.records import ClassPart, ErrorPart, FailedSource, Network, ScoredClass, ViewPart, _Part
 
 FRAME_SCHEMA: Literal["coda.frame"] = "coda.frame"
 CLIP_SCHEMA: Literal["coda.clip"] = "coda.clip"
@@ -38,7 +38,8 @@ class FrameRecord(_Part):
     path: str
     frame: int
     time: float
-    pts: int | None
+    pts: int | None  # in units of the source's time_base
+    damaged: bool  # decoded from broken data
     explained: tuple[ExplainedFrame, ...]
     top: tuple[ScoredClass, ...]
 
@@ -51,7 +52,19 @@ class ClipSource(_Part):
     width: int
     height: int
     duration: float | None
+    time_base: str | None  # seconds of one pts, as a fraction
     notes: tuple[str, ...] = ()
+
+
+class SelectionPart(_Part):
+    """Which frames were asked for, and which part of them; see ``media.clips.Selection``."""
+
+    start: float
+    end: float | None
+    every: int
+    fps: float | None
+    box: tuple[float, float, float, float] | None
+    max_frames: int | None
 
 
 class PredictedShare(ClassPart):
@@ -70,7 +83,7 @@ class ExplainedClip(ClassPart):
     mean_negative: float
     stability: float | None  # mean similarity of neighbouring maps; None with fewer than two
     leads: tuple[tuple[float, float], ...]  # spans of time, in seconds, in which the class has the highest logit
-    evidence_per_second: float  # positive evidence times duration of its frames, over the length
+    evidence_per_second: float | None  # positive evidence integrated over time, over the time; None without times
 
 
 class ClipRecord(_Part):
@@ -82,6 +95,7 @@ class ClipRecord(_Part):
     source: ClipSource
     network: Network
     view: ViewPart
+    selection: SelectionPart
     frames: int
     lost: int  # frames of the source that could not be decoded
     predicted: tuple[PredictedShare, ...]
@@ -91,6 +105,7 @@ class ClipRecord(_Part):
     scale: float | Literal["frame"]
     scale_frames: int | None  # from how many frames the scale was found
     files: dict[str, str]
+    notes: tuple[str, ...] = ()  # what the outputs lack
     settings: str
     device: str
     precision: str
@@ -98,14 +113,24 @@ class ClipRecord(_Part):
     seconds: float
 
 
-def to_json(record: FrameRecord | ClipRecord) -> str:
+class FailedClip(_Part):
+    """A clip that could not be explained."""
+
+    schema_name: Literal["coda.clip"] = Field(CLIP_SCHEMA, alias="schema")
+    schema_version: Literal[1] = 1
+    status: Literal["error"] = "error"
+    source: FailedSource
+    error: ErrorPart
+
+
+def to_json(record: FrameRecord | ClipRecord | FailedClip) -> str:
     """One line of JSON: UTF-8, no NaN, floats in full."""
     return record.model_dump_json(by_alias=True)
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a line of ``coda video --json`` or of a .coda.jsonl file."""
-    schema = TypeAdapter(FrameRecord | ClipRecord).json_schema(mode="serialization")
+    schema = TypeAdapter(FrameRecord | ClipRecord | FailedClip).json_schema(mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{FRAME_SCHEMA} and {CLIP_SCHEMA} version 1",

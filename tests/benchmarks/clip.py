@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import imageio.v3 as iio
@@ -15,12 +14,14 @@ import numpy as np
 import torch
 from textbook import decompose_textbook, textbook
 
-from coda_cli import clip_runs
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.clip_runs import ClipDrawing, ClipOutputs, explain_clip
+from coda_cli.clips.run import explain_clip
+from coda_cli.clips.sheets import ClipDrawing
+from coda_cli.clips.sink import ClipOutputs
+from coda_cli.clips.survey import Survey, grouped_views
 from coda_cli.core.networks import CodaNet, encode
-from coda_cli.explain import Request
+from coda_cli.explain import Request, classify_views, explain_views
 from coda_cli.media.clips import ClipWriter, Reader, Selection
 from coda_cli.media.view import fit
 
@@ -70,20 +71,17 @@ def _ours(net: Net, source: Path, target: Path) -> None:
 
 def _network_alone(net: Net, source: Path) -> float:
     """Seconds for everything that the network computes for a clip, on views that are ready."""
-    run: Any = clip_runs._Run(net, source, Selection(), Request(), ClipDrawing(), ClipOutputs())
-    pairs = [(frame, clip_runs._view(net, run.request, frame.rgb)) for frame in Reader(source)]
-    groups = list(clip_runs._grouped(iter(pairs)))
+    request = Request()
+    groups = list(grouped_views(Reader(source), net, request))
     start = time.perf_counter()
-    found = clip_runs.Survey()
+    found = Survey()
     for group in groups:
-        for (frame, view), row in zip(
-            group, clip_runs._classified(net, [v for _, v in group], run.request), strict=True
-        ):
+        for (frame, view), row in zip(group, classify_views([v for _, v in group], net, request), strict=True):
             found.add(frame.time, row, view)
-    targets = clip_runs.fixed_targets(net, run.request, found)
-    clip_runs.clip_scale(net, found, run.request, targets, 99.5)
+    targets = found.targets(net, request)
+    found.scale(net, request, targets, 99.5)
     for group in groups:
-        clip_runs.explain_views([v for _, v in group], net, run.request, targets)
+        explain_views([v for _, v in group], net, request, targets)
     return time.perf_counter() - start
 
 

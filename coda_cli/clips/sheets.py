@@ -1,0 +1,132 @@
+"""How the frames of an explained clip are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coda_cli.checkpoints.loading import Net
+from coda_cli.checkpoints.targets import Target, Targets
+from coda_cli.clips.survey import Survey, name_of
+from coda_cli.explain import Explanation
+from coda_cli.media.clips import Frame
+from coda_cli.media.view import paste_back
+from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, resized
+from coda_cli.render.colour import robust_scale
+from coda_cli.render.overlay import heatmap, overlay
+from coda_cli.report.clip_records import FrameRecord
+
+Layout = Literal["side", "overlay", "heatmap", "panel"]
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "side": ("picture", "overlay"), "overlay": ("overlay",), "heatmap": ("heatmap",),
+    "panel": ("picture", "overlay", "heatmap"),
+}  # fmt: skip
+HIGHEST, LOWEST = 720, 240  # pictures are drawn at the source's height within these bounds
+WIDEST = 4096  # of a sheet: what H.264 decoders in hardware take
+RGB = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ClipDrawing:
+    """How a clip is drawn. ``scale``: contribution in full colour, in logit units; "clip" or "frame" find it."""
+
+    layout: Layout = "side"
+    scale: float | Literal["clip", "frame"] = "clip"
+    percentile: float = 99.5
+    alpha: float = 0.85
+    strip: bool = True
+    centroid: bool = False
+    height: int | None = None
+
+
+class Painter:
+    """Draws the frames of one clip.
+
+    ``found`` gives the strip its curves: of ``lasting``, classes that stay the same over the clip, whatever is
+    explained. ``targets`` are those; ``origin`` is the frames' corner in the source.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        drawing: ClipDrawing,
+        found: Survey | None,
+        lasting: Targets,
+        targets: Targets,
+        origin: tuple[int, int],
+    ) -> None:
+        self.net, self.drawing, self.origin = net, drawing, origin
+        self._names = self._longest_names(targets)
+        self._columns = [
+            k for kind in LAYOUTS[drawing.layout] for k in ([None] if kind == "picture" else range(len(self._names)))
+        ]  # what stands from left to right: None for the picture, else which of the classes
+        self._curves: list[Curve] = found.curves(lasting, net) if drawing.strip and found else []
+        self._sheet: Sheet | None = None
+
+    def scales(self, explanation: Explanation) -> list[float]:
+        """The contribution in full colour of each target's map."""
+        if self.drawing.scale == "frame":
+            return [robust_scale(pixels, self.drawing.percentile) for pixels in explanation.maps]
+        return [float(self.drawing.scale)] * len(explanation.maps)
+
+    def prepare(self, frame: Frame) -> None:
+        """Lay the sheet out for the first frame; all have one size."""
+        if self._sheet is None:
+            labels = ["" if k is None else _label(self._names[k], -88.88, 0.888) for k in self._columns]
+            scales = [-8.8e-08] * len(self._names) if self.drawing.scale == "frame" else [float(self.drawing.scale)]
+            self._sheet = Sheet(labels, self._size(frame), self._curves, _note(888.88, scales))
+
+    def _longest_names(self, targets: Targets) -> list[str]:
+        """As many as a frame can explain, of those that can come: every frame must have room for its labels."""
+        count = len(self.net.checkpoint.classes)
+        if targets.depend_on_logits:
+            chosen = [Target(i, targets.versus) for i in range(count)]
+        else:
+            chosen = targets.of(np.zeros(count))
+        return sorted((name_of(t, self.net) for t in chosen), key=len)[-targets.most :]
+
+    def _size(self, frame: Frame) -> tuple[int, int]:
+        """(width, height) a picture is drawn at."""
+        height, width = frame.rgb.shape[:2]
+        drawn = self.drawing.height or min(max(height, LOWEST), HIGHEST)
+        places = len(self._columns)
+        room = (WIDEST - GAP * (places - 1)) / places
+        factor = min(drawn / height, room / width)
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    def draw(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> RGB:
+        """One frame of the clip."""
+        assert self._sheet is not None
+        size = self._size(frame)
+        factor = size[1] / frame.rgb.shape[0]
+        picture = resized(frame.rgb, size)
+        tiles = []
+        for kind in LAYOUTS[self.drawing.layout]:
+            if kind == "picture":
+                tiles.append(Tile(picture))
+                continue
+            for target, pixels, part in zip(explanation.targets, explanation.maps, record.explained, strict=True):
+                values = paste_back(pixels, explanation.view, size)
+                if kind == "heatmap":
+                    shown = heatmap(values, part.scale)
+                else:
+                    shown = overlay(picture, values, part.scale, self.drawing.alpha)
+                if self.drawing.centroid and part.centroid:
+                    x, y = part.centroid[0] - self.origin[0], part.centroid[1] - self.origin[1]
+                    shown = marked(shown, (x * factor, y * factor))
+                name = name_of(target, self.net)
+                tiles.append(Tile(shown, _label(name, part.logit, part.probability), name))
+        scales = dict.fromkeys(part.scale for part in record.explained)
+        exact = all(part.exact for part in record.explained)
+        return self._sheet.frame(tiles, frame.time, _note(frame.time, list(scales)), "" if exact else "NOT EXACT")
+
+
+def _label(name: str, logit: float, probability: float | None) -> str:
+    return f"{name} {logit:+.2f}" + ("" if probability is None else f" · p {probability:.3f}")
+
+
+def _note(seconds: float, scales: list[float]) -> str:
+    return f"{seconds:.2f} s · full colour {' '.join(f'±{scale:.2g}' for scale in scales)} logit a pixel"

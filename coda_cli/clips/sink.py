@@ -1,0 +1,103 @@
+"""Behind the network: frames are drawn in a pool, and encoded in order in a thread of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coda_cli.clips.sheets import Painter
+from coda_cli.explain import Explanation
+from coda_cli.media.clips import ClipWriter, Frame, Kind
+from coda_cli.media.sources import utf8
+from coda_cli.media.stills import atomic
+from coda_cli.report.clip_records import ClipRecord, FrameRecord, to_json
+
+UNDER_WAY = 8  # frames drawn or encoded at once, at most: they hold memory
+RGB = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ClipOutputs:
+    """What is written about a clip: ``clips`` by their kind, and the ``record`` of lines."""
+
+    clips: Mapping[Kind, Path] = field(default_factory=dict)
+    record: Path | None = None
+    audio: bool = True
+
+
+class Sink:
+    """Where frames go: into the clips and the record of ``outputs``, which get their names in ``finish``.
+
+    ``rate``: frames a second, if constant. ``audio``: the clip whose sound goes along.
+    """
+
+    def __init__(self, painter: Painter, outputs: ClipOutputs, rate: Fraction | None, audio: Path | None) -> None:
+        self.painter = painter
+        self._stack = ExitStack()
+        try:
+            # Entered first, it is closed last: the record's presence says that the clips are there.
+            self._lines = self._stack.enter_context(atomic(outputs.record)) if outputs.record else None
+            self._writers = [
+                self._stack.enter_context(ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None))
+                for kind, clip in outputs.clips.items()
+            ]
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+        self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)))
+        self._encoding = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drawing.shutdown(cancel_futures=True)
+        self._encoding.shutdown(cancel_futures=True)
+        if kind is not None and not issubclass(kind, Exception):
+            kind, error = RuntimeError, RuntimeError()  # the writers would keep what they have; finish() decides that
+        self._stack.__exit__(kind, error, trace)
+
+    def put(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> None:
+        """Draw and encode one frame."""
+        if self._writers:
+            self.painter.prepare(frame)
+            drawn = self._drawing.submit(self.painter.draw, frame, explanation, record)
+            self._pending.append(self._encoding.submit(self._write, drawn, frame))
+        if self._lines:
+            self._lines.write(to_json(record).encode() + b"\n")
+
+    def wait(self) -> None:
+        """Wait while too many frames are under way. Raises what drawing or encoding one raised."""
+        while len(self._pending) > UNDER_WAY:
+            self._pending.popleft().result()
+
+    def _write(self, drawn: Future[RGB], frame: Frame) -> None:
+        for writer in self._writers:
+            writer.write(drawn.result(), frame.time, frame.duration)
+
+    def finish(self, summary: ClipRecord) -> ClipRecord:
+        """End the files: with this they get their names. Returns the summary with what the writers have to say."""
+        while self._pending:
+            self._pending.popleft().result()
+        for writer in self._writers:
+            writer.finish()
+        notes = dict.fromkeys(utf8(note) for writer in self._writers for note in writer.notes)
+        summary = summary.model_copy(update={"notes": tuple(notes)})
+        if self._lines:
+            self._lines.write(to_json(summary).encode() + b"\n")
+        self._stack.close()
+        return summary

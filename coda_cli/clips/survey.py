@@ -1,0 +1,134 @@
+"""What has to be known of a whole clip before its first frame is drawn, and the way of frames to the network."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coda_cli.checkpoints.loading import Net
+from coda_cli.checkpoints.targets import Target, Targets
+from coda_cli.errors import MediaError
+from coda_cli.explain import Request, classify_views, explain_views
+from coda_cli.media.clips import Frame
+from coda_cli.media.view import View, fit
+from coda_cli.render.clip import Curve
+from coda_cli.render.colour import Magnitudes
+
+SCALE_FRAMES = 48  # of a clip, evenly spaced: what its colour scale is found from
+SCALE_BYTES = 1 << 26  # and fewer where they are large
+AHEAD = 12  # frames read before the network wants them
+BATCH_PIXELS, MOST = 1 << 17, 16  # of views computed together: what stays in a processor's cache
+
+
+def grouped_views(
+    frames: Iterable[Frame], net: Net, request: Request, batch: int | None = None
+) -> Iterator[list[tuple[Frame, View]]]:
+    """Frames with what the network sees of them, read ahead in a thread of their own, in batches of one size."""
+    p = net.checkpoint.preprocessing
+    source = iter(frames)
+
+    def following() -> tuple[Frame, View] | None:
+        frame = next(source, None)
+        return None if frame is None else (frame, fit(frame.rgb, p.resize, p.crop, request.fit))
+
+    group: list[tuple[Frame, View]] = []
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[tuple[Frame, View] | None]] = deque(pool.submit(following) for _ in range(AHEAD))
+        try:
+            while (pair := waiting.popleft().result()) is not None:
+                waiting.append(pool.submit(following))
+                group.append(pair)
+                h, w = pair[1].rgb.shape[:2]
+                if len(group) >= (batch or max(1, min(MOST, BATCH_PIXELS // (h * w)))):
+                    yield group
+                    group = []
+            if group:
+                yield group
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass
+class Survey:
+    """What one forward pass over a clip found: logits [n, classes] of its frames at ``times`` [n], and some views."""
+
+    times: list[float] = field(default_factory=list)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)  # evenly spaced
+    every: int = 1  # the spacing
+
+    @property
+    def seen(self) -> int:
+        """How many frames."""
+        return len(self.times)
+
+    def add(self, time: float, logits: NDArray[np.float32], view: View) -> None:
+        """Take note of the next frame."""
+        if self.seen % self.every == 0:
+            self.views.append(view)
+            most = max(4, min(2 * SCALE_FRAMES, SCALE_BYTES // view.rgb.nbytes))
+            if len(self.views) >= most:  # every other one goes: the rest stays evenly spaced
+                self.views, self.every = self.views[::2], self.every * 2
+        self.times.append(time)
+        self.logits.append(logits)
+
+    def predicted(self) -> int:
+        """The class predicted most often; of equals the one with the higher mean logit."""
+        logits = np.array(self.logits)
+        votes = np.bincount(logits.argmax(1), minlength=logits.shape[1])
+        return int(np.lexsort((-logits.mean(0), -votes))[0])
+
+    def targets(self, net: Net, request: Request) -> Targets:
+        """The classes of a request for the whole clip: the vote decides who is predicted, "top:K" goes by the mean."""
+        mean = np.array(self.logits, np.float64).mean(0)
+        mean[self.predicted()] = mean.max() + 1
+        chosen = request.targets(net).of(mean)
+        return replace(request, classes=tuple(str(t.index) for t in chosen)).targets(net)
+
+    def curves(self, targets: Targets, net: Net) -> list[Curve]:
+        """The logits of targets over time."""
+        logits, times = np.array(self.logits, np.float64), np.array(self.times)
+        return [
+            Curve(name_of(t, net), times, logits[:, t.index] - (0 if t.versus is None else logits[:, t.versus]))
+            for t in targets.of(logits.mean(0))
+        ]
+
+    def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
+        """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""
+        sample = self.views[:: max(1, len(self.views) // SCALE_FRAMES)]
+        h, w = sample[0].rgb.shape[:2]
+        size, magnitudes = max(1, min(MOST, BATCH_PIXELS // (h * w))), Magnitudes()
+        for i in range(0, len(sample), size):
+            for explanation in explain_views(sample[i : i + size], net, request, targets):
+                magnitudes.add(explanation.maps)
+        return magnitudes.percentile(percentile), len(sample)
+
+
+def survey(
+    net: Net,
+    frames: Iterable[Frame],
+    request: Request,
+    batch: int | None = None,
+    on_frame: Callable[[int], None] | None = None,
+) -> Survey:
+    """Classify every frame of a clip, without decomposing any."""
+    found = Survey()
+    for group in grouped_views(frames, net, request, batch):
+        for (frame, view), row in zip(group, classify_views([v for _, v in group], net, request), strict=True):
+            found.add(frame.time, row, view)
+        if on_frame:
+            on_frame(found.seen)
+    if not found.seen:
+        raise MediaError("no frame is left to explain")
+    return found
+
+
+def name_of(target: Target, net: Net) -> str:
+    """How a target is called in captions."""
+    names: Sequence[str] = net.checkpoint.classes
+    return names[target.index] if target.versus is None else f"{names[target.index]} − {names[target.versus]}"
