@@ -347,7 +347,8 @@ def test_interrupted_runs_leave_a_valid_shorter_clip(tmp_path: Path) -> None:
         rest = child.stdout.read().decode().splitlines()
         result = program.Result((), child.wait(timeout=60), "", child.stderr.read().decode() if child.stderr else "")
     assert result.exit_status == 130
-    del rest
+    assert strict_json(rest[-1])["status"] == "interrupted"
+    assert "a.mkv: interrupted: its first" in result.err
     *frames, whole = lines_of(tmp_path / "coda-out/a.coda.jsonl")
     assert whole["status"] == "interrupted"
     assert 5 <= len(frames) == whole["frames"] < 900

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.clips.sheets import Painter
+from coda_cli.clips.survey import behind
 from coda_cli.explain import Explanation
 from coda_cli.media.clips import ClipWriter, Frame, Kind
 from coda_cli.media.sources import utf8
@@ -55,8 +56,8 @@ class Sink:
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
             raise
-        self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)))
-        self._encoding = ThreadPoolExecutor(1)
+        self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)), initializer=behind)
+        self._encoding = ThreadPoolExecutor(1, initializer=behind)
         self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> Sink:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +23,7 @@ from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
 
-SCALE_FRAMES = 48  # of a clip, evenly spaced: what its colour scale is found from
+SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found from
 SCALE_BYTES = 1 << 26  # and fewer where they are large
 AHEAD = 12  # frames read before the network wants them
 BATCH_PIXELS, MOST = 1 << 17, 16  # of views computed together: what stays in a processor's cache
@@ -37,7 +41,7 @@ def grouped_views(
         return None if frame is None else (frame, fit(frame.rgb, p.resize, p.crop, request.fit))
 
     group: list[tuple[Frame, View]] = []
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=behind) as pool:
         waiting: deque[Future[tuple[Frame, View] | None]] = deque(pool.submit(following) for _ in range(AHEAD))
         try:
             while (pair := waiting.popleft().result()) is not None:
@@ -51,6 +55,17 @@ def grouped_views(
                 yield group
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def behind() -> None:
+    """Let the calling thread stand behind the network's threads, and those that it starts.
+
+    A matrix product is as fast as its slowest part: a thread that takes one of its cores for a millisecond costs all of
+    them that millisecond. Behind, it works while the network waits for it, on every core.
+    """
+    if sys.platform == "linux":  # elsewhere niceness belongs to processes
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 @dataclass

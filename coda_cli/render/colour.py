@@ -57,7 +57,9 @@ def strength(values: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """values / scale in [-1, 1], clipped; NaN becomes 0. All 0 where the scale is 0: no evidence, no colour."""
     if scale <= 0:
         return np.zeros_like(values)
-    result: NDArray[np.float32] = np.nan_to_num(np.clip(values / scale, -1, 1)).astype(np.float32)
+    result = (values * np.float32(1 / scale) if 1 / scale < np.inf else values / scale).astype(np.float32)
+    np.clip(result, -1, 1, out=result)
+    result[np.isnan(result)] = 0
     return result
 
 

@@ -34,25 +34,31 @@ class Evidence:
     ]  # signed sums over GRID x GRID cells, rows from the top; they add up to the total
 
 
-def measure(pixels: NDArray[np.float32]) -> Evidence:
-    """Measure a contribution map float [h, w]; signed, logit units."""
+def measure(pixels: NDArray[np.float32], parts: bool = True) -> Evidence:
+    """Measure a contribution map float [h, w]; signed, logit units. Without ``parts`` regions and grid stay empty."""
     values = pixels.astype(np.float64)
     gain = np.maximum(values, 0)
     total = float(gain.sum())
     negative = float(np.minimum(values, 0).sum())
     if not total > 0:  # also NaN
-        return Evidence(total, negative, None, None, (), _grid(values))
+        return Evidence(total, negative, None, None, (), _grid(values) if parts else ())
     h, w = values.shape
     centroid = (float(gain.sum(0) @ (np.arange(w) + 0.5)) / total, float(gain.sum(1) @ (np.arange(h) + 0.5)) / total)
     mask = _half(gain, total)
-    return Evidence(total, negative, centroid, float(mask.mean()), _regions(mask, gain, total), _grid(values))
+    regions, grid = (_regions(mask, gain, total), _grid(values)) if parts else ((), ())
+    return Evidence(total, negative, centroid, float(mask.mean()), regions, grid)
 
 
 def _half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
     """The fewest pixels that hold half of the positive evidence; a stable order decides between equals."""
-    order = np.argsort(-gain, axis=None, kind="stable")
-    running = np.cumsum(gain.ravel()[order])
-    count = int(np.searchsorted(running, total / 2)) + 1
+    # Few pixels hold half of it: an eighth is sorted, and all only where that is not enough. It saves most of the time.
+    flat, chosen = gain.ravel(), np.arange(gain.size)
+    if gain.size >= 1024:
+        least = np.partition(flat, -(gain.size // 8))[-(gain.size // 8)]
+        if float(flat[flat >= least].sum()) > total / 2:
+            chosen = np.flatnonzero(flat >= least)
+    order = chosen[np.argsort(-flat[chosen], kind="stable")]
+    count = int(np.searchsorted(np.cumsum(flat[order]), total / 2)) + 1
     mask = np.zeros(gain.size, bool)
     mask[order[:count]] = True
     return mask.reshape(gain.shape)
