@@ -128,7 +128,8 @@ def _first(d: Decomposition, count: int) -> Decomposition:
     """The first ``count`` weightings: in a batch, pictures with fewer targets than others carry rows of zeros."""
     return replace(
         d, contributions=d.contributions[:, :count], weights=d.weights[:, :count], logit=d.logit[:, :count],
-        bias=d.bias[:, :count], residual=d.residual[:, :count], tolerance=d.tolerance[:, :count],
+        bias=d.bias[:, :count], positional=d.positional[:, :count], residual=d.residual[:, :count],
+        tolerance=d.tolerance[:, :count],
     )  # fmt: skip
 
 

@@ -35,8 +35,9 @@ class Decomposition:
     logits: Tensor  # [B, classes], of all classes
     weights: Tensor  # [B, K, classes], the weighting that was explained
     logit: Tensor  # float64 [B, K] = weights . logits
-    bias: Tensor  # float64 [B, K], the share of ``logit`` that belongs to no pixel
-    residual: Tensor  # float64 [B, K] = logit - sum of contributions - bias
+    bias: Tensor  # float64 [B, K], the share of ``logit`` that is there for every input
+    positional: Tensor  # float64 [B, K], the share of a positional embedding: of no pixel; 0 for networks without one
+    residual: Tensor  # float64 [B, K] = logit - sum of contributions - bias - positional
     tolerance: Tensor  # float64 [B, K], what |residual| may be; see RELATIVE_TOLERANCE
 
     def __getitem__(self, b: int) -> Decomposition:
@@ -68,26 +69,34 @@ def decompose(
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")
-    with _true_float32(), torch.inference_mode(False), held(), torch.enable_grad():
+    with _true_float32(), torch.inference_mode(False), held() as added, torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         logits: Tensor = model(x)
         weights = _weightings(targets, logits.detach())
         rows = [
-            torch.autograd.grad(logits, x, weights[:, k], retain_graph=k + 1 < weights.shape[1])[0]
+            torch.autograd.grad(logits, [x, *added], weights[:, k], retain_graph=k + 1 < weights.shape[1])
             for k in range(weights.shape[1])
         ]
     logits = logits.detach()
-    contributions = torch.stack([x.detach() * row for row in rows], 1)  # x * W(x), [B, K, C, h, w]
+    contributions = torch.stack([x.detach() * row[0] for row in rows], 1)  # x * W(x), [B, K, C, h, w]
+    elsewhere = torch.stack([_products(x, added, row[1:]) for row in rows], 1)  # [B, K, n], n = 0 without constants
     wide = weights.to("cpu", torch.float64)
     logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
     constant = float(model.bias)  # type: ignore[arg-type]
     bias = constant * wide.sum(2)
-    residual = logit - _sum64(contributions) - bias
+    positional = _sum64(elsewhere)
+    residual = logit - _sum64(contributions.flatten(2)) - bias - positional
     computed_in = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
-    size = _sum64(contributions.abs()) + abs(constant) * wide.abs().sum(2)
+    size = _sum64(contributions.flatten(2).abs()) + _sum64(elsewhere.abs()) + abs(constant) * wide.abs().sum(2)
     rtol = RELATIVE_TOLERANCE[computed_in] if relative_tolerance is None else relative_tolerance
-    return Decomposition(contributions, logits, weights, logit, bias, residual, rtol * size)
+    return Decomposition(contributions, logits, weights, logit, bias, positional, residual, rtol * size)
+
+
+def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Constants [B, ...] times their gradients, side by side, [B, n]."""
+    products = [(t.detach() * g).flatten(1) for t, g in zip(added, gradients, strict=True)]
+    return torch.cat([x.detach().flatten(1)[:, :0], *products], 1)
 
 
 def _weightings(targets: Targets, logits: Tensor) -> Tensor:
@@ -115,8 +124,8 @@ def _weightings(targets: Targets, logits: Tensor) -> Tensor:
 
 
 def _sum64(t: Tensor) -> Tensor:
-    """Sum over all but the first two axes in float64 on the CPU, so that summing adds no residual of its own."""
-    return t.to("cpu", torch.float64).sum((2, 3, 4))
+    """Sum over the last axis in float64 on the CPU, so that summing adds no residual of its own."""
+    return t.to("cpu", torch.float64).sum(-1)
 
 
 @contextmanager

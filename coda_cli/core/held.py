@@ -11,21 +11,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from torch import Tensor
+
 # A context variable and not a flag inside the modules: the model is not modified, an exception cannot leave the mode
-# switched on, nesting restores what was there, and threads do not see each other's mode.
-_HELD: ContextVar[bool] = ContextVar("coda_held", default=False)
+# switched on, nesting restores what was there, and threads do not see each other's mode. It holds what was added on the
+# way that comes from no pixel.
+_HELD: ContextVar[list[Tensor] | None] = ContextVar("coda_held", default=None)
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold dynamic weights constant for gradients taken of anything computed inside the block."""
-    token = _HELD.set(True)
+def held() -> Iterator[list[Tensor]]:
+    """Hold dynamic weights constant for gradients taken of anything computed inside the block.
+
+    Gives the tensors [B, ...] that layers added to their input (see ``add_constant``), as they come.
+    """
+    added: list[Tensor] = []
+    token = _HELD.set(added)
     try:
-        yield
+        yield added
     finally:
         _HELD.reset(token)
 
 
 def is_held() -> bool:
     """Whether the caller runs inside ``with held():``."""
-    return _HELD.get()
+    return _HELD.get() is not None
+
+
+def hold(t: Tensor) -> Tensor:
+    """``t``, as a constant in held mode: for what is a number once the input is known."""
+    return t.detach() if is_held() else t
+
+
+def add_constant(x: Tensor, constant: Tensor) -> Tensor:
+    """x [B, ...] plus a tensor [...] that is no function of the input, a positional embedding.
+
+    What it adds to a logit belongs to no pixel. In held mode a copy of it is kept that gradients can be taken of, and
+    times its gradient it is exactly that share.
+    """
+    if (added := _HELD.get()) is None:
+        return x + constant
+    added.append(constant.expand_as(x).clone().requires_grad_())
+    return x + added[-1]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core import bcos_nets
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.published import PUBLISHED_BIAS
@@ -96,7 +97,21 @@ def coda_net(
     return CodaNet(layers, temperature=temperature, bias=bias)
 
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"coda_net": coda_net}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "coda_net": coda_net,
+    "bcos_chain": bcos_nets.bcos_chain,
+    "bcos_resnet": bcos_nets.bcos_resnet,
+    "bcos_densenet": bcos_nets.bcos_densenet,
+    "bcos_vgg": bcos_nets.bcos_vgg,
+    "bcos_inception": bcos_nets.bcos_inception,
+    "bcos_convnext": bcos_nets.bcos_convnext,
+    "bcos_vit": bcos_nets.bcos_vit,
+}
+
+
+def outputs_of(arguments: Mapping[str, Any]) -> int:
+    """How many classes a network with these arguments has."""
+    return int(arguments["classes"] if "classes" in arguments else arguments["channels"][-1])
 
 
 def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -1,0 +1,210 @@
+"""The layers of B-cos networks (Böhle, Fritz and Schiele, CVPR 2022; Böhle, Singh, Fritz and Schiele, TPAMI 2024).
+
+A B-cos unit multiplies an ordinary linear response by a power of the cosine between its input and its weights:
+
+    y = |cos(x, w)|^(B-1)  ŵ . x        ŵ = w / |w|
+
+For one input the factor is a number, so the layer is linear, and so are the norms beside it once their variance is a
+number, too. Held mode (see ``held``) is exactly that: ``hold`` makes these numbers constants, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coda_cli.core.held import hold
+
+PATCH_EPSILON = 1e-6  # inside the root of a patch's norm, as published
+POWER_EPSILON = 1e-6  # added to the cosine where B is neither 1 nor 2
+
+
+def _bcos(a: Tensor, n: Tensor, b: float) -> Tensor:
+    """Responses ``a`` = ŵ . x times |cos|^(b - 1), with n = |x|; of any shapes that broadcast."""
+    if b == 1:
+        return a
+    if b == 2:
+        return a * hold(a.abs() / n)
+    return a * hold(((a / n).abs() + POWER_EPSILON) ** (b - 1))
+
+
+class BcosConv2d(nn.Module):
+    """A B-cos convolution: input [B, C, H, W], output [B, O, H', W'] with the geometry of ``torch.nn.Conv2d``.
+
+    The parameter is ``linear.weight`` [O max_out, C / groups, kh, kw]. ``max_out`` neighbouring filters compete for an
+    output, the largest response wins. ``b`` is the exponent B; outputs are divided by ``scale``. There is no bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        b: float = 2.0,
+        max_out: int = 1,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.b, self.max_out, self.scale = out_channels, float(b), max_out, scale
+        self.linear = nn.Conv2d(in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups,
+                                bias=False)  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """The line of ``print(model)``."""
+        return f"b={self.b:g}, max_out={self.max_out}, scale={self.scale:g}"
+
+    def unit_weight(self) -> Tensor:
+        """ŵ [O max_out, C / groups, kh, kw]: every filter divided by its norm."""
+        w = self.linear.weight
+        unit: Tensor = w / w.flatten(1).norm(dim=1)[:, None, None, None]
+        return unit
+
+    def patch_norm(self, x: Tensor) -> Tensor:
+        """|x| of every patch [B, groups, H', W'], of each group's channels; zeros of the padding included."""
+        conv = self.linear
+        squares = (x * x).unflatten(1, (conv.groups, -1)).sum(2)
+        ones = squares.new_ones(1, 1, *conv.kernel_size).expand(conv.groups, 1, -1, -1)
+        total = F.conv2d(squares, ones, stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        return (total + PATCH_EPSILON).sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
+        conv = self.linear
+        a = F.conv2d(x, self.unit_weight(), stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        if self.max_out > 1:
+            a = a.unflatten(1, (self.out_channels, self.max_out))
+            a = a.gather(2, hold(a.argmax(2, keepdim=True)))[:, :, 0]
+        if self.b == 1:
+            return a / self.scale
+        n = self.patch_norm(hold(x))
+        if conv.groups > 1:
+            n = n.repeat_interleave(self.out_channels // conv.groups, 1)
+        return _bcos(a, n * self.scale if self.b == 2 else n, self.b) / (1 if self.b == 2 else self.scale)
+
+
+def v1_scale(kernel_size: int | tuple[int, int], in_channels: int, factor: float) -> float:
+    """The scale that version 1 divides by: the kernel's side (of an oblong one the geometric mean) times sqrt(C)."""
+    kh, kw = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    return math.sqrt(kh * kw) * math.sqrt(in_channels) / factor
+
+
+class BcosLinear(nn.Module):
+    """A B-cos layer of vectors: input [..., C], output [..., O]; the parameter is ``linear.weight`` [O, C]."""
+
+    def __init__(self, in_features: int, out_features: int, *, b: float = 2.0) -> None:
+        super().__init__()
+        self.b = float(b)
+        self.linear = nn.Linear(in_features, out_features, bias=False)
+
+    def extra_repr(self) -> str:
+        """The line of ``print(model)``."""
+        return f"b={self.b:g}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., C] -> [..., O]."""
+        w = self.linear.weight
+        a = F.linear(x, w / w.norm(dim=1, keepdim=True))
+        return _bcos(a, hold(x).norm(dim=-1, keepdim=True) + 1e-12, self.b)
+
+
+# ---- norms: no additive bias anywhere, for it would belong to no pixel -----------------------------------------------
+
+
+class UncentredBatchNorm2d(nn.Module):
+    """Batch norm without centring and bias ("bnu"): [B, C, H, W] divided by the running deviation, times ``weight``.
+
+    ``running_mean`` is kept, since the published files hold it, and used for nothing.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, H, W]."""
+        variance: Tensor = self.running_var  # type: ignore[assignment]
+        if self.training:
+            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            with torch.no_grad():
+                count = x.numel() / x.shape[1]
+                self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)  # type: ignore[operator]
+                self.running_mean.lerp_(mean, self.momentum)  # type: ignore[operator]
+                self.num_batches_tracked.add_(1)  # type: ignore[operator]
+        return x * (self.weight / (variance + self.eps).sqrt())[:, None, None]
+
+
+class _MomentNorm(nn.Module):
+    """Centred, divided by the deviation over some axes, times ``weight``; the deviation is held, the mean is linear."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def _normed(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        centred = x - x.mean(axes, keepdim=True)
+        return centred / (hold(centred).square().mean(axes, keepdim=True) + self.eps).sqrt()
+
+
+class PositionNorm2d(_MomentNorm):
+    """Over the channels at each position of [B, C, H, W] ("pn")."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, H, W]."""
+        return self._normed(x, (1,)) * self.weight[:, None, None]
+
+
+class ImageNorm2d(_MomentNorm):
+    """Over channels and positions of each picture of [B, C, H, W]: group norm with one group."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, H, W]."""
+        return self._normed(x, (1, 2, 3)) * self.weight[:, None, None]
+
+
+class TokenNorm(_MomentNorm):
+    """Over the features of each token of [..., C]: layer norm."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., C] -> [..., C]."""
+        return self._normed(x, (-1,)) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens [B, N, C] whose weights, from queries and keys, are held; values stay live."""
+
+    def __init__(self, dim: int, heads: int, *, b: float = 2.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = TokenNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = BcosLinear(dim, dim, b=b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, C] -> [B, N, C]."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, -1)
+        )
+        mixed = F.scaled_dot_product_attention(hold(q), hold(k), v)
+        y: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return y
