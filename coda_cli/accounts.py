@@ -63,7 +63,7 @@ def make_record(
         source=source,
         network=Network(
             name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
-            temperature=float(checkpoint.arguments["temperature"]), assumed=net.assumed,
+            temperature=float(checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
         ),
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box),
         explained=explained,
@@ -95,6 +95,7 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
         logit=logit,
         probability=sigmoid(logit) if target.versus is None else None,
         bias=float(d.bias[0, k]) + 0.0,  # no -0.0 for a difference
+        positional=float(d.positional[0, k]) + 0.0,
         positive=evidence.positive,
         negative=evidence.negative,
         residual=float(d.residual[0, k]),

@@ -378,6 +378,10 @@ def test_arch_beats_the_sidecar_and_the_sidecar_the_path(tmp_path: Path) -> None
     assert "from --arch" in net.assumed[0]
 
 
+def _small_but(changes: dict[str, Any]) -> bytes:
+    return json.dumps(json.loads(small_checkpoint().model_dump_json()) | changes).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -385,7 +389,7 @@ def test_arch_beats_the_sidecar_and_the_sidecar_the_path(tmp_path: Path) -> None
         (b"{", "not valid JSON"),
         (b"[]", "not valid"),
         (b'{"name": "x"}', "architecture: Field required"),
-        (small_checkpoint(classes=("a", "b"), wnids=None, synonyms=None).model_dump_json().encode(), "2 classes"),
+        (_small_but({"classes": ["a", "b"], "wnids": None, "synonyms": None}), "2 classes and 3 outputs"),
     ],
 )
 def test_a_bad_sidecar_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -443,10 +447,10 @@ def test_authors_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None
     ("keys", "family"),
     [
         (["0.linear.weight", "1.linear.weight"], "a B-cos network"),
-        (["0.transformer.encoder_0.attn.to_qkv.weight", "0.linear_head.linear.linear.weight"], "a vision transformer"),
+        (["0.transformer.encoder_0.attn.to_qkv.weight", "0.linear_head.linear.linear.weight"], "B-cos network"),
         (["layer1.0.conv1.weight", "fc.weight", "fc.bias"], "an ordinary convolutional network"),
         (["features.0.weight"], "an ordinary convolutional network"),
-        (["encoder.weight"], "not the weights of a CoDA-Net"),
+        (["encoder.weight"], "the weights of no network that coda knows"),
     ],
 )
 def test_weights_of_another_family_are_named(tmp_path: Path, keys: list[str], family: str) -> None:

@@ -34,7 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "urllib3": ("checkpoints/fetch.py",),
     "jinja2": ("report/html.py",),
 }
-UNPICKLERS = ("checkpoints/loading.py", "training/loop.py")
+UNPICKLERS = ("checkpoints/foreign.py", "training/loop.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}
 PRINTERS = ("cli/",)
 

@@ -78,7 +78,7 @@ def test_list_shows_every_network_and_where_it_is(models: Models) -> None:
     models.put(NAME)
     ran = models.apart("list")
     heading, *rows = ran.lines
-    assert heading.split() == ["NAME", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"]
+    assert heading.split() == ["NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"]
     assert [row.split()[0] for row in rows] == list(known())
     where = {row.split()[0]: row.split("  ")[-1].strip() for row in rows}
     assert where[NAME] == "here"
@@ -86,7 +86,7 @@ def test_list_shows_every_network_and_where_it_is(models: Models) -> None:
     assert all(where[name] == "bundled" for name in BUNDLED)
     assert [row.split()[0] for row in rows if "(default)" in row] == [n for n in BUNDLED if n == manifest.DEFAULT]
     (large,) = [row for row in rows if row.startswith("9L-L-CoDA-SQ-100000")]
-    assert "47.5 M      100  240 x 240" in large
+    assert re.search(r"CoDA +47\.5 M +100  240 x 240", large)
     assert ran.err == ""
 
 
@@ -108,7 +108,8 @@ def test_list_as_json_is_an_object_for_each_network(models: Models) -> None:
 def test_parameters_are_counted_as_torch_counts_them(models: Models) -> None:
     for o in models("list", "--json").records:
         with torch.device("meta"):
-            network = build("coda_net", known()[o["name"]].checkpoint.arguments)
+            checkpoint = known()[o["name"]].checkpoint
+            network = build(checkpoint.architecture, checkpoint.arguments)
         assert o["parameters"] == sum(parameter.numel() for parameter in network.parameters())
 
 

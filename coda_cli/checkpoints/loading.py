@@ -1,32 +1,20 @@
-"""Files to networks and back. The only place that reads pickles, and only with ``weights_only``."""
+"""Files to networks and back. The authors' files are understood in ``foreign``."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from coda_cli.checkpoints.manifest import (
-    METADATA_KEY,
-    Checkpoint,
-    Known,
-    known,
-    parse_checkpoint,
-    published_checkpoint,
-    read_metadata,
-)
+from coda_cli.checkpoints.foreign import described
+from coda_cli.checkpoints.manifest import METADATA_KEY, Checkpoint, Known, known, parse_checkpoint, read_metadata
 from coda_cli.core.networks import build
-from coda_cli.core.published import PUBLISHED, published_name
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.stills import write_with
 
@@ -54,9 +42,9 @@ def load(
     """Load a network by its name in the manifest or from a file: our safetensors, or the authors' pickles.
 
     The authors' files hold bare weights. Stride, padding, norm, temperature, bias and classes are those of the
-    published configuration that ``arch``, a sidecar ``FILE.json`` or the path names, in that order; ``Net.assumed``
-    says which. Raises CheckpointError for a file that is missing, damaged, of another family, or whose configuration
-    nothing names; UsageError for an ``arch`` that does not exist.
+    published configuration that ``arch``, a sidecar ``FILE.json``, the file's hash or its path names, in that order;
+    ``Net.assumed`` says which. Raises CheckpointError for a file that is missing, damaged, of another family, or whose
+    configuration nothing names; UsageError for an ``arch`` that does not exist.
     """
     entry = known().get(str(name_or_path))
     path = entry.path if entry else Path(name_or_path)
@@ -66,13 +54,20 @@ def load(
     if entry and entry.sha256 not in (None, sha256):
         mend = f"coda models pull {name_or_path} --force" if entry.url else "reinstall coda-cli"
         raise CheckpointError(f"{path}: sha256 is {sha256}, the manifest says {entry.sha256}; {mend}")
+    if entry and not sha256.startswith(entry.sha256_prefix):
+        raise CheckpointError(
+            f"{path}: sha256 is {sha256}, the published one begins with {entry.sha256_prefix}; "
+            f"coda models pull {name_or_path} --force"
+        )
     if arch and (entry or path.suffix == SUFFIX):
         raise UsageError(f"--arch is for files without a description; {name_or_path} has its own")
     assumed: tuple[str, ...] = ()
     if path.suffix == SUFFIX:
         model, checkpoint = _load_own(path)
     else:
-        model, checkpoint, assumed = _load_foreign(path, arch, entry.checkpoint if entry else None)
+        tensors, checkpoint, assumed = described(path, sha256, arch, entry.checkpoint if entry else None)
+        model = _build(checkpoint, path)
+        _fill(model, tensors, path)
     _refuse_non_finite(model, path)
     model.requires_grad_(False)
     return Net(model.eval().to(device, dtype), checkpoint, path, sha256, assumed)
@@ -133,13 +128,9 @@ def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """The network without memory for its weights: ``_fill`` gives it some once the file is known to fit."""
     try:
         with torch.device("meta"):
-            model = build(checkpoint.architecture, checkpoint.arguments)
+            return build(checkpoint.architecture, checkpoint.arguments)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
         raise CheckpointError(f"{path}: {error}") from error
-    outputs = checkpoint.arguments["channels"][-1]
-    if len(checkpoint.classes) != outputs:
-        raise CheckpointError(f"{path}: described with {len(checkpoint.classes)} classes and {outputs} outputs")
-    return model
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -152,137 +143,3 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         if tensors[key].shape != tensor.shape:
             raise CheckpointError(f"{path}: {key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}")
     model.to_empty(device="cpu").load_state_dict(tensors)
-
-
-# ---- the authors' files ----------------------------------------------------------------------------------------------
-
-_DAU_KEY = "weight_mod.weighting_f"
-
-
-def _load_foreign(
-    path: Path, arch: str | None, checkpoint: Checkpoint | None
-) -> tuple[nn.Module, Checkpoint, tuple[str, ...]]:
-    state = _unpickle(path)
-    if not any(_DAU_KEY in key for key in state):
-        raise CheckpointError(f"{path}: {_family(state)}; coda explains CoDA-Nets (keys like 0.{_DAU_KEY}.0.weight)")
-    assumed: tuple[str, ...] = ()
-    if checkpoint is None:
-        checkpoint, assumed = _configuration(path, arch, state)
-    model = _build(checkpoint, path)
-    _fill(model, _converted(state, checkpoint, path), path)
-    return model, checkpoint, assumed
-
-
-# What torch.load was seen to raise for files with bytes cut off or changed.
-_RAISED_FOR_DAMAGE = (
-    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
-    ArithmeticError, MemoryError, struct.error,
-)  # fmt: skip
-
-
-def _unpickle(path: Path) -> dict[str, Tensor]:
-    """The state dict in a torch file, zip or legacy, without the wrappings that trainers put around it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the protocol of the pickle
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: not a torch file of plain tensors; it was not opened further, since that could run code in it"
-        ) from error
-    except _RAISED_FOR_DAMAGE as error:
-        ends = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
-        reason = (str(error).strip() or ends).splitlines()[0][:120]
-        raise CheckpointError(f"{path}: damaged, or not a torch file ({reason})") from error
-    for wrapping in ("the_model", "model_state_dict", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
-            content = content[wrapping]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
-        raise CheckpointError(f"{path}: holds no state dict (a dictionary of tensors)")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def _family(state: Mapping[str, Tensor]) -> str:
-    """What a state dict that is no CoDA-Net's looks like, for the error message."""
-    if any("to_qkv" in key for key in state):
-        return "the weights of a vision transformer"
-    if any(key.endswith(".linear.weight") for key in state):
-        return "the weights of a B-cos network"
-    if any("conv1" in key or "features." in key for key in state):
-        return "the weights of an ordinary convolutional network, which has no exact decomposition"
-    return "not the weights of a CoDA-Net"
-
-
-def _configuration(path: Path, arch: str | None, state: Mapping[str, Tensor]) -> tuple[Checkpoint, tuple[str, ...]]:
-    sidecar = path.with_name(path.name + ".json")
-    if arch is not None:
-        if arch not in PUBLISHED:
-            raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(PUBLISHED)}")
-        name, source = arch, "--arch"
-    elif sidecar.is_file():
-        try:
-            text = sidecar.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{sidecar}: cannot be read as text ({error})") from error
-        checkpoint = parse_checkpoint(text, str(sidecar))
-        return checkpoint, (f"everything but the weights from {sidecar.name}",)
-    elif found := published_name(str(path.resolve())):
-        name, source = found, "the file's path"
-    else:
-        candidates = [n for n in PUBLISHED if _shapes(n) == {k: tuple(v.shape) for k, v in state.items()}]
-        fitting = f"its shapes fit {', '.join(candidates)}" if candidates else "its shapes fit no published network"
-        raise CheckpointError(
-            f"{path}: weights alone do not tell stride, norm, temperature, bias and classes; {fitting}; say which "
-            f"with --arch NAME, or describe it in {sidecar.name}"
-        )
-    checkpoint = published_checkpoint(name)
-    t = checkpoint.arguments["temperature"]
-    return checkpoint, (
-        f"configuration {name} from {source}: strides, padding, norm {checkpoint.arguments['norm']}, temperature "
-        f"{t:g}, bias {checkpoint.arguments['bias']:.4f}, {len(checkpoint.classes)} class names",
-    )
-
-
-def _layer_shapes(arguments: Mapping[str, Any]) -> list[tuple[int, int, int, int, int]]:
-    """(C, O, k, rank, groups) of every layer."""
-    a, groups = arguments, arguments.get("groups") or [1] * len(arguments["kernels"])
-    return list(zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True))
-
-
-def _shapes(name: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i, (C, O, k, r, groups) in enumerate(_layer_shapes(PUBLISHED[name])):
-        shapes[f"{i}.{_DAU_KEY}.0.weight"] = (r, C, k, k)
-        shapes[f"{i}.{_DAU_KEY}.1.weight"] = (O * C * k * k, r // groups, 1, 1)
-        shapes[f"{i}.{_DAU_KEY}.1.bias"] = (O * C * k * k,)
-    return shapes
-
-
-def _converted(state: Mapping[str, Tensor], checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
-    """The authors' tensors under our names, in our order (models' section 3: row n = patch entry * O + output)."""
-    tensors: dict[str, Tensor] = {}
-    used = set()
-    for i, (C, O, k, r, groups) in enumerate(_layer_shapes(checkpoint.arguments)):
-        d, j = C * k * k, r // groups
-        expected = {".0.weight": (r, C, k, k), ".1.weight": (O * d, j, 1, 1), ".1.bias": (O * d,)}
-        found: dict[str, Tensor] = {}
-        for suffix, shape in expected.items():
-            key = f"{i}.{_DAU_KEY}{suffix}"
-            if key not in state:
-                raise CheckpointError(f"{path}: lacks {key}, which {checkpoint.name} has")
-            if tuple(state[key].shape) != shape:
-                raise CheckpointError(
-                    f"{path}: {key}: {checkpoint.name} expects {list(shape)}, got {list(state[key].shape)}; is it "
-                    "another configuration? name it with --arch"
-                )
-            found[suffix] = state[key].float()
-            used.add(key)
-        tensors[f"layers.{i}.V"] = found[".0.weight"]
-        U = found[".1.weight"].reshape(d, O, j).permute(1, 2, 0)  # [O, j, d]
-        tensors[f"layers.{i}.U"] = U.reshape(O * j, C, k, k)
-        tensors[f"layers.{i}.b"] = found[".1.bias"].reshape(d, O).t().reshape(O, C, k, k)
-    if extra := sorted(state.keys() - used):
-        raise CheckpointError(
-            f"{path}: holds {len(extra)} tensors that {checkpoint.name} has not, {extra[0]} among them"
-        )
-    return tensors

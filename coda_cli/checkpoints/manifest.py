@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import struct
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,12 @@ PUBLISHED_LICENCE = (
     "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
     "their repository allows non-commercial research, education and art only"
 )
+BCOS_LICENCES = {
+    1: "weights published by the authors of B-cos networks (github.com/moboehle/B-cos) without a licence of their "
+    "own; their repository allows non-commercial research, education and art only",
+    2: "weights published with github.com/B-cos/B-cos-v2 under the Apache 2.0 licence; its authors add that they "
+    "derive from ImageNet, whose terms are non-commercial",
+}
 
 
 class Preprocessing(BaseModel):
@@ -67,6 +74,12 @@ class Checkpoint(BaseModel):
             entries = getattr(self, field)
             if entries is not None and len(entries) != len(self.classes):
                 raise ValueError(f"{len(entries)} {field} for {len(self.classes)} classes")
+        channels = self.arguments.get("channels")
+        outputs = self.arguments.get(
+            "classes", channels[-1] if isinstance(channels, list | tuple) and channels else None
+        )
+        if isinstance(outputs, int) and outputs != len(self.classes):
+            raise ValueError(f"described with {len(self.classes)} classes and {outputs} outputs")
         return self
 
 
@@ -78,6 +91,7 @@ class Known(BaseModel):
     path: Path  # where its file is, or will be once pulled
     url: str | None = None
     sha256: str | None = None  # None: nobody published one, and no pull has recorded one
+    sha256_prefix: str = ""  # its first digits, where the authors published those
 
     @property
     def here(self) -> bool:
@@ -100,18 +114,41 @@ def parse_checkpoint(text: str, where: str) -> Checkpoint:
         raise CheckpointError(f"{where}: its description is not valid JSON") from error
 
 
+def family_of(checkpoint: Checkpoint) -> str:
+    """What kind of network a checkpoint is of, in words."""
+    if not checkpoint.architecture.startswith("bcos"):
+        return "CoDA"
+    version_1 = checkpoint.architecture == "bcos_chain" or "scale_factor" in checkpoint.arguments
+    return "B-cos v1" if version_1 else "B-cos v2"
+
+
+def count_parameters(path: Path) -> int:
+    """How many numbers the tensors of a safetensors file hold, running statistics left out. Raises CheckpointError."""
+    shapes = {key: entry["shape"] for key, entry in _header(path).items() if key != "__metadata__"}
+    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_STATISTICS))
+
+
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its tensors. Raises CheckpointError."""
+    return dict(_header(path).get("__metadata__") or {})
+
+
+def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > 100_000_000:  # the format's own limit
                 raise ValueError("header too long")
             header = json.loads(stream.read(length))
-            return dict(header.get("__metadata__") or {})
+            if not isinstance(header, dict):
+                raise ValueError("no header")
+            return header
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, AttributeError, struct.error) as error:
+    except (ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: not a safetensors file") from error
 
 
@@ -172,6 +209,7 @@ def _bundled() -> tuple[Known, ...]:
     return tuple(entries)
 
 
+_RELEASE = "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}"
 _NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
 # Link code and epoch of every file the authors published (CoDA-Nets, interpretability/utils.py:32-45). Without hashes.
 _LINKS = {
@@ -191,38 +229,55 @@ def recorded_hash_file(path: Path) -> Path:
 
 
 def _published() -> list[Known]:
-    entries = []
-    for name, (code, epoch) in _LINKS.items():
-        path = cache_folder() / name / f"model_epoch_{epoch}.pkl"
-        record = recorded_hash_file(path)
-        entries.append(
-            Known(
-                checkpoint=published_checkpoint(name),
-                path=path,
-                url=_NEXTCLOUD.format(code),
-                sha256=record.read_text(encoding="ascii").strip() if record.exists() else None,
-            )
-        )
-    return entries
+    from coda_cli.core.published_bcos import BCOS
+
+    files = [(name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "") for name, (code, epoch) in _LINKS.items()]
+    for name, entry in BCOS.items():
+        if entry.version == 1:
+            files.append((name, _NEXTCLOUD.format(entry.link), "state_dict.pkl", ""))
+        else:
+            files.append((name, _RELEASE.format(entry.link), entry.link, entry.sha256_prefix))
+    return [_entry(*file) for file in files]
+
+
+def _entry(name: str, url: str, file: str, sha256_prefix: str) -> Known:
+    path = cache_folder() / name / file
+    record = recorded_hash_file(path)
+    recorded = record.read_text(encoding="ascii").strip() if record.exists() else None
+    checkpoint = published_checkpoint(name)
+    return Known(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
 
 
 def published_checkpoint(name: str) -> Checkpoint:
     """The description of a published configuration, which its state dict cannot tell. Raises KeyError."""
     from coda_cli.core.published import PUBLISHED
+    from coda_cli.core.published_bcos import BCOS
 
-    arguments = PUBLISHED[name]
-    large = arguments["channels"][-1] == 100
-    classes = _class_data()["imagenet-100" if large else "cifar10"]
+    if name in BCOS:
+        bcos = BCOS[name]
+        architecture, arguments, resize, crop = bcos.architecture, bcos.arguments, bcos.resize, bcos.crop
+        licence = BCOS_LICENCES[bcos.version]
+        accuracy = None
+        if bcos.top1:
+            accuracy = Accuracy(value=bcos.top1, pictures=50_000, split="ImageNet validation, as published")
+    else:
+        architecture, arguments, licence, accuracy = "coda_net", PUBLISHED[name], PUBLISHED_LICENCE, None
+        resize, crop = (256, 240) if arguments["channels"][-1] == 100 else (32, 32)
+    count = arguments["classes"] if "classes" in arguments else arguments["channels"][-1]
+    large = count > 10
+    classes = _class_data()["imagenet"][:count] if large else _class_data()["cifar10"]
+    data = {10: "CIFAR-10", 100: "ImageNet, its first 100 classes", 1000: "ImageNet"}[count]
     return Checkpoint(
         name=name,
-        architecture="coda_net",
+        architecture=architecture,
         arguments=arguments,
         classes=tuple(entry["name"] for entry in classes),
         wnids=tuple(entry["wnid"] for entry in classes) if large else None,
         synonyms=tuple(tuple(entry["synonyms"]) for entry in classes) if large else None,
-        preprocessing=Preprocessing(resize=256, crop=240) if large else Preprocessing(resize=32, crop=32),
-        training={"data": "ImageNet, its first 100 classes" if large else "CIFAR-10"},
-        licence=PUBLISHED_LICENCE,
+        preprocessing=Preprocessing(resize=resize, crop=crop),
+        accuracy=accuracy,
+        training={"data": data},
+        licence=licence,
     )
 
 
@@ -243,7 +298,8 @@ def wnids_and_synonyms(
 
 
 def _imagenet_classes() -> list[dict[str, Any]]:
-    return [*_class_data()["imagenet-100"], *_class_data()["imagenette"]]
+    entries: list[dict[str, Any]] = _class_data()["imagenet"]
+    return entries
 
 
 @cache

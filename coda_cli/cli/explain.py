@@ -284,9 +284,10 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
         name = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
         p = "" if e.probability is None else f", p {e.probability:.3f}"
         there = " (already there)" if skipped else ""
+        embedding = f" {e.positional:+.3f} positional" if e.positional else ""
         say(
             f"{record.source.path}: {name}{p}: logit {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
-            f"{e.bias:+.3f} bias, residual {e.residual:.1e}{there}"
+            f"{e.bias:+.3f} bias{embedding}, residual {e.residual:.1e}{there}"
         )
         if not e.exact:
             console.error(

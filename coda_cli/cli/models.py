@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coda_cli.checkpoints import manifest
-from coda_cli.checkpoints.manifest import Checkpoint, Known
+from coda_cli.checkpoints.manifest import Known
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.options import Arch, Json, Offline, Quiet, Verbose
 from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, UsageError
@@ -84,7 +84,8 @@ def _summary(entry: Known) -> dict[str, Any]:
         "default": checkpoint.name == manifest.DEFAULT,
         "where": _where(entry),
         "architecture": checkpoint.architecture,
-        "parameters": _parameters(checkpoint),
+        "parameters": _parameters(entry),
+        "family": manifest.family_of(checkpoint),
         "class_count": len(checkpoint.classes),
         "preprocessing": checkpoint.preprocessing.model_dump(),
         "accuracy": checkpoint.accuracy.model_dump() if checkpoint.accuracy else None,
@@ -117,9 +118,15 @@ def _where(entry: Known) -> str:
     return "here" if entry.here else "not here"
 
 
-def _parameters(checkpoint: Checkpoint) -> int:
-    """How many numbers a CoDA-Net has, from its table alone (torch is not imported): V, U and b of every layer."""
-    a = checkpoint.arguments
+def _parameters(entry: Known) -> int | None:
+    """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
+    from coda_cli.core.published_bcos import BCOS
+
+    a, name = entry.checkpoint.arguments, entry.checkpoint.name
+    if entry.path.suffix == ".safetensors" and entry.path.exists():
+        return manifest.count_parameters(entry.path)
+    if name in BCOS:
+        return BCOS[name].parameters
     groups = a.get("groups") or [1] * len(a["kernels"])
     layers = zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True)
     return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
@@ -130,7 +137,8 @@ def _row(entry: Known) -> list[str]:
     crop = checkpoint.preprocessing.crop
     return [
         checkpoint.name + (" (default)" if checkpoint.name == manifest.DEFAULT else ""),
-        f"{_parameters(checkpoint) / 1e6:.1f} M",
+        manifest.family_of(checkpoint),
+        f"{(_parameters(entry) or 0) / 1e6:.1f} M",
         str(len(checkpoint.classes)),
         f"{crop} x {crop}",
         f"{accuracy.value:.2%}" if accuracy else "not measured",
@@ -146,7 +154,7 @@ def _table(rows: list[list[str]]) -> list[str]:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("NAME", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"):
+    for heading in ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"):
         table.add_column(heading, no_wrap=True, justify="right" if heading in ("PARAMETERS", "CLASSES") else "left")
     for row in rows:
         table.add_row(*row)
@@ -166,6 +174,7 @@ def _lines(details: dict[str, Any]) -> list[str]:
     facts = {
         "name": d["name"] + (" (the default)" if d["default"] else ""),
         "where": f"{d['where']}: {d['file']}",
+        "family": d["family"],
         "architecture": d["architecture"],
         "arguments": ", ".join(f"{key} {value}" for key, value in d["arguments"].items()),
         "parameters": d["parameters"],

@@ -97,6 +97,7 @@ class Account:
             logit=logit,
             probability=sigmoid(logit) if target.versus is None else None,
             bias=float(d.bias[0, k]) + 0.0,
+            positional=float(d.positional[0, k]) + 0.0,
             positive=evidence.positive,
             negative=evidence.negative,
             residual=float(d.residual[0, k]),

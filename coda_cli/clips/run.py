@@ -162,7 +162,7 @@ class _Run:
             ),
             network=Network(
                 name=net.checkpoint.name, sha256=net.sha256, architecture=net.checkpoint.architecture,
-                temperature=float(net.checkpoint.arguments["temperature"]), assumed=net.assumed,
+                temperature=float(net.checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
             ),
             view=ViewPart(fit=self.request.fit, width=width, height=height, box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy)),
             selection=SelectionPart(**asdict(self.selection)),

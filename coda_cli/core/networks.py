@@ -109,11 +109,6 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def outputs_of(arguments: Mapping[str, Any]) -> int:
-    """How many classes a network with these arguments has."""
-    return int(arguments["classes"] if "classes" in arguments else arguments["channels"][-1])
-
-
 def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The network that a checkpoint's metadata describes, with freshly drawn weights.
 

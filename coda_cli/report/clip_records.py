@@ -13,12 +13,13 @@ CLIP_SCHEMA: Literal["coda.clip"] = "coda.clip"
 
 
 class ExplainedFrame(ClassPart):
-    """One explained class of a frame, or a difference: logit == positive + negative + bias + residual."""
+    """One explained class of a frame, or a difference: logit == positive + negative + positional + bias + residual."""
 
     versus: ClassPart | None = None
     logit: float
     probability: float | None  # None for a difference
     bias: float
+    positional: float = 0.0  # the share of a positional embedding, of no pixel
     positive: float
     negative: float
     residual: float

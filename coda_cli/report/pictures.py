@@ -52,6 +52,8 @@ def _caption(part: Explained, record: Record) -> tuple[str, list[str]]:
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
     sums = f"logit = {part.positive:.2f} for − {-part.negative:.2f} against {part.bias:+.2f} bias"
+    if part.positional:
+        sums += f" {part.positional:+.2f} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
     scale = f"full colour ±{part.scale:.2g} logit a pixel"
     return title, [f"{sums}, {proof}", f"{record.network.name}, {record.precision}, {scale}"]

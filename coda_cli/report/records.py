@@ -81,12 +81,13 @@ class EvidencePart(_Part):
 
 
 class Explained(ClassPart):
-    """One explained class, or a difference of two (``versus``): logit == positive + negative + bias + residual."""
+    """One explained class, or a difference: logit == positive + negative + positional + bias + residual."""
 
     versus: ClassPart | None = None
     logit: float
     probability: float | None  # None for a difference
     bias: float
+    positional: float = 0.0  # the share of a positional embedding, of no pixel
     positive: float
     negative: float
     residual: float

@@ -1,0 +1,193 @@
+"""The published B-cos networks by their names, as arguments of the builders in bcos_nets. Does not import torch.
+
+Sources: B-cos (version 1), experiments/{CIFAR10,Imagenet}/bcos/experiment_parameters.py and the links of its README;
+B-cos-v2 (version 2), bcos/models and its release v0.0.1-weights. Accuracies are the authors', of ImageNet's 50,000
+validation pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+CIFAR_BIAS, V1_BIAS, V2_BIAS = math.log(0.1 / 0.9), math.log(0.01 / 0.99), -math.log(999)
+
+
+@dataclass(frozen=True)
+class PublishedBcos:
+    """What a published file does not say about itself, and where it is."""
+
+    version: int
+    architecture: str
+    arguments: dict[str, Any]
+    link: str  # version 1: the code of its download link; version 2: the file's name, with ten digits of its sha256
+    resize: int
+    crop: int
+    top1: float | None = None  # share in [0, 1]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has; of Inception v3 without the auxiliary head."""
+        name = next(name for name, entry in BCOS.items() if entry is self)
+        return _SIZES[name.partition("-B")[0]]
+
+    @property
+    def sha256_prefix(self) -> str:
+        """The first ten hex digits of the file's sha256, where its name has them."""
+        return self.link.removesuffix(".pth").rpartition("-")[2] if self.version == 2 else ""
+
+
+def _chain(b: float, temperature: float, link: str) -> PublishedBcos:
+    arguments = {
+        "channels": [6, 64, 64, 128, 128, 128, 256, 256, 256, 10], "kernels": [3] * 8 + [1],
+        "strides": [1, 1, 2, 1, 1, 2, 1, 1, 1], "b": float(b), "max_out": 2, "scale": 10 ** (-2 + 1.5 * (2.5 - b)),
+        "temperature": float(temperature), "bias": CIFAR_BIAS,
+    }  # fmt: skip
+    return PublishedBcos(1, "bcos_chain", arguments, link, 32, 32)
+
+
+def _v1(architecture: str, link: str, temperature: float, scale_factor: float, **arguments: Any) -> PublishedBcos:
+    size = (320, 299) if architecture == "bcos_inception" else (256, 224)
+    norm = {} if architecture == "bcos_inception" else {"norm": "none"}
+    shared = {"classes": 1000, "bias": V1_BIAS, "max_out": 2, "scale_factor": float(scale_factor), **norm}
+    return PublishedBcos(1, architecture, {**shared, "temperature": temperature, **arguments}, link, *size)
+
+
+def _v2(architecture: str, file: str, top1: float, resize: int = 256, **arguments: Any) -> PublishedBcos:
+    shared = {"classes": 1000, "bias": V2_BIAS, "temperature": 1.0}
+    return PublishedBcos(2, architecture, {**shared, **arguments}, f"{file}.pth", resize, 224, top1 / 100)
+
+
+LONG = 232  # what those that were trained longer, and the ConvNeXts, are resized to
+_RESNETS = {
+    "18": ([2, 2, 2, 2], False), "34": ([3, 4, 6, 3], False), "50": ([3, 4, 6, 3], True), "101": ([3, 4, 23, 3], True),
+    "152": ([3, 8, 36, 3], True),
+}  # fmt: skip
+_DENSENETS = {
+    "121": ([6, 12, 24, 16], 32, 64), "161": ([6, 12, 36, 24], 48, 96), "169": ([6, 12, 32, 32], 32, 64),
+    "201": ([6, 12, 48, 32], 32, 64),
+}  # fmt: skip
+_CONVNEXTS = {"tiny": ([96, 192, 384, 768], [3, 3, 9, 3]), "base": ([128, 256, 512, 1024], [3, 3, 27, 3])}
+_VITS = {  # width, depth of SimpleViT (ViT-C has one layer less), channels of ViT-C's stem
+    "ti": (192, 12, [24, 48, 96, 192]), "s": (384, 12, [48, 96, 192, 384]),
+    "b": (768, 12, [64, 128, 128, 256, 256, 512]), "l": (1024, 14, [64, 128, 128, 256, 256, 512]),
+}  # fmt: skip
+
+
+def _resnet(depth: str, file: str, top1: float, resize: int = 256, groups: int = 1) -> PublishedBcos:
+    blocks, bottleneck = _RESNETS[depth]
+    return _v2("bcos_resnet", file, top1, resize, blocks=blocks, bottleneck=bottleneck, groups=groups)
+
+
+def _densenet(depth: str, file: str, top1: float, resize: int = 256) -> PublishedBcos:
+    blocks, growth, first = _DENSENETS[depth]
+    return _v2("bcos_densenet", file, top1, resize, blocks=blocks, growth=growth, first=first)
+
+
+def _convnext(size: str, norm: str, file: str, top1: float) -> PublishedBcos:
+    dims, blocks = _CONVNEXTS[size]
+    return _v2("bcos_convnext", file, top1, LONG, dims=dims, blocks=blocks, norm=norm)
+
+
+def _vit(size: str, file: str, top1: float) -> PublishedBcos:
+    dim, depth, stem = _VITS[size]
+    simple = "simple" in file
+    shape = {"depth": depth, "patch": 16} if simple else {"depth": depth - 1, "stem": stem}
+    return _v2("bcos_vit", file, top1, dim=dim, **shape)
+
+
+BCOS: dict[str, PublishedBcos] = {
+    "9L-M2-B1": _chain(1, 1e-3, "q8cRRojXZ2WNWbS"),
+    "9L-M2-B1.25": _chain(1.25, 1e-3, "oX6H7jQiSN2dfWJ"),
+    "9L-M2-B1.5": _chain(1.5, 1e-2, "3LxnBCarS8Lpq5b"),
+    "9L-M2-B1.75": _chain(1.75, 10, "XLwEnaKr9bYQJaN"),
+    "9L-M2-B2": _chain(2, 100, "mksX2CJMCDQbMYb"),
+    "9L-M2-B2.25": _chain(2.25, 100, "qFsqLPdHLQyNHwH"),
+    "9L-M2-B2.5": _chain(2.5, 1000, "XwEAFrPSEYJ2C79"),
+    **{
+        f"bcos-v1-densenet_121{suffix}": _v1(
+            "bcos_densenet", link, 1e-3, 100, blocks=_DENSENETS["121"][0], growth=32, first=64
+        )
+        for suffix, link in (("", "LW2HsNDzAzaaaDH"), ("_cossched", "G8kdm73qWn4L8Lg"))
+    },
+    "bcos-v1-resnet_34": _v1("bcos_resnet", "mYe6TggQsDymZbk", 10.0, 100, blocks=_RESNETS["34"][0], bottleneck=False),
+    "bcos-v1-vgg_11": _v1("bcos_vgg", "kEHgFSSKMEdeA5N", 0.1, 1000),
+    "bcos-v1-inception_v3": _v1("bcos_inception", "QSEo6QSNgPZqNfi", 1.0, 200),
+    "bcos-resnet18": _resnet("18", "resnet_18-68b4160fff", 68.736),
+    "bcos-resnet34": _resnet("34", "resnet_34-a63425a03e", 72.284),
+    "bcos-resnet50": _resnet("50", "resnet_50-ead259efe4", 75.882),
+    "bcos-resnet101": _resnet("101", "resnet_101-84c3658278", 76.532),
+    "bcos-resnet152": _resnet("152", "resnet_152-42051a77c1", 76.484),
+    "bcos-resnext50_32x4d": _resnet("50", "resnext_50_32x4d-57af241ab9", 75.820, groups=32),
+    "bcos-resnet50_long": _resnet("50", "resnet_50_long-ef38a88533", 79.468, LONG),
+    "bcos-resnet152_long": _resnet("152", "resnet_152_long-0b4b434939", 80.144, LONG),
+    "bcos-densenet121": _densenet("121", "densenet_121-b8daf96afb", 73.612),
+    "bcos-densenet161": _densenet("161", "densenet_161-9e9ea51353", 76.622),
+    "bcos-densenet169": _densenet("169", "densenet_169-7037ee0604", 75.186),
+    "bcos-densenet201": _densenet("201", "densenet_201-00ac87066f", 75.480),
+    "bcos-densenet121_long": _densenet("121", "densenet_121_long-5175461597", 77.302, LONG),
+    "bcos-vgg11_bnu": _v2("bcos_vgg", "vgg_11_bnu-34036029f0", 69.310),
+    "bcos-convnext_tiny": _convnext("tiny", "pn", "convnext_tiny_pn-539b1bfb37", 77.488),
+    "bcos-convnext_base": _convnext("base", "pn", "convnext_base_pn-b0495852c6", 79.650),
+    "bcos-convnext_tiny_bnu": _convnext("tiny", "bnu", "convnext_tiny_bnu-dbd7f5ef9d", 76.826),
+    "bcos-convnext_base_bnu": _convnext("base", "bnu", "convnext_base_bnu-7c32a704b3", 80.142),
+    "bcos-simple_vit_ti_patch16_224": _vit("ti", "bcos_simple_vit_ti_patch16_224-4b0824b1c1", 59.960),
+    "bcos-simple_vit_s_patch16_224": _vit("s", "bcos_simple_vit_s_patch16_224-75e99d1f73", 69.246),
+    "bcos-simple_vit_b_patch16_224": _vit("b", "bcos_simple_vit_b_patch16_224-1fc4750806", 74.408),
+    "bcos-simple_vit_l_patch16_224": _vit("l", "bcos_simple_vit_l_patch16_224-9613b2ad0a", 75.060),
+    "bcos-vitc_ti_patch1_14": _vit("ti", "bcos_vitc_ti_patch1_14-ddd6193a77", 67.260),
+    "bcos-vitc_s_patch1_14": _vit("s", "bcos_vitc_s_patch1_14-cf55c88f0c", 74.504),
+    "bcos-vitc_b_patch1_14": _vit("b", "bcos_vitc_b_patch1_14-a13c46397b", 77.152),
+    "bcos-vitc_l_patch1_14": _vit("l", "bcos_vitc_l_patch1_14-8739e18b8d", 77.782),
+}
+
+
+# Parameters of each, by name; those of 9L-M2-B* are all alike.
+_SIZES = {
+    "bcos-resnet18": 11_693_120,
+    "bcos-resnet34": 21_797_568,
+    "bcos-resnet50": 25_538_880,
+    "bcos-resnet101": 44_504_896,
+    "bcos-resnet152": 60_125_504,
+    "bcos-resnext50_32x4d": 25_003_200,
+    "bcos-resnet50_long": 25_538_880,
+    "bcos-resnet152_long": 60_125_504,
+    "bcos-densenet121": 7_945_440,
+    "bcos-densenet161": 28_584_144,
+    "bcos-densenet169": 14_078_688,
+    "bcos-densenet201": 19_907_808,
+    "bcos-densenet121_long": 7_945_440,
+    "bcos-vgg11_bnu": 132_855_872,
+    "bcos-convnext_tiny": 28_543_392,
+    "bcos-convnext_base": 88_466_304,
+    "bcos-convnext_tiny_bnu": 28_543_392,
+    "bcos-convnext_base_bnu": 88_466_304,
+    "bcos-simple_vit_ti_patch16_224": 5_800_128,
+    "bcos-simple_vit_s_patch16_224": 22_217_088,
+    "bcos-simple_vit_b_patch16_224": 86_901_504,
+    "bcos-simple_vit_l_patch16_224": 178_787_328,
+    "bcos-vitc_ti_patch1_14": 5_318_712,
+    "bcos-vitc_s_patch1_14": 20_878_704,
+    "bcos-vitc_b_patch1_14": 81_326_016,
+    "bcos-vitc_l_patch1_14": 167_444_160,
+    "9L-M2": 3_772_160,
+    "bcos-v1-densenet_121": 15_807_232,
+    "bcos-v1-densenet_121_cossched": 15_807_232,
+    "bcos-v1-resnet_34": 43_578_112,
+    "bcos-v1-vgg_11": 265_706_240,
+    "bcos-v1-inception_v3": 47_600_000,
+}
+
+
+def bcos_named_in(path: str, candidates: Iterable[str]) -> str | None:
+    """The one of ``candidates`` whose name, the authors' or ours, stands in ``path`` as a whole word, else None."""
+    found = [
+        name for name in candidates
+        if re.search(rf"(?<![\w.-]){re.escape(name.removeprefix('bcos-v1-'))}(?![\w-]|\.\d)", path)
+        or (BCOS[name].version == 2 and BCOS[name].link.rpartition("-")[0] + "-" in path)
+        or name in path.replace(".safetensors", "").split("/")
+    ]  # fmt: skip
+    return found[0] if len(found) == 1 else None
