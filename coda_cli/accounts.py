@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
@@ -17,6 +18,7 @@ from coda_cli.checkpoints.targets import Target
 from coda_cli.explain import Explanation, Request
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
+from coda_cli.render.weights import colour_explanation
 from coda_cli.report.evidence import measure
 from coda_cli.report.records import (
     ClassPart,
@@ -45,6 +47,8 @@ class Drawing:
     scale: float | Literal["image", "run"] = "image"
     percentile: float = 99.5
     alpha: float = 0.85
+    style: Literal["signed", "colour"] = "signed"  # colour: the colour explanation of the B-cos papers
+    smooth: int = 15  # its window in the network's pixels
 
 
 def make_record(
@@ -109,6 +113,15 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
         ),
         scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
     )
+
+
+def colour_explanation_of(
+    explanation: Explanation, k: int, smooth: int, percentile: float = 99.5
+) -> NDArray[np.float32]:
+    """The colour explanation [h, w, 4] of one target; see ``render.weights``."""
+    d = explanation.decomposition
+    w, c = (t[0, k].to("cpu", torch.float32).numpy() for t in (d.dynamic_weights, d.contributions))
+    return colour_explanation(w, c, smooth, percentile)
 
 
 def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:

@@ -127,7 +127,7 @@ def _computed(
 def _first(d: Decomposition, count: int) -> Decomposition:
     """The first ``count`` weightings: in a batch, pictures with fewer targets than others carry rows of zeros."""
     return replace(
-        d, contributions=d.contributions[:, :count], weights=d.weights[:, :count], logit=d.logit[:, :count],
+        d, dynamic_weights=d.dynamic_weights[:, :count], weights=d.weights[:, :count], logit=d.logit[:, :count],
         bias=d.bias[:, :count], positional=d.positional[:, :count], residual=d.residual[:, :count],
         tolerance=d.tolerance[:, :count],
     )  # fmt: skip
@@ -138,9 +138,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:
-    """What the .npz holds: contributions [K, 6, h, w], their sum over channels [K, h, w], logits, targets and view."""
+    """What the .npz holds: contributions and dynamic weights [K, 6, h, w], pixels [K, h, w], logits, targets, view."""
     d = explanation.decomposition
     return {
+        "dynamic_weights": d.dynamic_weights[0].float().cpu().numpy(),
         "contributions": d.contributions[0].float().cpu().numpy(),
         "pixels": explanation.maps,
         "logits": d.logits[0].float().cpu().numpy(),

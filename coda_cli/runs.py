@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import Drawing, make_record
+from coda_cli.accounts import Drawing, colour_explanation_of, make_record
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError
@@ -180,7 +180,9 @@ class _Run:
         written: list[Path] = []
         explained = []
         taken: set[Path] = set()
+        drawing = self.output.drawing
         for k, part in enumerate(record.explained):
+            hues = colour_explanation_of(explanation, k, drawing.smooth) if drawing.style == "colour" else None
             name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
             index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
             files = {}
@@ -193,7 +195,7 @@ class _Run:
                 if path is None:
                     continue
                 picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
-                               self.output.drawing.alpha)  # fmt: skip
+                               drawing.alpha, hues)  # fmt: skip
                 write_png(path, picture, {RECORD_KEY: core_json(record, part)})
                 written.append(path)
                 files[kind] = path.relative_to(naming.folder).as_posix()

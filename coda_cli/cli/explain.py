@@ -46,6 +46,13 @@ class Fit(StrEnum):
     native = "native"
 
 
+class Style(StrEnum):
+    """What an overlay shows."""
+
+    signed = "signed"
+    colour = "colour"
+
+
 class Precision(StrEnum):
     """What is computed in."""
 
@@ -96,6 +103,12 @@ def explain(
         float, typer.Option(min=0, max=100, help="Of |contribution|: what --scale image and run take.")
     ] = 99.5,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of full colour in an overlay.")] = 0.85,
+    style: Annotated[
+        Style, typer.Option(help="Signed contributions, or the colour explanation of the B-cos papers.")
+    ] = Style.signed,
+    smooth: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Odd window of the colour explanation, in the network's pixels.")
+    ] = 15,
     name: Annotated[str, typer.Option("--name", metavar="TEMPLATE", help="Names of the files written.")] = (
         "{stem}.{class_slug}.{kind}.{ext}"
     ),
@@ -147,7 +160,9 @@ def explain(
     from coda_cli.runs import Output, explain_many
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
-    drawing = Drawing(kinds, _scale(scale), percentile, alpha)
+    if smooth % 2 == 0:
+        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
+    drawing = Drawing(kinds, _scale(scale), percentile, alpha, style.value, smooth)
     net = load_network(model, arch, device, request)
     naming = Naming(output, net.checkpoint.name, name)
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)

@@ -14,7 +14,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.explain import Fit, Precision, load_network
+from coda_cli.cli.explain import Fit, Precision, Style, load_network
 from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
@@ -95,6 +95,8 @@ def video(
         float, typer.Option(min=0, max=100, help="Of |contribution|: what clip and frame take.")
     ] = 99.5,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of full colour in an overlay.")] = 0.85,
+    style: Annotated[Style, typer.Option(help="Signed, or the colour explanation of the B-cos papers.")] = Style.signed,
+    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Odd window of the colour explanation.")] = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
     fit: Annotated[
         Fit, typer.Option(help="Centre crop as trained, the whole picture small, or the whole at its own size.")
@@ -125,12 +127,14 @@ def video(
     from coda_cli.explain import Request
     from coda_cli.media.clips import Selection, parse_box, parse_time
 
+    if smooth % 2 == 0:
+        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
     selection = Selection(
         parse_time(start), None if end is None else parse_time(end), every, fps,
         None if box is None else parse_box(box), max_frames,
     )  # fmt: skip
-    drawing = ClipDrawing(layout.value, _scale(scale), percentile, alpha, strip, centroid, height)
+    drawing = ClipDrawing(layout.value, _scale(scale), percentile, alpha, strip, centroid, height, style.value, smooth)
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request)
     counts: Counter[str] = Counter()

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.accounts import colour_explanation_of, sigmoid
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.clips.survey import Survey, name_of
@@ -17,7 +18,8 @@ from coda_cli.media.view import paste_back
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, resized
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import heatmap, overlay
-from coda_cli.report.clip_records import FrameRecord
+from coda_cli.report.clip_records import ExplainedFrame, FrameRecord
+from coda_cli.report.pictures import coloured_weights
 
 Layout = Literal["side", "overlay", "heatmap", "panel"]
 LAYOUTS: dict[str, tuple[str, ...]] = {
@@ -40,6 +42,8 @@ class ClipDrawing:
     strip: bool = True
     centroid: bool = False
     height: int | None = None
+    style: Literal["signed", "colour"] = "signed"
+    smooth: int = 5  # of the colour explanation, in the network's pixels
 
 
 class Painter:
@@ -108,20 +112,35 @@ class Painter:
             if kind == "picture":
                 tiles.append(Tile(picture))
                 continue
-            for target, pixels, part in zip(explanation.targets, explanation.maps, record.explained, strict=True):
-                values = paste_back(pixels, explanation.view, size)
-                if kind == "heatmap":
-                    shown = heatmap(values, part.scale)
-                else:
-                    shown = overlay(picture, values, part.scale, self.drawing.alpha)
+            for k, (target, part) in enumerate(zip(explanation.targets, record.explained, strict=True)):
+                shown = self._map(kind, explanation, k, picture, part)
                 if self.drawing.centroid and part.centroid:
                     x, y = part.centroid[0] - self.origin[0], part.centroid[1] - self.origin[1]
                     shown = marked(shown, (x * factor, y * factor))
                 name = name_of(target, self.net)
                 tiles.append(Tile(shown, _label(name, part.logit, part.probability), name))
-        scales = dict.fromkeys(part.scale for part in record.explained)
+        scales = {} if self._hues_only else dict.fromkeys(part.scale for part in record.explained)
         exact = all(part.exact for part in record.explained)
         return self._sheet.frame(tiles, frame.time, _note(frame.time, list(scales)), "" if exact else "NOT EXACT")
+
+    @property
+    def _hues_only(self) -> bool:
+        """Whether no signed map is in sight, so that there is no scale to state."""
+        return self.drawing.style == "colour" and self.drawing.layout != "panel"
+
+    def _map(self, kind: str, explanation: Explanation, k: int, picture: RGB, part: ExplainedFrame) -> RGB:
+        """The map of one target, at the size of ``picture``."""
+        size = picture.shape[1], picture.shape[0]
+        if self.drawing.style == "colour" and (kind == "overlay" or self.drawing.layout == "heatmap"):
+            # Unlike a picture's: full at the frame's own maximum, and fading with the probability, so that a clip shows
+            # when the network is sure.
+            hues = colour_explanation_of(explanation, k, self.drawing.smooth, 100.0)
+            hues[..., 3] *= sigmoid(part.logit)
+            return coloured_weights(hues, explanation.view, size)
+        values = paste_back(explanation.maps[k], explanation.view, size)
+        if kind == "heatmap":
+            return heatmap(values, part.scale)
+        return overlay(picture, values, part.scale, self.drawing.alpha)
 
 
 def _label(name: str, logit: float, probability: float | None) -> str:
@@ -129,4 +148,5 @@ def _label(name: str, logit: float, probability: float | None) -> str:
 
 
 def _note(seconds: float, scales: list[float]) -> str:
-    return f"{seconds:.2f} s · full colour {' '.join(f'±{scale:.2g}' for scale in scales)} logit a pixel"
+    stated = f" · full colour {' '.join(f'±{scale:.2g}' for scale in scales)} logit a pixel" if scales else ""
+    return f"{seconds:.2f} s{stated}"

@@ -31,7 +31,8 @@ class Decomposition:
     A weighting is a row of numbers, one per class: one-hot for a class, +1 and -1 for "A minus B".
     """
 
-    contributions: Tensor  # [B, K, C, h, w], signed, logit units
+    inputs: Tensor  # [B, C, h, w], the encoded pictures
+    dynamic_weights: Tensor  # [B, K, C, h, w], the rows of W(x)
     logits: Tensor  # [B, classes], of all classes
     weights: Tensor  # [B, K, classes], the weighting that was explained
     logit: Tensor  # float64 [B, K] = weights . logits
@@ -46,9 +47,14 @@ class Decomposition:
         return Decomposition(**{f.name: getattr(self, f.name)[b : b + 1] for f in fields(self)})
 
     @property
+    def contributions(self) -> Tensor:
+        """x * W(x), [B, K, C, h, w]; signed, logit units."""
+        return self.inputs[:, None] * self.dynamic_weights
+
+    @property
     def pixels(self) -> Tensor:
         """Contribution maps [B, K, h, w]: contributions summed over the channels; signed, logit units."""
-        return self.contributions.sum(2)
+        return (self.inputs[:, None] * self.dynamic_weights).sum(2)
 
     @property
     def exact(self) -> Tensor:
@@ -78,19 +84,20 @@ def decompose(
             for k in range(weights.shape[1])
         ]
     logits = logits.detach()
-    contributions = torch.stack([x.detach() * row[0] for row in rows], 1)  # x * W(x), [B, K, C, h, w]
+    W = torch.stack([row[0] for row in rows], 1)  # [B, K, C, h, w]
+    products = (x.detach()[:, None] * W).flatten(2)
     elsewhere = torch.stack([_products(x, added, row[1:]) for row in rows], 1)  # [B, K, n], n = 0 without constants
     wide = weights.to("cpu", torch.float64)
     logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
     constant = float(model.bias)  # type: ignore[arg-type]
     bias = constant * wide.sum(2)
     positional = _sum64(elsewhere)
-    residual = logit - _sum64(contributions.flatten(2)) - bias - positional
+    residual = logit - _sum64(products) - bias - positional
     computed_in = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
-    size = _sum64(contributions.flatten(2).abs()) + _sum64(elsewhere.abs()) + abs(constant) * wide.abs().sum(2)
+    size = _sum64(products.abs()) + _sum64(elsewhere.abs()) + abs(constant) * wide.abs().sum(2)
     rtol = RELATIVE_TOLERANCE[computed_in] if relative_tolerance is None else relative_tolerance
-    return Decomposition(contributions, logits, weights, logit, bias, positional, residual, rtol * size)
+    return Decomposition(x.detach(), W, logits, weights, logit, bias, positional, residual, rtol * size)
 
 
 def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:

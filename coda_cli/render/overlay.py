@@ -70,22 +70,24 @@ def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:
     return np.concatenate(row, 1)
 
 
-def framed(picture: Picture, scale: float, title: str, lines: Sequence[str]) -> Picture:
+def framed(picture: Picture, scale: float | None, title: str, lines: Sequence[str]) -> Picture:
     """A drawn picture uint8 [H, W, 3] with a colour bar in logit units at its right and a caption below.
 
-    The picture itself is in the result unchanged, at row and column ``margin(picture)``.
+    The picture itself is in the result unchanged, at row and column ``margin(picture)``. Without a ``scale`` there is
+    no bar.
     """
     height, width = picture.shape[:2]
     unit = _unit(picture)
     m, small = margin(picture), max(10, round(unit * 0.8))
-    inner = width + m + _bar_width(scale, small, unit)
+    inner = width + (0 if scale is None else m + _bar_width(scale, small, unit))
     title_lines = text.wrapped(title, unit, inner)
     small_lines = [part for line in lines for part in text.wrapped(line, small, inner)]
     leading, small_leading = round(unit * 1.45), round(unit * 1.2)
     below = m // 2 + leading * len(title_lines) + small_leading * len(small_lines) + m // 2
     canvas = np.full((m + height + below, m + inner + m, 3), PAPER, np.uint8)
     canvas[m : m + height, m : m + width] = picture
-    _draw_bar(canvas, (m + width + m, m, height), scale, small, unit)
+    if scale is not None:
+        _draw_bar(canvas, (m + width + m, m, height), scale, small, unit)
     y = m + height + m // 2
     for line in title_lines:
         text.draw(canvas, line, (m, y), unit, INK)

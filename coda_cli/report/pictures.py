@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.media.view import View, paste_back
+from coda_cli.render.colour import OUTSIDE
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, overlay, side_by_side
+from coda_cli.render.weights import on_paper
 from coda_cli.report.records import Explained, Record
 
 RGB = NDArray[np.uint8]
@@ -21,32 +21,42 @@ def _drawn(rgb: RGB, pixels: Map, view: View) -> tuple[RGB, Map]:
     return enlarged(rgb, size), paste_back(pixels, view, size)
 
 
-def _overlay(rgb: RGB, values: Map, scale: float, alpha: float) -> RGB:
-    return overlay(rgb, values, scale, alpha)
+STYLES = ("overlay", "heatmap", "panel")  # the kinds of files that are pictures
 
 
-def _heatmap(rgb: RGB, values: Map, scale: float, alpha: float) -> RGB:
-    del rgb, alpha  # the map alone
-    return heatmap(values, scale)
-
-
-def _panel(rgb: RGB, values: Map, scale: float, alpha: float) -> RGB:
-    return side_by_side([rgb, overlay(rgb, values, scale, alpha), heatmap(values, scale)])
-
-
-STYLES: dict[str, Callable[[RGB, Map, float, float], RGB]] = {"overlay": _overlay, "heatmap": _heatmap, "panel": _panel}
-
-
-def draw(kind: str, rgb: RGB, pixels: Map, view: View, part: Explained, record: Record, alpha: float) -> RGB:
+def draw(
+    kind: str, rgb: RGB, pixels: Map, view: View, part: Explained, record: Record, alpha: float, hues: Map | None = None
+) -> RGB:
     """One of STYLES: the picture ``rgb`` uint8 [H, W, 3] and a map [h, w] of its ``view``, framed; uint8 [H', W', 3].
 
-    ``part`` of ``record`` is the class that the map belongs to; scale and caption are taken from there.
+    ``part`` of ``record`` is the class that the map belongs to; scale and caption are taken from there. ``hues``
+    [h, w, 4], a colour explanation, is drawn in the place of the overlay and the heat map.
     """
     picture, values = _drawn(rgb, pixels, view)
-    return framed(STYLES[kind](picture, values, part.scale, alpha), part.scale, *_caption(part, record))
+    alone = heatmap(values, part.scale)
+    over = overlay(picture, values, part.scale, alpha)
+    if hues is not None:
+        over = coloured_weights(hues, view, picture.shape[1::-1])
+        alone = over if kind == "heatmap" else alone
+    drawn = {"overlay": over, "heatmap": alone, "panel": side_by_side([picture, over, alone])}[kind]
+    with_bar = hues is None or kind == "panel"
+    return framed(drawn, part.scale if with_bar else None, *_caption(part, record, hues is not None, with_bar))
 
 
-def _caption(part: Explained, record: Record) -> tuple[str, list[str]]:
+def coloured_weights(hues: Map, view: View, size: tuple[int, ...]) -> RGB:
+    """A colour explanation [h, w, 4] at its place in a picture of ``size`` (width, height), on white; grey outside."""
+    width, height = size
+    channels = [hues[..., c] * hues[..., 3] for c in range(3)] + [hues[..., 3]]  # premultiplied, or edges would darken
+    placed = [paste_back(np.ascontiguousarray(c), view, (width, height)) for c in channels]
+    opacity = placed[3]
+    with np.errstate(invalid="ignore"):
+        straight = [np.where(opacity > 0, c / np.maximum(opacity, 1e-12), 0) for c in placed[:3]]
+    paper = np.full((height, width, 3), 255, np.uint8)
+    paper[np.isnan(opacity)] = OUTSIDE
+    return on_paper(np.stack([*straight, opacity], 2).astype(np.float32), paper)
+
+
+def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = True) -> tuple[str, list[str]]:
     name = part.name if part.versus is None else f"{part.name} − {part.versus.name}"
     title = f"{name} · logit {part.logit:.2f}"
     if part.probability is not None:
@@ -55,5 +65,8 @@ def _caption(part: Explained, record: Record) -> tuple[str, list[str]]:
     if part.positional:
         sums += f" {part.positional:+.2f} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
-    scale = f"full colour ±{part.scale:.2g} logit a pixel"
-    return title, [f"{sums}, {proof}", f"{record.network.name}, {record.precision}, {scale}"]
+    scale = f", full colour ±{part.scale:.2g} logit a pixel" if bar else ""
+    lines = [f"{sums}, {proof}", f"{record.network.name}, {record.precision}{scale}"]
+    if hues:
+        lines.append("hue: which colour the weights ask for, opacity: their norm, smoothed; evidence against is hidden")
+    return title, lines
