@@ -168,7 +168,7 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("media/clip_decoding.py", "def read():\n    import av\n    from PIL import Image"),
         ("media/clip_animations.py", "def read():\n    import imageio.v3 as iio\n    from PIL import Image"),
         ("render/overlay.py", "import cv2\nimport numpy"),
-        ("checkpoints/loading.py", "import pickle\nimport torch\nfrom coda_cli.media.stills import w\ntorch.load('x')"),
+        ("checkpoints/foreign.py", "import pickle\nimport torch\nfrom coda_cli.media.stills import w\ntorch.load('x')"),
         ("checkpoints/fetch.py", "import pooch\nfrom coda_cli.core.published import PUBLISHED"),
         ("study/methods.py", "def ig():\n    from captum.attr import IntegratedGradients"),
         ("training/loop.py", "import torch\nimport coda_cli.checkpoints.loading\ntorch.load('x', weights_only=True)"),

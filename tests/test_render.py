@@ -173,7 +173,7 @@ def test_a_rescale_of_every_image_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
 def test_where_the_map_is_zero_the_grey_picture_shows() -> None:
     rgb = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     drawn = overlay.overlay(rgb, np.zeros((1, 5), np.float32), 1.0)
-    assert drawn[0].tolist() == [[grey_of(v)] * 3 for v in (0, 255, 76.245, 149.685, 29.07)]
+    assert drawn[0].tolist() == [[grey_of(v)] * 3 for v in (0, 255, 76, 150, 29)]
 
 
 @pytest.mark.parametrize(("sign", "full"), [(1, POSITIVE), (-1, NEGATIVE)])

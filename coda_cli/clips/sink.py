@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.clips.sheets import Painter
-from coda_cli.clips.survey import behind
 from coda_cli.explain import Explanation
 from coda_cli.media.clips import ClipWriter, Frame, Kind
 from coda_cli.media.sources import utf8
 from coda_cli.media.stills import atomic
 from coda_cli.report.clip_records import ClipRecord, FrameRecord, to_json
 
-UNDER_WAY = 8  # frames drawn or encoded at once, at most: they hold memory
+UNDER_WAY = 12  # frames drawn or encoded at once, at most: they hold memory
 RGB = NDArray[np.uint8]
 
 
@@ -56,8 +55,8 @@ class Sink:
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
             raise
-        self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)), initializer=behind)
-        self._encoding = ThreadPoolExecutor(1, initializer=behind)
+        self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)))
+        self._encoding = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> Sink:

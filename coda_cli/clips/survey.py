@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +20,7 @@ from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
 
 SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found from
-SCALE_BYTES = 1 << 26  # and fewer where they are large
+VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
 BATCH_PIXELS, MOST = 1 << 17, 16  # of views computed together: what stays in a processor's cache
 
@@ -37,11 +33,12 @@ def grouped_views(
     source = iter(frames)
 
     def following() -> tuple[Frame, View] | None:
-        frame = next(source, None)
-        return None if frame is None else (frame, fit(frame.rgb, p.resize, p.crop, request.fit))
+        if (frame := next(source, None)) is None:
+            return None
+        return frame, fit(frame.rgb, p.resize, p.crop, request.fit)
 
     group: list[tuple[Frame, View]] = []
-    with ThreadPoolExecutor(1, initializer=behind) as pool:
+    with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[tuple[Frame, View] | None]] = deque(pool.submit(following) for _ in range(AHEAD))
         try:
             while (pair := waiting.popleft().result()) is not None:
@@ -57,24 +54,13 @@ def grouped_views(
             pool.shutdown(cancel_futures=True)
 
 
-def behind() -> None:
-    """Let the calling thread stand behind the network's threads, and those that it starts.
-
-    A matrix product is as fast as its slowest part: a thread that takes one of its cores for a millisecond costs all of
-    them that millisecond. Behind, it works while the network waits for it, on every core.
-    """
-    if sys.platform == "linux":  # elsewhere niceness belongs to processes
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
-
 @dataclass
 class Survey:
     """What one forward pass over a clip found: logits [n, classes] of its frames at ``times`` [n], and some views."""
 
     times: list[float] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
-    views: list[View] = field(default_factory=list)  # evenly spaced
+    sample: list[View] = field(default_factory=list)  # evenly spaced
     every: int = 1  # the spacing
 
     @property
@@ -85,10 +71,10 @@ class Survey:
     def add(self, time: float, logits: NDArray[np.float32], view: View) -> None:
         """Take note of the next frame."""
         if self.seen % self.every == 0:
-            self.views.append(view)
-            most = max(4, min(2 * SCALE_FRAMES, SCALE_BYTES // view.rgb.nbytes))
-            if len(self.views) >= most:  # every other one goes: the rest stays evenly spaced
-                self.views, self.every = self.views[::2], self.every * 2
+            self.sample.append(view)
+            most = max(4, min(2 * SCALE_FRAMES, VIEW_BYTES // view.rgb.nbytes))
+            if len(self.sample) >= most:  # every other one goes: the rest stays evenly spaced
+                self.sample, self.every = self.sample[::2], self.every * 2
         self.times.append(time)
         self.logits.append(logits)
 
@@ -115,7 +101,7 @@ class Survey:
 
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
         """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""
-        sample = self.views[:: max(1, len(self.views) // SCALE_FRAMES)]
+        sample = self.sample[:: max(1, len(self.sample) // SCALE_FRAMES)]
         h, w = sample[0].rgb.shape[:2]
         size, magnitudes = max(1, min(MOST, BATCH_PIXELS // (h * w))), Magnitudes()
         for i in range(0, len(sample), size):

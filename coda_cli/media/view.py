@@ -90,12 +90,17 @@ def paste_back(values: NDArray[np.float32], view: View, size: tuple[int, int] | 
     x0, y0, x1, y1 = view.box
     ax, ay = w / (x1 - x0), h / (y1 - y0)
     # Centre of a drawn pixel X -> the map's pixel coordinate j, whose centres are integers: inverse map for OpenCV.
-    affine = np.array([[kx * ax, 0, (0.5 * kx - x0) * ax - 0.5], [0, ky * ay, (0.5 * ky - y0) * ay - 0.5]], np.float64)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    drawn = cv2.warpAffine(values.astype(np.float32), affine, (width, height), flags=flags,
-                           borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
     X, Y = (np.arange(width) + 0.5) * kx, (np.arange(height) + 0.5) * ky
-    outside = ((x0 > X) | (x1 < X))[None, :] | ((y0 > Y) | (y1 < Y))[:, None]
-    result = np.asarray(drawn, np.float32)
-    result[outside] = np.nan
+    columns, rows = np.flatnonzero((x0 <= X) & (x1 >= X)), np.flatnonzero((y0 <= Y) & (y1 >= Y))
+    result = np.full((height, width), np.nan, np.float32)
+    if not len(columns) or not len(rows):
+        return result
+    # Only the part inside is drawn; its first pixel is (u, v) of the whole.
+    u, v = columns[0], rows[0]
+    affine = np.array([[kx * ax, 0, ((0.5 + u) * kx - x0) * ax - 0.5], [0, ky * ay, ((0.5 + v) * ky - y0) * ay - 0.5]])
+    inside = cv2.warpAffine(
+        values.astype(np.float32), affine, (len(columns), len(rows)), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    result[v : v + len(rows), u : u + len(columns)] = inside
     return result

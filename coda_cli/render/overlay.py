@@ -39,21 +39,28 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     The picture turns grey, so that every colour is evidence; where the map is 0 the grey picture shows unchanged, at
     ``scale`` and beyond the colour covers it with opacity ``alpha``. Pixels with NaN (not seen) are dimmed.
     """
-    # Colours, blue above all, would drown in black: it becomes FADED. In place and channel by channel: for clips, this
-    # is most of the time that drawing takes.
-    fading = np.array([[0.299, 0.587, 0.114]], np.float32) * ((255 - FADED) / 255)
-    luma = np.asarray(cv2.transform(rgb.astype(np.float32), fading), np.float32) + FADED
-    luma[np.isnan(values)] *= DIMMED
-    s = strength(values, scale)
+    # Colours, blue above all, would drown in black: it becomes FADED. In place, channel by channel and only where the
+    # map is: for clips, this is most of the time that drawing takes.
+    luma = np.asarray(cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), _FADING), np.float32)
+    known = ~np.isnan(values)
+    luma[~known] *= DIMMED
+    result = np.asarray(cv2.cvtColor(cv2.convertScaleAbs(luma), cv2.COLOR_GRAY2RGB), np.uint8)
+    rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+    if not len(rows):
+        return result
+    seen = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    luma, s = luma[seen], strength(values[seen], scale)
     opacity, positive = alpha * np.abs(s), s > 0
-    channels = []
-    for plus, minus in zip(POSITIVE, NEGATIVE, strict=True):
-        channel = np.where(positive, np.float32(plus), np.float32(minus))
+    for c in range(3):
+        channel = np.where(positive, np.float32(POSITIVE[c]), np.float32(NEGATIVE[c]))
         channel -= luma
         channel *= opacity
         channel += luma
-        channels.append(channel)
-    return np.asarray(cv2.convertScaleAbs(cv2.merge(channels)), np.uint8)
+        result[(*seen, c)] = cv2.convertScaleAbs(channel)
+    return result
+
+
+_FADING = (FADED + np.arange(256) * ((255 - FADED) / 255)).astype(np.float32)  # of a brightness of 0..255
 
 
 def heatmap(values: Map, scale: float) -> Picture:
