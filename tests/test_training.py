@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+import coda_cli
 from coda_cli.checkpoints.loading import load
 from coda_cli.core.networks import build, encode
 from coda_cli.errors import ExitCode, MediaError, TrainingError
@@ -832,6 +833,20 @@ def test_a_finished_run_becomes_a_file_that_gives_the_same_logits_and_tells_the_
     assert checkpoint.training["recipe"]["learning_rate"] == TINY.learning_rate
     again = Recipe(arguments=checkpoint.arguments, **checkpoint.training["recipe"])
     assert replace(again, arguments=ARGUMENTS) == TINY, "the file holds what it takes to repeat the run"
+
+
+def test_a_b_cos_network_learns_and_its_file_explains(data: tuple[Split, Split], tmp_path: Path) -> None:
+    arguments = {"channels": [6, 8, 8, 10], "kernels": [3, 3, 1], "strides": [2, 2, 1], "b": 2.0, "max_out": 2,
+                 "scale": 0.1, "temperature": 1.0, "bias": math.log(1 / 9)}  # fmt: skip
+    recipe = replace(TINY, architecture="bcos_chain", arguments=arguments, epochs=12, stages=[[0.5, 0.5]])
+    assert recipe.temperature(0) == recipe.temperature(0.9) == 1.0  # a mean over positions knows no area
+    result = loop.train(recipe, data, tmp_path, device=CPU, compiled=False)
+    assert result.accuracy is not None
+    assert result.accuracy > 0.8
+    net = load(finish(result, recipe, data, tmp_path / "b.safetensors", "b", about="colours"))
+    assert net.checkpoint.architecture == "bcos_chain"
+    explanation = coda_cli.explain_image(np.asarray(data[1].images[0].permute(1, 2, 0)), net)
+    assert bool(explanation.decomposition.exact.all())
 
 
 def test_accuracy_counts_hits() -> None:

@@ -58,7 +58,7 @@ def train(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Train a CoDA-Net and write it as one self-describing file.
+    """Train a CoDA-Net, or a B-cos network (--arch), and write it as one self-describing file.
 
     \b
     coda train cifar10/ -o run/
@@ -87,19 +87,24 @@ def train(
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
     from coda_cli.core.published import PUBLISHED
+    from coda_cli.core.published_bcos import BCOS
 
-    arguments = recipe.arguments
-    if arch is not None:
-        if arch not in PUBLISHED:
-            raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(PUBLISHED)}")
-        arguments = PUBLISHED[arch]
+    architecture, arguments = recipe.architecture, recipe.arguments
+    if arch in PUBLISHED:
+        architecture, arguments = "coda_net", PUBLISHED[arch]
+    elif arch in BCOS:
+        architecture, arguments = BCOS[arch].architecture, BCOS[arch].arguments
+    elif arch is not None:
+        raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join([*PUBLISHED, *BCOS])}")
     if temperature is not None:
         if not 0 < temperature < math.inf:
             raise UsageError(f"--temperature {temperature:g}: expected a positive number")
         arguments = {**arguments, "temperature": temperature}
     if changes["precision"] not in (None, "float32", "bfloat16"):
         raise UsageError(f"--precision {changes['precision']}: expected float32 or bfloat16")
-    return replace(recipe, arguments=arguments, **{k: v for k, v in changes.items() if v is not None})
+    return replace(
+        recipe, architecture=architecture, arguments=arguments, **{k: v for k, v in changes.items() if v is not None}
+    )
 
 
 def _run(

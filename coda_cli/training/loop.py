@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing, wnids_and_synonyms
+from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.networks import CodaNet, build, classify, encode
 from coda_cli.errors import TrainingError
 from coda_cli.media.stills import write_with
@@ -79,8 +80,8 @@ def train(
     start = time.monotonic()
     train_split, test_split = data[0].to(device), data[1].to(device)
     torch.manual_seed(recipe.seed)
-    model = build("coda_net", recipe.with_classes(len(train_split.classes))).to(device)
-    assert isinstance(model, CodaNet)
+    model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
+    assert isinstance(model, CodaNet | BcosNet)
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     per_epoch = len(train_split) // recipe.batch
@@ -159,7 +160,7 @@ def finish(
     wnids, synonyms = wnids_and_synonyms(train_split.classes)
     checkpoint = Checkpoint(
         name=name,
-        architecture="coda_net",
+        architecture=recipe.architecture,
         arguments=recipe.with_classes(len(train_split.classes)),
         classes=train_split.classes,
         wnids=wnids,
@@ -168,7 +169,7 @@ def finish(
         accuracy=Accuracy(value=result.accuracy, pictures=len(test_split), split="held out"),
         training={
             "data": about,
-            "recipe": {key: value for key, value in asdict(recipe).items() if key != "arguments"},
+            "recipe": {key: value for key, value in asdict(recipe).items() if key not in ("arguments", "architecture")},
             "pictures": len(train_split),
             "steps": result.steps,
             "seconds": round(result.seconds),

@@ -18,8 +18,9 @@ class Recipe:
     input (CVPR 2021, section 3.3), but a network that starts with it hardly learns.
     """
 
-    arguments: dict[str, Any]  # of coda_net; the class count is set from the data
+    arguments: dict[str, Any]  # of the architecture; the class count is set from the data
     size: int  # pictures are size x size
+    architecture: str = "coda_net"
     epochs: int = 10
     batch: int = 64
     learning_rate: float = 1e-3  # peak of the schedule; Adam
@@ -37,6 +38,8 @@ class Recipe:
 
     def with_classes(self, count: int) -> dict[str, Any]:
         """The architecture's arguments for ``count`` classes."""
+        if "channels" not in self.arguments:
+            return {**self.arguments, "classes": count}
         return {**self.arguments, "channels": [*self.arguments["channels"][:-1], count]}
 
     @property
@@ -53,12 +56,13 @@ class Recipe:
         return self.size
 
     def temperature(self, progress: float) -> float:
-        """Temperature of a step: scaled with the area of its pictures, since logits are sums over positions."""
+        """Temperature of a step; of a CoDA-Net scaled with the area of its pictures: its logits are sums over them."""
         last = float(self.arguments["temperature"])
         first = last if self.first_temperature is None else self.first_temperature
         risen = min(1.0, progress / self.rise) if self.rise else 1.0
         now = first * math.exp(risen * math.log(last / first))
-        return now * (self.side(progress) / self.size) ** 2
+        area = (self.side(progress) / self.size) ** 2 if self.architecture == "coda_net" else 1.0
+        return now * area
 
 
 RECIPES: dict[str, Recipe] = {
