@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
-from coda_cli.checkpoints.targets import Target
 from coda_cli.explain import Explanation, Request
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.weights import colour_explanation
-from coda_cli.report.evidence import measure
+from coda_cli.report.evidence import Evidence, measure
 from coda_cli.report.records import (
     ClassPart,
     EvidencePart,
@@ -29,6 +28,7 @@ from coda_cli.report.records import (
     RegionPart,
     ScoredClass,
     Source,
+    Sums,
     ViewPart,
 )
 
@@ -58,9 +58,7 @@ def make_record(
     d, view, checkpoint = explanation.decomposition, explanation.view, net.checkpoint
     logits = d.logits[0].double().cpu().numpy()
     height, width = view.rgb.shape[:2]
-    explained = tuple(
-        _explained(explanation, k, target, checkpoint, drawing) for k, target in enumerate(explanation.targets)
-    )
+    explained = tuple(_explained(explanation, k, checkpoint, drawing) for k in range(len(explanation.targets)))
     best = np.argsort(-logits, kind="stable")[:TOP]
     parameter = next(net.model.parameters())
     return Record(
@@ -84,16 +82,31 @@ def make_record(
     )  # fmt: skip
 
 
-def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Checkpoint, drawing: Drawing) -> Explained:
-    d, view, pixels = explanation.decomposition, explanation.view, explanation.maps[k]
+def _explained(explanation: Explanation, k: int, checkpoint: Checkpoint, drawing: Drawing) -> Explained:
+    view, pixels = explanation.view, explanation.maps[k]
     evidence = measure(pixels)
-    logit = float(d.logit[0, k])
     regions = tuple(
         RegionPart(box=(*to_source(view, *r.box[:2]), *to_source(view, *r.box[2:])), share=r.share,
                    view_pixels=r.pixels)
         for r in evidence.regions
     )  # fmt: skip
     return Explained(
+        **sums(explanation, k, evidence, checkpoint).model_dump(),
+        evidence=EvidencePart(
+            centroid=None if evidence.centroid is None else to_source(view, *evidence.centroid),
+            half_share=evidence.half_share,
+            regions=regions,
+            grid=evidence.grid,
+        ),
+        scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
+    )
+
+
+def sums(explanation: Explanation, k: int, evidence: Evidence, checkpoint: Checkpoint) -> Sums:
+    """What the logit of target ``k`` is made of; ``evidence`` is its map's."""
+    d, target = explanation.decomposition, explanation.targets[k]
+    logit = float(d.logit[0, k])
+    return Sums(
         **class_part(checkpoint, target.index).model_dump(),
         versus=None if target.versus is None else class_part(checkpoint, target.versus),
         logit=logit,
@@ -105,13 +118,6 @@ def _explained(explanation: Explanation, k: int, target: Target, checkpoint: Che
         residual=float(d.residual[0, k]),
         tolerance=float(d.tolerance[0, k]),
         exact=bool(d.exact[0, k]),
-        evidence=EvidencePart(
-            centroid=None if evidence.centroid is None else to_source(view, *evidence.centroid),
-            half_share=evidence.half_share,
-            regions=regions,
-            grid=evidence.grid,
-        ),
-        scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
     )
 
 

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coda_cli.core import bcos, bcos_nets, held
+from coda_cli.core import bcos, held
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
+from coda_cli.core.bcos_vit import positional_embedding
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import ARCHITECTURES, build
 
@@ -226,7 +227,7 @@ def test_a_convolution_is_its_formula_position_by_position(b: float, groups: int
 
 
 def test_the_positional_embedding_is_its_formula() -> None:
-    pe = bcos_nets.positional_embedding(2, 3, 8, torch.zeros(1, dtype=torch.float64))
+    pe = positional_embedding(2, 3, 8, torch.zeros(1, dtype=torch.float64))
     for row in range(2):
         for column in range(3):
             omega = [10000 ** -(i / 1) for i in range(2)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.accounts import TOP, class_part, sigmoid, to_source
+from coda_cli.accounts import TOP, class_part, sigmoid, sums, to_source
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.explain import Explanation
@@ -89,20 +89,10 @@ class Account:
         )  # fmt: skip
 
     def _explained(self, explanation: Explanation, k: int, target: Target, scale: float) -> ExplainedFrame:
-        d, pixels, checkpoint = explanation.decomposition, explanation.maps[k], self.net.checkpoint
-        evidence, logit = measure(pixels, parts=False), float(d.logit[0, k])
+        pixels = explanation.maps[k]
+        evidence = measure(pixels, parts=False)
         return ExplainedFrame(
-            **class_part(checkpoint, target.index).model_dump(),
-            versus=None if target.versus is None else class_part(checkpoint, target.versus),
-            logit=logit,
-            probability=sigmoid(logit) if target.versus is None else None,
-            bias=float(d.bias[0, k]) + 0.0,
-            positional=float(d.positional[0, k]) + 0.0,
-            positive=evidence.positive,
-            negative=evidence.negative,
-            residual=float(d.residual[0, k]),
-            tolerance=float(d.tolerance[0, k]),
-            exact=bool(d.exact[0, k]),
+            **sums(explanation, k, evidence, self.net.checkpoint).model_dump(),
             centroid=None if evidence.centroid is None else self._place(explanation.view, *evidence.centroid),
             half_share=evidence.half_share,
             similarity=_cosine(self._before.get(target), pixels),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,17 +43,14 @@ class Sink:
 
     def __init__(self, painter: Painter, outputs: ClipOutputs, rate: Fraction | None, audio: Path | None) -> None:
         self.painter = painter
-        self._stack = ExitStack()
-        try:
+        with ExitStack() as stack:
             # Entered first, it is closed last: the record's presence says that the clips are there.
-            self._lines = self._stack.enter_context(atomic(outputs.record)) if outputs.record else None
+            self._lines = stack.enter_context(atomic(outputs.record)) if outputs.record else None
             self._writers = [
-                self._stack.enter_context(ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None))
+                stack.enter_context(ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None))
                 for kind, clip in outputs.clips.items()
             ]
-        except BaseException:
-            self._stack.__exit__(*sys.exc_info())
-            raise
+            self._stack = stack.pop_all()
         self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)))
         self._encoding = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()

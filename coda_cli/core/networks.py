@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core import bcos_nets
+from coda_cli.core.bcos_inception import bcos_inception
+from coda_cli.core.bcos_vit import bcos_vit
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.published import PUBLISHED_BIAS
@@ -103,9 +105,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bcos_resnet": bcos_nets.bcos_resnet,
     "bcos_densenet": bcos_nets.bcos_densenet,
     "bcos_vgg": bcos_nets.bcos_vgg,
-    "bcos_inception": bcos_nets.bcos_inception,
+    "bcos_inception": bcos_inception,
     "bcos_convnext": bcos_nets.bcos_convnext,
-    "bcos_vit": bcos_nets.bcos_vit,
+    "bcos_vit": bcos_vit,
 }
 
 

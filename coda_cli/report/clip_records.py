@@ -6,25 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coda_cli.report.records import ClassPart, ErrorPart, FailedSource, Network, ScoredClass, ViewPart, _Part
+from coda_cli.report.records import ClassPart, ErrorPart, FailedSource, Network, ScoredClass, Sums, ViewPart, _Part
 
 FRAME_SCHEMA: Literal["coda.frame"] = "coda.frame"
 CLIP_SCHEMA: Literal["coda.clip"] = "coda.clip"
 
 
-class ExplainedFrame(ClassPart):
-    """One explained class of a frame, or a difference: logit == positive + negative + positional + bias + residual."""
+class ExplainedFrame(Sums):
+    """One explained class of a frame."""
 
-    versus: ClassPart | None = None
-    logit: float
-    probability: float | None  # None for a difference
-    bias: float
-    positional: float = 0.0  # the share of a positional embedding, of no pixel
-    positive: float
-    negative: float
-    residual: float
-    tolerance: float
-    exact: bool
     centroid: tuple[float, float] | None  # of the positive evidence, in the source's pixels
     half_share: float | None  # smallest share of the view's pixels that holds half of the positive evidence
     similarity: float | None  # cosine of this map and the previous frame's of the same class; None for the first

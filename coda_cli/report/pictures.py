@@ -33,17 +33,20 @@ def draw(
     [h, w, 4], a colour explanation, is drawn in the place of the overlay and the heat map.
     """
     picture, values = _drawn(rgb, pixels, view)
-    alone = heatmap(values, part.scale)
-    over = overlay(picture, values, part.scale, alpha)
+    row = [picture] if kind == "panel" else []
     if hues is not None:
-        over = coloured_weights(hues, view, picture.shape[1::-1])
-        alone = over if kind == "heatmap" else alone
-    drawn = {"overlay": over, "heatmap": alone, "panel": side_by_side([picture, over, alone])}[kind]
+        row.append(coloured_weights(hues, view, (picture.shape[1], picture.shape[0])))
+    elif kind != "heatmap":
+        row.append(overlay(picture, values, part.scale, alpha))
+    if kind == "panel" or (kind == "heatmap" and hues is None):
+        row.append(heatmap(values, part.scale))
     with_bar = hues is None or kind == "panel"
-    return framed(drawn, part.scale if with_bar else None, *_caption(part, record, hues is not None, with_bar))
+    return framed(
+        side_by_side(row), part.scale if with_bar else None, *_caption(part, record, hues is not None, with_bar)
+    )
 
 
-def coloured_weights(hues: Map, view: View, size: tuple[int, ...]) -> RGB:
+def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
     """A colour explanation [h, w, 4] at its place in a picture of ``size`` (width, height), on white; grey outside."""
     width, height = size
     channels = [hues[..., c] * hues[..., 3] for c in range(3)] + [hues[..., 3]]  # premultiplied, or edges would darken

@@ -80,8 +80,11 @@ class EvidencePart(_Part):
     grid: tuple[tuple[float, ...], ...]
 
 
-class Explained(ClassPart):
-    """One explained class, or a difference: logit == positive + negative + positional + bias + residual."""
+class Sums(ClassPart):
+    """An explained class, or a difference, and what its logit is made of.
+
+    logit == positive + negative + positional + bias + residual
+    """
 
     versus: ClassPart | None = None
     logit: float
@@ -93,6 +96,11 @@ class Explained(ClassPart):
     residual: float
     tolerance: float
     exact: bool
+
+
+class Explained(Sums):
+    """One explained class of a picture."""
+
     evidence: EvidencePart
     scale: float  # the contribution of one view pixel, in logit units, that is drawn in full colour
     files: dict[str, str] = {}  # what was written: kind -> path relative to the output folder, with /
