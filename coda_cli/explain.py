@@ -17,7 +17,7 @@ from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
-from coda_cli.core.networks import encode
+from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import Fit, View, fit
@@ -99,7 +99,7 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
 @torch.no_grad()
 def classify_views(views: Sequence[View], net: Net, request: Request) -> list[NDArray[np.float32]]:
     """The logits [classes] of pictures of one size, nothing decomposed. Raises MediaError as ``explain_views`` does."""
-    return _computed(views, net, request, lambda _, x: list(net.model(x).float().cpu().numpy()))
+    return _computed(views, net, request, lambda _, x: list(forward(net.model, x).float().cpu().numpy()))
 
 
 def _computed(

@@ -7,16 +7,17 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from coda_cli.accounts import Drawing, colour_explanation_of, make_record
+from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError
@@ -37,6 +38,8 @@ from coda_cli.report.files import (
 from coda_cli.report.pictures import STYLES, draw
 from coda_cli.report.records import Record, Source, core_json, to_json
 
+READ_AHEAD = 6  # pictures
+GROUP_BYTES = 128e6  # of pictures that are computed together; three such groups are on their way at a time
 IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
 T = TypeVar("T")
 
@@ -66,6 +69,9 @@ class _Loaded:
     item: Item
     picture: Picture
     view: View
+
+
+_Read: TypeAlias = _Loaded | Outcome  # an outcome where reading has ended it
 
 
 class _Run:
@@ -98,23 +104,18 @@ class _Run:
 
     def _computed(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor) -> Iterator[list[Future[Outcome]]]:
         """Read ahead, compute batch after batch, and hand every result to the writers."""
-        ahead = _read_ahead(reading, self._read, self.items)
-        for group in _batches(ahead, self.batch):
-            done: list[Future[Outcome]] = []
-            loaded = [x for x in group if isinstance(x, _Loaded)]
-            results = iter(_explain_each([x.view for x in loaded], self.net, self.request, self.targets))
-            for x in group:
-                if isinstance(x, Outcome):
-                    done.append(_finished(x))
-                    continue
-                result = next(results)
-                if isinstance(result, CodaError):
-                    done.append(_finished(_failed(x.item, result)))
-                else:
-                    done.append(writing.submit(self._write, x, result))
-            yield done
+        groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.batch)
+        with ThreadPoolExecutor(1) as computing:
+            for results in ahead(computing, self._explained, groups, 1):
+                yield [writing.submit(self._end, *result) for result in results]
 
-    def _read(self, item: Item) -> _Loaded | Outcome:
+    def _explained(self, group: Sequence[_Read]) -> list[tuple[_Read, Explanation | CodaError | None]]:
+        """Every member of a group with its explanation, or why there is none; None for what has ended already."""
+        views = [x.view for x in group if isinstance(x, _Loaded)]
+        results = iter(_explain_each(views, self.net, self.request, self.targets))
+        return [(x, next(results) if isinstance(x, _Loaded) else None) for x in group]
+
+    def _read(self, item: Item) -> _Read:
         try:
             _refuse_no_file(item.path)
             picture = read_image(item.path)
@@ -156,13 +157,19 @@ class _Run:
 
     # -- writing --
 
-    def _write(self, loaded: _Loaded, explanation: Explanation) -> Outcome:
+    def _end(self, x: _Read, result: Explanation | CodaError | None) -> Outcome:
+        """Write what was explained; what ended before stays as it is."""
+        if isinstance(x, Outcome):
+            return x
+        if isinstance(result, CodaError):
+            return _failed(x.item, result)
+        assert result is not None
         try:
-            record = self._record(loaded, explanation)
-            written, record = self._write_files(loaded, explanation, record)
-            return Outcome(loaded.item, record, written=written)
+            record = self._record(x, result)
+            written, record = self._write_files(x, result, record)
+            return Outcome(x.item, record, written=written)
         except CodaError as error:
-            return _failed(loaded.item, error)
+            return _failed(x.item, error)
 
     def _record(self, loaded: _Loaded, explanation: Explanation) -> Record:
         source = Source(
@@ -281,7 +288,7 @@ def run_scale(
         return None
 
     with ThreadPoolExecutor(2) as reading:
-        for group in _batches(_read_ahead(reading, read, items), batch):
+        for group in _batches(ahead(reading, read, items, READ_AHEAD), batch):
             views = [v for v in group if v is not None]
             for e in _explain_each(views, net, request, targets):
                 if isinstance(e, Explanation):
@@ -319,17 +326,6 @@ def _refuse_no_file(path: Path) -> None:
         raise MediaError(f"{path}: no such file ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _read_ahead(pool: ThreadPoolExecutor, read: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-    """``read`` applied to all items in order, a few ahead of the consumer."""
-    waiting: deque[Future[T]] = deque()
-    for item in items:
-        waiting.append(pool.submit(read, item))
-        if len(waiting) > 6:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 def _batches(results: Iterator[T], batch: int | None) -> Iterator[list[T]]:
     """Group what was read so that the views of a group share one size and the pictures fit in memory together."""
     group: list[T] = []
@@ -339,7 +335,7 @@ def _batches(results: Iterator[T], batch: int | None) -> Iterator[list[T]]:
         view = result.view if isinstance(result, _Loaded) else result if isinstance(result, View) else None
         if view is not None:
             limit = batch or max(1, min(32, (1 << 18) // (view.rgb.shape[0] * view.rgb.shape[1])))
-            if size is not None and (view.rgb.shape != size or views >= limit or held > 256e6):
+            if size is not None and (view.rgb.shape != size or views >= limit or held > GROUP_BYTES):
                 yield group
                 group, held, views = [], 0, 0
             size = view.rgb.shape
@@ -351,12 +347,6 @@ def _batches(results: Iterator[T], batch: int | None) -> Iterator[list[T]]:
             group = []
     if group:
         yield group
-
-
-def _finished(outcome: Outcome) -> Future[Outcome]:
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
-    return future
 
 
 def _failed(item: Item, error: CodaError) -> Outcome:

@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
 from importlib.metadata import version
@@ -21,11 +22,12 @@ from typing import Literal
 
 import torch
 
+from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
 from coda_cli.clips.sheets import ClipDrawing, Painter
 from coda_cli.clips.sink import ClipOutputs, Sink
-from coda_cli.clips.survey import Survey, grouped_views, survey
+from coda_cli.clips.survey import BATCHES, Survey, grouped_views, survey
 from coda_cli.errors import CodaError
 from coda_cli.explain import Explanation, Request, explain_views
 from coda_cli.media.clips import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
@@ -140,11 +142,17 @@ class _Run:
         return self.info.rate if every_frame else None, file
 
     def explained(self) -> Iterator[tuple[Frame, Explanation]]:
-        """Every frame with its explanation, in order."""
-        for group in grouped_views(_with_durations(self.reader), self.net, self.request, self.batch):
-            self.view = group[0][1]
+        """Every frame with its explanation, in order; the network is ahead of what is done with them."""
+
+        def explain(group: list[tuple[Frame, View]]) -> list[tuple[Frame, Explanation]]:
             explanations = explain_views([view for _, view in group], self.net, self.request, self.targets)
-            yield from ((frame, e) for (frame, _), e in zip(group, explanations, strict=True))
+            return [(frame, e) for (frame, _), e in zip(group, explanations, strict=True)]
+
+        groups = grouped_views(_with_durations(self.reader), self.net, self.request, self.batch)
+        with ThreadPoolExecutor(BATCHES) as computing, contextlib.closing(groups):
+            for group in ahead(computing, explain, groups, BATCHES - 1):
+                self.view = group[0][1].view
+                yield from group
 
     def summary(self, status: Literal["ok", "interrupted"]) -> ClipRecord:
         """The record of the clip as far as it was explained."""

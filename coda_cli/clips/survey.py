@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import MediaError
@@ -23,11 +25,12 @@ SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found fr
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
 BATCH_PIXELS, MOST = 1 << 17, 16  # of views computed together: what stays in a processor's cache
+BATCHES = 2  # computed at a time: one fills the pauses of the other
 
 
 def grouped_views(
     frames: Iterable[Frame], net: Net, request: Request, batch: int | None = None
-) -> Iterator[list[tuple[Frame, View]]]:
+) -> Generator[list[tuple[Frame, View]], None, None]:
     """Frames with what the network sees of them, read ahead in a thread of their own, in batches of one size."""
     p = net.checkpoint.preprocessing
     source = iter(frames)
@@ -119,11 +122,18 @@ def survey(
 ) -> Survey:
     """Classify every frame of a clip, without decomposing any."""
     found = Survey()
-    for group in grouped_views(frames, net, request, batch):
-        for (frame, view), row in zip(group, classify_views([v for _, v in group], net, request), strict=True):
-            found.add(frame.time, row, view)
-        if on_frame:
-            on_frame(found.seen)
+
+    def classify(group: Sequence[tuple[Frame, View]]) -> list[tuple[float, NDArray[np.float32], View]]:
+        rows = classify_views([view for _, view in group], net, request)
+        return [(frame.time, row, view) for (frame, view), row in zip(group, rows, strict=True)]
+
+    groups = grouped_views(frames, net, request, batch)
+    with ThreadPoolExecutor(BATCHES) as computing, closing(groups):
+        for group in ahead(computing, classify, groups, BATCHES - 1):
+            for classified in group:
+                found.add(*classified)
+            if on_frame:
+                on_frame(found.seen)
     if not found.seen:
         raise MediaError("no frame is left to explain")
     return found

@@ -19,6 +19,7 @@ written as matrix products over blocks of positions that stay in the cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,8 @@ NORMS = ("SQ", "L2")
 # Weights are written out, and kept for the backward pass, where the rank is high, which is what the other two matrix
 # products cost, and they are no more than so many numbers. Measured: at rank 256 1.6 times as fast, at rank 128 even.
 WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
+
+_FACTORING = Lock()  # parts of a batch go through a layer at the same time: one of them makes its factors
 
 
 def scale_of_norm(n: Tensor, norm: str) -> Tensor:
@@ -138,18 +141,21 @@ class DAUConv2d(nn.Module):
         # through `.data` alone goes past it. The tensors themselves are kept: no other can get their address.
         held = (U.detach(), None if b is None else b.detach())
         key = (U.data_ptr(), U._version, None if b is None else (b.data_ptr(), b._version), U.dtype, U.device)
-        if self._factors is None or self._factors[0] != key:
-            with torch.no_grad():
-                # float64 does not exist on every device (MPS), and LAPACK runs on the CPU anyway.
-                A, r = self._wide().cpu().double().transpose(1, 2), self.rank  # [O, d, r + 1]
-                e = A.new_zeros(self.out_channels)
-                if A.shape[1] > r:  # else A as it is has no more rows than its triangle would
-                    A = torch.linalg.qr(A, mode="r").R
-                    A, e = A[:, :r], A[:, r, r].abs()
-                # Contiguous, without the column c_o: products with slices or of odd widths take up to twice the time.
-                parts = (part.to(U.device, U.dtype).contiguous() for part in (A[..., :r], A[..., r], e))
-                self._factors = (key, NormFactors(*parts), held)
-        return self._factors[1]
+        with _FACTORING:
+            if self._factors is None or self._factors[0] != key:
+                self._factors = (key, self._factorised(), held)
+            return self._factors[1]
+
+    @torch.no_grad()
+    def _factorised(self) -> NormFactors:
+        # float64 does not exist on every device (MPS), and LAPACK runs on the CPU anyway.
+        A, r = self._wide().cpu().double().transpose(1, 2), self.rank  # [O, d, r + 1]
+        e = A.new_zeros(self.out_channels)
+        if A.shape[1] > r:  # else A as it is has no more rows than its triangle would
+            A = torch.linalg.qr(A, mode="r").R
+            A, e = A[:, :r], A[:, r, r].abs()
+        # Contiguous, without the column c_o: products with slices or of odd widths take up to twice the time.
+        return NormFactors(*(part.to(self.U.device, self.U.dtype).contiguous() for part in (A[..., :r], A[..., r], e)))
 
     def _wide(self) -> Tensor:
         """[U_o b_o] transposed, [O, r + 1, d]."""

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from coda_cli.core.held import held
+from coda_cli.core.lanes import each, parts
 
 # Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
 RELATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-2}
@@ -75,18 +78,14 @@ def decompose(
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")
-    with _true_float32(), torch.inference_mode(False), held() as added, torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        logits: Tensor = model(x)
-        weights = _weightings(targets, logits.detach())
-        rows = [
-            torch.autograd.grad(logits, [x, *added], weights[:, k], retain_graph=k + 1 < weights.shape[1])
-            for k in range(weights.shape[1])
-        ]
-    logits = logits.detach()
-    W = torch.stack([row[0] for row in rows], 1)  # [B, K, C, h, w]
-    products = (x.detach()[:, None] * W).flatten(2)
-    elsewhere = torch.stack([_products(x, added, row[1:]) for row in rows], 1)  # [B, K, n], n = 0 without constants
+    with _true_float32():
+        passes = each(partial(_forward, model), parts(x))
+        logits = torch.cat([p.logits.detach() for p in passes])
+        weights = _weightings(targets, logits)
+        rows = each(_dynamic_weights, passes, weights.split([len(p.x) for p in passes]))
+    x = torch.cat([p.x.detach() for p in passes])
+    W, elsewhere = (torch.cat(column) for column in zip(*rows, strict=True))
+    products = (x[:, None] * W).flatten(2)
     wide = weights.to("cpu", torch.float64)
     logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
     constant = float(model.bias)  # type: ignore[arg-type]
@@ -97,7 +96,27 @@ def decompose(
     # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
     size = _sum64(products.abs()) + _sum64(elsewhere.abs()) + abs(constant) * wide.abs().sum(2)
     rtol = RELATIVE_TOLERANCE[computed_in] if relative_tolerance is None else relative_tolerance
-    return Decomposition(x.detach(), W, logits, weights, logit, bias, positional, residual, rtol * size)
+    return Decomposition(x, W, logits, weights, logit, bias, positional, residual, rtol * size)
+
+
+class _Pass(NamedTuple):
+    x: Tensor  # [B, C, h, w], a leaf
+    logits: Tensor  # [B, classes], with their graph
+    added: list[Tensor]  # [B, ...], leaves: see ``add_constant``
+
+
+def _forward(model: nn.Module, x: Tensor) -> _Pass:
+    with torch.inference_mode(False), held() as added, torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        return _Pass(x, model(x), added)
+
+
+def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """W(x) [B, K, C, h, w] for weightings [B, K, classes], and what constants contribute, [B, K, n]."""
+    K = weights.shape[1]
+    with torch.inference_mode(False), torch.enable_grad():
+        rows = [torch.autograd.grad(p.logits, [p.x, *p.added], weights[:, k], retain_graph=k + 1 < K) for k in range(K)]
+    return torch.stack([row[0] for row in rows], 1), torch.stack([_products(p.x, p.added, row[1:]) for row in rows], 1)
 
 
 def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.bcos_vit import bcos_vit
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.lanes import each, parts
 from coda_cli.core.published import PUBLISHED_BIAS
 
 
@@ -37,8 +38,13 @@ def encode(rgb: Tensor) -> Tensor:
 def classify(model: nn.Module, pictures: Tensor, batch: int = 100) -> Tensor:
     """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time; on the device of the model."""
     device = next(model.parameters(), pictures).device
-    parts = (encode(part.to(device)).contiguous(memory_format=torch.channels_last) for part in pictures.split(batch))
-    return torch.cat([model(part) for part in parts])
+    encoded = (encode(part.to(device)).contiguous(memory_format=torch.channels_last) for part in pictures.split(batch))
+    return torch.cat([forward(model, x) for x in encoded])
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits [B, classes] of encoded pictures x float [B, C, h, w]; a part of the batch for every core."""
+    return torch.cat(each(model, parts(x)))
 
 
 class CodaNet(nn.Module):

@@ -1,0 +1,135 @@
+"""A part of the batch for every core: the same results, modes of the caller, errors that arrive, threads as before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coda_cli.core import lanes
+from coda_cli.core.bcos_nets import bcos_chain
+from coda_cli.core.decompose import decompose
+from coda_cli.core.networks import classify, coda_net, forward
+
+
+@pytest.fixture(autouse=True)
+def _four_threads() -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(4)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(usual)
+
+
+def networks() -> list[nn.Module]:
+    coda = coda_net(channels=[6, 3, 4], kernels=[3, 3], strides=[1, 2], ranks=[4, 5], norm="SQ", temperature=3.0)
+    bcos = bcos_chain(channels=[6, 4, 4], kernels=[3, 3], strides=[1, 2], max_out=2, b=2.0, scale=0.5, temperature=2.0,
+                      bias=-1.0)  # fmt: skip
+    return [coda.double(), bcos.double().eval()]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 9])
+def test_parts_are_the_batch_in_order(batch: int) -> None:
+    x = torch.arange(batch * 6.0).view(batch, 6)
+    divided = lanes.parts(x)
+    assert len(divided) == min(4, batch)
+    assert max(map(len, divided)) - min(map(len, divided)) <= 1
+    assert torch.equal(torch.cat(divided), x)
+
+
+@pytest.mark.parametrize("model", networks(), ids=["coda", "bcos"])
+@pytest.mark.parametrize("batch", [2, 3, 9])
+def test_lanes_change_nothing(model: nn.Module, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(batch, 6, 8, 7, dtype=torch.float64)
+    targets = torch.randint(4, (batch, 2))
+    threads: set[str] = set()
+    handle = model.register_forward_hook(lambda *_: threads.add(threading.current_thread().name))
+    divided, logits = decompose(model, x, targets), forward(model, x)
+    handle.remove()
+    assert len(threads) == min(4, batch)
+    assert threading.current_thread().name not in threads
+    monkeypatch.setattr("coda_cli.core.decompose.parts", lambda x: (x,))
+    whole = decompose(model, x, targets)
+    assert divided.exact.all()
+    assert torch.equal(divided.weights, whole.weights)
+    torch.testing.assert_close(divided.contributions, whole.contributions, rtol=0, atol=1e-14)
+    torch.testing.assert_close(divided.logits, whole.logits, rtol=0, atol=1e-14)
+    torch.testing.assert_close(logits, whole.logits, rtol=0, atol=1e-14)
+
+
+def test_a_function_chooses_targets_from_the_whole_batch() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def best(logits: Tensor) -> Tensor:
+        seen.append(tuple(logits.shape))
+        return logits.argmax(1, keepdim=True)
+
+    decompose(networks()[0], torch.rand(6, 6, 8, 7, dtype=torch.float64), best)
+    assert seen == [(6, 4)]
+
+
+def test_the_modes_of_the_caller_hold() -> None:
+    def modes(_: int) -> tuple[bool, bool, bool, torch.dtype]:
+        return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"),
+                torch.get_autocast_dtype("cpu"))  # fmt: skip
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert lanes.each(modes, range(3)) == [modes(0)] * 3
+    with torch.inference_mode():
+        assert lanes.each(modes, range(3)) == [modes(0)] * 3
+    assert lanes.each(modes, range(3)) == [modes(0)] * 3
+    assert not modes(0)[1]
+
+
+def test_an_error_arrives_when_all_have_ended() -> None:
+    ended = []
+
+    def work(i: int) -> int:
+        if i == 0:
+            raise ValueError("the first")
+        threading.Event().wait(0.1)
+        ended.append(i)
+        return i
+
+    with pytest.raises(ValueError, match="the first"):
+        lanes.each(work, range(4))
+    assert sorted(ended) == [1, 2, 3]
+    assert lanes.each(lambda i: i + 1, range(4)) == [1, 2, 3, 4]  # and the lanes go on
+
+
+def test_threads_divide_the_cores_and_nobody_else_notices() -> None:
+    assert lanes.each(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
+    assert lanes.each(lambda _: torch.get_num_threads(), range(4)) == [1, 1, 1, 1]
+    assert torch.get_num_threads() == 4
+    elsewhere: list[int] = []
+    thread = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert elsewhere == [4]
+
+
+def test_a_batch_inside_a_lane_is_not_divided_again() -> None:
+    assert lanes.each(lambda _: len(lanes.parts(torch.zeros(8, 1))), range(4)) == [1] * 4
+
+
+def test_many_callers_share_the_lanes() -> None:
+    model, x = networks()[0], torch.rand(7, 6, 8, 7, dtype=torch.float64)
+    expected = decompose(model, x).contributions
+    results: list[Tensor] = []
+    callers = [threading.Thread(target=lambda: results.append(decompose(model, x).contributions)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert len(results) == 4
+    assert all(torch.equal(r, expected) for r in results)
+
+
+def test_pictures_are_classified_in_lanes() -> None:
+    pictures = torch.randint(256, (9, 3, 8, 7), dtype=torch.uint8)
+    model = networks()[0].float()
+    with torch.no_grad():
+        torch.testing.assert_close(classify(model, pictures), classify(model, pictures, batch=1), rtol=0, atol=1e-6)
