@@ -122,8 +122,8 @@ def _complaints_about(path: str, source: str) -> Iterator[tuple[int, str]]:
                 yield found.line, complaint
         elif library in HOMES and not _is_in(path, HOMES[library]):
             yield found.line, f"imports {library}, at home in {', '.join(HOMES[library])}"
-        elif folder == "core" and library != "torch" and library not in sys.stdlib_module_names:
-            yield found.line, f"imports {library}; core imports torch and nothing else"
+        elif folder == "core" and library not in ("torch", "torchvision") and library not in sys.stdlib_module_names:
+            yield found.line, f"imports {library}; core imports torch, torchvision and nothing else"
     for found in {*_imports(tree, module, is_package), *_uses(tree)}:
         names = {found.name, found.name.split(".")[0]}
         if names & UNPICKLING and not _is_in(path, UNPICKLERS):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coda_cli.checkpoints.manifest import Checkpoint, parse_checkpoint, published_checkpoint
+from coda_cli.checkpoints.manifest import STANDARD, TORCHVISION, Checkpoint, parse_checkpoint, published_checkpoint
 from coda_cli.core.networks import build
 from coda_cli.core.published import PUBLISHED, published_name
 from coda_cli.core.published_bcos import BCOS, bcos_named_in
@@ -37,12 +37,17 @@ def described(
     """
     state, assumed = _state_dict(path)
     family = next((f for f in FAMILIES if f.fits(state)), None)
+    if arch is not None and arch.startswith(TORCHVISION):
+        family = ORDINARY
     if family is None:
         raise CheckpointError(f"{path}: {_stranger(state)}; coda explains CoDA-Nets and B-cos networks")
     if checkpoint is None:
         checkpoint, said = _configuration(path, sha256, arch, state, family)
         assumed += said
-    tensors, left_out = family.converted(state, checkpoint, path)
+    try:
+        tensors, left_out = family.converted(state, checkpoint, path)
+    except ValueError as error:  # of an architecture that cannot be built
+        raise UsageError(f"--arch {arch}: {error}") from error
     return tensors, checkpoint, assumed + left_out
 
 
@@ -158,7 +163,9 @@ def _configuration(
     path: Path, sha256: str, arch: str | None, state: State, family: Family
 ) -> tuple[Checkpoint, tuple[str, ...]]:
     sidecar = path.with_name(path.name + ".json")
-    if arch is not None:
+    if arch is not None and arch.startswith(TORCHVISION):
+        name, source = arch, "--arch"
+    elif arch is not None:
         if not any(arch in f.published for f in FAMILIES):
             raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(family.published)}")
         if arch not in family.published:
@@ -175,6 +182,11 @@ def _configuration(
         name, source = found, "the file's hash"
     elif found := _named(path, family):
         name, source = found, "the file's path"
+    elif family is ORDINARY:
+        raise CheckpointError(
+            f"{path}: the weights of an ordinary vision transformer, which has no exact decomposition; if it is one "
+            f"of those published beside B-cos networks, say which with --arch: {', '.join(family.published)}"
+        )
     else:
         candidates = [n for n in family.published if _fitting(n, state)]
         fitting = f"its shapes fit {', '.join(candidates)}" if candidates else "its shapes fit no published network"
@@ -183,7 +195,10 @@ def _configuration(
             f"with --arch NAME, or describe it in {sidecar.name}"
         )
     checkpoint = published_checkpoint(name)
-    a = checkpoint.arguments
+    a, view = checkpoint.arguments, checkpoint.preprocessing
+    if checkpoint.architecture in STANDARD:
+        seen = f"ImageNet's mean, deviation and {len(checkpoint.classes)} class names, shorter side to {view.resize}"
+        return checkpoint, (f"configuration {name} from {source}: {seen}",)
     b = f"B {a.get('b', 2):g}" if name in BCOS else f"norm {a['norm']}"
     return checkpoint, (
         f"configuration {name} from {source}: strides, padding, {b}, temperature {a['temperature']:g}, bias "
@@ -217,10 +232,11 @@ def _wanted(checkpoint: Checkpoint) -> dict[str, torch.Size]:
 
 def _stranger(state: State) -> str:
     """What a state dict of no family looks like."""
-    if any("to_qkv" in key for key in state):
-        return "the weights of an ordinary vision transformer, which has no exact decomposition"
     if any("conv1" in key or "features." in key for key in state):
-        return "the weights of an ordinary convolutional network, which has no exact decomposition"
+        return (
+            "the weights of an ordinary convolutional network, which has no exact decomposition (if it is one of "
+            "torchvision's, coda compare takes it with --arch torchvision:NAME)"
+        )
     return "the weights of no network that coda knows"
 
 
@@ -325,11 +341,19 @@ def _has_norms(state: State) -> bool:
 
 
 def _bcos_names(version: int) -> tuple[str, ...]:
-    return tuple(name for name, entry in BCOS.items() if entry.version == version)
+    return tuple(n for n, entry in BCOS.items() if entry.version == version and entry.architecture not in STANDARD)
 
+
+ORDINARY = Family(
+    "vision transformer without B-cos layers",
+    lambda state: any("to_qkv" in key for key in state) and not _has_bcos(state),
+    tuple(name for name, entry in BCOS.items() if entry.architecture in STANDARD),
+    _bcos_converted,
+)
 
 FAMILIES = (
     Family("CoDA-Net", lambda state: any(_DAU_KEY in key for key in state), tuple(PUBLISHED), _dau_converted),
     Family("B-cos network (version 1)", lambda s: _has_bcos(s) and not _has_norms(s), _bcos_names(1), _bcos_converted),
     Family("B-cos network (version 2)", lambda s: _has_bcos(s) and _has_norms(s), _bcos_names(2), _bcos_converted),
+    ORDINARY,
 )

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.foreign import described
-from coda_cli.checkpoints.manifest import METADATA_KEY, Checkpoint, Known, known, parse_checkpoint, read_metadata
+from coda_cli.checkpoints.manifest import (
+    METADATA_KEY,
+    STANDARD,
+    Checkpoint,
+    Known,
+    known,
+    parse_checkpoint,
+    read_metadata,
+)
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.stills import write_with
@@ -38,16 +46,20 @@ def load(
     arch: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    exact: bool = True,
 ) -> Net:
     """Load a network by its name in the manifest or from a file: our safetensors, or the authors' pickles.
 
     The authors' files hold bare weights. Stride, padding, norm, temperature, bias and classes are those of the
     published configuration that ``arch``, a sidecar ``FILE.json``, the file's hash or its path names, in that order;
-    ``Net.assumed`` says which. Raises CheckpointError for a file that is missing, damaged, of another family, or whose
-    configuration nothing names; UsageError for an ``arch`` that does not exist.
+    ``Net.assumed`` says which. With ``exact``, networks that are not dynamic linear are refused. Raises CheckpointError
+    for a file that is missing, damaged, of another family, or whose configuration nothing names; UsageError for an
+    ``arch`` that does not exist.
     """
     entry = known().get(str(name_or_path))
     path = entry.path if entry else Path(name_or_path)
+    if exact and entry:
+        _refuse_inexact(entry.checkpoint, entry.checkpoint.name)
     if not path.is_file():
         raise CheckpointError(_missing(str(name_or_path), entry))
     sha256 = file_sha256(path)
@@ -68,6 +80,8 @@ def load(
         tensors, checkpoint, assumed = described(path, sha256, arch, entry.checkpoint if entry else None)
         model = _build(checkpoint, path)
         _fill(model, tensors, path)
+    if exact:
+        _refuse_inexact(checkpoint, str(path))
     _refuse_non_finite(model, path)
     model.requires_grad_(False)
     return Net(model.eval().to(device, dtype), checkpoint, path, sha256, assumed)
@@ -97,6 +111,14 @@ def _missing(name: str, entry: Known | None) -> str:
         return f"{entry.path}: the bundled weights are missing; reinstall coda-cli"
     names = ", ".join(known())
     return f"{name}: no such file, and no network has that name; known: {names}"
+
+
+def _refuse_inexact(checkpoint: Checkpoint, name: str) -> None:
+    if checkpoint.architecture in STANDARD:
+        raise CheckpointError(
+            f"{name}: not a dynamic linear network: its logits have no exact decomposition into pixels; coda compare "
+            "shows what other methods say about it"
+        )
 
 
 def _refuse_non_finite(model: nn.Module, path: Path) -> None:

@@ -22,6 +22,8 @@ from coda_cli.errors import CheckpointError, UsageError
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
 METADATA_KEY = "coda"
 DEFAULT = "imagenette"
+TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision
+STANDARD = ("standard_vit", "torchvision")  # architectures that are not dynamic linear
 
 PUBLISHED_LICENCE = (
     "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
@@ -116,6 +118,8 @@ def parse_checkpoint(text: str, where: str) -> Checkpoint:
 
 def family_of(checkpoint: Checkpoint) -> str:
     """What kind of network a checkpoint is of, in words."""
+    if checkpoint.architecture in STANDARD:
+        return "standard"
     if not checkpoint.architecture.startswith("bcos"):
         return "CoDA"
     version_1 = checkpoint.architecture == "bcos_chain" or "scale_factor" in checkpoint.arguments
@@ -253,7 +257,10 @@ def published_checkpoint(name: str) -> Checkpoint:
     from coda_cli.core.published import PUBLISHED
     from coda_cli.core.published_bcos import BCOS
 
-    if name in BCOS:
+    architecture, arguments, licence, accuracy, resize, crop = "", dict[str, Any](), "", None, 256, 224
+    if name.startswith(TORCHVISION):
+        architecture, arguments = "torchvision", {"name": name.removeprefix(TORCHVISION), "classes": 1000}
+    elif name in BCOS:
         bcos = BCOS[name]
         architecture, arguments, resize, crop = bcos.architecture, bcos.arguments, bcos.resize, bcos.crop
         licence = BCOS_LICENCES[bcos.version]

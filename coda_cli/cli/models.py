@@ -269,7 +269,7 @@ def convert(
         raise UsageError(f"{output}: is there already; --force replaces it, -o names another file")
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
-    net = loading.load(file, arch=arch)
+    net = loading.load(file, arch=arch, exact=False)
     _say_assumed(net)
     difference = proof.convert(net, output)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")

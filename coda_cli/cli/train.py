@@ -86,16 +86,18 @@ def train(
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
+    from coda_cli.checkpoints.manifest import STANDARD
     from coda_cli.core.published import PUBLISHED
     from coda_cli.core.published_bcos import BCOS
 
     architecture, arguments = recipe.architecture, recipe.arguments
+    trained = [name for name, entry in BCOS.items() if entry.architecture not in STANDARD]
     if arch in PUBLISHED:
         architecture, arguments = "coda_net", PUBLISHED[arch]
-    elif arch in BCOS:
+    elif arch in trained:
         architecture, arguments = BCOS[arch].architecture, BCOS[arch].arguments
     elif arch is not None:
-        raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join([*PUBLISHED, *BCOS])}")
+        raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join([*PUBLISHED, *trained])}")
     if temperature is not None:
         if not 0 < temperature < math.inf:
             raise UsageError(f"--temperature {temperature:g}: expected a positive number")

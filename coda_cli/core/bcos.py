@@ -53,6 +53,7 @@ class BcosConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels, self.b, self.max_out, self.scale = out_channels, float(b), max_out, scale
+        self.padding = padding
         self.linear = nn.Conv2d(in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups,
                                 bias=False)  # fmt: skip
 
@@ -70,8 +71,7 @@ class BcosConv2d(nn.Module):
         """|x| of every patch [B, groups, H', W'], of each group's channels; zeros of the padding included."""
         conv = self.linear
         squares = (x * x).unflatten(1, (conv.groups, -1)).sum(2)
-        ones = squares.new_ones(1, 1, *conv.kernel_size).expand(conv.groups, 1, -1, -1)
-        total = F.conv2d(squares, ones, stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        total = F.avg_pool2d(squares, conv.kernel_size, conv.stride, self.padding, divisor_override=1)  # their sum
         return (total + PATCH_EPSILON).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,23 +188,3 @@ class TokenNorm(_MomentNorm):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., C] -> [..., C]."""
         return self._normed(x, (-1,)) * self.weight
-
-
-class Attention(nn.Module):
-    """Multi-head attention of tokens [B, N, C] whose weights, from queries and keys, are held; values stay live."""
-
-    def __init__(self, dim: int, heads: int, *, b: float = 2.0) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = TokenNorm(dim)
-        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.to_out = BcosLinear(dim, dim, b=b)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, N, C] -> [B, N, C]."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, -1)
-        )
-        mixed = F.scaled_dot_product_attention(hold(q), hold(k), v)
-        y: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
-        return y

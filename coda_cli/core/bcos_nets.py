@@ -1,6 +1,6 @@
 """B-cos networks, versions 1 and 2, as builder functions. Submodules are called as in the published files' keys.
 
-Here are the form they share, chains, ResNets, DenseNets, VGG and ConvNeXts; bcos_inception and bcos_vit hold the rest.
+bcos_inception holds Inception v3, vit what a transformer is apart from its layers.
 
 All take the six-channel encoding and return logits [B, classes]. They share one form: a backbone, a classifier that is
 one more B-cos layer applied at every position, then the mean over positions, ``/ temperature + bias``. A vision
@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.bcos import BcosConv2d, PositionNorm2d, UncentredBatchNorm2d, v1_scale
+from coda_cli.core.bcos import (
+    BcosConv2d,
+    BcosLinear,
+    ImageNorm2d,
+    PositionNorm2d,
+    TokenNorm,
+    UncentredBatchNorm2d,
+    v1_scale,
+)
+from coda_cli.core.vit import Kit, Transformer
 
 Conv = Callable[..., BcosConv2d]  # (in_channels, out_channels, kernel_size, stride=, padding=, groups=)
 Norm = Callable[[int], nn.Module]
@@ -254,3 +264,17 @@ def bcos_convnext(
     net.add_module("features", features)
     net.add_module("classifier", nn.Sequential(normed(dims[-1]), conv(dims[-1], classes, 1)))
     return BcosNet(net, temperature=temperature, bias=bias)
+
+
+# ---- vision transformers ---------------------------------------------------------------------------------------------
+
+
+def bcos_vit(
+    *, dim: int, depth: int, classes: int, bias: float, patch: int | None = None, stem: Sequence[int] | None = None,
+    hidden: int | None = None, b: float = 2.0, temperature: float = 1.0,
+) -> BcosNet:  # fmt: skip
+    """SimpleViT on square patches of ``patch`` pixels, or ViT-C behind a convolutional ``stem`` (its channels)."""
+    linear = partial(BcosLinear, b=b)
+    kit = Kit(6, linear, linear, partial(BcosConv2d, b=b), TokenNorm, ImageNorm2d, nn.Identity)
+    backbone = Transformer(kit, dim=dim, depth=depth, classes=classes, patch=patch, stem=stem, hidden=hidden)
+    return BcosNet(backbone, temperature=temperature, bias=bias)

@@ -78,6 +78,8 @@ def decompose(
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")
+    if not hasattr(model, "bias"):
+        raise ValueError(f"{type(model).__name__} is not dynamic linear: its logits have no exact decomposition")
     with _true_float32():
         passes = each(partial(_forward, model), parts(x))
         logits = torch.cat([p.logits.detach() for p in passes])

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core import bcos_nets
+from coda_cli.core import bcos_nets, standard_nets
 from coda_cli.core.bcos_inception import bcos_inception
-from coda_cli.core.bcos_vit import bcos_vit
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.lanes import each, parts
@@ -113,7 +112,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bcos_vgg": bcos_nets.bcos_vgg,
     "bcos_inception": bcos_inception,
     "bcos_convnext": bcos_nets.bcos_convnext,
-    "bcos_vit": bcos_vit,
+    "bcos_vit": bcos_nets.bcos_vit,
+    "standard_vit": standard_nets.standard_vit,
+    "torchvision": standard_nets.torchvision_net,
 }
 
 

@@ -1,4 +1,4 @@
-"""The published B-cos networks by their names, as arguments of the builders in bcos_nets. Does not import torch.
+"""The published B-cos networks, and the ordinary ones beside them, as arguments of builders. Does not import torch.
 
 Sources: B-cos (version 1), experiments/{CIFAR10,Imagenet}/bcos/experiment_parameters.py and the links of its README;
 B-cos-v2 (version 2), bcos/models and its release v0.0.1-weights. Accuracies are the authors', of ImageNet's 50,000
@@ -96,6 +96,9 @@ def _vit(size: str, file: str, top1: float) -> PublishedBcos:
     dim, depth, stem = _VITS[size]
     simple = "simple" in file
     shape = {"depth": depth, "patch": 16} if simple else {"depth": depth - 1, "stem": stem}
+    if file.startswith("standard"):
+        return PublishedBcos(2, "standard_vit", {"classes": 1000, "dim": dim, **shape}, f"{file}.pth", 256, 224,
+                             top1 / 100)  # fmt: skip
     return _v2("bcos_vit", file, top1, dim=dim, **shape)
 
 
@@ -142,6 +145,14 @@ BCOS: dict[str, PublishedBcos] = {
     "bcos-vitc_s_patch1_14": _vit("s", "bcos_vitc_s_patch1_14-cf55c88f0c", 74.504),
     "bcos-vitc_b_patch1_14": _vit("b", "bcos_vitc_b_patch1_14-a13c46397b", 77.152),
     "bcos-vitc_l_patch1_14": _vit("l", "bcos_vitc_l_patch1_14-8739e18b8d", 77.782),
+    "standard_simple_vit_ti_patch16_224": _vit("ti", "standard_simple_vit_ti_patch16_224-2ae8c65a39", 70.230),
+    "standard_simple_vit_s_patch16_224": _vit("s", "standard_simple_vit_s_patch16_224-f2934fcdcf", 74.470),
+    "standard_simple_vit_b_patch16_224": _vit("b", "standard_simple_vit_b_patch16_224-87074200ed", 75.300),
+    "standard_simple_vit_l_patch16_224": _vit("l", "standard_simple_vit_l_patch16_224-62dc536e03", 75.710),
+    "standard_vitc_ti_patch1_14": _vit("ti", "standard_vitc_ti_patch1_14-a5d6bded37", 72.590),
+    "standard_vitc_s_patch1_14": _vit("s", "standard_vitc_s_patch1_14-34ecd7288e", 75.756),
+    "standard_vitc_b_patch1_14": _vit("b", "standard_vitc_b_patch1_14-4d374b0220", 76.790),
+    "standard_vitc_l_patch1_14": _vit("l", "standard_vitc_l_patch1_14-560e48f246", 77.866),
 }
 
 
@@ -173,6 +184,14 @@ _SIZES = {
     "bcos-vitc_s_patch1_14": 20_878_704,
     "bcos-vitc_b_patch1_14": 81_326_016,
     "bcos-vitc_l_patch1_14": 167_444_160,
+    "standard_simple_vit_ti_patch16_224": 5_670_184,
+    "standard_simple_vit_s_patch16_224": 21_956_200,
+    "standard_simple_vit_b_patch16_224": 86_378_728,
+    "standard_simple_vit_l_patch16_224": 178_104_296,
+    "standard_vitc_ti_patch1_14": 5_334_952,
+    "standard_vitc_s_patch1_14": 20_910_184,
+    "standard_vitc_b_patch1_14": 81_388_648,
+    "standard_vitc_l_patch1_14": 167_541_352,
     "9L-M2": 3_772_160,
     "bcos-v1-densenet_121": 15_807_232,
     "bcos-v1-densenet_121_cossched": 15_807_232,

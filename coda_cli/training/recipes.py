@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS
+from coda_cli.core.published_bcos import BCOS
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ RECIPES: dict[str, Recipe] = {
         epochs=15,
         learning_rate=2e-3,
         first_temperature=64.0,
+        stages=[[0.3, 0.625], [0.35, 0.75]],
+        smallest_crop=0.65,
+    ),
+    # The published B-cos network 9L-M2-B2 at three quarters of its width.
+    "cifar10-bcos": Recipe(
+        architecture="bcos_chain",
+        arguments={**BCOS["9L-M2-B2"].arguments, "channels": [6, 48, 48, 96, 96, 96, 192, 192, 192, 10]},
+        size=32,
+        epochs=12,
+        learning_rate=7e-4,
         stages=[[0.3, 0.625], [0.35, 0.75]],
         smallest_crop=0.65,
     ),

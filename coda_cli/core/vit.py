@@ -1,0 +1,147 @@
+"""Vision transformers (TPAMI 2024): SimpleViT on patches, and ViT-C behind a convolutional stem.
+
+Built from a kit of layers: B-cos ones, or those of an ordinary transformer. Their positional embedding is added to the
+tokens and comes from no pixel; see ``held.add_constant``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coda_cli.core.held import add_constant, hold
+
+Layer = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The layers a transformer is made of."""
+
+    channels: int  # of its input
+    linear: Layer  # (features in, out)
+    mixer: Layer  # (features in, out), after the attention; without a bias
+    conv: Layer  # (channels in, out, kernel size, stride=, padding=)
+    norm: Layer  # (features), of a token
+    norm2d: Layer  # (channels), of a picture
+    activation: Layer
+
+
+def positional_embedding(rows: int, columns: int, dim: int, like: Tensor) -> Tensor:
+    """Sines and cosines of a token's column and row, [rows * columns, dim]; tokens row by row."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    omega = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1))
+    xs, ys = (t.flatten()[:, None].double() * omega for t in (x, y))
+    return torch.cat([xs.sin(), xs.cos(), ys.sin(), ys.cos()], 1).to(like)
+
+
+class _Patches(nn.Module):
+    """Square patches [B, C, H, W] -> [B, tokens, dim]: within a patch by row, column, channel."""
+
+    def __init__(self, patch: int, dim: int, kit: Kit) -> None:
+        super().__init__()
+        self.patch = patch
+        self.linear = kit.linear(kit.channels * patch * patch, dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        p = self.patch
+        rows, columns = x.shape[2] // p, x.shape[3] // p
+        if x.shape[2] % p or x.shape[3] % p or not rows or not columns:
+            raise ValueError(f"{x.shape[2]} x {x.shape[3]} pixels are not whole patches of {p} x {p}")
+        cut = x.unflatten(3, (columns, p)).unflatten(2, (rows, p))  # [B, C, rows, p, columns, p]
+        return self.linear(cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)), (rows, columns)
+
+
+class _Stem(nn.Module):
+    """Convolutions down to the tokens' grid, of stride 2 wherever the channels grow; one token per position."""
+
+    def __init__(self, channels: Sequence[int], dim: int, kit: Kit) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for C, O in zip([kit.channels, *channels[:-1]], channels, strict=True):
+            layers += [kit.conv(C, O, 3, stride=2 if O > C else 1, padding=1), kit.norm2d(O), kit.activation()]
+        self.conv_stem = nn.Sequential(*layers)
+        self.linear = kit.linear(channels[-1], dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        y = self.conv_stem(x)
+        return self.linear(y.flatten(2).transpose(1, 2)), (y.shape[2], y.shape[3])
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of tokens [B, N, C] whose weights, from queries and keys, are held; values stay live."""
+
+    def __init__(self, dim: int, heads: int, kit: Kit) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = kit.norm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = kit.mixer(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, -1)
+        )
+        mixed = F.scaled_dot_product_attention(hold(q), hold(k), v)
+        y: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return y
+
+
+class _Feed(nn.Module):
+    def __init__(self, dim: int, hidden: int, kit: Kit) -> None:
+        super().__init__()
+        self.net = nn.Sequential()
+        self.net.add_module("norm", kit.norm(dim))
+        self.net.add_module("linear1", kit.linear(dim, hidden))
+        self.net.add_module("activation", kit.activation())
+        self.net.add_module("linear2", kit.linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y
+
+
+class _Encoder(nn.Module):
+    def __init__(self, dim: int, heads: int, hidden: int, kit: Kit) -> None:
+        super().__init__()
+        self.attn, self.ff = _Attention(dim, heads, kit), _Feed(dim, hidden, kit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        y: Tensor = x + self.ff(x)
+        return y
+
+
+class Transformer(nn.Module):
+    """Encoded pictures [B, C, H, W] -> logits [B, classes]; ``dim`` features in heads of 64.
+
+    Tokens are patches of ``patch`` pixels or, behind a convolutional ``stem`` (its channels), positions. Raises
+    ValueError for neither or both, and for a width that heads of 64 do not divide.
+    """
+
+    def __init__(
+        self, kit: Kit, *, dim: int, depth: int, classes: int, patch: int | None, stem: Sequence[int] | None,
+        hidden: int | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if (patch is None) == (stem is None) or dim % 64:
+            raise ValueError("expected a patch size or a stem, and a width that is a multiple of 64")
+        self.dim = dim
+        self.to_patch_embedding = _Patches(patch, dim, kit) if patch else _Stem(list(stem or ()), dim, kit)
+        self.transformer = nn.Sequential()
+        for i in range(depth):
+            self.transformer.add_module(f"encoder_{i}", _Encoder(dim, dim // 64, hidden or 4 * dim, kit))
+        self.linear_head = nn.Sequential()
+        self.linear_head.add_module("norm", kit.norm(dim))
+        self.linear_head.add_module("linear", kit.linear(dim, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x float [B, C, H, W] -> logits [B, classes], without the network's bias."""
+        tokens, grid = self.to_patch_embedding(x)
+        tokens = add_constant(tokens, positional_embedding(grid[0], grid[1], self.dim, tokens))
+        y: Tensor = self.linear_head(self.transformer(tokens).mean(1))
+        return y
