@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
+from coda_cli.core.depth import LayerShare
 from coda_cli.explain import Explanation, Request
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
@@ -23,6 +24,7 @@ from coda_cli.report.records import (
     ClassPart,
     EvidencePart,
     Explained,
+    LayerPart,
     Network,
     Record,
     RegionPart,
@@ -99,7 +101,18 @@ def _explained(explanation: Explanation, k: int, checkpoint: Checkpoint, drawing
             grid=evidence.grid,
         ),
         scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
+        layers=tuple(_layer(share, drawing.percentile) for share in explanation.layers[k])
+        if explanation.layers
+        else (),
     )
+
+
+def _layer(share: LayerShare, percentile: float) -> LayerPart:
+    h, w = share.pixels.shape
+    return LayerPart(
+        name=share.name, height=h, width=w, sum=float(share.pixels.double().sum()), residual=share.residual,
+        tolerance=share.tolerance, exact=share.exact, scale=robust_scale(share.pixels.cpu().numpy(), percentile),
+    )  # fmt: skip
 
 
 def sums(explanation: Explanation, k: int, evidence: Evidence, checkpoint: Checkpoint) -> Sums:

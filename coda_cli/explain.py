@@ -17,8 +17,9 @@ from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
+from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.networks import encode, forward
-from coda_cli.errors import ExactnessError, MediaError
+from coda_cli.errors import ExactnessError, MediaError, UsageError
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import Fit, View, fit
 
@@ -33,7 +34,8 @@ class Request:
     """What is asked about a picture.
 
     ``classes`` and ``versus``: see ``Targets``. ``precision``: float64 needs a network loaded with that dtype.
-    ``tolerance`` replaces the relative tolerance of the residual.
+    ``tolerance`` replaces the relative tolerance of the residual. ``layer`` asks for the contributions of layers'
+    outputs as well: "all", a number counted from the input (0), or a name.
     """
 
     classes: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class Request:
     fit: Fit = "crop"
     precision: Precision = "float32"
     tolerance: float | None = None
+    layer: str | None = None
 
     def targets(self, net: Net) -> Targets:
         """The classes asked for, resolved for a network; raises UsageError for one it does not have."""
@@ -51,13 +54,15 @@ class Request:
 class Explanation:
     """One explained picture: K targets shared out over what the network saw of it.
 
-    ``decomposition`` has a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``.
+    ``decomposition`` has a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``. ``layers``: for
+    every target the shares of the layers asked for, those next to the input first.
     """
 
     view: View
     targets: tuple[Target, ...]
     decomposition: Decomposition
     seconds: float
+    layers: tuple[tuple[LayerShare, ...], ...] = ()
 
     @property
     def maps(self) -> NDArray[np.float32]:
@@ -91,7 +96,10 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
         seconds = (time.perf_counter() - start) / len(views)
         rows = d.logits.double().cpu().numpy()
         chosen = [tuple(targets.of(row)) for row in rows]
-        return [Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds) for b, v in enumerate(views)]
+        layers = [_layers(net, x[b : b + 1], d.weights[b, : len(chosen[b])], request.layer) for b in range(len(views))]
+        return [
+            Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds, layers[b]) for b, v in enumerate(views)
+        ]
 
     return _computed(views, net, request, explained)
 
@@ -122,6 +130,18 @@ def _computed(
             raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller") from error
         half = len(views) // 2
         return [result for part in (views[:half], views[half:]) for result in _computed(part, net, request, compute)]
+
+
+def _layers(net: Net, x: Tensor, weights: Tensor, layer: str | None) -> tuple[tuple[LayerShare, ...], ...]:
+    """The shares of the layers asked for, for each weighting [K, classes] of one input's logits."""
+    if layer is None:
+        return ()
+    every = [shares_by_layer(net.model, x, w) for w in weights]
+    chosen = [tuple(s for k, s in enumerate(shares) if layer in ("all", str(k), s.name)) for shares in every]
+    if not all(chosen):
+        names = ", ".join(f"{k} ({s.name})" for k, s in enumerate(every[0]))
+        raise UsageError(f"--layer {layer}: the whole logit passes through no such layer; there are {names}")
+    return tuple(chosen)
 
 
 def _first(d: Decomposition, count: int) -> Decomposition:

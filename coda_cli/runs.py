@@ -22,6 +22,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explain import Explanation, Request, arrays, explain_views
+from coda_cli.media.clips import ClipWriter
 from coda_cli.media.sources import RECORD_KEY, Item, identity, utf8
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import View, fit
@@ -35,10 +36,11 @@ from coda_cli.report.files import (
     stored_record,
     sweep,
 )
-from coda_cli.report.pictures import STYLES, draw
-from coda_cli.report.records import Record, Source, core_json, to_json
+from coda_cli.report.pictures import STYLES, draw, draw_layers
+from coda_cli.report.records import Explained, Record, Source, core_json, to_json
 
 READ_AHEAD = 6  # pictures
+LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it
 GROUP_BYTES = 128e6  # of pictures that are computed together; three such groups are on their way at a time
 IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
 T = TypeVar("T")
@@ -206,6 +208,10 @@ class _Run:
                 write_png(path, picture, {RECORD_KEY: core_json(record, part)})
                 written.append(path)
                 files[kind] = path.relative_to(naming.folder).as_posix()
+            if part.layers:
+                for kind, path in self._write_layers(loaded, explanation, k, part, record, (name, index)):
+                    written.append(path)
+                    files[kind] = path.relative_to(naming.folder).as_posix()
             explained.append(part.model_copy(update={"files": files}))
         shared = {}
         if "npz" in kinds:
@@ -222,6 +228,25 @@ class _Run:
                 write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
                 written.append(path)
         return tuple(written), record
+
+    def _write_layers(
+        self, loaded: _Loaded, explanation: Explanation, k: int, part: Explained, record: Record, named: tuple[str, str]
+    ) -> Iterator[tuple[str, Path]]:
+        """The layers of one class as a sheet, and as an animation from the last layer down to the input."""
+        kinds, naming = self.output.drawing.kinds, self.output.naming
+        shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
+        for kind in (kind for kind in ("layers", "depth") if kind in kinds):
+            path = self._target(naming.path(loaded.item, kind, *named), loaded.picture)
+            if path is None:
+                continue
+            frames = draw_layers(kind, loaded.picture.rgb, shares, explanation.view, part, record)
+            if kind == "layers":
+                write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
+            else:
+                with ClipWriter(path, "gif") as clip:
+                    for n, frame in enumerate(frames):
+                        clip.write(frame, n * LAYER_SECONDS, LAYER_SECONDS)
+            yield kind, path
 
     def _target(self, path: Path, picture: Picture) -> Path | None:
         """Where a file is really written; None when one is there that stays."""

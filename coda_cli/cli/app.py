@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from coda_cli.cli import evaluate, explain, models, schema, train, video
+from coda_cli.cli import compare, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.errors import CodaError, ExitCode
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.command("explain", epilog=explain.EPILOG)(explain.explain)
 app.command("video", epilog=video.EPILOG)(video.video)
+app.command("compare")(compare.compare)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")

@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
+from coda_cli.errors import UsageError
 
-app = typer.Typer(help="Measure explanations on labelled pictures: localisation.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from coda_cli.checkpoints.loading import Net
+    from coda_cli.training.datasets import Split
+
+app = typer.Typer(help="Measure explanations on labelled pictures: localisation, removal.", no_args_is_help=True)
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Labelled pictures, as for coda train.")]
+MethodOption = Annotated[
+    str, typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Whose maps: see coda compare --help.")
+]
+ScoresFile = Annotated[
+    Path | None,
+    typer.Option("--scores", metavar="FILE", help="Keep every score; the same command then goes on where it stopped."),
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the figure of the paper (needs matplotlib).")
+]
 
 
 class Grid(StrEnum):
@@ -35,16 +52,42 @@ def evaluate() -> None:
     """Measure explanations on labelled pictures."""
 
 
+class DirectionName(StrEnum):
+    """Which pixels are removed first."""
+
+    least = "least"
+    most = "most"
+
+
+class BaselineName(StrEnum):
+    """What stands in the place of removed pixels."""
+
+    zero = "zero"
+    mean = "mean"
+    blurred = "blurred"
+
+
 @app.command()
 def localisation(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled pictures, as for coda train.")],
+    data: Data,
     model: Model = DEFAULT,
+    method: MethodOption = "ours",
     grid: Annotated[Grid, typer.Option(help="Pictures in a grid.")] = Grid.three,
     grids: Annotated[int, typer.Option(min=1, help="How many grids, at most.")] = 500,
     protocol: Annotated[
         Protocol,
         typer.Option(help="published repeats an off-by-one of the original code, which uses up more pictures."),
     ] = Protocol.corrected,
+    threshold: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Probability above which a picture is confident enough."),
+    ] = 0.5,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
+    ] = False,
+    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Average maps over an odd window first.")] = 1,
+    scores: ScoresFile = None,
+    plot: Plot = None,
     arch: Arch = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -53,42 +96,147 @@ def localisation(
 ) -> None:
     """Measure which share of the positive evidence for a class lies on its picture in a grid of pictures.
 
-    Grids are made of held-out pictures that the network classifies correctly and with a probability above 0.5. Evenly
-    spread evidence scores 1/9 (3x3) or 1/4 (2x2), a perfect map 1.
+    Grids are made of held-out pictures that the network classifies correctly and with a probability above the
+    threshold. Evenly spread evidence scores 1/9 (3x3) or 1/4 (2x2), a perfect map 1.
 
     \b
     coda evaluate localisation cifar10-data/ -m cifar10
     coda evaluate localisation imagenette/ --grid 2x2 --grids 100 --json
+    coda evaluate localisation imagenette/ --method grad-cam --scores grad-cam.jsonl --plot grad-cam.png
     """
-    from coda_cli.checkpoints.loading import load
-    from coda_cli.devices import pick
     from coda_cli.study.localisation import SEED, localise
-    from coda_cli.training.datasets import load_held_out
+    from coda_cli.study.methods import method_of
+    from coda_cli.study.scores import Scores
 
-    net = load(model, arch=arch, device=pick(device))
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
-    with console.progress("reading pictures") as advance:
-        split = load_held_out(data, net.checkpoint, advance)
+    if smooth % 2 == 0:
+        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
+    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
     side = int(grid.value[0])
-    with console.progress("explaining grids") as advance:
+    measured = {
+        "schema": "coda.localisation", "schema_version": 1,
+        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(split), "method": method,
+        "grid": grid.value, "protocol": protocol.value, "threshold": threshold, "rescale": rescale, "smooth": smooth,
+        "seed": SEED,
+    }  # fmt: skip
+    kept = Scores(scores, measured)
+    with console.progress("explaining grids", " grids") as advance:
+
+        def on_grid(row: list[float], done: int, total: int) -> None:
+            kept.add(row)
+            advance(done, total)
+
         found = localise(
-            net.model, split.images, split.labels, side=side, count=grids, protocol=protocol.value, progress=advance
-        )
+            net.model, split.images, split.labels, side=side, count=grids, protocol=protocol.value,
+            threshold=threshold, rescale=rescale, smooth=smooth, method=function, before=kept.rows, on_grid=on_grid,
+        )  # fmt: skip
     low, high = found.interval()
+    if plot:
+        from coda_cli.study import plots
+
+        title = f"{net.checkpoint.name}, {len(found.scores)} grids {grid.value}"
+        plots.save(plots.localisation_figure({method: found.scores}, 1 / side**2, title), plot)
     if as_json:
         result = {
-            "schema": "coda.localisation", "schema_version": 1,
-            "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(split),
-            "grid": grid.value, "grids": len(found.scores), "protocol": protocol.value, "seed": SEED,
-            "mean": found.mean, "interval_95": [low, high], "uniform": 1 / side**2, "scores": found.scores.tolist(),
+            **measured, "grids": len(found.scores), "mean": found.mean, "interval_95": [low, high],
+            "uniform": 1 / side**2, "scores": found.scores.tolist(),
         }  # fmt: skip
         console.result(json.dumps(result, ensure_ascii=False, allow_nan=False))
     else:
+        by = "" if method == "ours" else f" by {method}"
         console.result(
-            f"{net.checkpoint.name}: {found.mean:.3f} of the positive evidence in the right cell "
+            f"{net.checkpoint.name}{by}: {found.mean:.3f} of the positive evidence in the right cell "
             f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid.value} grids, {protocol.value} protocol; "
             f"evenly spread evidence: {1 / side**2:.3f}"
         )
     if len(found.scores) < grids:
         console.say(f"{len(found.scores)} grids instead of {grids}: a class has no more confident pictures")
+
+
+@app.command()
+def removal(
+    data: Data,
+    model: Model = DEFAULT,
+    method: MethodOption = "ours",
+    pictures: Annotated[int, typer.Option(min=1, help="How many, evenly over the data set; published: 1024.")] = 256,
+    direction: Annotated[DirectionName, typer.Option(help="Which pixels are removed first.")] = DirectionName.least,
+    baseline: Annotated[
+        BaselineName,
+        typer.Option(help="What takes their place: nothing in all six channels (published), or a real colour."),
+    ] = BaselineName.zero,
+    points: Annotated[int, typer.Option(min=1, help="How often the network is asked on the way.")] = 128,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of the pixels, removed at the end.")] = 0.25,
+    scores: ScoresFile = None,
+    plot: Plot = None,
+    arch: Arch = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Measure how the probability of the true class changes while pixels are removed in the order of a map.
+
+    A faithful map keeps it high when the least important pixels, which speak against the class, go first, and drops it
+    fast when the most important go first. All pictures count, right or wrong.
+
+    \b
+    coda evaluate removal cifar10-data/ -m cifar10
+    coda evaluate removal cifar10-data/ -m cifar10 --direction most --baseline blurred --plot most.png
+    """
+    import numpy as np
+
+    from coda_cli.study.methods import method_of
+    from coda_cli.study.removal import Removal, counts, remove
+    from coda_cli.study.scores import Scores
+
+    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
+    size = split.images.shape[2] * split.images.shape[3]
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(pictures, len(split))).round().astype(int))
+    measured = {
+        "schema": "coda.removal", "schema_version": 1,
+        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(chosen), "method": method,
+        "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
+    }  # fmt: skip
+    kept = Scores(scores, measured)
+    rest = chosen[len(kept.rows) :]
+    with console.progress("removing pixels", " pictures") as advance:
+        curves = remove(net.model, split.images[rest], split.labels[rest], method=function, direction=direction.value,
+                        baseline=baseline.value, share=share, points=points)  # fmt: skip
+        for curve in curves:
+            kept.add(curve.tolist())
+            advance(len(kept.rows), len(chosen))
+    found = Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
+    if plot:
+        from coda_cli.study import plots
+
+        title = f"{net.checkpoint.name}, {len(chosen)} pictures, {direction.value} important first"
+        plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
+    if as_json:
+        result = {**measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),
+                  "curves": found.curves.tolist()}  # fmt: skip
+        console.result(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    else:
+        by = "" if method == "ours" else f" by {method}"
+        console.result(
+            f"{net.checkpoint.name}{by}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} of "
+            f"the pixels are removed, {direction.value} important first; area {found.area:.3f}; {len(chosen)} pictures"
+        )
+
+
+def _prepared(
+    data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
+) -> tuple[Net, Split]:
+    """The network and the held-out pictures, after everything that can be wrong without them."""
+    from coda_cli.checkpoints.loading import load
+    from coda_cli.devices import pick
+    from coda_cli.study import plots
+    from coda_cli.study.methods import EXACT, refuse_missing
+    from coda_cli.training.datasets import load_held_out
+
+    refuse_missing([method])
+    if plot:
+        plots.refuse_format(plot)
+    net = load(model, arch=arch, device=pick(device), exact=method in EXACT)
+    for assumption in net.assumed:
+        console.say(f"{net.path.name}: {assumption}")
+    with console.progress("reading pictures") as advance:
+        return net, load_held_out(data, net.checkpoint, advance)

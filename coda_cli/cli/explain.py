@@ -85,7 +85,10 @@ def explain(
     ] = None,
     output: OutputFolder = Path("coda-out"),
     write: Annotated[
-        str, typer.Option("--write", metavar="KINDS", help="What is written: overlay,heatmap,panel,npz,json or none.")
+        str,
+        typer.Option(
+            "--write", metavar="KINDS", help="What is written: overlay,heatmap,panel,layers,depth,npz,json or none."
+        ),
     ] = "overlay,json",
     json: Json = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")] = False,
@@ -109,6 +112,12 @@ def explain(
     smooth: Annotated[
         int, typer.Option(min=1, metavar="N", help="Odd window of the colour explanation, in the network's pixels.")
     ] = 15,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|N|NAME", help="Also the contributions of layers' outputs: a sheet, and for all an animation."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", metavar="TEMPLATE", help="Names of the files written.")] = (
         "{stem}.{class_slug}.{kind}.{ext}"
     ),
@@ -147,6 +156,10 @@ def explain(
     find . -name '*.jpg' -print0 | coda explain -0 - --versus dog
     """  # fmt: skip
     kinds = _kinds(write)
+    if layer is None and {"layers", "depth"} & {*kinds}:
+        layer = "all"
+    elif layer is not None and not {"layers", "depth"} & {*kinds} and kinds:
+        kinds += ("layers", "depth") if layer == "all" else ("layers",)
     if check is not None and not math.isfinite(check):
         raise UsageError(f"--check {check}: expected a finite number")
     items = _items(sources, recursive, null, output)
@@ -159,7 +172,7 @@ def explain(
     from coda_cli.report.files import Naming
     from coda_cli.runs import Output, explain_many
 
-    request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
+    request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
     if smooth % 2 == 0:
         raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
     drawing = Drawing(kinds, _scale(scale), percentile, alpha, style.value, smooth)

@@ -16,6 +16,7 @@ class Command(StrEnum):
 
     explain = "explain"
     video = "video"
+    compare = "compare"
 
 
 def schema(
@@ -27,7 +28,7 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.report import clip_records, records
+    from coda_cli.report import clip_records, comparison, records
 
-    kind = records if command is Command.explain else clip_records
-    console.result(json.dumps(kind.json_schema(), indent=2))
+    kinds = {Command.explain: records, Command.video: clip_records, Command.compare: comparison}
+    console.result(json.dumps(kinds[command].json_schema(), indent=2))

@@ -94,11 +94,16 @@ def decompose(
     bias = constant * wide.sum(2)
     positional = _sum64(elsewhere)
     residual = logit - _sum64(products) - bias - positional
-    computed_in = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
     size = _sum64(products.abs()) + _sum64(elsewhere.abs()) + abs(constant) * wide.abs().sum(2)
-    rtol = RELATIVE_TOLERANCE[computed_in] if relative_tolerance is None else relative_tolerance
+    rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
     return Decomposition(x, W, logits, weights, logit, bias, positional, residual, rtol * size)
+
+
+def tolerance_for(x: Tensor) -> float:
+    """The RELATIVE_TOLERANCE of what is computed from ``x`` here and now, autocast or not."""
+    device = x.device.type
+    return RELATIVE_TOLERANCE[torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype]
 
 
 class _Pass(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from coda_cli.render.colour import NEGATIVE, POSITIVE, coloured, strength
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
+Values = TypeVar("Values", Picture, Map)
 
 INK, QUIET_INK, OUTLINE, PAPER = (28, 28, 30), (110, 110, 116), (170, 170, 176), (255, 255, 255)
 FADED = 72  # what black becomes under an overlay
@@ -27,10 +29,10 @@ def drawing_size(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] * factor, size[1] * factor
 
 
-def enlarged(rgb: Picture, size: tuple[int, int]) -> Picture:
-    """A picture uint8 [H, W, 3] with its pixels repeated to ``size`` (width, height), a whole multiple of its own."""
-    fy, fx = size[1] // rgb.shape[0], size[0] // rgb.shape[1]
-    return rgb if fy == fx == 1 else np.repeat(np.repeat(rgb, fy, 0), fx, 1)
+def enlarged(values: Values, size: tuple[int, int]) -> Values:
+    """A picture or map [H, W, ...], its pixels repeated to ``size`` (width, height), a whole multiple of its own."""
+    fy, fx = size[1] // values.shape[0], size[0] // values.shape[1]
+    return values if fy == fx == 1 else np.repeat(np.repeat(values, fy, 0), fx, 1)
 
 
 def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Picture:
@@ -75,6 +77,17 @@ def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:
     for picture in pictures[1:]:
         row += [spacer, picture]
     return np.concatenate(row, 1)
+
+
+def in_rows(tiles: Sequence[Picture], columns: int, gap: int = 10) -> Picture:
+    """Pictures of any size on white, ``columns`` in a row, each in the upper left of a cell that holds the largest."""
+    height, width = max(t.shape[0] for t in tiles) + gap, max(t.shape[1] for t in tiles) + gap
+    columns = min(columns, len(tiles))
+    canvas = np.full((-(-len(tiles) // columns) * height, columns * width, 3), PAPER, np.uint8)
+    for n, tile in enumerate(tiles):
+        y, x = n // columns * height, n % columns * width
+        canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    return canvas
 
 
 def framed(picture: Picture, scale: float | None, title: str, lines: Sequence[str]) -> Picture:

@@ -19,7 +19,9 @@ from coda_cli.media.sources import RECORD_KEY, Item, utf8
 from coda_cli.media.stills import TEMPORARY_PREFIX, read_png_text
 from coda_cli.report.records import Record, from_json
 
-KINDS = {"overlay": "png", "heatmap": "png", "panel": "png", "npz": "npz", "json": "json"}
+KINDS = {
+    "overlay": "png", "heatmap": "png", "panel": "png", "layers": "png", "depth": "gif", "npz": "npz", "json": "json",
+}  # fmt: skip
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255

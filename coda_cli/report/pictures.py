@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
-from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, overlay, side_by_side
+from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows, overlay, side_by_side
 from coda_cli.render.weights import on_paper
 from coda_cli.report.records import Explained, Record
 
@@ -44,6 +47,35 @@ def draw(
     return framed(
         side_by_side(row), part.scale if with_bar else None, *_caption(part, record, hues is not None, with_bar)
     )
+
+
+def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Explained, record: Record) -> list[RGB]:
+    """The layers of ``part``, the last one first; ``shares`` are their maps [h', w'].
+
+    "layers": one sheet, the input and then every map. "depth": the frames of an animation, all of one size, the input
+    beside each map. Positions of a layer are drawn as even blocks, for nothing is known within them.
+    """
+    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    picture = enlarged(rgb, size)
+    title = _caption(part, record)[0]
+    tiles = []
+    for k, (values, layer) in reversed(list(enumerate(zip(shares, part.layers, strict=True)))):
+        seen = (view.rgb.shape[1], view.rgb.shape[0])
+        blocks = np.asarray(cv2.resize(values, seen, interpolation=cv2.INTER_NEAREST), np.float32)
+        drawn = heatmap(paste_back(blocks, view, size), layer.scale)
+        proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
+        lines = [f"{layer.name}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
+        depth = "input" if layer.name == "input" else f"layer {k}"
+        label = depth if len(shares) > 1 else layer.name
+        if kind == "layers":
+            tiles.append(framed(drawn, layer.scale, label, lines))
+        else:
+            tiles.append(framed(side_by_side([picture, drawn]), layer.scale, f"{label} · {title}", lines))
+    if kind == "layers":
+        return [in_rows([framed(picture, None, title, [record.network.name]), *tiles], 4)]
+    height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
+    pads = [((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0)) for t in tiles]
+    return [np.pad(t, pad, constant_values=255) for t, pad in zip(tiles, pads, strict=True)]
 
 
 def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:

@@ -98,8 +98,23 @@ class Sums(ClassPart):
     exact: bool
 
 
+class LayerPart(_Part):
+    """A logit shared out over ``height`` x ``width`` positions of a layer's output: ``sum`` of them, and the proof."""
+
+    name: str
+    height: int
+    width: int
+    sum: float
+    residual: float
+    tolerance: float
+    exact: bool
+    scale: float
+
+
 class Explained(Sums):
     """One explained class of a picture."""
+
+    layers: tuple[LayerPart, ...] = ()
 
     evidence: EvidencePart
     scale: float  # the contribution of one view pixel, in logit units, that is drawn in full colour

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import classify, encode
-from coda_cli.errors import ExactnessError, UsageError
+from coda_cli.errors import UsageError
+from coda_cli.study.methods import Method, ours
 
 SEED = 42  # of the published protocol
 THRESHOLD = 0.5  # a picture's probability must lie above it
-
-# Signed maps [n, h, w] of n class indices for one input x [1, 6, h, w].
-Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,23 +46,15 @@ class Localisation:
         return float(low), float(high)
 
 
-def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-    """Exact contributions, summed over the channels. Raises ExactnessError when they are not exact."""
-    d = decompose(model, x, list(classes))
-    if not bool(d.exact.all()):
-        raise ExactnessError("the decomposition of a grid of pictures is not exact; nothing can be measured with it")
-    return d.pixels[0]
-
-
-def chosen_pictures(logits: Tensor, labels: Tensor, n: int) -> list[int]:
+def chosen_pictures(logits: Tensor, labels: Tensor, n: int, threshold: float = THRESHOLD) -> list[int]:
     """Indices of confident, correctly classified pictures: the order in which the published protocol uses them.
 
     ``logits`` [N, classes] and ``labels`` [N] of a whole test set. While more than n classes have an unused picture
-    with probability above THRESHOLD, n of them are drawn, and each gives its most confident unused one.
+    with probability above ``threshold``, n of them are drawn, and each gives its most confident unused one.
     """
     order: dict[int, list[int]] = {}
     own = logits.gather(1, labels[:, None])[:, 0].double()
-    right = (logits.argmax(1) == labels) & (own.sigmoid() > THRESHOLD)
+    right = (logits.argmax(1) == labels) & (own.sigmoid() > threshold)
     for c in range(logits.shape[1]):
         members = (right & (labels == c)).nonzero().flatten()
         order[c] = members[own[members].argsort(descending=True, stable=True)].tolist()
@@ -121,26 +111,40 @@ def localise(
     side: int = 3,
     count: int = 500,
     protocol: str = "corrected",
+    threshold: float = THRESHOLD,
+    rescale: bool = False,
+    smooth: int = 1,
     method: Method = ours,
-    progress: Callable[[int, int], None] | None = None,
+    before: Sequence[Sequence[float]] = (),
+    on_grid: Callable[[list[float], int, int], None] | None = None,
 ) -> Localisation:
     """Grid localisation of ``count`` grids of ``side`` x ``side`` pictures from a test set.
 
-    ``images`` uint8 [N, 3, h, w] as the network sees them, ``labels`` int64 [N], both on the CPU. Raises UsageError
-    when the test set has too few confident pictures for one grid.
+    ``images`` uint8 [N, 3, h, w] as the network sees them, ``labels`` int64 [N], both on the CPU. ``rescale`` shrinks
+    the pictures of a grid so that all of it is about as wide as one (B-cos networks, version 2), ``smooth`` is an odd
+    window over which maps are averaged first (both B-cos papers). ``before`` holds the scores of the first grids, from
+    an earlier call; ``on_grid`` hears the scores of every further one, how many are done, and of how many. Raises
+    UsageError when the test set has too few confident pictures for one grid.
     """
     n, device = side * side, next(model.parameters()).device
-    chosen = chosen_pictures(classify(model, images).cpu(), labels, n)
+    chosen = chosen_pictures(classify(model, images).cpu(), labels, n, threshold)
     wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
     if not wanted:
         raise UsageError(
             f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
-            f"with a probability above {THRESHOLD}"
+            f"with a probability above {threshold:g}"
         )
-    scores = []
-    for done, grid in enumerate(wanted, 1):
-        x = encode(grid_picture(images[grid])[None].to(device))
-        scores.append(grid_scores(method(model, x, labels[grid].tolist())))
-        if progress:
-            progress(done, len(wanted))
+    scores = [list(row) for row in before][: len(wanted)]
+    for grid in wanted[len(scores) :]:
+        pictures = images[grid]
+        if rescale:
+            size = [length // side for length in images.shape[2:]]
+            small = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
+            pictures = small.round().clamp(0, 255).to(torch.uint8)
+        maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[grid].tolist())
+        if smooth > 1:
+            maps = F.avg_pool2d(maps[None], smooth, 1, (smooth - 1) // 2)[0]
+        scores.append(grid_scores(maps))
+        if on_grid:
+            on_grid(scores[-1], len(scores), len(wanted))
     return Localisation(np.array(scores))

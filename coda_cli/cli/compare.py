@@ -1,0 +1,89 @@
+"""``coda compare``: one picture under many methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli.console import console
+from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
+from coda_cli.errors import CodaError, ExitCode, UsageError
+
+
+def compare(
+    sources: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, quoted patterns.")],
+    model: Model = DEFAULT,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", "-c", metavar="CLASS", help="What to explain [default: the predicted]."),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME[:KEY=N,...]",
+            help="ours, gradient, input-x-gradient, integrated-gradients, deeplift, grad-cam, guided-backprop, "
+            "occlusion, lime or rise, with parameters such as occlusion:window=8,stride=4 [default: all].",
+        ),
+    ] = None,
+    output: OutputFolder = Path("coda-out"),
+    json: Json = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are there.")] = False,
+    arch: Arch = None,
+    device: Device = "auto",
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Hold the exact contributions against post-hoc methods: same network, class and picture.
+
+    Writes a sheet of all maps, each on its own stated scale with its sum and how far that is from the logit, and the
+    same as arrays and JSON. Networks without an exact decomposition can be looked at as well. Needs captum: pip install
+    'coda-cli[posthoc]'.
+
+    \b
+    coda compare photo.jpg
+    coda compare photo.jpg --method ours --method grad-cam --method occlusion:window=16,stride=8
+    coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
+    """  # fmt: skip
+    from coda_cli.media.sources import resolve
+
+    items = resolve(sources, recursive=recursive, leave_out=output)
+    from coda_cli.checkpoints.loading import load
+    from coda_cli.comparisons import compare_file, default_methods
+    from coda_cli.devices import pick
+    from coda_cli.explain import Request
+    from coda_cli.report.comparison import to_json
+    from coda_cli.report.files import prepare
+    from coda_cli.study.methods import EXACT, method_of, refuse_missing
+
+    refuse_missing(methods or ["lime"])
+    for text in methods or ():
+        method_of(text)
+    net = load(model, arch=arch, device=pick(device), exact=bool({*EXACT} & {*(methods or ())}))
+    for assumption in net.assumed:
+        console.say(f"{net.path.name}: {assumption}")
+    request = Request(tuple(classes or ()))
+    request.targets(net)
+    chosen = tuple(methods) if methods else default_methods(net)
+    prepare(output)
+    there = [p for item in items for p in (output / item.subfolder).glob(f"{item.path.stem}.*.compare.json")]
+    if there and not force:
+        raise UsageError(f"{there[0]}: exists; --force replaces it, --output names another place")
+    failed = 0
+    with console.progress("comparing", " pictures") as advance:
+        for n, item in enumerate(items, 1):
+            try:
+                for record in compare_file(item, net, request, chosen, output):
+                    console.result(to_json(record) if json else str(output / record.files["png"]))
+                    for m in record.methods:
+                        console.detail(f"{item.path}: {m.method}: sum {m.sum:.4g}, off by {m.off:+.2g}")
+            except CodaError as error:
+                console.error(str(error))
+                failed += 1
+            advance(n, len(items))
+    if failed:
+        raise typer.Exit(ExitCode.FAILED)

@@ -1,0 +1,140 @@
+"""The verb for one picture under many methods: their maps side by side, and how far each is from the logit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coda_cli.accounts import class_part
+from coda_cli.checkpoints.loading import Net
+from coda_cli.checkpoints.targets import Target
+from coda_cli.core.networks import encode
+from coda_cli.errors import CodaError, MediaError
+from coda_cli.explain import Request, classify_views
+from coda_cli.media.sources import Item, utf8
+from coda_cli.media.stills import Picture, read_image, write_png, write_with
+from coda_cli.media.view import View, fit
+from coda_cli.render.colour import robust_scale
+from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
+from coda_cli.report.comparison import Comparison, MethodPart, to_json
+from coda_cli.report.files import slug
+from coda_cli.report.records import Network, Source, ViewPart
+from coda_cli.study.methods import EXACT, method_of
+
+RGB = NDArray[np.uint8]
+Map = NDArray[np.float32]
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A picture and class with the maps float32 [methods, h, w]."""
+
+    record: Comparison
+    maps: Map
+    sheet: RGB
+
+
+def compare(picture: Picture, item: Item, net: Net, request: Request, methods: Sequence[str]) -> Iterator[Compared]:
+    """Every class asked for of one picture, under ``methods`` (see ``study.methods``).
+
+    Raises UsageError for a method or class that does not exist, CodaError where a method fails.
+    """
+    p = net.checkpoint.preprocessing
+    view = fit(picture.rgb, p.resize, p.crop, request.fit)
+    logits = classify_views([view], net, request)[0].astype(np.float64)
+    for target in request.targets(net).of(logits):
+        yield _compared(picture, item, view, net, target, float(logits[target.index]), methods)
+
+
+def _compared(
+    picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, methods: Sequence[str]
+) -> Compared:
+    parameter = next(net.model.parameters())
+    x = encode(torch.from_numpy(view.rgb).permute(2, 0, 1)[None].to(parameter.device)).to(parameter.dtype)
+    bias = float(getattr(net.model, "bias", 0.0))
+    parts, maps = [], []
+    for text in methods:
+        start = time.perf_counter()
+        try:
+            pixels = method_of(text)(net.model, x, [target.index])[0].float().cpu().numpy()
+        except (RuntimeError, AssertionError, AttributeError) as error:  # captum's ways to say that a net does not fit
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MediaError(f"{text} does not work with {net.checkpoint.name}: {reason}") from error
+        seconds, total = time.perf_counter() - start, float(pixels.sum(dtype=np.float64))
+        maps.append(pixels)
+        parts.append(
+            MethodPart(method=text, sum=total, off=total - (logit - bias), scale=robust_scale(pixels, 99.5),
+                       seconds=seconds)
+        )  # fmt: skip
+    height, width = view.rgb.shape[:2]
+    record = Comparison(
+        source=Source(path=utf8(item.path.as_posix()), sha256=picture.sha256, bytes=picture.bytes,
+                      width=view.size[0], height=view.size[1], notes=picture.notes),
+        network=Network(name=net.checkpoint.name, sha256=net.sha256, architecture=net.checkpoint.architecture,
+                        temperature=float(net.checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed),
+        view=ViewPart(fit="crop", width=width, height=height, box=view.box),
+        explained=class_part(net.checkpoint, target.index),
+        logit=logit, bias=bias, methods=tuple(parts),
+    )  # fmt: skip
+    stacked = np.stack(maps)
+    return Compared(record, stacked, sheet(view.rgb, stacked, record))
+
+
+def default_methods(net: Net) -> tuple[str, ...]:
+    """All of captum's gradient methods, with ours where the network has it, and quick forms of those by masks."""
+    h = net.checkpoint.preprocessing.crop
+    masks = (f"occlusion:window={max(4, h // 8)},stride={max(2, h // 16)}", "lime", "rise:masks=1000")
+    every = ("ours", "gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop")
+    return tuple(m for m in (*every, *masks) if hasattr(net.model, "bias") or m not in EXACT)
+
+
+def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
+    """The picture, then every map [methods, h, w] on its own scale, COLUMNS in a row; uint8 [H, W, 3]."""
+    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    logit, bias = record.logit, record.bias
+    name = record.explained.name
+    title = f"{name} · logit {logit:.2f}"
+    lines = [f"{record.network.name}: to be shared out are logit − bias = {logit - bias:.2f}"]
+    tiles = [framed(enlarged(rgb, size), None, title, lines)]
+    for pixels, part in zip(maps, record.methods, strict=True):
+        large = heatmap(enlarged(pixels, size), part.scale)
+        said = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {part.seconds:.2g} s"]
+        tiles.append(framed(large, part.scale, part.method, said))
+    return in_rows(tiles, COLUMNS)
+
+
+def write(compared: Compared, item: Item, folder: Path) -> Comparison:
+    """Sheet, arrays and record of one picture and class; returns the record with the files' names."""
+    record = compared.record
+    stem = utf8(item.path.stem)
+    base = folder / item.subfolder / f"{stem}.{slug(record.explained.name)}.compare"
+    base.parent.mkdir(parents=True, exist_ok=True)
+    names = {kind: base.with_name(f"{base.name}.{kind}") for kind in ("png", "npz", "json")}
+    record = record.model_copy(
+        update={"files": {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}}
+    )
+    arrays = {"maps": compared.maps, "methods": np.array([m.method for m in record.methods])}
+    write_png(names["png"], compared.sheet, {})
+    write_with(names["npz"], lambda s: np.savez_compressed(s, allow_pickle=False, **arrays, record=to_json(record)))
+    write_with(names["json"], lambda s: s.write(to_json(record).encode() + b"\n"))
+    return record
+
+
+def compare_file(
+    item: Item, net: Net, request: Request, methods: Sequence[str], folder: Path | None
+) -> Iterator[Comparison]:
+    """``compare`` of a file, written into ``folder``. Errors name the file."""
+    try:
+        for compared in compare(read_image(item.path), item, net, request, methods):
+            yield write(compared, item, folder) if folder else compared.record
+    except CodaError as error:
+        if str(item.path) in str(error):
+            raise
+        raise type(error)(f"{item.path}: {error}") from error

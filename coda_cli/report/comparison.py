@@ -1,0 +1,52 @@
+"""What is written about one picture and class under several methods."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from coda_cli.report.records import ClassPart, FailedRecord, Network, Source, ViewPart, _Part
+
+SCHEMA: Literal["coda.comparison"] = "coda.comparison"
+
+
+class MethodPart(_Part):
+    """One method's map [h, w] of the view.
+
+    ``off`` is how far its sum is from what it should share out, logit - bias; of ours it is the residual, with the
+    positional share. ``scale`` is drawn in full colour. ``seconds`` is its own time.
+    """
+
+    method: str  # with its parameters, where other than the defaults
+    sum: float
+    off: float
+    scale: float
+    seconds: float
+
+
+class Comparison(_Part):
+    """One picture and class: the logit, and every method's account of it."""
+
+    schema_name: Literal["coda.comparison"] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = 1
+    status: Literal["ok"] = "ok"
+    source: Source
+    network: Network
+    view: ViewPart
+    explained: ClassPart
+    logit: float
+    bias: float
+    methods: tuple[MethodPart, ...]
+    files: dict[str, str] = Field(default={})
+
+
+def to_json(record: Comparison) -> str:
+    """One line of JSON."""
+    return record.model_dump_json(by_alias=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a line of output."""
+    schema = TypeAdapter(Comparison | FailedRecord).json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{SCHEMA} version 1", **schema}

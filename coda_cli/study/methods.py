@@ -1,0 +1,295 @@
+"""Ways to share a logit out over the pixels, all behind one signature: ours, and the post-hoc ones it is held against.
+
+A method takes a network, one encoded picture x float [1, 6, h, w] and K class indices, and gives maps [K, h, w], signed
+unless it says otherwise. Its parameters are keyword arguments with the published values as defaults. A new one is one
+more function in METHODS.
+
+All but ours act on the three colours, the encoding being part of what they differentiate or mask (as published for
+CoDA-Nets and B-cos networks of version 1), on the logit with temperature and bias, and on the network as it is, with
+nothing held.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coda_cli.core.bcos_nets import BcosNet
+from coda_cli.core.decompose import decompose
+from coda_cli.core.networks import encode, forward
+from coda_cli.errors import ExactnessError, UsageError
+
+Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
+BATCH = 32  # masked pictures that are computed together
+
+
+class _OfColours(nn.Module):
+    """A network as a function of r g b [B, 3, h, w]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        logits: Tensor = self.model(encode(rgb))
+        return logits
+
+
+def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """Exact contributions, summed over the channels. Raises ExactnessError when they are not exact."""
+    d = decompose(model, x, list(classes))
+    if not bool(d.exact.all()):
+        raise ExactnessError("the decomposition is not exact; nothing can be measured with it")
+    return d.pixels[0]
+
+
+# ---- by gradients, from captum ---------------------------------------------------------------------------------------
+
+
+def gradient(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """The gradient of the logit, signed."""
+    return _captum("Saliency", model, x, classes, abs=False)
+
+
+def input_x_gradient(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """Colours times the gradient of the logit."""
+    return _captum("InputXGradient", model, x, classes)
+
+
+def guided_backprop(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """The gradient without what ReLUs would pass back negatively; in a network without ReLUs the gradient."""
+    return _captum("GuidedBackprop", model, x, classes)
+
+
+def integrated_gradients(model: nn.Module, x: Tensor, classes: Sequence[int], *, steps: int = 20) -> Tensor:
+    """The gradient's mean on the way from a black picture, times the colours (Gauss-Legendre in ``steps`` points)."""
+    return _captum(
+        "IntegratedGradients", model, x, classes, n_steps=steps, internal_batch_size=max(BATCH, len(classes))
+    )
+
+
+def deeplift(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """DeepLIFT's rescale rule against a black picture; no rule applies in a network without ReLUs."""
+    return _captum("DeepLift", model, x, classes, baselines=0)
+
+
+def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+    """Grad-CAM of the last map: channels weighted by their mean gradient, positive part; not negative.
+
+    Enlarged without interpolation. The last map is the output of the last CoDA layer; of B-cos networks, and others,
+    what their classifier sees. Raises UsageError for networks without one.
+    """
+    from captum.attr import LayerGradCam
+
+    colours = _OfColours(model)
+    layer = _last_map(model, x)
+    with _quiet():
+        maps = LayerGradCam(colours, layer).attribute(_copies(x, classes), target=list(classes))
+    assert isinstance(maps, Tensor)
+    return F.interpolate(maps.detach().relu(), x.shape[2:], mode="nearest")[:, 0]
+
+
+def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], **options: Any) -> Tensor:
+    """A method of captum for K classes: K copies of the picture, each with its own target."""
+    import captum.attr
+
+    with _quiet():
+        attribution = getattr(captum.attr, name)(_OfColours(model))
+        maps: Tensor = attribution.attribute(_copies(x, classes), target=list(classes), **options)
+    return maps.detach().sum(1)
+
+
+def _copies(x: Tensor, classes: Sequence[int]) -> Tensor:
+    return x[:, :3].detach().repeat(len(classes), 1, 1, 1).requires_grad_()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Captum warns of what it does to inputs and modules, which here are its own."""
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@torch.no_grad()
+def _last_map(model: nn.Module, x: Tensor) -> nn.Module:
+    """The module whose output is the last one of more than one position, a classifier's own output left out."""
+    found: list[tuple[nn.Module, int]] = []
+
+    def note(module: nn.Module, _: Any, y: Any) -> None:
+        if isinstance(y, Tensor) and y.ndim == 4 and y.shape[2] * y.shape[3] > 1:
+            found.append((module, y.shape[1]))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if not isinstance(m, nn.Sequential)]
+    try:
+        outputs = model(x).shape[1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if isinstance(model, BcosNet):
+        found = [(module, channels) for module, channels in found if channels != outputs]
+    if not found:
+        raise UsageError("Grad-CAM needs a network whose last layers give maps; this one has none")
+    return found[-1][0]
+
+
+# ---- by masks --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def occlusion(model: nn.Module, x: Tensor, classes: Sequence[int], *, window: int = 32, stride: int = 32) -> Tensor:
+    """How much a logit drops when a window turns black, spread evenly over the window, summed over all windows.
+
+    Windows of ``window`` pixels are centred on multiples of ``stride`` and cut off at the border. (The original code's
+    windows have another size than it says: its 5 is 4 here, its 9 is 8, its 50 at stride 20 is 80.)
+    """
+    colours, chosen = x[:, :3], list(classes)
+    H, W = x.shape[2:]
+    whole = forward(model, x)[0, chosen]
+    maps = x.new_zeros(len(chosen), H, W)
+    places = [
+        (slice(max(0, cy - window // 2), min(H, cy - window // 2 + window)),
+         slice(max(0, cx - window // 2), min(W, cx - window // 2 + window)))
+        for cy, cx in itertools.product(range(0, H + 1, stride), range(0, W + 1, stride))
+    ]  # fmt: skip
+    places = [(rows, columns) for rows, columns in places if rows.start < rows.stop and columns.start < columns.stop]
+    for i in range(0, len(places), BATCH):
+        batch = places[i : i + BATCH]
+        masked = colours.repeat(len(batch), 1, 1, 1)
+        for picture, (rows, columns) in zip(masked, batch, strict=True):
+            picture[:, rows, columns] = 0
+        drops = whole - forward(model, encode(masked))[:, chosen]
+        for drop, (rows, columns) in zip(drops, batch, strict=True):
+            area = (rows.stop - rows.start) * (columns.stop - columns.start)
+            maps[:, rows, columns] += drop[:, None, None] / area
+    return maps
+
+
+@torch.no_grad()
+def rise(
+    model: nn.Module, x: Tensor, classes: Sequence[int], *, masks: int = 6000, cells: int = 6, kept: float = 0.1,
+    seed: int = 42,
+) -> Tensor:  # fmt: skip
+    """RISE: random soft masks weighted by the probability they leave; not negative, not in logit units.
+
+    Each of ``masks`` keeps a share ``kept`` of ``cells`` x ``cells`` cells, enlarged and shifted at random.
+    """
+    chosen, (H, W) = list(classes), x.shape[2:]
+    generator = torch.Generator().manual_seed(seed)
+    ch, cw = -(-H // cells), -(-W // cells)
+    total = x.new_zeros(len(chosen), H, W)
+    for start in range(0, masks, BATCH):
+        n = min(BATCH, masks - start)
+        coarse = (torch.rand(n, 1, cells, cells, generator=generator) < kept).float()
+        fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
+        dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))
+        soft = torch.stack([m[:, y : y + H, z : z + W] for m, y, z in zip(fine, dy, dx, strict=True)]).to(x)
+        p = forward(model, encode(x[:, :3] * soft)).sigmoid()[:, chosen]
+        total += torch.einsum("nk,nhw->khw", p, soft[:, 0])
+    return total / (masks * kept)
+
+
+def lime(
+    model: nn.Module, x: Tensor, classes: Sequence[int], *, samples: int = 256, features: int = 3, kernel: float = 1.0,
+    seed: int = 42,
+) -> Tensor:  # fmt: skip
+    """LIME: the ``features`` superpixels that speak most for the class in a linear fit of its probability, as 1 and 0.
+
+    Superpixels by quickshift (``kernel``, at most 200 away, ratio 0.2); hidden ones take their mean colour.
+    """
+    from captum._utils.models.linear_model import SkLearnRidge
+    from captum.attr import Lime
+    from skimage.segmentation import quickshift
+
+    rgb = x[0, :3].detach()
+    picture = rgb.permute(1, 2, 0).double().cpu().numpy()
+    segments = torch.from_numpy(
+        quickshift(
+            picture,  # type: ignore[no-untyped-call]
+            kernel_size=kernel,
+            max_dist=200,
+            ratio=0.2,
+        )
+    ).to(x.device)
+    means = torch.zeros_like(rgb)
+    for s in segments.unique():
+        inside = segments == s
+        means[:, inside] = rgb[:, inside].mean(1, keepdim=True)
+    maps = []
+    for c in classes:
+        torch.manual_seed(seed)  # captum draws from the global generator
+
+        def probability(pictures: Tensor, c: int = c) -> Tensor:
+            with torch.no_grad():
+                return forward(model, encode(pictures))[:, c].sigmoid()
+
+        with _quiet():
+            weights = Lime(probability, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
+                rgb[None], baselines=means[None], feature_mask=segments[None, None].expand(1, 3, -1, -1),
+                n_samples=samples, perturbations_per_eval=BATCH,
+            )[0, 0]  # fmt: skip
+        of_segment = {int(s): float(weights[segments == s][0]) for s in segments.unique()}
+        best = sorted((s for s, w in of_segment.items() if w > 0), key=lambda s: -of_segment[s])[:features]
+        maps.append(torch.isin(segments, torch.tensor(best, device=x.device, dtype=segments.dtype)).to(x.dtype))
+    return torch.stack(maps)
+
+
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "ours": ours,
+    "gradient": gradient,
+    "input-x-gradient": input_x_gradient,
+    "integrated-gradients": integrated_gradients,
+    "deeplift": deeplift,
+    "grad-cam": grad_cam,
+    "guided-backprop": guided_backprop,
+    "occlusion": occlusion,
+    "lime": lime,
+    "rise": rise,
+}
+CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
+EXACT = ("ours",)  # what networks without an exact decomposition do not have
+
+
+def refuse_missing(methods: Sequence[str]) -> None:
+    """Raise UsageError for methods whose libraries are not installed."""
+    import importlib.util
+
+    names = {text.partition(":")[0] for text in methods}
+    needed = {"captum"} if names & CAPTUM else set()
+    needed |= {"captum", "sklearn", "skimage"} if "lime" in names else set()
+    if missing := sorted(name for name in needed if importlib.util.find_spec(name) is None):
+        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install 'coda-cli[posthoc]'")
+
+
+def method_of(text: str) -> Method:
+    """A method by name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2". Raises UsageError."""
+    name, _, given = text.partition(":")
+    if name not in METHODS:
+        raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
+    function = METHODS[name]
+    known = {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    chosen: dict[str, float] = {}
+    for part in filter(None, given.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"--method {text}: {name} has no parameter {key}; {there}")
+        kind = type(known[key].default)
+        try:
+            chosen[key] = kind(value)
+        except ValueError as error:
+            raise UsageError(
+                f"--method {text}: {key} is {value!r}; expected a number like {known[key].default}"
+            ) from error
+        if not (chosen[key] > 0 or key == "seed"):
+            raise UsageError(f"--method {text}: {key} must be positive")
+    return partial(function, **chosen)

@@ -1,0 +1,79 @@
+"""The papers' figures of the measurements, by matplotlib, which only these need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coda_cli.errors import UsageError
+from coda_cli.media.stills import write_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, RED, GREY = "#1c1c1e", "#cd2a30", "#8a8a90"
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def refuse_format(path: Path) -> None:
+    """Raise UsageError for a name that is no figure's, or where matplotlib is not installed."""
+    import importlib.util
+
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"--plot {path}: figures are written as {', '.join(FORMATS)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install 'coda-cli[figures]'")
+
+
+def localisation_figure(scores: Mapping[str, NDArray[np.float64]], uniform: float, title: str) -> Figure:
+    """Box plots of localisation scores by label, beside the lines of a perfect map and of an even one."""
+    figure, axes = _figure(1.2 + 1.1 * len(scores), 3.6)
+    axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(uniform, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
+    axes.text(0.5, 1.012, "perfect", color=GREY, fontsize=8, va="bottom")
+    axes.text(0.5, uniform + 0.012, "even", color=GREY, fontsize=8, va="bottom")
+    boxes = axes.boxplot(
+        [s.ravel() for s in scores.values()], tick_labels=list(scores), widths=0.5, patch_artist=True,
+        flierprops={"marker": ".", "markersize": 2, "markerfacecolor": GREY, "markeredgecolor": "none"},
+        medianprops={"color": INK}, showmeans=True,
+        meanprops={"marker": "D", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": "none"},
+    )  # fmt: skip
+    for n, box in enumerate(boxes["boxes"]):
+        box.set(facecolor=RED if n == 0 else "#e4e4e8", alpha=0.55 if n == 0 else 1.0, edgecolor=INK, linewidth=0.8)
+    axes.set(
+        ylim=(-0.02, 1.08), ylabel="share of positive evidence\nin the right cell", xlim=(0.45, len(scores) + 0.55)
+    )
+    axes.tick_params(axis="x", rotation=20 if len(scores) > 3 else 0)
+    axes.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def removal_figure(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], title: str) -> Figure:
+    """Mean probability over the share of removed pixels, by label: (shares, probabilities)."""
+    figure, axes = _figure(5.2, 3.4)
+    for n, (label, (shares, means)) in enumerate(curves.items()):
+        axes.plot(100 * shares, means, color=RED if n == 0 else None, linewidth=1.6, label=label, marker="o",
+                  markersize=3, markevery=15)  # fmt: skip
+    axes.set(xlabel="% of the pixels removed", ylabel="probability of the true class", ylim=(0, 1))
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all."""
+    write_with(path, lambda stream: figure.savefig(stream, format=path.suffix.lower().lstrip("."), dpi=160))
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes

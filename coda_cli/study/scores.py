@@ -1,0 +1,50 @@
+"""Scores on disk while they are measured, so that a long measurement goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coda_cli.errors import MediaError, UsageError
+
+
+class Scores:
+    """A file of JSON lines: what is measured, then one line of numbers for every grid or picture."""
+
+    def __init__(self, path: Path | None, measured: dict[str, Any]) -> None:
+        """``measured`` is everything that decides the scores. Without a path nothing is kept.
+
+        Raises UsageError for a file of another measurement, MediaError where it cannot be read or written.
+        """
+        self.path, self.rows = path, list[list[float]]()
+        if path is None:
+            return
+        head = json.dumps(measured, sort_keys=True)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise MediaError(f"{path}: cannot be read ({error})") from error
+        if lines and lines[0] != head:
+            raise UsageError(f"{path}: holds the scores of another measurement; name another file, or remove it")
+        for line in lines[1:]:
+            try:
+                self.rows.append([float(value) for value in json.loads(line)])
+            except (ValueError, TypeError):  # cut off in the middle of a line
+                break
+        self._write("w", "\n".join([head, *(json.dumps(row) for row in self.rows)]) + "\n")
+
+    def add(self, row: Sequence[float]) -> None:
+        """Keep the next line."""
+        self.rows.append(list(row))
+        self._write("a", json.dumps(self.rows[-1]) + "\n")
+
+    def _write(self, mode: str, text: str) -> None:
+        if self.path is None:
+            return
+        try:
+            with self.path.open(mode, encoding="utf-8") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise MediaError(f"{self.path}: cannot be written ({error.strerror or error})") from error
