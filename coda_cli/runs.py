@@ -200,7 +200,7 @@ class _Run:
                 if named in taken:
                     raise MediaError(f"{named}: two classes would get this name; add {{index}} to --name")
                 taken.add(named)
-                path = self._target(named, loaded.picture)
+                path = self._target(named, loaded)
                 if path is None:
                     continue
                 picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
@@ -215,7 +215,7 @@ class _Run:
             explained.append(part.model_copy(update={"files": files}))
         shared = {}
         if "npz" in kinds:
-            path = self._target(naming.array_path(loaded.item), loaded.picture)
+            path = self._target(naming.array_path(loaded.item), loaded)
             if path is not None:
                 content = {**arrays(explanation), "record": np.array(to_json(record))}
                 write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
@@ -223,7 +223,7 @@ class _Run:
                 shared["npz"] = path.relative_to(naming.folder).as_posix()
         record = record.model_copy(update={"explained": tuple(explained), "files": shared})
         if "json" in kinds:  # last: its presence says that everything else is there
-            path = self._target(naming.record_path(loaded.item), loaded.picture)
+            path = self._target(naming.record_path(loaded.item), loaded)
             if path is not None:
                 write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
                 written.append(path)
@@ -236,7 +236,7 @@ class _Run:
         kinds, naming = self.output.drawing.kinds, self.output.naming
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in kinds):
-            path = self._target(naming.path(loaded.item, kind, *named), loaded.picture)
+            path = self._target(naming.path(loaded.item, kind, *named), loaded)
             if path is None:
                 continue
             frames = draw_layers(kind, loaded.picture.rgb, shares, explanation.view, part, record)
@@ -248,7 +248,7 @@ class _Run:
                         clip.write(frame, n * LAYER_SECONDS, LAYER_SECONDS)
             yield kind, path
 
-    def _target(self, path: Path, picture: Picture) -> Path | None:
+    def _target(self, path: Path, loaded: _Loaded) -> Path | None:
         """Where a file is really written; None when one is there that stays."""
         policy = self.output.if_exists
         if policy == "rename":
@@ -259,8 +259,10 @@ class _Run:
         if policy == "overwrite" or not path.exists():
             return path
         # A run that was stopped leaves pictures without their record: those are replaced by the same again.
-        stored = stored_record(path) if policy == "match" else None
-        if stored is None or not self._matches(stored, picture):
+        # An animation holds no record: that of its picture answers for it.
+        told_by = self.output.naming.record_path(loaded.item) if path.suffix == ".gif" else path
+        stored = stored_record(told_by) if policy == "match" else None
+        if stored is None or not self._matches(stored, loaded.picture):
             raise self._in_the_way(path)
         return path
 

@@ -1,0 +1,74 @@
+"""coda compare: sheets, arrays and records of one picture under many methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import Coda
+from PIL import Image
+from program import photo
+
+QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
+
+
+def test_everything_is_written_and_adds_up(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    result = coda("compare", "a.png", *QUICK, "-c", "cat", "-c", "dog", "--json")
+    schema = json.loads(coda("schema", "compare").out)
+    assert [r["explained"]["name"] for r in result.records] == ["cat", "dog"]
+    for record in result.records:
+        jsonschema.validate(record, schema)
+        folder = tmp_path / "coda-out"
+        with np.load(folder / record["files"]["npz"]) as arrays:
+            assert arrays["maps"].shape == (3, 32, 32)
+            assert arrays["methods"].tolist() == ["ours", "gradient", "occlusion:window=8,stride=8"]
+            for part, pixels in zip(record["methods"], arrays["maps"], strict=True):
+                assert part["sum"] == pytest.approx(float(pixels.sum(dtype=np.float64)), abs=1e-6)
+                assert part["off"] == pytest.approx(part["sum"] - (record["logit"] - record["bias"]), abs=1e-6)
+        ours, *others = record["methods"]
+        assert abs(ours["off"]) < 1e-4
+        assert all(abs(part["off"]) > 1e-2 for part in others)
+        assert json.loads((folder / record["files"]["json"]).read_text()) == record
+        with Image.open(folder / record["files"]["png"]) as sheet:
+            assert sheet.width > 4 * 320
+    explained = coda("explain", "a.png", "-c", "cat", "--json", "--write", "none").records[0]["explained"][0]
+    assert result.records[0]["logit"] == pytest.approx(explained["logit"], abs=1e-5)
+
+
+def test_all_methods_are_the_default(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    record = coda("compare", "a.png", "--json").record
+    names = [part["method"].partition(":")[0] for part in record["methods"]]
+    assert names == ["ours", "gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam",
+                     "guided-backprop", "occlusion", "lime", "rise"]  # fmt: skip
+
+
+def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r.pth")
+    photo(tmp_path / "a.png", 60, 60)
+    network = ("-m", "r.pth", "--arch", "torchvision:resnet18")
+    record = coda("compare", "a.png", *network, "--method", "grad-cam", "--method", "gradient", "--json").record
+    assert record["network"]["architecture"] == "torchvision"
+    refused = coda("compare", "a.png", *network, "--method", "ours", status=3)
+    assert "not a dynamic linear network" in refused.err
+
+
+def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    assert "no such method" in coda("compare", "a.png", "--method", "magic", status=2).error
+    assert "no class" in coda("compare", "a.png", *QUICK, "-c", "unicorn", status=2).error
+    mixed = coda("compare", "a.png", "b.png", "--method", "ours", status=1)
+    assert len(mixed.lines) == 1
+    assert "b.png" in mixed.error
+    there = coda("compare", "a.png", "--method", "ours", status=2)
+    assert "--force replaces it" in there.error
+    coda("compare", "a.png", "--method", "ours", "--force")
+    assert not list((tmp_path / "coda-out").glob(".*"))

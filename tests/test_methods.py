@@ -1,0 +1,203 @@
+"""Post-hoc methods: each against its definition on small networks, and how they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coda_cli.core.bcos_nets import bcos_chain, bcos_resnet, bcos_vit
+from coda_cli.core.decompose import decompose
+from coda_cli.core.networks import CodaNet, coda_net, encode
+from coda_cli.core.standard_nets import StandardNet
+from coda_cli.errors import UsageError
+from coda_cli.study.methods import METHODS, _last_map, grad_cam, lime, method_of, occlusion, refuse_missing, rise
+
+FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def small_net() -> CodaNet:
+    return coda_net(channels=[6, 4, 3], kernels=[3, 3], strides=[1, 2], ranks=[3, 3], norm="SQ", temperature=2.0).eval()
+
+
+def picture(h: int = 8, w: int = 6) -> Tensor:
+    return encode(torch.rand(1, 3, h, w))
+
+
+class Linear(nn.Module):
+    """Logits that are a known linear function of the six channels, and a bias: every method's answer can be told."""
+
+    def __init__(self, weights: Tensor, bias: float = -1.0) -> None:
+        super().__init__()
+        self.weights, self.bias = nn.Parameter(weights), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bchw,kchw->bk", x, self.weights) + self.bias
+
+
+def of_colours(model: Linear) -> Tensor:
+    """The gradient with respect to r, g and b [K, 3, h, w]: 1 - r falls as r rises."""
+    return (model.weights[:, :3] - model.weights[:, 3:]).detach()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["coda", "bcos"])
+def test_every_method_gives_maps_of_the_picture_s_size_and_leaves_the_network_alone(name: str, kind: str) -> None:
+    model: nn.Module = small_net()
+    if kind == "bcos":
+        model = bcos_chain(channels=[6, 4, 3], kernels=[3, 1], strides=[1, 2], b=2.0, max_out=2, scale=0.5,
+                           temperature=2.0, bias=-1.0).eval()  # fmt: skip
+    x = picture(12, 10)
+    before, hooks = (
+        {k: v.clone() for k, v in model.state_dict().items()},
+        [len(m._forward_hooks) for m in model.modules()],
+    )
+    kept = x.clone()
+    maps = method_of(FAST.get(name, name))(model, x, [2, 0])
+    assert maps.shape == (2, 12, 10)
+    assert not maps.requires_grad
+    assert torch.isfinite(maps).all()
+    assert torch.equal(x, kept)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(method_of(FAST.get(name, name))(model, x, [2, 0]), maps)  # seeded where it is random
+
+
+def test_the_methods_by_gradients_are_their_formulas() -> None:
+    model, x = Linear(torch.randn(3, 6, 4, 5)), picture(4, 5)
+    g = of_colours(model)[[2, 0]]
+    rgb = x[:, :3]
+    for name, expected in {
+        "gradient": g.sum(1), "guided-backprop": g.sum(1), "input-x-gradient": (rgb * g).sum(1),
+        "deeplift": (rgb * g).sum(1), "integrated-gradients": (rgb * g).sum(1),  # on a straight line
+        "ours": (x * model.weights[[2, 0]]).sum(1).detach(),
+    }.items():  # fmt: skip
+        torch.testing.assert_close(method_of(name)(model, x, [2, 0]), expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_integrated_gradients_add_up_to_the_distance_from_black() -> None:
+    model, x = small_net(), picture()
+    maps = method_of("integrated-gradients:steps=200")(model, x, [0, 1, 2])
+    black = encode(torch.zeros(1, 3, 8, 6))
+    expected = (model(x) - model(black))[0].detach()
+    torch.testing.assert_close(maps.sum((1, 2)), expected, rtol=2e-2, atol=2e-3)
+
+
+def test_grad_cam_is_the_positive_part_of_weighted_channels_of_the_last_map() -> None:
+    model, x = small_net(), picture()
+    last = model.layers(x).detach().requires_grad_()
+    logits = last.sum((2, 3)) / model.temperature
+    (gradient,) = torch.autograd.grad(logits[0, 1], last)
+    expected = (last * gradient.mean((2, 3), keepdim=True)).sum(1).relu()[0]
+    blocks = expected.detach().repeat_interleave(2, 0).repeat_interleave(2, 1)
+    torch.testing.assert_close(grad_cam(model, x, [1])[0], blocks)
+
+
+def test_grad_cam_looks_at_what_the_classifier_of_a_b_cos_network_sees() -> None:
+    model = bcos_resnet(blocks=[1, 1], bottleneck=False, classes=3, bias=-1.0).eval()
+    assert _last_map(model, encode(torch.rand(1, 3, 32, 32))) is model.backbone.layer2[0]
+    with pytest.raises(UsageError, match="last layers give maps"):
+        grad_cam(bcos_vit(dim=64, depth=1, patch=8, classes=3, bias=-1.0).eval(), encode(torch.rand(1, 3, 16, 16)), [0])
+
+
+def occlusion_by_definition(model: nn.Module, x: Tensor, classes: Sequence[int], window: int, stride: int) -> Tensor:
+    H, W = x.shape[2:]
+    maps = torch.zeros(len(classes), H, W)
+    for cy in range(0, H + 1, stride):
+        for cx in range(0, W + 1, stride):
+            hidden = torch.zeros(H, W, dtype=torch.bool)
+            for y in range(H):
+                for z in range(W):
+                    hidden[y, z] = -(window // 2) <= y - cy < window - window // 2 and (
+                        -(window // 2) <= z - cx < window - window // 2
+                    )
+            if hidden.any():
+                drop = (model(x) - model(encode(x[:, :3] * ~hidden)))[0, list(classes)]
+                maps += drop[:, None, None] * hidden / hidden.sum()
+    return maps.detach()
+
+
+@pytest.mark.parametrize(("window", "stride"), [(4, 2), (3, 2), (1, 1), (5, 4)])
+def test_occlusion_is_its_definition(window: int, stride: int) -> None:
+    model, x = small_net(), picture(9, 7)
+    expected = occlusion_by_definition(model, x, [2, 0], window, stride)
+    torch.testing.assert_close(occlusion(model, x, [2, 0], window=window, stride=stride), expected, rtol=0, atol=1e-5)
+
+
+def test_rise_finds_the_pixels_that_matter() -> None:
+    weights = torch.zeros(1, 6, 24, 24)
+    weights[:, :3, 4:12, 12:20] = 0.05
+    found = rise(Linear(weights), encode(torch.full((1, 3, 24, 24), 0.9)), [0], masks=600)[0]
+    inside = torch.zeros(24, 24, dtype=torch.bool)
+    inside[4:12, 12:20] = True
+    assert found[inside].mean() > 1.2 * found[~inside].mean()
+    assert found.min() >= 0
+
+
+def test_lime_marks_the_superpixel_that_speaks_for_the_class() -> None:
+    rgb = torch.zeros(1, 3, 24, 24)
+    rgb[:, 0, 4:12, 12:20] = 1.0
+    rgb[:, 2, 14:22, 2:10] = 1.0
+    weights = torch.zeros(2, 6, 24, 24)
+    weights[0, 0, 4:12, 12:20] = 0.2  # red there speaks for class 0
+    weights[1, 2, 14:22, 2:10] = 0.2  # blue there for class 1
+    # A mean colour in the place of an even superpixel changes nothing, so the picture gets some grain.
+    grain = 0.15 * torch.rand(1, 1, 24, 24)
+    weights = weights * (1 + 8 * (grain - grain.mean()))
+    found = lime(Linear(weights, bias=-3.0), encode((rgb + grain).clamp(0, 1)), [0, 1], samples=400, features=1)
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    assert found.sum((1, 2)).min() > 0
+
+
+def test_ours_alone_adds_up_on_a_network_of_ours() -> None:
+    model, x = small_net(), picture()
+    owed = (model(x)[0, 1] - model.bias).detach()
+    off = {}
+    for name in METHODS:
+        maps = method_of(FAST.get(name, name))(model, x, [1])
+        off[name] = float((maps.sum() - owed).abs() / owed.abs())
+    assert off.pop("ours") < 1e-5
+    assert min(off.values()) > 1e-3
+    torch.testing.assert_close(method_of("ours")(model, x, [1]), decompose(model, x, [1]).pixels[0])
+
+
+def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1),
+                             nn.Flatten())  # fmt: skip
+    model, x = StandardNet(backbone).eval(), picture(12, 12)
+    for name in METHODS:
+        if name == "ours":
+            with pytest.raises(ValueError, match="not dynamic linear"):
+                method_of(name)(model, x, [0])
+        else:
+            assert method_of(FAST.get(name, name))(model, x, [0]).shape == (1, 12, 12)
+    assert not torch.equal(method_of("gradient")(model, x, [0]), method_of("guided-backprop")(model, x, [0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("saliency", "no such method"), ("gradient:steps=3", "no parameter steps; it has none"),
+     ("occlusion:size=3", "no parameter size; it has window, stride"), ("occlusion:window=x", "expected a number"),
+     ("occlusion:window=0", "must be positive"), ("occlusion:window=2.5", "expected a number"),
+     ("rise:masks", "expected a number")],
+)  # fmt: skip
+def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        method_of(text)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    refuse_missing(["ours", "occlusion:window=3", "rise"])
+    with pytest.raises(UsageError, match=r"captum not installed; get it with: pip install 'coda-cli\[posthoc\]'"):
+        refuse_missing(["grad-cam"])
+    with pytest.raises(UsageError, match="captum, skimage, sklearn not installed"):
+        refuse_missing(["lime"])
