@@ -206,7 +206,7 @@ def test_pictures_of_one_name_are_no_collision_when_nothing_is_written(coda: Cod
 def test_an_unknown_kind_is_refused_with_the_list(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     result = coda("explain", "a.png", "--write", "overlay,gif", status=2)
-    assert result.error == "--write gif: choose from overlay, heatmap, panel, npz, json, or none"
+    assert result.error == "--write gif: choose from overlay, heatmap, panel, layers, depth, npz, json, or none"
 
 
 def test_the_arrays_hold_the_numbers_of_the_record(coda: Coda, tmp_path: Path) -> None:

