@@ -93,7 +93,8 @@ def test_the_readme_names_only_options_and_commands_that_exist() -> None:
     text = (ROOT / "README.md").read_text() + (EXAMPLES / "README.md").read_text()
     assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
     helps = {}
-    commands = (("explain",), ("video",), ("train",), ("evaluate", "localisation"), ("models", "convert"),
+    commands = (("explain",), ("video",), ("train",), ("evaluate", "localisation"), ("evaluate", "removal"),
+                ("compare",), ("models", "convert"),
                 ("models", "pull"), ("models", "verify"))  # fmt: skip
     for command in commands:
         run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)

@@ -64,6 +64,7 @@ def coda(
     coda explain photo.jpg                  explain the predicted class
     coda explain photos/ -o out/ --json     a folder, with records for scripts
     coda video clip.mp4                     a clip, frame by frame
+    coda compare photo.jpg                  beside Grad-CAM, occlusion, LIME and others
     coda models list                        the networks there are
     """
     global _show_traceback

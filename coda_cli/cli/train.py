@@ -47,6 +47,12 @@ def train(
     ] = None,
     warmup: Annotated[float | None, typer.Option(min=0, max=1, help="Share of all steps.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="Divides the sum over positions.")] = None,
+    matrix_l1: Annotated[
+        float | None,
+        typer.Option(
+            "--matrix-l1", min=0, help="Weight of the mean |W(x)| in the loss: sparser maps (CoDA-Nets only)."
+        ),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, of the matrix products.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, exactly.")] = False,
@@ -71,7 +77,7 @@ def train(
         raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")
     changes = {
         "size": size, "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "warmup": warmup,
-        "precision": precision, "seed": seed,
+        "precision": precision, "seed": seed, "matrix_l1": matrix_l1,
     }  # fmt: skip
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
     name = name or data.resolve().name

@@ -254,12 +254,23 @@ class DAUConv2d(nn.Module):
         """Rows [B H' W', O] as [B, O, H', W'] (in channels-last memory) for the input ``x``."""
         return rows.view(x.shape[0], *self._output_size(x), self.out_channels).permute(0, 3, 1, 2)
 
+    def with_weights_of(self, source: Tensor, x: Tensor) -> Tensor:
+        """The outputs for ``x`` [B, C, H, W] of the linear map that this layer is for ``source``, of the same shape.
+
+        Differentiable in both and in the parameters: for losses on the dynamic weights themselves.
+        """
+        z = F.conv2d(source, self.V, stride=self.stride, padding=self.padding)
+        rest = torch.cat([self.bias_or_zeros(), self.dense_U()])
+        h = F.conv2d(x, rest, stride=self.stride, padding=self.padding)
+        return self._contracted(torch.cat([z, h], 1))
+
     def _differentiable(self, x: Tensor) -> Tensor:
         """The same outputs with an ordinary graph, for training: gradients flow through z, U, b and the norm."""
-        O, r = self.out_channels, self.rank
         kernels = torch.cat([self.V, self.bias_or_zeros(), self.dense_U()])
-        h = F.conv2d(x, kernels, stride=self.stride, padding=self.padding)
-        A = self._wide()
+        return self._contracted(F.conv2d(x, kernels, stride=self.stride, padding=self.padding))
+
+    def _contracted(self, h: Tensor) -> Tensor:
+        A, O, r = self._wide(), self.out_channels, self.rank
         # A differentiable QR does not exist where ranks drop; for training the Gram form is accurate enough.
         return _contract(h, A @ A.transpose(1, 2), O, r, self.norm)
 

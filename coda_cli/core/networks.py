@@ -63,6 +63,20 @@ class CodaNet(nn.Module):
         y: Tensor = self.layers(x)
         return y.sum((2, 3)) / self.temperature + self.bias
 
+    def logits_and_rows(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, classes], and the dynamic weights W(x) [B, K, C, h, w] of ``classes`` int64 [B, K], with a graph.
+
+        Gradients of the latter reach the parameters, second derivatives: for losses on W(x), in training.
+        """
+        a, b = x, x.detach().clone().requires_grad_()
+        b0 = b
+        for layer in self.layers:
+            b = layer.with_weights_of(a, b) if isinstance(layer, DAUConv2d) else layer(b)
+            a = layer(a)
+        chosen = (b.sum((2, 3)) / self.temperature).gather(1, classes)
+        rows = [torch.autograd.grad(c.sum(), b0, create_graph=True)[0] for c in chosen.unbind(1)]
+        return a.sum((2, 3)) / self.temperature + self.bias, torch.stack(rows, 1)
+
 
 def coda_net(
     *,

@@ -82,6 +82,7 @@ def train(
     torch.manual_seed(recipe.seed)
     model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
     assert isinstance(model, CodaNet | BcosNet)
+    model_classes = len(train_split.classes)
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     per_epoch = len(train_split) // recipe.batch
@@ -91,6 +92,8 @@ def train(
     if resume:
         step, before = _load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
     log = _Log(folder / LOG_FILE, keep_until=step)
+    if recipe.matrix_l1 and not isinstance(model, CodaNet):
+        raise TrainingError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
@@ -103,12 +106,20 @@ def train(
         lr = learning_rate(recipe, step, steps)
         for group in optimiser.param_groups:
             group["lr"] = lr
+        x = encode(images).contiguous(memory_format=torch.channels_last)
+        rows = None
         with autocast:
-            logits = forward(encode(images).contiguous(memory_format=torch.channels_last))
+            if recipe.matrix_l1:
+                assert isinstance(model, CodaNet)
+                logits, rows = model.logits_and_rows(x, two_classes(labels, model_classes, recipe, step))
+            else:
+                logits = forward(x)
         # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
         sharpness = model.temperature / recipe.temperature(progress)
         logits = (logits.float() - model.bias) * sharpness + model.bias
         loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).float())
+        if rows is not None:
+            loss = loss + recipe.matrix_l1 * sharpness * rows.float().abs().mean()
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -231,6 +242,13 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, side: in
     brightness = uniform(-recipe.jitter / 2, recipe.jitter / 2).to(x.device)[:, None, None, None]
     mean = x.mean((1, 2, 3), keepdim=True)
     return ((x - mean) * contrast + mean + brightness).clamp(0, 1)
+
+
+def two_classes(labels: Tensor, count: int, recipe: Recipe, step: int) -> Tensor:
+    """The class of every picture and another one drawn evenly from the rest, int64 [B, 2]."""
+    generator = _generator(recipe.seed + 7_919, step, 1)  # not the one that augments
+    others = torch.randint(count - 1, (len(labels),), generator=generator).to(labels.device)
+    return torch.stack([labels, (labels + 1 + others) % count], 1)
 
 
 def _generator(seed: int, n: int, stream: int) -> torch.Generator:

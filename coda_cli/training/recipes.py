@@ -34,6 +34,7 @@ class Recipe:
     smallest_crop: float = 1.0  # random crops show at least this share of a picture's area; 1: no crops
     room: float = 1.0  # pictures are kept at room x size, so that a crop of them still has size x size real pixels
     jitter: float = 0.0  # brightness and contrast vary at random by up to this share
+    matrix_l1: float = 0.0  # weight of mean |W(x)| of two classes in the loss (CVPR 2021, section 3.4); CoDA-Nets only
     precision: str = "bfloat16"  # of the convolutions while training
     seed: int = 0
 

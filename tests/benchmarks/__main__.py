@@ -40,6 +40,7 @@ def main() -> None:
     repetitions = 1 if arguments.quick else 7
     if not arguments.clip:
         decomposition_table(repetitions)
+        forward_table(repetitions)
         startup_table(repetitions)
     from clip import clip_table
 
@@ -101,6 +102,47 @@ def decomposition_table(repetitions: int) -> None:
         )
 
 
+BCOS = ("bcos-resnet50", "bcos-simple_vit_s_patch16_224")
+
+
+def bcos_methods(name: str) -> dict[str, Callable[[], object]]:
+    """A plain forward pass of a published B-cos network on one picture of 224 px, and its decomposition."""
+    import torch
+
+    from coda_cli.core.decompose import decompose
+    from coda_cli.core.networks import build, encode
+    from coda_cli.core.published_bcos import BCOS
+
+    torch.manual_seed(0)
+    net = build(BCOS[name].architecture, BCOS[name].arguments).eval().requires_grad_(False)
+    x = encode(torch.rand(1, 3, 224, 224))
+
+    def forward() -> object:
+        with torch.no_grad():
+            return net(x)
+
+    return {"forward": forward, "coda": lambda: decompose(net, x)}
+
+
+def forward_table(repetitions: int) -> None:
+    """What proving a B-cos network's prediction costs on top of making it."""
+    print("\nB-cos networks, one picture of 224 px: a plain forward pass, and the decomposition")
+    print(f"{'network':34}{'forward':>10}{'coda':>11}{'ratio':>8}{'memory':>17}")
+    for name in BCOS:
+        both = bcos_methods(name)
+        times: dict[str, list[float]] = {method: [] for method in both}
+        for n in range(repetitions + 1):
+            for method, run in both.items():
+                start = time.perf_counter()
+                run()
+                if n:
+                    times[method].append(time.perf_counter() - start)
+        ratio = statistics.median(b / a for a, b in zip(times["forward"], times["coda"], strict=True))
+        forward, coda = (statistics.median(times[method]) * 1e3 for method in ("forward", "coda"))
+        memory = [child_memory(name, method) / 1e6 for method in both]
+        print(f"{name:34}{forward:>7.0f} ms{coda:>8.0f} ms{ratio:>7.2f}x{memory[0]:>6.0f}, {memory[1]:>4.0f} MB")
+
+
 def child_memory(case: str, method: str) -> float:
     """``extra_memory`` in a process of its own."""
     command = [sys.executable, str(Path(__file__)), "--memory", case, method]
@@ -109,7 +151,7 @@ def child_memory(case: str, method: str) -> float:
 
 def extra_memory(case: str, method: str) -> float:
     """Bytes that a decomposition needs at its peak on top of the process with the network loaded. Linux only."""
-    run = methods(case)[method]
+    run = (bcos_methods if case in BCOS else methods)(case)[method]
     before = status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     run()
