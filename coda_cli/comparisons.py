@@ -25,7 +25,7 @@ from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
 from coda_cli.report.files import slug
 from coda_cli.report.records import Network, Source, ViewPart
-from coda_cli.study.methods import EXACT, method_of
+from coda_cli.study.methods import EXACT, UNITLESS, method_of
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -41,10 +41,13 @@ class Compared:
     sheet: RGB
 
 
-def compare(picture: Picture, item: Item, net: Net, request: Request, methods: Sequence[str]) -> Iterator[Compared]:
+def compare(
+    picture: Picture, item: Item, net: Net, request: Request, methods: Sequence[str] = ()
+) -> Iterator[Compared]:
     """Every class asked for of one picture, under ``methods`` (see ``study.methods``).
 
-    Raises UsageError for a method or class that does not exist, CodaError where a method fails.
+    Without any, under all that work with the network; the record says which did not, and why. Raises UsageError for a
+    method or class that does not exist, CodaError where a method that was asked for fails.
     """
     p = net.checkpoint.preprocessing
     view = fit(picture.rgb, p.resize, p.crop, request.fit)
@@ -59,14 +62,17 @@ def _compared(
     parameter = next(net.model.parameters())
     x = encode(torch.from_numpy(view.rgb).permute(2, 0, 1)[None].to(parameter.device)).to(parameter.dtype)
     bias = float(getattr(net.model, "bias", 0.0))
-    parts, maps = [], []
-    for text in methods:
+    parts, maps, left_out = [], [], {}
+    for text in methods or default_methods(net):
         start = time.perf_counter()
         try:
             pixels = method_of(text)(net.model, x, [target.index])[0].float().cpu().numpy()
-        except (RuntimeError, AssertionError, AttributeError) as error:  # captum's ways to say that a net does not fit
+        except (CodaError, RuntimeError, AssertionError, AttributeError) as error:  # the last three are captum's
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise MediaError(f"{text} does not work with {net.checkpoint.name}: {reason}") from error
+            if methods:
+                raise MediaError(f"{text} does not work with {net.checkpoint.name}: {reason}") from error
+            left_out[text] = reason
+            continue
         seconds, total = time.perf_counter() - start, float(pixels.sum(dtype=np.float64))
         maps.append(pixels)
         parts.append(
@@ -81,7 +87,7 @@ def _compared(
                         temperature=float(net.checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed),
         view=ViewPart(fit="crop", width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
-        logit=logit, bias=bias, methods=tuple(parts),
+        logit=logit, bias=bias, methods=tuple(parts), left_out=left_out,
     )  # fmt: skip
     stacked = np.stack(maps)
     return Compared(record, stacked, sheet(view.rgb, stacked, record))
@@ -106,7 +112,8 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     for pixels, part in zip(maps, record.methods, strict=True):
         large = heatmap(enlarged(pixels, size), part.scale)
         said = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {part.seconds:.2g} s"]
-        tiles.append(framed(large, part.scale, part.method, said))
+        unit = "" if part.method.partition(":")[0] in UNITLESS else "logit"
+        tiles.append(framed(large, part.scale, part.method, said, unit))
     return in_rows(tiles, COLUMNS)
 
 

@@ -14,6 +14,10 @@ from conftest import Coda
 from PIL import Image
 from program import photo
 
+from coda_cli.checkpoints.loading import save
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
+from coda_cli.core.networks import build
+
 QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
 
 
@@ -58,6 +62,21 @@ def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Pat
     assert record["network"]["architecture"] == "torchvision"
     refused = coda("compare", "a.png", *network, "--method", "ours", status=3)
     assert "not a dynamic linear network" in refused.err
+
+
+def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    arguments = {"dim": 64, "depth": 1, "patch": 8, "hidden": 32, "classes": 3, "bias": -1.0}
+    checkpoint = Checkpoint(name="small", architecture="bcos_vit", arguments=arguments, classes=("a", "b", "c"),
+                            preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+    save(build("bcos_vit", arguments), checkpoint, tmp_path / "vit.safetensors")
+    photo(tmp_path / "a.png")
+    result = coda("compare", "a.png", "-m", "vit.safetensors", "--json")
+    assert list(result.record["left_out"]) == ["grad-cam"]
+    assert "without grad-cam: Grad-CAM needs a network whose last layers give maps" in result.err
+    assert result.record["methods"][0]["method"] == "ours"
+    refused = coda("compare", "a.png", "-m", "vit.safetensors", "--method", "grad-cam", "--force", status=1)
+    assert "grad-cam does not work with small" in refused.error
 
 
 def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def compare(
 
     items = resolve(sources, recursive=recursive, leave_out=output)
     from coda_cli.checkpoints.loading import load
-    from coda_cli.comparisons import compare_file, default_methods
+    from coda_cli.comparisons import compare_file
     from coda_cli.devices import pick
     from coda_cli.explain import Request
     from coda_cli.report.comparison import to_json
@@ -68,7 +68,6 @@ def compare(
         console.say(f"{net.path.name}: {assumption}")
     request = Request(tuple(classes or ()))
     request.targets(net)
-    chosen = tuple(methods) if methods else default_methods(net)
     prepare(output)
     there = [p for item in items for p in (output / item.subfolder).glob(f"{item.path.stem}.*.compare.json")]
     if there and not force:
@@ -77,8 +76,10 @@ def compare(
     with console.progress("comparing", " pictures") as advance:
         for n, item in enumerate(items, 1):
             try:
-                for record in compare_file(item, net, request, chosen, output):
+                for record in compare_file(item, net, request, methods or (), output):
                     console.result(to_json(record) if json else str(output / record.files["png"]))
+                    for name, reason in record.left_out.items():
+                        console.say(f"{item.path}: without {name}: {reason}")
                     for m in record.methods:
                         console.detail(f"{item.path}: {m.method}: sum {m.sum:.4g}, off by {m.off:+.2g}")
             except CodaError as error:

@@ -90,8 +90,10 @@ def in_rows(tiles: Sequence[Picture], columns: int, gap: int = 10) -> Picture:
     return canvas
 
 
-def framed(picture: Picture, scale: float | None, title: str, lines: Sequence[str]) -> Picture:
-    """A drawn picture uint8 [H, W, 3] with a colour bar in logit units at its right and a caption below.
+def framed(
+    picture: Picture, scale: float | None, title: str, lines: Sequence[str], measured_in: str = "logit"
+) -> Picture:
+    """A drawn picture uint8 [H, W, 3] with a colour bar, in logit units or others, at its right and a caption below.
 
     The picture itself is in the result unchanged, at row and column ``margin(picture)``. Without a ``scale`` there is
     no bar.
@@ -107,7 +109,7 @@ def framed(picture: Picture, scale: float | None, title: str, lines: Sequence[st
     canvas = np.full((m + height + below, m + inner + m, 3), PAPER, np.uint8)
     canvas[m : m + height, m : m + width] = picture
     if scale is not None:
-        _draw_bar(canvas, (m + width + m, m, height), scale, small, unit)
+        _draw_bar(canvas, (m + width + m, m, height), scale, small, unit, measured_in)
     y = m + height + m // 2
     for line in title_lines:
         text.draw(canvas, line, (m, y), unit, INK)
@@ -137,10 +139,12 @@ def _bar_width(scale: float, letters: int, unit: int) -> int:
     return round(unit + unit * 0.5 + widest)
 
 
-def _draw_bar(canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int) -> None:
+def _draw_bar(
+    canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int, measured_in: str
+) -> None:
     """The colour bar with its unit above, full height of the picture; ``at`` is left, top, height."""
     left, top, height = at
-    text.draw(canvas, "logit", (left, top), letters, QUIET_INK)
+    text.draw(canvas, measured_in, (left, top), letters, QUIET_INK)
     top, tall = top + round(unit * 1.4), max(1, height - round(unit * 1.4))
     bar = canvas[top : top + tall, left : left + unit]
     bar[:] = OUTLINE

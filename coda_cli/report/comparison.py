@@ -38,6 +38,7 @@ class Comparison(_Part):
     logit: float
     bias: float
     methods: tuple[MethodPart, ...]
+    left_out: dict[str, str] = Field(default={})  # methods that do not work with this network, and why
     files: dict[str, str] = Field(default={})
 
 

@@ -256,6 +256,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "rise": rise,
 }
 CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
+UNITLESS = ("grad-cam", "lime", "rise")  # the others' maps are in logit units
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
 
 
