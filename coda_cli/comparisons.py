@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +14,15 @@ from coda_cli.accounts import class_part
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.core.networks import encode
-from coda_cli.errors import CodaError, MediaError
+from coda_cli.errors import CodaError, ExactnessError, MediaError
 from coda_cli.explain import Request, classify_views
-from coda_cli.media.sources import Item, utf8
+from coda_cli.media.sources import RECORD_KEY, Item, utf8
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
-from coda_cli.media.view import View, fit
+from coda_cli.media.view import Fit, View, fit
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
-from coda_cli.report.files import slug
+from coda_cli.report.files import Naming, prepare
 from coda_cli.report.records import Network, Source, ViewPart
 from coda_cli.study.methods import EXACT, UNITLESS, method_of
 
@@ -52,13 +51,16 @@ def compare(
     p = net.checkpoint.preprocessing
     view = fit(picture.rgb, p.resize, p.crop, request.fit)
     logits = classify_views([view], net, request)[0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise ExactnessError("the network's logits are not finite; nothing can be compared")
     for target in request.targets(net).of(logits):
-        yield _compared(picture, item, view, net, target, float(logits[target.index]), methods)
+        yield _compared(picture, item, view, net, target, float(logits[target.index]), methods, request.fit)
 
 
 def _compared(
-    picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, methods: Sequence[str]
-) -> Compared:
+    picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, methods: Sequence[str],
+    fitted: Fit,
+) -> Compared:  # fmt: skip
     parameter = next(net.model.parameters())
     x = encode(torch.from_numpy(view.rgb).permute(2, 0, 1)[None].to(parameter.device)).to(parameter.dtype)
     bias = float(getattr(net.model, "bias", 0.0))
@@ -67,11 +69,14 @@ def _compared(
         start = time.perf_counter()
         try:
             pixels = method_of(text)(net.model, x, [target.index])[0].float().cpu().numpy()
-        except (CodaError, RuntimeError, AssertionError, AttributeError) as error:  # the last three are captum's
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not np.isfinite(pixels).all():
+                raise MediaError(f"{text} gives numbers that are not finite")
+        except ExactnessError:
+            raise
+        except CodaError as error:
             if methods:
-                raise MediaError(f"{text} does not work with {net.checkpoint.name}: {reason}") from error
-            left_out[text] = reason
+                raise
+            left_out[text] = str(error)
             continue
         seconds, total = time.perf_counter() - start, float(pixels.sum(dtype=np.float64))
         maps.append(pixels)
@@ -85,7 +90,7 @@ def _compared(
                       width=view.size[0], height=view.size[1], notes=picture.notes),
         network=Network(name=net.checkpoint.name, sha256=net.sha256, architecture=net.checkpoint.architecture,
                         temperature=float(net.checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed),
-        view=ViewPart(fit="crop", width=width, height=height, box=view.box),
+        view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
         logit=logit, bias=bias, methods=tuple(parts), left_out=left_out,
     )  # fmt: skip
@@ -117,30 +122,35 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     return in_rows(tiles, COLUMNS)
 
 
-def write(compared: Compared, item: Item, folder: Path) -> Comparison:
-    """Sheet, arrays and record of one picture and class; returns the record with the files' names."""
-    record = compared.record
-    stem = utf8(item.path.stem)
-    base = folder / item.subfolder / f"{stem}.{slug(record.explained.name)}.compare"
-    base.parent.mkdir(parents=True, exist_ok=True)
-    names = {kind: base.with_name(f"{base.name}.{kind}") for kind in ("png", "npz", "json")}
+def write(compared: Compared, item: Item, naming: Naming, force: bool = False) -> Comparison:
+    """Sheet, arrays and record of one picture and class; returns the record with the files' names.
+
+    Raises MediaError for files that are there, unless ``force``.
+    """
+    record, folder = compared.record, naming.folder
+    prepare(folder / item.subfolder)
+    png = naming.path(item, "compare", record.explained.name, str(record.explained.index))
+    names = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
+    for path in names.values():
+        if path.exists() and not force:
+            raise MediaError(f"{path}: exists; --force replaces it, --output names another place")
     record = record.model_copy(
         update={"files": {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}}
     )
     arrays = {"maps": compared.maps, "methods": np.array([m.method for m in record.methods])}
-    write_png(names["png"], compared.sheet, {})
+    write_png(names["png"], compared.sheet, {RECORD_KEY: to_json(record)})
     write_with(names["npz"], lambda s: np.savez_compressed(s, allow_pickle=False, **arrays, record=to_json(record)))
     write_with(names["json"], lambda s: s.write(to_json(record).encode() + b"\n"))
     return record
 
 
 def compare_file(
-    item: Item, net: Net, request: Request, methods: Sequence[str], folder: Path | None
+    item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming, force: bool = False
 ) -> Iterator[Comparison]:
-    """``compare`` of a file, written into ``folder``. Errors name the file."""
+    """``compare`` of a file, written as ``naming`` says. Errors name the file."""
     try:
         for compared in compare(read_image(item.path), item, net, request, methods):
-            yield write(compared, item, folder) if folder else compared.record
+            yield write(compared, item, naming, force)
     except CodaError as error:
         if str(item.path) in str(error):
             raise

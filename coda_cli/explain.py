@@ -96,7 +96,7 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
         seconds = (time.perf_counter() - start) / len(views)
         rows = d.logits.double().cpu().numpy()
         chosen = [tuple(targets.of(row)) for row in rows]
-        layers = [_layers(net, x[b : b + 1], d.weights[b, : len(chosen[b])], request.layer) for b in range(len(views))]
+        layers = [_layers(net, x[b : b + 1], d.weights[b, : len(chosen[b])], request) for b in range(len(views))]
         return [
             Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds, layers[b]) for b, v in enumerate(views)
         ]
@@ -132,11 +132,12 @@ def _computed(
         return [result for part in (views[:half], views[half:]) for result in _computed(part, net, request, compute)]
 
 
-def _layers(net: Net, x: Tensor, weights: Tensor, layer: str | None) -> tuple[tuple[LayerShare, ...], ...]:
+def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:
     """The shares of the layers asked for, for each weighting [K, classes] of one input's logits."""
+    layer = request.layer
     if layer is None:
         return ()
-    every = [shares_by_layer(net.model, x, w) for w in weights]
+    every = [shares_by_layer(net.model, x, w, relative_tolerance=request.tolerance) for w in weights]
     chosen = [tuple(s for k, s in enumerate(shares) if layer in ("all", str(k), s.name)) for shares in every]
     if not all(chosen):
         names = ", ".join(f"{k} ({s.name})" for k, s in enumerate(every[0]))

@@ -20,7 +20,7 @@ from coda_cli.accounts import Drawing, colour_explanation_of, make_record
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
-from coda_cli.errors import CodaError, MediaError
+from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explain import Explanation, Request, arrays, explain_views
 from coda_cli.media.clips import ClipWriter
 from coda_cli.media.sources import RECORD_KEY, Item, identity, utf8
@@ -40,6 +40,7 @@ from coda_cli.report.pictures import STYLES, draw, draw_layers
 from coda_cli.report.records import Explained, Record, Source, core_json, to_json
 
 READ_AHEAD = 6  # pictures
+DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
 LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it
 GROUP_BYTES = 128e6  # of pictures that are computed together; three such groups are on their way at a time
 IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
@@ -196,11 +197,7 @@ class _Run:
             index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
             files = {}
             for kind in (kind for kind in kinds if kind in STYLES):
-                named = naming.path(loaded.item, kind, name, index)
-                if named in taken:
-                    raise MediaError(f"{named}: two classes would get this name; add {{index}} to --name")
-                taken.add(named)
-                path = self._target(named, loaded)
+                path = self._target(self._free(naming.path(loaded.item, kind, name, index), taken), loaded)
                 if path is None:
                     continue
                 picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
@@ -209,7 +206,7 @@ class _Run:
                 written.append(path)
                 files[kind] = path.relative_to(naming.folder).as_posix()
             if part.layers:
-                for kind, path in self._write_layers(loaded, explanation, k, part, record, (name, index)):
+                for kind, path in self._write_layers(loaded, explanation, k, part, record, (name, index), taken):
                     written.append(path)
                     files[kind] = path.relative_to(naming.folder).as_posix()
             explained.append(part.model_copy(update={"files": files}))
@@ -230,13 +227,14 @@ class _Run:
         return tuple(written), record
 
     def _write_layers(
-        self, loaded: _Loaded, explanation: Explanation, k: int, part: Explained, record: Record, named: tuple[str, str]
-    ) -> Iterator[tuple[str, Path]]:
+        self, loaded: _Loaded, explanation: Explanation, k: int, part: Explained, record: Record,
+        names: tuple[str, str], taken: set[Path],
+    ) -> Iterator[tuple[str, Path]]:  # fmt: skip
         """The layers of one class as a sheet, and as an animation from the last layer down to the input."""
         kinds, naming = self.output.drawing.kinds, self.output.naming
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in kinds):
-            path = self._target(naming.path(loaded.item, kind, *named), loaded)
+            path = self._target(self._free(naming.path(loaded.item, kind, *names), taken), loaded)
             if path is None:
                 continue
             frames = draw_layers(kind, loaded.picture.rgb, shares, explanation.view, part, record)
@@ -247,6 +245,13 @@ class _Run:
                     for n, frame in enumerate(frames):
                         clip.write(frame, n * LAYER_SECONDS, LAYER_SECONDS)
             yield kind, path
+
+    @staticmethod
+    def _free(path: Path, taken: set[Path]) -> Path:
+        if path in taken:
+            raise MediaError(f"{path}: two classes would get this name; add {{index}} to --name")
+        taken.add(path)
+        return path
 
     def _target(self, path: Path, loaded: _Loaded) -> Path | None:
         """Where a file is really written; None when one is there that stays."""
@@ -259,9 +264,10 @@ class _Run:
         if policy == "overwrite" or not path.exists():
             return path
         # A run that was stopped leaves pictures without their record: those are replaced by the same again.
-        # An animation holds no record: that of its picture answers for it.
-        told_by = self.output.naming.record_path(loaded.item) if path.suffix == ".gif" else path
-        stored = stored_record(told_by) if policy == "match" else None
+        # An animation holds no record, and what was left of a stopped run has none beside it: it is made again.
+        if policy == "match" and path.suffix == ".gif":
+            return path
+        stored = stored_record(path) if policy == "match" else None
         if stored is None or not self._matches(stored, loaded.picture):
             raise self._in_the_way(path)
         return path
@@ -285,7 +291,7 @@ def explain_many(
     """
     kinds = output.drawing.kinds
     if kinds:
-        refuse_collisions(output.naming, items, _several(net, request) and any(kind in STYLES for kind in kinds))
+        refuse_collisions(output.naming, items, _several(net, request) and any(kind in DRAWN for kind in kinds))
         prepare(output.naming.folder)
         for subfolder in {item.subfolder for item in items}:
             sweep(output.naming.folder / subfolder)
@@ -306,6 +312,7 @@ def run_scale(
 ) -> float:
     """The ``percentile`` of |contribution| over all maps of a run, within 0.3 %, without keeping a map."""
     magnitudes = Magnitudes()
+    request = replace(request, layer=None)
     targets, p = request.targets(net), net.checkpoint.preprocessing
     done = 0
 
@@ -337,6 +344,8 @@ def _explain_each(
     """The explanation of every view, or why there is none: the others of a batch shall not suffer for one."""
     try:
         return explain_views(views, net, request, targets) if views else []
+    except UsageError:  # a layer that no picture has
+        raise
     except CodaError as error:
         if len(views) == 1:
             return [error]

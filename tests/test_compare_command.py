@@ -76,7 +76,13 @@ def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda
     assert "without grad-cam: Grad-CAM needs a network whose last layers give maps" in result.err
     assert result.record["methods"][0]["method"] == "ours"
     refused = coda("compare", "a.png", "-m", "vit.safetensors", "--method", "grad-cam", "--force", status=1)
-    assert "grad-cam does not work with small" in refused.error
+    assert "Grad-CAM needs a network whose last layers give maps" in refused.error
+
+
+def test_an_inexact_map_is_never_passed_over(coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr("coda_cli.core.decompose.RELATIVE_TOLERANCE", {torch.float32: 0.0})
+    assert "not exact" in coda("compare", "a.png", status=4).error
 
 
 def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
@@ -84,10 +90,19 @@ def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_text("no picture")
     assert "no such method" in coda("compare", "a.png", "--method", "magic", status=2).error
     assert "no class" in coda("compare", "a.png", *QUICK, "-c", "unicorn", status=2).error
-    mixed = coda("compare", "a.png", "b.png", "--method", "ours", status=1)
-    assert len(mixed.lines) == 1
+    mixed = coda("compare", "a.png", "b.png", "--method", "ours", "--json", status=1)
+    assert [r["status"] for r in mixed.records] == ["ok", "error"]
+    jsonschema.validate(mixed.records[1], json.loads(coda("schema", "compare").out))
     assert "b.png" in mixed.error
-    there = coda("compare", "a.png", "--method", "ours", status=2)
+    assert (
+        len(coda("explain", ".", "-r", "-o", "other", "--write", "none", "--json", status=1).records) == 2
+    )  # no sheets
+    there = coda("compare", "a.png", "--method", "ours", status=1)
     assert "--force replaces it" in there.error
+    same = coda("compare", "a.png", photo(tmp_path / "x" / "a.png"), "--method", "ours", status=2)
+    assert "would both be written as" in same.error
+    photo(tmp_path / "b[1].png")
+    coda("compare", "b[1].png", "--method", "ours")
+    assert "--force" in coda("compare", "b[1].png", "--method", "ours", status=1).error
     coda("compare", "a.png", "--method", "ours", "--force")
     assert not list((tmp_path / "coda-out").glob(".*"))

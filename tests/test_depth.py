@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 from program import photo
 from torch import nn
 
+import coda_cli.explain as explain_module
 from coda_cli.core.bcos_nets import bcos_convnext, bcos_densenet, bcos_resnet, bcos_vit
 from coda_cli.core.decompose import decompose
-from coda_cli.core.depth import shares_by_layer
+from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.media.sources import RECORD_KEY
 
@@ -122,8 +124,24 @@ def test_one_layer_by_number_or_name(coda: Coda, tmp_path: Path) -> None:
     files = coda("explain", "a.png", "--layer", "3").lines
     assert len([f for f in files if f.endswith(".layers.png")]) == 1
     assert not [f for f in files if f.endswith(".gif")]
-    refused = coda("explain", "a.png", "--layer", "17", "--write", "none", status=1)
+    refused = coda("explain", "a.png", "--layer", "17", "--write", "none", status=2)
     assert "--layer 17: the whole logit passes through no such layer; there are 0 (input), 1 (layers.0)" in refused.err
+
+
+def test_an_inexact_layer_has_its_exit_code(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    honest = explain_module.shares_by_layer
+
+    def one_off(*given: object, **more: object) -> list[LayerShare]:
+        first, second, *rest = honest(*given, **more)  # type: ignore[arg-type]
+        return [first, replace(second, exact=False), *rest]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explain_module, "shares_by_layer", one_off)
+        result = coda("explain", "a.png", "--layer", "all", "--write", "none", status=4)
+    assert "a.png: NOT EXACT at layers.0: residual" in result.err
+    strict = coda("explain", "a.png", "--layer", "3", "--write", "none", "--check", "0", status=4)
+    assert "NOT EXACT at layers.2" in strict.err
 
 
 def test_layers_are_there_from_python(tmp_path: Path) -> None:

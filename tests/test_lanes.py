@@ -35,13 +35,13 @@ def networks() -> list[nn.Module]:
 def test_parts_are_the_batch_in_order(batch: int) -> None:
     x = torch.arange(batch * 6.0).view(batch, 6)
     divided = lanes.parts(x)
-    assert len(divided) == min(4, batch)
+    assert len(divided) == (4 if batch >= 4 else 1)
     assert max(map(len, divided)) - min(map(len, divided)) <= 1
     assert torch.equal(torch.cat(divided), x)
 
 
 @pytest.mark.parametrize("model", networks(), ids=["coda", "bcos"])
-@pytest.mark.parametrize("batch", [2, 3, 9])
+@pytest.mark.parametrize("batch", [4, 5, 9])
 def test_lanes_change_nothing(model: nn.Module, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand(batch, 6, 8, 7, dtype=torch.float64)
     targets = torch.randint(4, (batch, 2))
@@ -49,7 +49,7 @@ def test_lanes_change_nothing(model: nn.Module, batch: int, monkeypatch: pytest.
     handle = model.register_forward_hook(lambda *_: threads.append(threading.current_thread().name))
     divided, logits = decompose(model, x, targets), forward(model, x)
     handle.remove()
-    assert len(threads) == 2 * min(4, batch)
+    assert len(threads) == 2 * 4
     assert threading.current_thread().name not in threads
     monkeypatch.setattr("coda_cli.core.decompose.parts", lambda x: (x,))
     whole = decompose(model, x, targets)
@@ -100,8 +100,7 @@ def test_an_error_arrives_when_all_have_ended() -> None:
     assert lanes.each(lambda i: i + 1, range(4)) == [1, 2, 3, 4]  # and the lanes go on
 
 
-def test_threads_divide_the_cores_and_nobody_else_notices() -> None:
-    assert lanes.each(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
+def test_every_lane_has_one_thread_and_nobody_else_notices() -> None:
     assert lanes.each(lambda _: torch.get_num_threads(), range(4)) == [1, 1, 1, 1]
     assert torch.get_num_threads() == 4
     elsewhere: list[int] = []
@@ -126,6 +125,26 @@ def test_many_callers_share_the_lanes() -> None:
         caller.join(30)
     assert len(results) == 4
     assert all(torch.equal(r, expected) for r in results)
+
+
+def test_lanes_that_cannot_be_made_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_POOLS", {})
+    honest, started = threading.Thread.start, []
+
+    def fails_for_the_third(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        honest(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fails_for_the_third)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        lanes.each(lambda i: i, range(4))
+    monkeypatch.undo()
+    for thread in started[:2]:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert torch.get_num_threads() == 4
 
 
 def test_pictures_are_classified_in_lanes() -> None:

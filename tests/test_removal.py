@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, data: Path, tmp_path
     (tmp_path / "kept.jsonl").write_text("\n".join([*lines[:3], lines[3][:20]]))
     again = json.loads(coda(*command, "--scores", "kept.jsonl").out)
     np.testing.assert_allclose(again["curves"], found["curves"], atol=1e-6)
+    kept = (tmp_path / "kept.jsonl").read_text()
+    shutil.copytree(data, tmp_path / "again")
+    Image.new("RGB", (32, 32)).save(tmp_path / "again" / "test" / "dog" / "0.png")
+    elsewhere = coda(*command[:2], "again", *command[3:], "--scores", "kept.jsonl", status=2)
+    assert "another measurement" in elsewhere.error
+    assert (tmp_path / "kept.jsonl").read_text() == kept
     other = coda(*command, "--direction", "most", "--scores", "kept.jsonl", status=2)
     assert other.error == "kept.jsonl: holds the scores of another measurement; name another file, or remove it"
     sentence = coda(*command[:-1], "--direction", "most").out

@@ -47,6 +47,8 @@ def described(
     try:
         tensors, left_out = family.converted(state, checkpoint, path)
     except ValueError as error:  # of an architecture that cannot be built
+        if arch is None:
+            raise CheckpointError(f"{path}: what its description says cannot be built: {error}") from error
         raise UsageError(f"--arch {arch}: {error}") from error
     return tensors, checkpoint, assumed + left_out
 

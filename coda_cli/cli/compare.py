@@ -10,7 +10,7 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
-from coda_cli.errors import CodaError, ExitCode, UsageError
+from coda_cli.errors import CodaError, ExitCode
 
 
 def compare(
@@ -56,8 +56,10 @@ def compare(
     from coda_cli.comparisons import compare_file
     from coda_cli.devices import pick
     from coda_cli.explain import Request
-    from coda_cli.report.comparison import to_json
-    from coda_cli.report.files import prepare
+    from coda_cli.media.sources import utf8
+    from coda_cli.report.comparison import FailedComparison, to_json
+    from coda_cli.report.files import Naming, prepare, refuse_collisions
+    from coda_cli.report.records import ErrorPart, FailedSource
     from coda_cli.study.methods import EXACT, method_of, refuse_missing
 
     refuse_missing(methods or ["lime"])
@@ -68,15 +70,14 @@ def compare(
         console.say(f"{net.path.name}: {assumption}")
     request = Request(tuple(classes or ()))
     request.targets(net)
+    naming = Naming(output, net.checkpoint.name)
+    refuse_collisions(naming, items, several_classes=False)
     prepare(output)
-    there = [p for item in items for p in (output / item.subfolder).glob(f"{item.path.stem}.*.compare.json")]
-    if there and not force:
-        raise UsageError(f"{there[0]}: exists; --force replaces it, --output names another place")
-    failed = 0
+    failures: set[ExitCode] = set()
     with console.progress("comparing", " pictures") as advance:
         for n, item in enumerate(items, 1):
             try:
-                for record in compare_file(item, net, request, methods or (), output):
+                for record in compare_file(item, net, request, methods or (), naming, force):
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     for name, reason in record.left_out.items():
                         console.say(f"{item.path}: without {name}: {reason}")
@@ -84,7 +85,11 @@ def compare(
                         console.detail(f"{item.path}: {m.method}: sum {m.sum:.4g}, off by {m.off:+.2g}")
             except CodaError as error:
                 console.error(str(error))
-                failed += 1
+                if json:
+                    part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
+                    source = FailedSource(path=utf8(item.path.as_posix()))
+                    console.result(to_json(FailedComparison(source=source, error=part)))
+                failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
             advance(n, len(items))
-    if failed:
-        raise typer.Exit(ExitCode.FAILED)
+    if failures:
+        raise typer.Exit(max(failures))

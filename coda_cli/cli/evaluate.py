@@ -114,7 +114,8 @@ def localisation(
     side = int(grid.value[0])
     measured = {
         "schema": "coda.localisation", "schema_version": 1,
-        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(split), "method": method,
+        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(split),
+        "data": split.sha256(), "method": method,
         "grid": grid.value, "protocol": protocol.value, "threshold": threshold, "rescale": rescale, "smooth": smooth,
         "seed": SEED,
     }  # fmt: skip
@@ -130,11 +131,6 @@ def localisation(
             threshold=threshold, rescale=rescale, smooth=smooth, method=function, before=kept.rows, on_grid=on_grid,
         )  # fmt: skip
     low, high = found.interval()
-    if plot:
-        from coda_cli.study import plots
-
-        title = f"{net.checkpoint.name}, {len(found.scores)} grids {grid.value}"
-        plots.save(plots.localisation_figure({method: found.scores}, 1 / side**2, title), plot)
     if as_json:
         result = {
             **measured, "grids": len(found.scores), "mean": found.mean, "interval_95": [low, high],
@@ -148,6 +144,11 @@ def localisation(
             f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid.value} grids, {protocol.value} protocol; "
             f"evenly spread evidence: {1 / side**2:.3f}"
         )
+    if plot:
+        from coda_cli.study import plots
+
+        title = f"{net.checkpoint.name}, {len(found.scores)} grids {grid.value}"
+        plots.save(plots.localisation_figure({method: found.scores}, 1 / side**2, title), plot)
     if len(found.scores) < grids:
         console.say(f"{len(found.scores)} grids instead of {grids}: a class has no more confident pictures")
 
@@ -157,7 +158,9 @@ def removal(
     data: Data,
     model: Model = DEFAULT,
     method: MethodOption = "ours",
-    pictures: Annotated[int, typer.Option(min=1, help="How many, evenly over the data set; published: 1024.")] = 256,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="How many, evenly over the data set (published: the first 1024).")
+    ] = 256,
     direction: Annotated[DirectionName, typer.Option(help="Which pixels are removed first.")] = DirectionName.least,
     baseline: Annotated[
         BaselineName,
@@ -193,8 +196,8 @@ def removal(
     chosen = np.unique(np.linspace(0, len(split) - 1, min(pictures, len(split))).round().astype(int))
     measured = {
         "schema": "coda.removal", "schema_version": 1,
-        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(chosen), "method": method,
-        "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
+        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(chosen), "data": split.sha256(),
+        "method": method, "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
     }  # fmt: skip
     kept = Scores(scores, measured)
     rest = chosen[len(kept.rows) :]
@@ -205,11 +208,6 @@ def removal(
             kept.add(curve.tolist())
             advance(len(kept.rows), len(chosen))
     found = Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
-    if plot:
-        from coda_cli.study import plots
-
-        title = f"{net.checkpoint.name}, {len(chosen)} pictures, {direction.value} important first"
-        plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
     if as_json:
         result = {**measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),
                   "curves": found.curves.tolist()}  # fmt: skip
@@ -220,6 +218,11 @@ def removal(
             f"{net.checkpoint.name}{by}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} of "
             f"the pixels are removed, {direction.value} important first; area {found.area:.3f}; {len(chosen)} pictures"
         )
+    if plot:
+        from coda_cli.study import plots
+
+        title = f"{net.checkpoint.name}, {len(chosen)} pictures, {direction.value} important first"
+        plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
 
 
 def _prepared(

@@ -249,7 +249,7 @@ def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fa
             for n, outcome in enumerate(outcomes, 1):
                 counts[_announce(outcome, json, many=total > FEW)] += 1
                 if outcome.record:
-                    counts["inexact"] += sum(not e.exact for e in outcome.record.explained)
+                    counts["inexact"] += sum(not _proven(e) for e in outcome.record.explained)
                     worst = max([worst, *(_used(e) for e in outcome.record.explained)])
                 advance(n, total)
                 if fail_fast and (outcome.error or counts["inexact"]):
@@ -263,6 +263,11 @@ def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fa
         raise typer.Exit(ExitCode.INEXACT)
     if counts["failed"]:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _proven(part: Explained) -> bool:
+    """Whether the contributions of the pixels add up, and those of every layer that was asked for."""
+    return part.exact and all(layer.exact for layer in part.layers)
 
 
 def _used(part: Explained) -> float:
@@ -317,6 +322,11 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
             f"{record.source.path}: {name}{p}: logit {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
             f"{e.bias:+.3f} bias{embedding}, residual {e.residual:.1e}{there}"
         )
+        for layer in (layer for layer in e.layers if not layer.exact):
+            console.error(
+                f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "
+                f"its tolerance {layer.tolerance:.1e}"
+            )
         if not e.exact:
             console.error(
                 f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "

@@ -9,6 +9,7 @@ computed: a small residual is necessary for an exact decomposition, and nobody s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -80,7 +81,7 @@ def decompose(
         raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")
     if not hasattr(model, "bias"):
         raise ValueError(f"{type(model).__name__} is not dynamic linear: its logits have no exact decomposition")
-    with _true_float32():
+    with true_float32():
         passes = each(partial(_forward, model), parts(x))
         logits = torch.cat([p.logits.detach() for p in passes])
         weights = _weightings(targets, logits)
@@ -161,15 +162,27 @@ def _sum64(t: Tensor) -> Tensor:
     return t.to("cpu", torch.float64).sum(-1)
 
 
+_TF32 = threading.Lock()
+_inside: list[tuple[bool, bool]] = []  # what the switches of TF32 were, once for every thread that decomposes
+
+
 @contextmanager
-def _true_float32() -> Iterator[None]:
-    """Float32 convolutions in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa."""
+def true_float32() -> Iterator[None]:
+    """Float32 convolutions in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa.
+
+    The switches are the process's: the last of several threads to leave sets them back.
+    """
     if not torch.cuda.is_available():
         yield
         return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with _TF32:
+        _inside.append(_inside[0] if _inside else (cudnn.allow_tf32, matmul.allow_tf32))
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        with _TF32:
+            before = _inside.pop()
+            if not _inside:
+                cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.decompose import tolerance_for
+from coda_cli.core.decompose import tolerance_for, true_float32
 from coda_cli.core.held import held
 
 
@@ -29,7 +29,9 @@ class LayerShare:
     exact: bool
 
 
-def shares_by_layer(model: nn.Module, x: Tensor, weighting: Tensor) -> list[LayerShare]:
+def shares_by_layer(
+    model: nn.Module, x: Tensor, weighting: Tensor, *, relative_tolerance: float | None = None
+) -> list[LayerShare]:
     """How a weighting [classes] of the logits of one input x [1, C, h, w] is shared out at every depth, input first.
 
     Tokens of a transformer stand at their place in its grid. The model must have a ``bias``, as for ``decompose``.
@@ -44,7 +46,7 @@ def shares_by_layer(model: nn.Module, x: Tensor, weighting: Tensor) -> list[Laye
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
-        with torch.inference_mode(False), held() as added, torch.enable_grad():
+        with true_float32(), torch.inference_mode(False), held() as added, torch.enable_grad():
             x = x.detach().clone().requires_grad_()
             logits: Tensor = model(x)
             logit = (weighting.to(logits) * logits[0]).sum()
@@ -68,7 +70,7 @@ def shares_by_layer(model: nn.Module, x: Tensor, weighting: Tensor) -> list[Laye
         aside = [p for node, p in embeddings.items() if node in around]  # positional embeddings added above
         residual = rest - float(products.sum()) - sum(float(p.sum()) for p in aside)
         size = float(products.abs().sum() + abs(constant) * wide.abs().sum()) + sum(float(p.abs().sum()) for p in aside)
-        tolerance = tolerance_for(x) * size
+        tolerance = (tolerance_for(x) if relative_tolerance is None else relative_tolerance) * size
         found.append(LayerShare(name, _placed(products, x), residual, tolerance, abs(residual) <= tolerance))
     return found
 
@@ -99,4 +101,5 @@ def _placed(products: Tensor, x: Tensor) -> Tensor:
         return products.sum(0).float()
     n, (H, W) = len(products), x.shape[2:]
     rows = max(1, round((n * H / W) ** 0.5))
+    rows = next(r for r in range(rows, 0, -1) if n % r == 0)
     return products.sum(1).float().reshape(rows, n // rows)

@@ -98,8 +98,10 @@ def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[
 
 
 def _drawn_by_coda(path: Path) -> bool:
-    """Whether a PNG is a picture that coda wrote, which nobody wants explained by a second run over the folder."""
-    return path.suffix.lower() == ".png" and read_png_text(path, RECORD_KEY) is not None
+    """Whether a file is a picture that coda drew, which nobody wants explained by a second run over the folder."""
+    return path.name.endswith(".depth.gif") or (
+        path.suffix.lower() == ".png" and read_png_text(path, RECORD_KEY) is not None
+    )
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coda_cli.report.records import ClassPart, FailedRecord, Network, Source, ViewPart, _Part
+from coda_cli.report.records import ClassPart, ErrorPart, FailedSource, Network, Source, ViewPart, _Part
 
 SCHEMA: Literal["coda.comparison"] = "coda.comparison"
 
@@ -14,8 +14,9 @@ SCHEMA: Literal["coda.comparison"] = "coda.comparison"
 class MethodPart(_Part):
     """One method's map [h, w] of the view.
 
-    ``off`` is how far its sum is from what it should share out, logit - bias; of ours it is the residual, with the
-    positional share. ``scale`` is drawn in full colour. ``seconds`` is its own time.
+    ``off`` is how far its sum is from what it should share out, logit - bias (of ours: the residual, with the
+    positional share); it says little of methods whose maps are not in logit units.
+    ``scale`` is drawn in full colour. ``seconds`` is its own time.
     """
 
     method: str  # with its parameters, where other than the defaults
@@ -42,12 +43,22 @@ class Comparison(_Part):
     files: dict[str, str] = Field(default={})
 
 
-def to_json(record: Comparison) -> str:
+class FailedComparison(_Part):
+    """One input that could not be compared."""
+
+    schema_name: Literal["coda.comparison"] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = 1
+    status: Literal["error"] = "error"
+    source: FailedSource
+    error: ErrorPart
+
+
+def to_json(record: Comparison | FailedComparison) -> str:
     """One line of JSON."""
     return record.model_dump_json(by_alias=True)
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a line of output."""
-    schema = TypeAdapter(Comparison | FailedRecord).json_schema(mode="serialization")
+    schema = TypeAdapter(Comparison | FailedComparison).json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{SCHEMA} version 1", **schema}

@@ -22,6 +22,7 @@ from coda_cli.report.records import Record, from_json
 KINDS = {
     "overlay": "png", "heatmap": "png", "panel": "png", "layers": "png", "depth": "gif", "npz": "npz", "json": "json",
 }  # fmt: skip
+EXTENSIONS = {**KINDS, "compare": "png"}  # what coda compare writes, too
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
@@ -64,7 +65,7 @@ class Naming:
 
     def path(self, item: Item, kind: str, class_name: str, class_index: str) -> Path:
         """Where the output ``kind`` about one class of an input goes."""
-        return self.folder / item.subfolder / self._render(item, kind, KINDS[kind], class_name, class_index)
+        return self.folder / item.subfolder / self._render(item, kind, EXTENSIONS[kind], class_name, class_index)
 
     def record_path(self, item: Item) -> Path:
         """Where the record of an input goes. It is found again before the class is known, so its name has none."""

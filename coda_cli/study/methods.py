@@ -16,7 +16,6 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,10 +25,10 @@ from torch import Tensor, nn
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import encode, forward
-from coda_cli.errors import ExactnessError, UsageError
+from coda_cli.errors import ExactnessError, MediaError, UsageError
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
-BATCH = 32  # masked pictures that are computed together
+BATCH, PIXELS = 32, 1 << 19  # masked pictures that are computed together, at most
 
 
 class _OfColours(nn.Module):
@@ -72,9 +71,7 @@ def guided_backprop(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tens
 
 def integrated_gradients(model: nn.Module, x: Tensor, classes: Sequence[int], *, steps: int = 20) -> Tensor:
     """The gradient's mean on the way from a black picture, times the colours (Gauss-Legendre in ``steps`` points)."""
-    return _captum(
-        "IntegratedGradients", model, x, classes, n_steps=steps, internal_batch_size=max(BATCH, len(classes))
-    )
+    return _captum("IntegratedGradients", model, x, classes, n_steps=steps, internal_batch_size=_together(x))
 
 
 def deeplift(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
@@ -90,26 +87,35 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
     """
     from captum.attr import LayerGradCam
 
-    colours = _OfColours(model)
-    layer = _last_map(model, x)
-    with _quiet():
-        maps = LayerGradCam(colours, layer).attribute(_copies(x, classes), target=list(classes))
-    assert isinstance(maps, Tensor)
-    return F.interpolate(maps.detach().relu(), x.shape[2:], mode="nearest")[:, 0]
+    def attribute(copies: Tensor, targets: list[int]) -> Tensor:
+        maps = method.attribute(copies, target=targets)
+        assert isinstance(maps, Tensor)
+        return F.interpolate(maps.relu(), x.shape[2:], mode="nearest")
+
+    method = LayerGradCam(_OfColours(model), _last_map(model, x))
+    return _for_classes(attribute, x, classes)
 
 
 def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], **options: Any) -> Tensor:
-    """A method of captum for K classes: K copies of the picture, each with its own target."""
     import captum.attr
 
-    with _quiet():
-        attribution = getattr(captum.attr, name)(_OfColours(model))
-        maps: Tensor = attribution.attribute(_copies(x, classes), target=list(classes), **options)
-    return maps.detach().sum(1)
+    attribution = getattr(captum.attr, name)(_OfColours(model))
+    return _for_classes(lambda copies, targets: attribution.attribute(copies, target=targets, **options), x, classes)
 
 
-def _copies(x: Tensor, classes: Sequence[int]) -> Tensor:
-    return x[:, :3].detach().repeat(len(classes), 1, 1, 1).requires_grad_()
+def _for_classes(attribute: Callable[[Tensor, list[int]], Tensor], x: Tensor, classes: Sequence[int]) -> Tensor:
+    """What captum attributes, summed over channels: as many copies of the picture at a time as fit, one per class."""
+    maps, size = [], _together(x)
+    for i in range(0, len(classes), size):
+        targets = list(classes[i : i + size])
+        with _quiet():
+            copies = x[:, :3].detach().repeat(len(targets), 1, 1, 1).requires_grad_()
+            maps.append(attribute(copies, targets).detach().sum(1))
+    return torch.cat(maps)
+
+
+def _together(x: Tensor) -> int:
+    return max(1, min(BATCH, PIXELS // (x.shape[2] * x.shape[3])))
 
 
 @contextmanager
@@ -123,11 +129,12 @@ def _quiet() -> Iterator[None]:
 @torch.no_grad()
 def _last_map(model: nn.Module, x: Tensor) -> nn.Module:
     """The module whose output is the last one of more than one position, a classifier's own output left out."""
-    found: list[tuple[nn.Module, int]] = []
+    found: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, _: Any, y: Any) -> None:
-        if isinstance(y, Tensor) and y.ndim == 4 and y.shape[2] * y.shape[3] > 1:
-            found.append((module, y.shape[1]))
+        tokens = isinstance(y, Tensor) and y.ndim == 3 and y.shape[1] > 1
+        if tokens or (isinstance(y, Tensor) and y.ndim == 4 and y.shape[2] * y.shape[3] > 1):
+            found.append((module, y))
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if not isinstance(m, nn.Sequential)]
     try:
@@ -135,9 +142,10 @@ def _last_map(model: nn.Module, x: Tensor) -> nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    if isinstance(model, BcosNet):
-        found = [(module, channels) for module, channels in found if channels != outputs]
-    if not found:
+    if isinstance(model, BcosNet) and found and found[-1][1].shape[1] == outputs:
+        last = found[-1][1]  # of the classifier, and of all that only pass it on
+        found = [(module, y) for module, y in found if y is not last]
+    if not found or found[-1][1].ndim != 4:
         raise UsageError("Grad-CAM needs a network whose last layers give maps; this one has none")
     return found[-1][0]
 
@@ -162,8 +170,8 @@ def occlusion(model: nn.Module, x: Tensor, classes: Sequence[int], *, window: in
         for cy, cx in itertools.product(range(0, H + 1, stride), range(0, W + 1, stride))
     ]  # fmt: skip
     places = [(rows, columns) for rows, columns in places if rows.start < rows.stop and columns.start < columns.stop]
-    for i in range(0, len(places), BATCH):
-        batch = places[i : i + BATCH]
+    for i in range(0, len(places), size := _together(x)):
+        batch = places[i : i + size]
         masked = colours.repeat(len(batch), 1, 1, 1)
         for picture, (rows, columns) in zip(masked, batch, strict=True):
             picture[:, rows, columns] = 0
@@ -187,8 +195,8 @@ def rise(
     generator = torch.Generator().manual_seed(seed)
     ch, cw = -(-H // cells), -(-W // cells)
     total = x.new_zeros(len(chosen), H, W)
-    for start in range(0, masks, BATCH):
-        n = min(BATCH, masks - start)
+    for start in range(0, masks, size := _together(x)):
+        n = min(size, masks - start)
         coarse = (torch.rand(n, 1, cells, cells, generator=generator) < kept).float()
         fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
         dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))
@@ -204,7 +212,8 @@ def lime(
 ) -> Tensor:  # fmt: skip
     """LIME: the ``features`` superpixels that speak most for the class in a linear fit of its probability, as 1 and 0.
 
-    Superpixels by quickshift (``kernel``, at most 200 away, ratio 0.2); hidden ones take their mean colour.
+    Superpixels by quickshift (``kernel``, at most 200 away, ratio 0.2); hidden ones take their mean colour. How near a
+    masked picture is to the whole one, and so how much it counts, is captum's default, not that of the lime package.
     """
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
@@ -235,7 +244,7 @@ def lime(
         with _quiet():
             weights = Lime(probability, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
                 rgb[None], baselines=means[None], feature_mask=segments[None, None].expand(1, 3, -1, -1),
-                n_samples=samples, perturbations_per_eval=BATCH,
+                n_samples=samples, perturbations_per_eval=_together(x),
             )[0, 0]  # fmt: skip
         of_segment = {int(s): float(weights[segments == s][0]) for s in segments.unique()}
         best = sorted((s for s, w in of_segment.items() if w > 0), key=lambda s: -of_segment[s])[:features]
@@ -256,7 +265,8 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "rise": rise,
 }
 CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
-UNITLESS = ("grad-cam", "lime", "rise")  # the others' maps are in logit units
+# The others' maps are in logit units; of these the first two are logits per unit of colour.
+UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
 
 
@@ -272,7 +282,10 @@ def refuse_missing(methods: Sequence[str]) -> None:
 
 
 def method_of(text: str) -> Method:
-    """A method by name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2". Raises UsageError."""
+    """A method by name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2". Raises UsageError.
+
+    What the libraries raise inside a method becomes a MediaError with their reason.
+    """
     name, _, given = text.partition(":")
     if name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
@@ -293,4 +306,12 @@ def method_of(text: str) -> Method:
             ) from error
         if not (chosen[key] > 0 or key == "seed"):
             raise UsageError(f"--method {text}: {key} must be positive")
-    return partial(function, **chosen)
+
+    def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+        try:
+            return function(model, x, classes, **chosen)
+        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MediaError(f"{text} does not work here: {reason}") from error
+
+    return method

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.media.stills import write_with
 
 
 class Scores:
@@ -33,18 +34,17 @@ class Scores:
                 self.rows.append([float(value) for value in json.loads(line)])
             except (ValueError, TypeError):  # cut off in the middle of a line
                 break
-        self._write("w", "\n".join([head, *(json.dumps(row) for row in self.rows)]) + "\n")
+        if len(lines) != 1 + len(self.rows):  # new, or cut off: never the only copy in place
+            whole = "\n".join([head, *(json.dumps(row) for row in self.rows)]) + "\n"
+            write_with(path, lambda stream: stream.write(whole.encode()))
 
     def add(self, row: Sequence[float]) -> None:
         """Keep the next line."""
         self.rows.append(list(row))
-        self._write("a", json.dumps(self.rows[-1]) + "\n")
-
-    def _write(self, mode: str, text: str) -> None:
         if self.path is None:
             return
         try:
-            with self.path.open(mode, encoding="utf-8") as stream:
-                stream.write(text)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(self.rows[-1]) + "\n")
         except OSError as error:
             raise MediaError(f"{self.path}: cannot be written ({error.strerror or error})") from error

@@ -82,6 +82,8 @@ def train(
     torch.manual_seed(recipe.seed)
     model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
     assert isinstance(model, CodaNet | BcosNet)
+    if recipe.matrix_l1 and not isinstance(model, CodaNet):
+        raise TrainingError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
     model_classes = len(train_split.classes)
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
@@ -92,8 +94,6 @@ def train(
     if resume:
         step, before = _load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
     log = _Log(folder / LOG_FILE, keep_until=step)
-    if recipe.matrix_l1 and not isinstance(model, CodaNet):
-        raise TrainingError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
