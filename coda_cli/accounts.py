@@ -16,6 +16,8 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.core.depth import LayerShare
 from coda_cli.explain import Explanation, Request
+from coda_cli.media.sources import Item, utf8
+from coda_cli.media.stills import Picture
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.weights import colour_explanation
@@ -65,10 +67,7 @@ def make_record(
     parameter = next(net.model.parameters())
     return Record(
         source=source,
-        network=Network(
-            name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
-            temperature=float(checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
-        ),
+        network=network_part(net),
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box),
         explained=explained,
         top=tuple(
@@ -81,6 +80,23 @@ def make_record(
         precision=request.precision,
         versions={"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()},
         seconds=explanation.seconds,
+    )  # fmt: skip
+
+
+def network_part(net: Net) -> Network:
+    """What records say of a network."""
+    checkpoint = net.checkpoint
+    return Network(
+        name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
+        temperature=float(checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
+    )  # fmt: skip
+
+
+def source_part(item: Item, picture: Picture, view: View) -> Source:
+    """What records say of an input file."""
+    return Source(
+        path=utf8(item.path.as_posix()), sha256=picture.sha256, bytes=picture.bytes,
+        width=view.size[0], height=view.size[1], notes=picture.notes,
     )  # fmt: skip
 
 

@@ -7,23 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from coda_cli.accounts import class_part
+from coda_cli.accounts import class_part, network_part, source_part
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
-from coda_cli.core.networks import encode
 from coda_cli.errors import CodaError, ExactnessError, MediaError
-from coda_cli.explain import Request, classify_views
-from coda_cli.media.sources import RECORD_KEY, Item, utf8
+from coda_cli.explain import Request, classify_views, encoded
+from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import Fit, View, fit
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
 from coda_cli.report.files import Naming, prepare
-from coda_cli.report.records import Network, Source, ViewPart
+from coda_cli.report.records import ViewPart
 from coda_cli.study.methods import EXACT, UNITLESS, method_of
 
 RGB = NDArray[np.uint8]
@@ -61,8 +59,7 @@ def _compared(
     picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, methods: Sequence[str],
     fitted: Fit,
 ) -> Compared:  # fmt: skip
-    parameter = next(net.model.parameters())
-    x = encode(torch.from_numpy(view.rgb).permute(2, 0, 1)[None].to(parameter.device)).to(parameter.dtype)
+    x = encoded([view], net)
     bias = float(getattr(net.model, "bias", 0.0))
     parts, maps, left_out = [], [], {}
     for text in methods or default_methods(net):
@@ -86,10 +83,7 @@ def _compared(
         )  # fmt: skip
     height, width = view.rgb.shape[:2]
     record = Comparison(
-        source=Source(path=utf8(item.path.as_posix()), sha256=picture.sha256, bytes=picture.bytes,
-                      width=view.size[0], height=view.size[1], notes=picture.notes),
-        network=Network(name=net.checkpoint.name, sha256=net.sha256, architecture=net.checkpoint.architecture,
-                        temperature=float(net.checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed),
+        source=source_part(item, picture, view), network=network_part(net),
         view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
         logit=logit, bias=bias, methods=tuple(parts), left_out=left_out,

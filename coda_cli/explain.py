@@ -110,15 +110,20 @@ def classify_views(views: Sequence[View], net: Net, request: Request) -> list[ND
     return _computed(views, net, request, lambda _, x: list(forward(net.model, x).float().cpu().numpy()))
 
 
+def encoded(views: Sequence[View], net: Net) -> Tensor:
+    """Pictures of one size as the input of a network, [B, 6, h, w], of its type and on its device."""
+    parameter = next(net.model.parameters())
+    rgb = torch.from_numpy(np.stack([v.rgb for v in views])).permute(0, 3, 1, 2)
+    return encode(rgb.to(parameter.device)).to(parameter.dtype)
+
+
 def _computed(
     views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
 ) -> list[T]:
     """``compute`` of views and their encoding, in halves when memory runs out."""
-    parameter = next(net.model.parameters())
-    rgb = torch.from_numpy(np.stack([v.rgb for v in views])).permute(0, 3, 1, 2)
     try:
-        x = encode(rgb.to(parameter.device)).to(parameter.dtype)
-        with torch.autocast(parameter.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
+        x = encoded(views, net)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
             return compute(views, x)
     except ValueError as error:  # a picture smaller than a kernel
         raise MediaError(f"{error}; use --fit crop") from error

@@ -16,14 +16,14 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import Drawing, colour_explanation_of, make_record
+from coda_cli.accounts import Drawing, colour_explanation_of, make_record, source_part
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explain import Explanation, Request, arrays, explain_views
 from coda_cli.media.clips import ClipWriter
-from coda_cli.media.sources import RECORD_KEY, Item, identity, utf8
+from coda_cli.media.sources import RECORD_KEY, Item, identity
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import View, fit
 from coda_cli.render.colour import Magnitudes
@@ -37,7 +37,7 @@ from coda_cli.report.files import (
     sweep,
 )
 from coda_cli.report.pictures import STYLES, draw, draw_layers
-from coda_cli.report.records import Explained, Record, Source, core_json, to_json
+from coda_cli.report.records import Explained, Record, core_json, to_json
 
 READ_AHEAD = 6  # pictures
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
@@ -175,10 +175,7 @@ class _Run:
             return _failed(x.item, error)
 
     def _record(self, loaded: _Loaded, explanation: Explanation) -> Record:
-        source = Source(
-            path=utf8(loaded.item.path.as_posix()), sha256=loaded.picture.sha256, bytes=loaded.picture.bytes,
-            width=explanation.view.size[0], height=explanation.view.size[1], notes=loaded.picture.notes,
-        )  # fmt: skip
+        source = source_part(loaded.item, loaded.picture, explanation.view)
         return make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
 
     def _write_files(

@@ -56,10 +56,8 @@ def compare(
     from coda_cli.comparisons import compare_file
     from coda_cli.devices import pick
     from coda_cli.explain import Request
-    from coda_cli.media.sources import utf8
     from coda_cli.report.comparison import FailedComparison, to_json
     from coda_cli.report.files import Naming, prepare, refuse_collisions
-    from coda_cli.report.records import ErrorPart, FailedSource
     from coda_cli.study.methods import EXACT, method_of, refuse_missing
 
     refuse_missing(methods or ["lime"])
@@ -86,9 +84,7 @@ def compare(
             except CodaError as error:
                 console.error(str(error))
                 if json:
-                    part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
-                    source = FailedSource(path=utf8(item.path.as_posix()))
-                    console.result(to_json(FailedComparison(source=source, error=part)))
+                    console.result(to_json(FailedComparison.of(item.path.as_posix(), error)))
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
             advance(n, len(items))
     if failures:

@@ -288,15 +288,12 @@ def _summary(counts: Counter[str], worst: float, seconds: float) -> str:
 
 def _announce(outcome: Outcome, json: bool, many: bool) -> str:
     """Results of one input on stdout, and a line for people on stderr; returns what it counts as."""
-    from coda_cli.media.sources import utf8
-    from coda_cli.report.records import ErrorPart, FailedRecord, FailedSource, to_json
+    from coda_cli.report.records import FailedRecord, to_json
 
     if outcome.error:
         console.error(str(outcome.error))
         if json:
-            error = ErrorPart(kind=type(outcome.error).__name__, message=utf8(str(outcome.error)))
-            source = FailedSource(path=utf8(outcome.item.path.as_posix()))
-            console.result(to_json(FailedRecord(source=source, error=error)))
+            console.result(to_json(FailedRecord.of(outcome.item.path.as_posix(), outcome.error)))
         return "failed" if outcome.error.exit_code != ExitCode.INEXACT else "inexact"
     record = outcome.record
     if record and json:

@@ -162,12 +162,9 @@ def video(
 
 def _failure(source: str | int, error: CodaError) -> str:
     from coda_cli.media.clips import name_of
-    from coda_cli.media.sources import utf8
     from coda_cli.report.clip_records import FailedClip, to_json
-    from coda_cli.report.records import ErrorPart, FailedSource
 
-    part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
-    return to_json(FailedClip(source=FailedSource(path=utf8(name_of(source))), error=part))
+    return to_json(FailedClip.of(name_of(source), error))
 
 
 def _scale(text: str) -> Any:

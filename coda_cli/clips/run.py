@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 
+from coda_cli.accounts import network_part
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
@@ -35,7 +36,7 @@ from coda_cli.media.sources import utf8
 from coda_cli.media.spans import pixel_box
 from coda_cli.media.view import View
 from coda_cli.report.clip_records import ClipRecord, ClipSource, FrameRecord, SelectionPart
-from coda_cli.report.records import Network, ViewPart
+from coda_cli.report.records import ViewPart
 
 Policy = Literal["clip", "frame"]  # whose prediction is explained
 
@@ -168,10 +169,7 @@ class _Run:
                 time_base=self.info.time_base,
                 notes=tuple(utf8(n) for n in dict.fromkeys((*self.info.notes, *self.reader.notes))),
             ),
-            network=Network(
-                name=net.checkpoint.name, sha256=net.sha256, architecture=net.checkpoint.architecture,
-                temperature=float(net.checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
-            ),
+            network=network_part(net),
             view=ViewPart(fit=self.request.fit, width=width, height=height, box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy)),
             selection=SelectionPart(**asdict(self.selection)),
             frames=account.frames, lost=self.reader.lost, predicted=account.shares(), explained=account.explained(),

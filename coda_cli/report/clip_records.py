@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coda_cli.report.records import ClassPart, ErrorPart, FailedSource, Network, ScoredClass, Sums, ViewPart, _Part
+from coda_cli.report.records import ClassPart, Failed, Network, ScoredClass, Sums, ViewPart, _Part
 
 FRAME_SCHEMA: Literal["coda.frame"] = "coda.frame"
 CLIP_SCHEMA: Literal["coda.clip"] = "coda.clip"
@@ -104,14 +104,10 @@ class ClipRecord(_Part):
     seconds: float
 
 
-class FailedClip(_Part):
+class FailedClip(Failed):
     """A clip that could not be explained."""
 
     schema_name: Literal["coda.clip"] = Field(CLIP_SCHEMA, alias="schema")
-    schema_version: Literal[1] = 1
-    status: Literal["error"] = "error"
-    source: FailedSource
-    error: ErrorPart
 
 
 def to_json(record: FrameRecord | ClipRecord | FailedClip) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
-from coda_cli.report.records import ClassPart, ErrorPart, FailedSource, Network, Source, ViewPart, _Part
+from coda_cli.report.records import ClassPart, Failed, Network, Source, ViewPart, _Part, schema_of
 
 SCHEMA: Literal["coda.comparison"] = "coda.comparison"
 
@@ -43,14 +43,10 @@ class Comparison(_Part):
     files: dict[str, str] = Field(default={})
 
 
-class FailedComparison(_Part):
+class FailedComparison(Failed):
     """One input that could not be compared."""
 
     schema_name: Literal["coda.comparison"] = Field(SCHEMA, alias="schema")
-    schema_version: Literal[1] = 1
-    status: Literal["error"] = "error"
-    source: FailedSource
-    error: ErrorPart
 
 
 def to_json(record: Comparison | FailedComparison) -> str:
@@ -60,5 +56,4 @@ def to_json(record: Comparison | FailedComparison) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a line of output."""
-    schema = TypeAdapter(Comparison | FailedComparison).json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{SCHEMA} version 1", **schema}
+    return schema_of(Comparison | FailedComparison, f"{SCHEMA} version 1")

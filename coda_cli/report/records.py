@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from coda_cli.errors import CodaError
+from coda_cli.media.sources import utf8
 
 SCHEMA: Literal["coda.record"] = "coda.record"
 VERSION: Literal[1] = 1
@@ -153,14 +156,26 @@ class FailedSource(_Part):
     path: str
 
 
-class FailedRecord(_Part):
-    """One input that could not be explained."""
+class Failed(_Part):
+    """One input that nothing could be made of, in the stream of records of some command."""
 
-    schema_name: Literal["coda.record"] = Field(SCHEMA, alias="schema")
+    schema_name: str = Field(alias="schema")
     schema_version: Literal[1] = VERSION
     status: Literal["error"] = "error"
     source: FailedSource
     error: ErrorPart
+
+    @classmethod
+    def of(cls, path: str, error: CodaError) -> Self:
+        """The record of an input by its name, and what was raised."""
+        part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
+        return cls(source=FailedSource(path=utf8(path)), error=part)  # type: ignore[call-arg]
+
+
+class FailedRecord(Failed):
+    """One input that could not be explained."""
+
+    schema_name: Literal["coda.record"] = Field(SCHEMA, alias="schema")
 
 
 def to_json(record: Record | FailedRecord) -> str:
@@ -181,9 +196,10 @@ def core_json(record: Record, part: Explained) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a line of output: an explained input, or one that failed."""
-    schema = TypeAdapter(Record | FailedRecord).json_schema(mode="serialization")
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"{SCHEMA} version {VERSION}",
-        **schema,
-    }
+    return schema_of(Record | FailedRecord, f"{SCHEMA} version {VERSION}")
+
+
+def schema_of(lines: Any, title: str) -> dict[str, Any]:
+    """The JSON Schema of a type, or a union of them, that lines of output have."""
+    schema = TypeAdapter(lines).json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
