@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.core.depth import LayerShare
+from coda_cli.errors import UsageError
 from coda_cli.explain import Explanation, Request
-from coda_cli.media.sources import Item, utf8
+from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.media.view import View
+from coda_cli.paths import utf8
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.weights import colour_explanation
 from coda_cli.report.evidence import Evidence, measure
@@ -89,6 +91,7 @@ def network_part(net: Net) -> Network:
     return Network(
         name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
         temperature=float(checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
+        cut=net.cut,
     )  # fmt: skip
 
 
@@ -127,7 +130,8 @@ def _layer(share: LayerShare, percentile: float) -> LayerPart:
     h, w = share.pixels.shape
     return LayerPart(
         name=share.name, height=h, width=w, sum=float(share.pixels.double().sum()), residual=share.residual,
-        tolerance=share.tolerance, exact=share.exact, scale=robust_scale(share.pixels.cpu().numpy(), percentile),
+        tolerance=share.tolerance, exact=share.exact, approximate=share.approximate,
+        scale=robust_scale(share.pixels.cpu().numpy(), percentile),
     )  # fmt: skip
 
 
@@ -148,6 +152,12 @@ def sums(explanation: Explanation, k: int, evidence: Evidence, checkpoint: Check
         tolerance=float(d.tolerance[0, k]),
         exact=bool(d.exact[0, k]),
     )
+
+
+def refuse_style(net: Net, style: str) -> None:
+    """Raises UsageError for a style that a network's decomposition does not have."""
+    if style == "colour" and net.cut:
+        raise UsageError(f"--style colour shows weights of pixels; those of {net.checkpoint.name} end at {net.cut}")
 
 
 def colour_explanation_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +40,32 @@ class Compared:
 
 
 def compare(
-    picture: Picture, item: Item, net: Net, request: Request, methods: Sequence[str] = ()
-) -> Iterator[Compared]:
-    """Every class asked for of one picture, under ``methods`` (see ``study.methods``).
+    item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming, force: bool = False
+) -> Iterator[Comparison]:
+    """Every class asked for of one file, under ``methods`` (see ``study.methods``), written as ``naming`` says.
 
-    Without any, under all that work with the network; the record says which did not, and why. Raises UsageError for a
-    method or class that does not exist, CodaError where a method that was asked for fails.
+    Without any methods, under all that work with the network; the record says which did not, and why. Raises
+    UsageError for a method or class that does not exist, CodaError where a method that was asked for fails, MediaError
+    for what cannot be read or, unless ``force``, would be overwritten. Errors name the file.
     """
-    p = net.checkpoint.preprocessing
-    view = fit(picture.rgb, p.resize, p.crop, request.fit)
-    logits = classify_views([view], net, request)[0].astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise ExactnessError("the network's logits are not finite; nothing can be compared")
-    for target in request.targets(net).of(logits):
-        yield _compared(picture, item, view, net, target, float(logits[target.index]), methods, request.fit)
+    try:
+        picture, p = read_image(item.path), net.checkpoint.preprocessing
+        view = fit(picture.rgb, p.resize, p.crop, request.fit)
+        logits = classify_views([view], net, request)[0].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise ExactnessError("the network's logits are not finite; nothing can be compared")
+        for target in request.targets(net).of(logits):
+            png = naming.path(item, "compare", net.checkpoint.classes[target.index], str(target.index))
+            names = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
+            if there := [path for path in names.values() if path.exists() and not force]:
+                raise MediaError(f"{there[0]}: exists; --force replaces it, --output names another place")
+            compared = _compared(picture, item, view, net, target, float(logits[target.index]), methods, request.fit)
+            prepare(png.parent)
+            yield _write(compared, names, naming.folder)
+    except CodaError as error:
+        if str(item.path) in str(error):
+            raise
+        raise type(error)(f"{item.path}: {error}") from error
 
 
 def _compared(
@@ -81,6 +94,8 @@ def _compared(
             MethodPart(method=text, sum=total, off=total - (logit - bias), scale=robust_scale(pixels, 99.5),
                        seconds=seconds)
         )  # fmt: skip
+    if not maps:
+        raise MediaError(f"no method works with {net.checkpoint.name}: {'; '.join(left_out.values())}")
     height, width = view.rgb.shape[:2]
     record = Comparison(
         source=source_part(item, picture, view), network=network_part(net),
@@ -106,7 +121,7 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     logit, bias = record.logit, record.bias
     name = record.explained.name
     title = f"{name} · logit {logit:.2f}"
-    lines = [f"{record.network.name}: to be shared out are logit − bias = {logit - bias:.2f}"]
+    lines = [f"{record.network.title}: to be shared out are logit − bias = {logit - bias:.2f}"]
     tiles = [framed(enlarged(rgb, size), None, title, lines)]
     for pixels, part in zip(maps, record.methods, strict=True):
         large = heatmap(enlarged(pixels, size), part.scale)
@@ -116,36 +131,15 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     return in_rows(tiles, COLUMNS)
 
 
-def write(compared: Compared, item: Item, naming: Naming, force: bool = False) -> Comparison:
-    """Sheet, arrays and record of one picture and class; returns the record with the files' names.
-
-    Raises MediaError for files that are there, unless ``force``.
-    """
-    record, folder = compared.record, naming.folder
-    prepare(folder / item.subfolder)
-    png = naming.path(item, "compare", record.explained.name, str(record.explained.index))
-    names = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
-    for path in names.values():
-        if path.exists() and not force:
-            raise MediaError(f"{path}: exists; --force replaces it, --output names another place")
-    record = record.model_copy(
-        update={"files": {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}}
+def _write(compared: Compared, names: dict[str, Path], folder: Path) -> Comparison:
+    """Sheet, arrays and record; the record last, with the files' names."""
+    files = {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}
+    record = compared.record.model_copy(update={"files": files})
+    text, methods = to_json(record), np.array([m.method for m in record.methods])
+    write_png(names["png"], compared.sheet, {RECORD_KEY: text})
+    write_with(
+        names["npz"],
+        lambda s: np.savez_compressed(s, allow_pickle=False, maps=compared.maps, methods=methods, record=text),
     )
-    arrays = {"maps": compared.maps, "methods": np.array([m.method for m in record.methods])}
-    write_png(names["png"], compared.sheet, {RECORD_KEY: to_json(record)})
-    write_with(names["npz"], lambda s: np.savez_compressed(s, allow_pickle=False, **arrays, record=to_json(record)))
-    write_with(names["json"], lambda s: s.write(to_json(record).encode() + b"\n"))
+    write_with(names["json"], lambda s: s.write(text.encode() + b"\n"))
     return record
-
-
-def compare_file(
-    item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming, force: bool = False
-) -> Iterator[Comparison]:
-    """``compare`` of a file, written as ``naming`` says. Errors name the file."""
-    try:
-        for compared in compare(read_image(item.path), item, net, request, methods):
-            yield write(compared, item, naming, force)
-    except CodaError as error:
-        if str(item.path) in str(error):
-            raise
-        raise type(error)(f"{item.path}: {error}") from error

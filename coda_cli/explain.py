@@ -18,6 +18,7 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
+from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError, UsageError
 from coda_cli.media.stills import read_image
@@ -54,8 +55,9 @@ class Request:
 class Explanation:
     """One explained picture: K targets shared out over what the network saw of it.
 
-    ``decomposition`` has a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``. ``layers``: for
-    every target the shares of the layers asked for, those next to the input first.
+    ``decomposition`` has a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``, or to the
+    positions of a hybrid's cut. ``layers``: for every target the shares of the layers asked for, those next to the
+    input first.
     """
 
     view: View
@@ -66,8 +68,9 @@ class Explanation:
 
     @property
     def maps(self) -> NDArray[np.float32]:
-        """Contribution maps float32 [K, h, w], signed, logit units."""
-        return self.decomposition.pixels[0].to("cpu", torch.float32).numpy()
+        """Contribution maps float32 [K, h, w], signed, logit units; see ``spread`` for hybrids."""
+        pixels = self.decomposition.pixels[0].to("cpu", torch.float32)
+        return spread(pixels, self.view.rgb.shape[:2]).numpy()
 
 
 def explain_image(
@@ -164,7 +167,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:
-    """What the .npz holds: contributions and dynamic weights [K, 6, h, w], pixels [K, h, w], logits, targets, view."""
+    """What the .npz holds: contributions and dynamic weights [K, 6, h, w], pixels [K, h, w], logits, targets, view.
+
+    Of a hybrid the first two are those of its cut, [K, C, h', w'].
+    """
     d = explanation.decomposition
     return {
         "dynamic_weights": d.dynamic_weights[0].float().cpu().numpy(),

@@ -16,15 +16,14 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import Drawing, colour_explanation_of, make_record, source_part
+from coda_cli.accounts import Drawing, colour_explanation_of, make_record, refuse_style, source_part
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explain import Explanation, Request, arrays, explain_views
-from coda_cli.media.clips import ClipWriter
 from coda_cli.media.sources import RECORD_KEY, Item, identity
-from coda_cli.media.stills import Picture, read_image, write_png, write_with
+from coda_cli.media.stills import Picture, read_image, write_gif, write_png, write_with
 from coda_cli.media.view import View, fit
 from coda_cli.render.colour import Magnitudes
 from coda_cli.report.files import (
@@ -238,9 +237,7 @@ class _Run:
             if kind == "layers":
                 write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
             else:
-                with ClipWriter(path, "gif") as clip:
-                    for n, frame in enumerate(frames):
-                        clip.write(frame, n * LAYER_SECONDS, LAYER_SECONDS)
+                write_gif(path, frames, LAYER_SECONDS, core_json(record, part))
             yield kind, path
 
     @staticmethod
@@ -261,9 +258,6 @@ class _Run:
         if policy == "overwrite" or not path.exists():
             return path
         # A run that was stopped leaves pictures without their record: those are replaced by the same again.
-        # An animation holds no record, and what was left of a stopped run has none beside it: it is made again.
-        if policy == "match" and path.suffix == ".gif":
-            return path
         stored = stored_record(path) if policy == "match" else None
         if stored is None or not self._matches(stored, loaded.picture):
             raise self._in_the_way(path)
@@ -284,9 +278,10 @@ def explain_many(
     Decoding, computing and drawing overlap; memory does not grow with the number of inputs. A failed input is an
     Outcome with its error, the rest goes on. With the scale "run" all inputs are decomposed twice: ``on_scale``
     reports the first pass (done, total). Raises UsageError, before any work, for outputs that collide or cannot be
-    written and for classes the network does not have.
+    written, for classes the network does not have and a style it cannot be drawn in.
     """
     kinds = output.drawing.kinds
+    refuse_style(net, output.drawing.style)
     if kinds:
         refuse_collisions(output.naming, items, _several(net, request) and any(kind in DRAWN for kind in kinds))
         prepare(output.naming.folder)

@@ -248,6 +248,7 @@ def test_every_architecture_has_a_small_network_here() -> None:
     untested = set(ARCHITECTURES) - {architecture for architecture, _, _ in SMALL.values()} - {"coda_net"}
     assert untested == {
         "bcos_vgg", "bcos_inception",  # too large for a basis: the same layers in the same form
+        "hybrid",  # see test_hybrid.py
         "standard_vit", "torchvision",  # not dynamic linear: see test_standard.py
     }  # fmt: skip
 

@@ -85,6 +85,28 @@ def test_an_inexact_map_is_never_passed_over(coda: Coda, tmp_path: Path, monkeyp
     assert "not exact" in coda("compare", "a.png", status=4).error
 
 
+def test_what_is_there_is_seen_before_anything_is_computed(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    coda("compare", "a.png", "--method", "ours")
+    monkeypatch.setattr("coda_cli.comparisons.method_of", lambda _: pytest.fail("computed for nothing"))
+    assert "exists" in coda("compare", "a.png", "--method", "ours", status=1).error
+
+
+def test_where_no_method_works_it_is_said(coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no luck")
+
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr("coda_cli.study.methods.METHODS", {"gradient": broken})
+    monkeypatch.setattr("coda_cli.comparisons.default_methods", lambda _: ("gradient",))
+    assert (
+        "no method works with cifar10: gradient does not work here: no luck" in coda("compare", "a.png", status=1).error
+    )
+    assert not list((tmp_path / "coda-out").iterdir())
+
+
 def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no picture")

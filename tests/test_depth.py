@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,9 +111,23 @@ def test_the_program_writes_sheet_animation_and_record(coda: Coda, tmp_path: Pat
     # A file that is there is kept or completed as for all other kinds.
     again = coda("explain", "a.png", "--layer", "all", "-c", "cat", "-c", "dog")
     assert "already there" in again.err
-    (tmp_path / "coda-out" / explained[0]["files"]["depth"]).unlink()
+    depth = tmp_path / "coda-out" / explained[0]["files"]["depth"]
+    depth.unlink()
     coda("explain", "a.png", "--layer", "all", "-c", "cat", "-c", "dog")
-    assert (tmp_path / "coda-out" / explained[0]["files"]["depth"]).exists()
+    assert depth.exists()
+    # Without a record beside it, it is known by what it carries; another file of its name stays.
+    alone = ("explain", "a.png", "-c", "cat", "--write", "depth", "-o", "alone")
+    coda(*alone)
+    coda(*alone)
+    (strange,) = (tmp_path / "alone").glob("*.gif")
+    Image.new("RGB", (9, 9)).save(strange)
+    kept = strange.read_bytes()
+    assert "exists from another picture" in coda(*alone, status=1).err
+    assert strange.read_bytes() == kept
+    # Nor is it a picture to explain.
+    (tmp_path / "films").mkdir()
+    shutil.copy(depth, tmp_path / "films" / "a.gif")
+    assert "no picture" in coda("explain", "films", status=2).error
 
 
 def test_one_layer_by_number_or_name(coda: Coda, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -13,7 +14,7 @@ from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.study.methods import METHODS, _last_map, grad_cam, lime, method_of, occlusion, refuse_missing, rise
+from coda_cli.study.methods import METHODS, _last_map, grad_cam, lime, method_of, occlusion, require, rise
 
 FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
 
@@ -196,9 +197,10 @@ def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    refuse_missing(["ours", "occlusion:window=3", "rise"])
+    for name in ("captum.attr", "sklearn.linear_model", "skimage.segmentation"):
+        monkeypatch.setitem(sys.modules, name, None)
+    require(["ours", "occlusion:window=3", "rise"])
     with pytest.raises(UsageError, match=r"captum not installed; get it with: pip install 'coda-cli\[posthoc\]'"):
-        refuse_missing(["grad-cam"])
+        require(["grad-cam"])
     with pytest.raises(UsageError, match="captum, skimage, sklearn not installed"):
-        refuse_missing(["lime"])
+        require(["lime"])

@@ -13,7 +13,7 @@ from torch import nn
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import STANDARD, known
 from coda_cli.core.decompose import decompose
-from coda_cli.core.networks import build, encode
+from coda_cli.core.networks import build, coda_net, encode, probabilities
 from coda_cli.core.published_bcos import BCOS
 from coda_cli.core.standard_nets import StandardNet, standard_vit
 from coda_cli.errors import CheckpointError, UsageError
@@ -83,6 +83,13 @@ def test_its_input_is_normalised_as_torchvision_does() -> None:
     StandardNet(Look())(encode(picture))
     usual = torchvision.transforms._presets.ImageClassification(crop_size=256, resize_size=256)
     torch.testing.assert_close(seen[0], usual(picture))
+
+
+def test_its_probabilities_are_a_softmax() -> None:
+    model, logits = standard_vit(dim=64, depth=1, classes=5, patch=4), torch.randn(3, 5)
+    torch.testing.assert_close(probabilities(model, logits).sum(1), torch.ones(3))
+    coda = coda_net(channels=[6, 5], kernels=[3], strides=[1], ranks=[3], norm="SQ", temperature=1.0)
+    assert torch.equal(probabilities(coda, logits), logits.sigmoid())
 
 
 def test_no_decomposition_of_it_exists() -> None:

@@ -22,6 +22,7 @@ from coda_cli.checkpoints.manifest import (
     parse_checkpoint,
     read_metadata,
 )
+from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.stills import write_with
@@ -38,6 +39,11 @@ class Net:
     path: Path
     sha256: str
     assumed: tuple[str, ...] = ()  # what the file could not tell and where it was taken from instead
+
+    @property
+    def cut(self) -> str | None:
+        """Of a hybrid, the layer down to which its decomposition is exact; None where it is down to the pixels."""
+        return self.model.cut if isinstance(self.model, HybridNet) else None
 
 
 def load(

@@ -120,6 +120,8 @@ def family_of(checkpoint: Checkpoint) -> str:
     """What kind of network a checkpoint is of, in words."""
     if checkpoint.architecture in STANDARD:
         return "standard"
+    if checkpoint.architecture == "hybrid":
+        return "hybrid CoDA"
     if not checkpoint.architecture.startswith("bcos"):
         return "CoDA"
     version_1 = checkpoint.architecture == "bcos_chain" or "scale_factor" in checkpoint.arguments

@@ -9,6 +9,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
+from coda_cli.cli.explain import load_network
 from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
 from coda_cli.errors import CodaError, ExitCode
 
@@ -49,24 +50,19 @@ def compare(
     coda compare photo.jpg --method ours --method grad-cam --method occlusion:window=16,stride=8
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
     """  # fmt: skip
-    from coda_cli.media.sources import resolve
-
-    items = resolve(sources, recursive=recursive, leave_out=output)
-    from coda_cli.checkpoints.loading import load
-    from coda_cli.comparisons import compare_file
-    from coda_cli.devices import pick
+    from coda_cli.comparisons import compare as compare_file
     from coda_cli.explain import Request
+    from coda_cli.media.sources import resolve
     from coda_cli.report.comparison import FailedComparison, to_json
     from coda_cli.report.files import Naming, prepare, refuse_collisions
-    from coda_cli.study.methods import EXACT, method_of, refuse_missing
+    from coda_cli.study.methods import EXACT, METHODS, method_of, require
 
-    refuse_missing(methods or ["lime"])
+    items = resolve(sources, recursive=recursive, leave_out=output)
+    require(methods or METHODS)
     for text in methods or ():
         method_of(text)
-    net = load(model, arch=arch, device=pick(device), exact=bool({*EXACT} & {*(methods or ())}))
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
     request = Request(tuple(classes or ()))
+    net = load_network(model, arch, device, request, exact=bool({*EXACT} & {*(methods or ())}))
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
     refuse_collisions(naming, items, several_classes=False)

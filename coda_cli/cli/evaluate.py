@@ -11,6 +11,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
+from coda_cli.cli.explain import load_network
 from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
 from coda_cli.errors import UsageError
 
@@ -229,17 +230,14 @@ def _prepared(
     data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
 ) -> tuple[Net, Split]:
     """The network and the held-out pictures, after everything that can be wrong without them."""
-    from coda_cli.checkpoints.loading import load
-    from coda_cli.devices import pick
+    from coda_cli.explain import Request
     from coda_cli.study import plots
-    from coda_cli.study.methods import EXACT, refuse_missing
+    from coda_cli.study.methods import EXACT, require
     from coda_cli.training.datasets import load_held_out
 
-    refuse_missing([method])
+    require([method])
     if plot:
         plots.refuse_format(plot)
-    net = load(model, arch=arch, device=pick(device), exact=method in EXACT)
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
+    net = load_network(model, arch, device, Request(), exact=method in EXACT)
     with console.progress("reading pictures") as advance:
         return net, load_held_out(data, net.checkpoint, advance)

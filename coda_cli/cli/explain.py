@@ -22,6 +22,8 @@ from coda_cli.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from coda_cli.checkpoints.loading import Net
+    from coda_cli.explain import Request
     from coda_cli.media.sources import Item
     from coda_cli.report.records import Explained, Record
     from coda_cli.runs import Outcome
@@ -222,8 +224,8 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
     return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
 
 
-def load_network(model: str, arch: str | None, device: str, request: Any) -> Any:
-    """Load the network, after everything that can be wrong with the request without it."""
+def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:
+    """Load the network, after everything that can be wrong with the request without it, and say what was assumed."""
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
 
@@ -233,9 +235,15 @@ def load_network(model: str, arch: str | None, device: str, request: Any) -> Any
     from coda_cli.devices import pick
     from coda_cli.explain import DTYPES
 
-    net = load(model, arch=arch, device=pick(device, request.precision), dtype=DTYPES[request.precision])
+    where, dtype = pick(device, request.precision), DTYPES[request.precision]
+    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)
     for assumption in net.assumed:
         console.say(f"{net.path.name}: {assumption}")
+    if net.cut:
+        console.say(
+            f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
+            "spread over the pixels there; nothing below it is exact"
+        )
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
     return net
 
@@ -267,7 +275,7 @@ def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fa
 
 def _proven(part: Explained) -> bool:
     """Whether the contributions of the pixels add up, and those of every layer that was asked for."""
-    return part.exact and all(layer.exact for layer in part.layers)
+    return part.exact and all(layer.exact or layer.approximate for layer in part.layers)
 
 
 def _used(part: Explained) -> float:
@@ -319,7 +327,7 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
             f"{record.source.path}: {name}{p}: logit {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
             f"{e.bias:+.3f} bias{embedding}, residual {e.residual:.1e}{there}"
         )
-        for layer in (layer for layer in e.layers if not layer.exact):
+        for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
             console.error(
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "
                 f"its tolerance {layer.tolerance:.1e}"

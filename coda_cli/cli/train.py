@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coda_cli.cli.console import console
-from coda_cli.cli.options import Arch, Device, Quiet, Verbose
+from coda_cli.cli.options import Device, Quiet, Verbose
 from coda_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from coda_cli.training.recipes import Recipe
 
 EPILOG = """
+\b
+Hybrids (--arch)
+  CoDA layers on a ResNet up to one of its stages: hybrid:cifar-resnet20:layer2 (20, 32, 44, 56; layer1 to 3), or
+  hybrid:resnet18:layer3 (a ResNet of torchvision, not pretrained; layer1 to 4)
+
 \b
 Data
   a folder with cifar-10-batches-py (torchvision's CIFAR-10), or
@@ -38,7 +43,12 @@ def train(
     licence: Annotated[
         str, typer.Option("--licence", metavar="TEXT", help="Under which terms the network's file may be used.")
     ] = "",
-    arch: Arch = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below for these."
+        ),
+    ] = None,
     size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
@@ -64,7 +74,7 @@ def train(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Train a CoDA-Net, or a B-cos network (--arch), and write it as one self-describing file.
+    """Train a CoDA-Net, or a B-cos network or hybrid (--arch), and write it as one self-describing file.
 
     \b
     coda train cifar10/ -o run/
@@ -102,8 +112,11 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
         architecture, arguments = "coda_net", PUBLISHED[arch]
     elif arch in trained:
         architecture, arguments = BCOS[arch].architecture, BCOS[arch].arguments
+    elif arch is not None and arch.startswith("hybrid:"):
+        architecture, arguments = "hybrid", _hybrid(arch, float(recipe.arguments.get("temperature", 512.0)))
     elif arch is not None:
-        raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join([*PUBLISHED, *trained])}")
+        known = ", ".join([*PUBLISHED, *trained])
+        raise UsageError(f"--arch {arch}: no such configuration; known: {known}, and hybrid:BACKBONE:CUT")
     if temperature is not None:
         if not 0 < temperature < math.inf:
             raise UsageError(f"--temperature {temperature:g}: expected a positive number")
@@ -113,6 +126,19 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
     return replace(
         recipe, architecture=architecture, arguments=arguments, **{k: v for k, v in changes.items() if v is not None}
     )
+
+
+def _hybrid(arch: str, temperature: float) -> dict[str, Any]:
+    """What "hybrid:BACKBONE:CUT" stands for."""
+    from coda_cli.core.networks import hybrid_table
+
+    _, name, cut, *more = [*arch.split(":"), "", ""]
+    try:
+        if any(more):
+            raise ValueError("expected hybrid:BACKBONE:CUT")
+        return hybrid_table(name, cut, temperature)
+    except ValueError as error:
+        raise UsageError(f"--arch {arch}: {error}") from error
 
 
 def _run(

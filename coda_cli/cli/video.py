@@ -185,7 +185,8 @@ def _plans(
     """What is written about each source; everything that can be wrong with it is found before any work."""
     from coda_cli.clips.sink import ClipOutputs
     from coda_cli.media.clips import KINDS, Kind, kind_of
-    from coda_cli.media.sources import identity, utf8
+    from coda_cli.media.sources import identity
+    from coda_cli.paths import utf8
     from coda_cli.report.files import prepare
 
     asked = [k.strip() for k in formats.split(",") if k.strip() and k.strip() != "none"]

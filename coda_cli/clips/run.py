@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 
-from coda_cli.accounts import network_part
+from coda_cli.accounts import network_part, refuse_style
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
@@ -32,9 +32,9 @@ from coda_cli.clips.survey import BATCHES, Survey, grouped_views, survey
 from coda_cli.errors import CodaError
 from coda_cli.explain import Explanation, Request, explain_views
 from coda_cli.media.clips import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
-from coda_cli.media.sources import utf8
 from coda_cli.media.spans import pixel_box
 from coda_cli.media.view import View
+from coda_cli.paths import utf8
 from coda_cli.report.clip_records import ClipRecord, ClipSource, FrameRecord, SelectionPart
 from coda_cli.report.records import ViewPart
 
@@ -101,6 +101,7 @@ class _Run:
         self.drawing, self.outputs, self.batch = drawing, outputs, batch
         self.start = time.perf_counter()
         self.targets = request.targets(net)
+        refuse_style(net, drawing.style)
         self.info = probe(source, selection.fps)
         path = None if isinstance(source, int) else Path(source)
         self.sha256 = file_sha256(path) if path and path.is_file() else None

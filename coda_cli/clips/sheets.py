@@ -81,7 +81,7 @@ class Painter:
         if self._sheet is None:
             labels = ["" if k is None else _label(self._names[k], -88.88, 0.888) for k in self._columns]
             scales = [-8.8e-08] * len(self._names) if self.drawing.scale == "frame" else [float(self.drawing.scale)]
-            self._sheet = Sheet(labels, self._size(frame), self._curves, _note(888.88, scales))
+            self._sheet = Sheet(labels, self._size(frame), self._curves, _note(888.88, scales, self.net.cut))
 
     def _longest_names(self, targets: Targets) -> list[str]:
         """As many as a frame can explain, of those that can come: every frame must have room for its labels."""
@@ -121,7 +121,8 @@ class Painter:
                 tiles.append(Tile(shown, _label(name, part.logit, part.probability), name))
         scales = {} if self._hues_only else dict.fromkeys(part.scale for part in record.explained)
         exact = all(part.exact for part in record.explained)
-        return self._sheet.frame(tiles, frame.time, _note(frame.time, list(scales)), "" if exact else "NOT EXACT")
+        note = _note(frame.time, list(scales), self.net.cut)
+        return self._sheet.frame(tiles, frame.time, note, "" if exact else "NOT EXACT")
 
     @property
     def _hues_only(self) -> bool:
@@ -147,6 +148,7 @@ def _label(name: str, logit: float, probability: float | None) -> str:
     return f"{name} {logit:+.2f}" + ("" if probability is None else f" · p {probability:.3f}")
 
 
-def _note(seconds: float, scales: list[float]) -> str:
+def _note(seconds: float, scales: list[float], cut: str | None) -> str:
     stated = f" · full colour {' '.join(f'±{scale:.2g}' for scale in scales)} logit a pixel" if scales else ""
-    return f"{seconds:.2f} s{stated}"
+    down_to = f" · exact down to {cut}, not to the pixels" if cut else ""
+    return f"{seconds:.2f} s{stated}{down_to}"

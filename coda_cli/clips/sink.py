@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from coda_cli.clips.sheets import Painter
 from coda_cli.explain import Explanation
 from coda_cli.media.clips import ClipWriter, Frame, Kind
-from coda_cli.media.sources import utf8
 from coda_cli.media.stills import atomic
+from coda_cli.paths import utf8
 from coda_cli.report.clip_records import ClipRecord, FrameRecord, to_json
 
 UNDER_WAY = 12  # frames drawn or encoded at once, at most: they hold memory

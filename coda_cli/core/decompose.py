@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core.held import held
+from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.lanes import each, parts
 
 # Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
@@ -35,7 +36,7 @@ class Decomposition:
     A weighting is a row of numbers, one per class: one-hot for a class, +1 and -1 for "A minus B".
     """
 
-    inputs: Tensor  # [B, C, h, w], the encoded pictures
+    inputs: Tensor  # [B, C, h, w], the encoded pictures; of a hybrid the output of its backbone, the cut
     dynamic_weights: Tensor  # [B, K, C, h, w], the rows of W(x)
     logits: Tensor  # [B, classes], of all classes
     weights: Tensor  # [B, K, classes], the weighting that was explained
@@ -70,6 +71,8 @@ def decompose(
     model: nn.Module, x: Tensor, targets: Targets = None, *, relative_tolerance: float | None = None
 ) -> Decomposition:
     """Split logits of ``model`` into the contributions of the input ``x`` float [B, C, h, w].
+
+    Those of a hybrid are shared out over its cut.
 
     ``targets`` chooses what is explained, from one forward pass: None, the predicted class of each input; a class
     index or a sequence of K; an integer tensor [B, K] of indices; a floating tensor [K, classes] or [B, K, classes] of
@@ -114,9 +117,14 @@ class _Pass(NamedTuple):
 
 
 def _forward(model: nn.Module, x: Tensor) -> _Pass:
-    with torch.inference_mode(False), held() as added, torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        return _Pass(x, model(x), added)
+    with torch.inference_mode(False), held() as added:
+        if isinstance(model, HybridNet):  # nothing is exact below its cut
+            with torch.no_grad():
+                x = model.at_cut(x)
+            model = model.above
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            return _Pass(x, model(x), added)
 
 
 def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor]:

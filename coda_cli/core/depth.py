@@ -3,7 +3,7 @@
     logit = sum(a_k * d logit / d a_k) + bias + residual      a_k: the output of layer k; all above it is held
 
 It holds for every layer that all ways from the input to the logit pass through. Those are read off the graph of the
-computation: one branch of a residual block is none of them.
+computation: one branch of a residual block is none of them. In a hybrid it holds from the cut up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from coda_cli.core.decompose import tolerance_for, true_float32
 from coda_cli.core.held import held
+from coda_cli.core.hybrid import HybridNet
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class LayerShare:
     residual: float  # logit - sum of pixels - bias - the share of positional embeddings that are added above
     tolerance: float  # what |residual| may be
     exact: bool
+    approximate: bool = False  # below the cut of a hybrid: input times gradient, which nothing makes exact
 
 
 def shares_by_layer(
@@ -34,17 +36,20 @@ def shares_by_layer(
 ) -> list[LayerShare]:
     """How a weighting [classes] of the logits of one input x [1, C, h, w] is shared out at every depth, input first.
 
-    Tokens of a transformer stand at their place in its grid. The model must have a ``bias``, as for ``decompose``.
+    Of a hybrid's backbone only the input, as an approximation, and the cut are among them. Tokens of a transformer
+    stand at their place in its grid. The model must have a ``bias``, as for ``decompose``.
     """
     outputs: dict[int, tuple[str, Tensor]] = {}
     names = {module: name for name, module in model.named_modules()}
+    if hybrid := isinstance(model, HybridNet):
+        names = {model.below: model.cut, **{module: name for name, module in model.above.named_modules()}}
 
     def note(module: nn.Module, _: Any, y: Any) -> None:
         # A Sequential and its last module give one tensor: the innermost name comes first and stays.
         if isinstance(y, Tensor) and y.requires_grad and y.ndim in (3, 4):
             outputs.setdefault(id(y), (names[module], y))
 
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    hooks = [module.register_forward_hook(note) for module in names]
     try:
         with true_float32(), torch.inference_mode(False), held() as added, torch.enable_grad():
             x = x.detach().clone().requires_grad_()
@@ -71,7 +76,8 @@ def shares_by_layer(
         residual = rest - float(products.sum()) - sum(float(p.sum()) for p in aside)
         size = float(products.abs().sum() + abs(constant) * wide.abs().sum()) + sum(float(p.abs().sum()) for p in aside)
         tolerance = (tolerance_for(x) if relative_tolerance is None else relative_tolerance) * size
-        found.append(LayerShare(name, _placed(products, x), residual, tolerance, abs(residual) <= tolerance))
+        exact, approximate = abs(residual) <= tolerance, hybrid and name == "input"
+        found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, approximate))
     return found
 
 

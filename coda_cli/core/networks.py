@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core import bcos_nets, standard_nets
+from coda_cli.core.backbones import backbone as resnet
 from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.lanes import each, parts
 from coda_cli.core.published import PUBLISHED_BIAS
 
@@ -44,6 +46,11 @@ def classify(model: nn.Module, pictures: Tensor, batch: int = 100) -> Tensor:
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Logits [B, classes] of encoded pictures x float [B, C, h, w]; a part of the batch for every core."""
     return torch.cat(each(model, parts(x)))
+
+
+def probabilities(model: nn.Module, logits: Tensor) -> Tensor:
+    """Probabilities [B, classes] of logits: sigmoids, each class for itself; softmax for ordinary networks."""
+    return logits.softmax(1) if isinstance(model, standard_nets.StandardNet) else logits.sigmoid()
 
 
 class CodaNet(nn.Module):
@@ -118,8 +125,31 @@ def coda_net(
     return CodaNet(layers, temperature=temperature, bias=bias)
 
 
+def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any) -> HybridNet:
+    """CoDA layers on a ResNet up to and with its stage ``cut``; see ``backbones.backbone`` for its names.
+
+    ``channels`` and ``table`` are the CoDA layers', as of ``coda_net``; the first of ``channels`` is the backbone's
+    last. Raises ValueError when they do not fit.
+    """
+    below, width = resnet(backbone, cut)
+    if channels[0] != width:
+        raise ValueError(f"{backbone} has {width} channels at {cut}; the CoDA layers expect {channels[0]}")
+    return HybridNet(standard_nets.StandardNet(below), coda_net(channels=channels, **table), cut)
+
+
+def hybrid_table(name: str, cut: str, temperature: float) -> dict[str, Any]:
+    """Arguments of a ``hybrid_net`` with three CoDA layers, 64 wide, but for the class count; ValueError as there."""
+    with torch.device("meta"):  # only its width is asked for
+        width = resnet(name, cut)[1]
+    return {
+        "backbone": name, "cut": cut, "channels": [width, 64, 64, 10], "kernels": [3, 3, 1], "strides": [1, 1, 1],
+        "ranks": [32, 32, 32], "norm": "SQ", "temperature": temperature, "bias": PUBLISHED_BIAS,
+    }  # fmt: skip
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "coda_net": coda_net,
+    "hybrid": hybrid_net,
     "bcos_chain": bcos_nets.bcos_chain,
     "bcos_resnet": bcos_nets.bcos_resnet,
     "bcos_densenet": bcos_nets.bcos_densenet,

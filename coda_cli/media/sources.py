@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coda_cli.errors import UsageError
-from coda_cli.media.stills import SUFFIXES, read_png_text
+from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
+from coda_cli.paths import utf8
 
 RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
 
@@ -47,11 +48,6 @@ def identity(path: Path) -> Path:
         return path.resolve()
     except (OSError, ValueError, RuntimeError):  # too long; with a NUL; a link to itself
         return path
-
-
-def utf8(text: str) -> str:
-    """A path as text for records and for names of outputs: bytes that are no UTF-8 are written as \\xff."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
@@ -99,9 +95,10 @@ def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[
 
 def _drawn_by_coda(path: Path) -> bool:
     """Whether a file is a picture that coda drew, which nobody wants explained by a second run over the folder."""
-    return path.name.endswith(".depth.gif") or (
-        path.suffix.lower() == ".png" and read_png_text(path, RECORD_KEY) is not None
-    )
+    suffix = path.suffix.lower()
+    if suffix == ".gif":
+        return (read_gif_text(path) or "").startswith('{"schema":"coda.')
+    return suffix == ".png" and read_png_text(path, RECORD_KEY) is not None
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.sources import RECORD_KEY, Item, utf8
-from coda_cli.media.stills import TEMPORARY_PREFIX, read_png_text
+from coda_cli.media.sources import RECORD_KEY, Item
+from coda_cli.media.stills import TEMPORARY_PREFIX, read_gif_text, read_png_text
+from coda_cli.paths import utf8
 from coda_cli.report.records import Record, from_json
 
 KINDS = {
@@ -156,10 +157,12 @@ def sweep(folder: Path) -> None:
 
 
 def stored_record(path: Path) -> Record | None:
-    """The record that an output file holds, be it JSON, PNG or npz; None when it holds none of this version."""
+    """The record that an output file holds, be it JSON, PNG, GIF or npz; None when it holds none of this version."""
     try:
         if path.suffix == ".png":
             return from_json(read_png_text(path, RECORD_KEY) or "")
+        if path.suffix == ".gif":
+            return from_json(read_gif_text(path) or "")
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as content:
                 return from_json(str(content["record"]))

@@ -64,6 +64,8 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
         blocks = np.asarray(cv2.resize(values, seen, interpolation=cv2.INTER_NEAREST), np.float32)
         drawn = heatmap(paste_back(blocks, view, size), layer.scale)
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
+        if layer.approximate:
+            proof = f"APPROXIMATE: input x gradient, off by {layer.residual:+.2g}"
         lines = [f"{layer.name}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
         depth = "input" if layer.name == "input" else f"layer {k}"
         label = depth if len(shares) > 1 else layer.name
@@ -72,7 +74,7 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
         else:
             tiles.append(framed(side_by_side([picture, drawn]), layer.scale, f"{label} · {title}", lines))
     if kind == "layers":
-        return [in_rows([framed(picture, None, title, [record.network.name]), *tiles], 4)]
+        return [in_rows([framed(picture, None, title, [record.network.title]), *tiles], 4)]
     height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
     pads = [((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0)) for t in tiles]
     return [np.pad(t, pad, constant_values=255) for t, pad in zip(tiles, pads, strict=True)]
@@ -101,7 +103,7 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
         sums += f" {part.positional:+.2f} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
     scale = f", full colour ±{part.scale:.2g} logit a pixel" if bar else ""
-    lines = [f"{sums}, {proof}", f"{record.network.name}, {record.precision}{scale}"]
+    lines = [f"{sums}, {proof}", f"{record.network.title}, {record.precision}{scale}"]
     if hues:
         lines.append("hue: which colour the weights ask for, opacity: their norm, smoothed; evidence against is hidden")
     return title, lines

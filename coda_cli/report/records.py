@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coda_cli.errors import CodaError
-from coda_cli.media.sources import utf8
+from coda_cli.paths import utf8
 
 SCHEMA: Literal["coda.record"] = "coda.record"
 VERSION: Literal[1] = 1
@@ -31,13 +31,23 @@ class Source(_Part):
 
 
 class Network(_Part):
-    """The network and the sha256 of its file. ``assumed``: what the file could not tell and where it was taken from."""
+    """The network and the sha256 of its file. ``assumed``: what the file could not tell and where it was taken from.
+
+    ``cut`` is there for hybrids: contributions are exact at this layer's output, and a position's is spread evenly over
+    the pixels it stands for.
+    """
 
     name: str
     sha256: str
     architecture: str
     temperature: float
     assumed: tuple[str, ...] = ()
+    cut: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, and for a hybrid how far down its contributions are exact."""
+        return self.name if self.cut is None else f"{self.name}, exact down to {self.cut}, not to the pixels"
 
 
 class ViewPart(_Part):
@@ -102,7 +112,10 @@ class Sums(ClassPart):
 
 
 class LayerPart(_Part):
-    """A logit shared out over ``height`` x ``width`` positions of a layer's output: ``sum`` of them, and the proof."""
+    """A logit shared out over ``height`` x ``width`` positions of a layer's output: ``sum`` of them, and the proof.
+
+    ``approximate``: input times gradient below the cut of a hybrid, where the residual says how far off it is.
+    """
 
     name: str
     height: int
@@ -111,6 +124,7 @@ class LayerPart(_Part):
     residual: float
     tolerance: float
     exact: bool
+    approximate: bool = False
     scale: float
 
 

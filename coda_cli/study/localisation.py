@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coda_cli.core.networks import classify, encode
+from coda_cli.core.networks import classify, encode, probabilities
 from coda_cli.errors import UsageError
 from coda_cli.study.methods import Method, ours
 
@@ -46,15 +46,19 @@ class Localisation:
         return float(low), float(high)
 
 
-def chosen_pictures(logits: Tensor, labels: Tensor, n: int, threshold: float = THRESHOLD) -> list[int]:
+def chosen_pictures(
+    logits: Tensor, labels: Tensor, n: int, threshold: float = THRESHOLD, p: Tensor | None = None
+) -> list[int]:
     """Indices of confident, correctly classified pictures: the order in which the published protocol uses them.
 
-    ``logits`` [N, classes] and ``labels`` [N] of a whole test set. While more than n classes have an unused picture
-    with probability above ``threshold``, n of them are drawn, and each gives its most confident unused one.
+    ``logits`` [N, classes] and ``labels`` [N] of a whole test set, ``p`` their probabilities if these are no sigmoids.
+    While more than n classes have an unused picture with probability above ``threshold``, n of them are drawn, and each
+    gives its most confident unused one.
     """
     order: dict[int, list[int]] = {}
     own = logits.gather(1, labels[:, None])[:, 0].double()
-    right = (logits.argmax(1) == labels) & (own.sigmoid() > threshold)
+    sure = (logits.double().sigmoid() if p is None else p).gather(1, labels[:, None])[:, 0] > threshold
+    right = (logits.argmax(1) == labels) & sure
     for c in range(logits.shape[1]):
         members = (right & (labels == c)).nonzero().flatten()
         order[c] = members[own[members].argsort(descending=True, stable=True)].tolist()
@@ -127,7 +131,8 @@ def localise(
     UsageError when the test set has too few confident pictures for one grid.
     """
     n, device = side * side, next(model.parameters()).device
-    chosen = chosen_pictures(classify(model, images).cpu(), labels, n, threshold)
+    logits = classify(model, images).cpu()
+    chosen = chosen_pictures(logits, labels, n, threshold, probabilities(model, logits.double()))
     wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
     if not wanted:
         raise UsageError(

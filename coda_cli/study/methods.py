@@ -11,10 +11,11 @@ nothing held.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.decompose import decompose
-from coda_cli.core.networks import encode, forward
+from coda_cli.core.hybrid import spread
+from coda_cli.core.networks import encode, forward, probabilities
 from coda_cli.errors import ExactnessError, MediaError, UsageError
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
@@ -44,11 +46,11 @@ class _OfColours(nn.Module):
 
 
 def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-    """Exact contributions, summed over the channels. Raises ExactnessError when they are not exact."""
+    """Exact contributions, summed over the channels; see ``spread`` for hybrids. Raises ExactnessError."""
     d = decompose(model, x, list(classes))
     if not bool(d.exact.all()):
         raise ExactnessError("the decomposition is not exact; nothing can be measured with it")
-    return d.pixels[0]
+    return spread(d.pixels[0], x.shape[2:])
 
 
 # ---- by gradients, from captum ---------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ def rise(
         fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
         dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))
         soft = torch.stack([m[:, y : y + H, z : z + W] for m, y, z in zip(fine, dy, dx, strict=True)]).to(x)
-        p = forward(model, encode(x[:, :3] * soft)).sigmoid()[:, chosen]
+        p = probabilities(model, forward(model, encode(x[:, :3] * soft)))[:, chosen]
         total += torch.einsum("nk,nhw->khw", p, soft[:, 0])
     return total / (masks * kept)
 
@@ -239,7 +241,7 @@ def lime(
 
         def probability(pictures: Tensor, c: int = c) -> Tensor:
             with torch.no_grad():
-                return forward(model, encode(pictures))[:, c].sigmoid()
+                return probabilities(model, forward(model, encode(pictures)))[:, c]
 
         with _quiet():
             weights = Lime(probability, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
@@ -270,14 +272,19 @@ UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
 
 
-def refuse_missing(methods: Sequence[str]) -> None:
-    """Raise UsageError for methods whose libraries are not installed."""
-    import importlib.util
-
+def require(methods: Iterable[str]) -> None:
+    """Import the libraries of methods, so that no method's time holds that. Raises UsageError where one is missing."""
     names = {text.partition(":")[0] for text in methods}
-    needed = {"captum"} if names & CAPTUM else set()
-    needed |= {"captum", "sklearn", "skimage"} if "lime" in names else set()
-    if missing := sorted(name for name in needed if importlib.util.find_spec(name) is None):
+    needed = {"captum.attr"} if names & CAPTUM else set()
+    needed |= {"captum.attr", "sklearn.linear_model", "skimage.segmentation"} if "lime" in names else set()
+    missing = []
+    for module in sorted(needed):
+        try:
+            with _quiet():
+                importlib.import_module(module)
+        except ImportError:
+            missing.append(module.partition(".")[0])
+    if missing:
         raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install 'coda-cli[posthoc]'")
 
 

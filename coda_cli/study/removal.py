@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coda_cli.core.networks import encode, forward
+from coda_cli.core.networks import encode, forward, probabilities
 from coda_cli.study.methods import Method
 
 Direction = Literal["least", "most"]
@@ -95,5 +95,6 @@ def remove(
         with torch.no_grad():
             for part in steps.split(together):
                 gone = places[None, None] < part[:, None, None, None]
-                curve.append(forward(model, torch.where(gone, other, x))[:, label].double().sigmoid())
+                logits = forward(model, torch.where(gone, other, x)).double()
+                curve.append(probabilities(model, logits)[:, label])
         yield torch.cat(curve).cpu().numpy()

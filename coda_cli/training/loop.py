@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing, wnids_and_synonyms
 from coda_cli.core.bcos_nets import BcosNet
+from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build, classify, encode
 from coda_cli.errors import TrainingError
 from coda_cli.media.stills import write_with
@@ -81,7 +82,7 @@ def train(
     train_split, test_split = data[0].to(device), data[1].to(device)
     torch.manual_seed(recipe.seed)
     model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
-    assert isinstance(model, CodaNet | BcosNet)
+    assert isinstance(model, CodaNet | BcosNet | HybridNet)
     if recipe.matrix_l1 and not isinstance(model, CodaNet):
         raise TrainingError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
     model_classes = len(train_split.classes)

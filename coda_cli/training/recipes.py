@@ -9,6 +9,8 @@ from typing import Any
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS
 from coda_cli.core.published_bcos import BCOS
 
+SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -58,24 +60,25 @@ class Recipe:
         return self.size
 
     def temperature(self, progress: float) -> float:
-        """Temperature of a step; of a CoDA-Net scaled with the area of its pictures: its logits are sums over them."""
+        """Temperature of a step; scaled with the area of its pictures where logits are sums over them (SUMMED)."""
         last = float(self.arguments["temperature"])
         first = last if self.first_temperature is None else self.first_temperature
         risen = min(1.0, progress / self.rise) if self.rise else 1.0
         now = first * math.exp(risen * math.log(last / first))
-        area = (self.side(progress) / self.size) ** 2 if self.architecture == "coda_net" else 1.0
+        area = (self.side(progress) / self.size) ** 2 if self.architecture in SUMMED else 1.0
         return now * area
 
 
 RECIPES: dict[str, Recipe] = {
-    # The published rank-16 variant of the S network.
+    # The published rank-16 variant of the S network, at a higher temperature than any published one.
     "cifar10": Recipe(
-        arguments={**PUBLISHED["9L-S-CoDA-SQ-rank-16"], "temperature": 512.0},
+        arguments={**PUBLISHED["9L-S-CoDA-SQ-rank-16"], "temperature": 20_000.0},
         size=32,
         epochs=15,
         learning_rate=2e-3,
         first_temperature=64.0,
-        stages=[[0.3, 0.625], [0.35, 0.75]],
+        rise=0.7,
+        stages=[[0.4, 0.625], [0.4, 0.75]],
         smallest_crop=0.65,
     ),
     # The published B-cos network 9L-M2-B2 at three quarters of its width.

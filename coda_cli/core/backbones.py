@@ -1,0 +1,68 @@
+"""Conventional ResNets up to one of their stages: what hybrid CoDA-Nets stand on. No weights come with them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CUTS = ("layer1", "layer2", "layer3", "layer4")  # the stages of a ResNet; those for CIFAR end at layer3
+CIFAR_DEPTHS = (20, 32, 44, 56)
+
+
+def backbone(name: str, cut: str) -> tuple[nn.Sequential, int]:
+    """The layers of a ResNet up to and with the stage ``cut``, without weights, and how many channels they give.
+
+    ``name``: cifar-resnet20, 32, 44 or 56, for small pictures, or a ResNet of torchvision. Raises ValueError.
+    """
+    layers = (_cifar_resnet if name.startswith("cifar-resnet") else _torchvision_resnet)(name, cut)
+    widths = [m.num_features for m in layers.modules() if isinstance(m, nn.BatchNorm2d)]
+    return layers, widths[-1]
+
+
+class _CifarBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut without parameters: every other pixel, and zeros for new channels."""
+
+    def __init__(self, C: int, O: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(C, O, 3, stride, 1, bias=False), nn.BatchNorm2d(O)
+        self.conv2, self.bn2 = nn.Conv2d(O, O, 3, 1, 1, bias=False), nn.BatchNorm2d(O)
+        self.stride, self.new = stride, O - C
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(y + F.pad(shortcut, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2)))
+
+
+def _cifar_resnet(name: str, cut: str) -> nn.Sequential:
+    """ResNets for 32 x 32 pixels, of three stages 16, 32 and 64 wide (He et al., CVPR 2016, section 4.2)."""
+    known = {f"cifar-resnet{depth}": (depth - 2) // 6 for depth in CIFAR_DEPTHS}
+    if name not in known or cut not in CUTS[:3]:
+        raise ValueError(f"expected one of {', '.join(known)}, cut at {', '.join(CUTS[:3])}; got {name} at {cut}")
+    layers = nn.Sequential()
+    layers.add_module("conv1", nn.Conv2d(3, 16, 3, 1, 1, bias=False))
+    layers.add_module("bn1", nn.BatchNorm2d(16))
+    layers.add_module("relu", nn.ReLU())
+    C = 16
+    for stage in CUTS[: CUTS.index(cut) + 1]:
+        O = 16 if stage == CUTS[0] else 2 * C
+        blocks = [_CifarBlock(C, O, O // C)] + [_CifarBlock(O, O, 1) for _ in range(known[name] - 1)]
+        layers.add_module(stage, nn.Sequential(*blocks))
+        C = O
+    return layers
+
+
+def _torchvision_resnet(name: str, cut: str) -> nn.Sequential:
+    import torchvision
+
+    if not name.startswith(("resnet", "resnext", "wide_resnet")) or cut not in CUTS:
+        raise ValueError(f"expected a ResNet of torchvision, cut at {', '.join(CUTS)}; got {name} at {cut}")
+    try:
+        whole = torchvision.models.get_model(name, weights=None)
+    except ValueError as error:
+        raise ValueError(f"torchvision has no {name!r}") from error
+    children = dict(whole.named_children())
+    layers = nn.Sequential()
+    for key in list(children)[: list(children).index(cut) + 1]:
+        layers.add_module(key, children[key])
+    return layers

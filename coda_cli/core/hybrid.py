@@ -1,0 +1,61 @@
+"""Hybrid CoDA-Nets: CoDA layers on top of a conventional backbone (Böhle, Fritz and Schiele, TPAMI 2023).
+
+    a = backbone(x)        logit = sum over positions of CoDA layers(a) / T + bias
+
+The CoDA layers are dynamic linear, so a logit is shared out exactly over ``a``, the cut, and over the output of every
+layer above it. Below the cut there is no such identity: input times gradient is an approximation there, and is called
+so wherever it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class HybridNet(nn.Module):
+    """``below`` makes the cut float [B, C, h, w] of its input [B, 6, H, W]; ``above`` makes the logits of the cut.
+
+    ``above`` is dynamic linear and has a ``bias`` and a ``temperature``; ``cut`` names the layer of the backbone.
+    """
+
+    def __init__(self, below: nn.Module, above: nn.Module, cut: str) -> None:
+        super().__init__()
+        self.below, self.above, self.cut = below, above, cut
+
+    @property
+    def temperature(self) -> float:
+        """That of the CoDA layers."""
+        return float(self.above.temperature)  # type: ignore[arg-type]
+
+    @property
+    def bias(self) -> float:
+        """The constant of every logit."""
+        return float(self.above.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x float [B, 6, H, W] -> logits [B, classes]."""
+        logits: Tensor = self.above(self.at_cut(x))
+        return logits
+
+    def at_cut(self, x: Tensor) -> Tensor:
+        """x float [B, 6, H, W] -> [B, C, h, w] of its type, also under autocast: the norms above need all its bits."""
+        a: Tensor = self.below(x)
+        return a.to(x.dtype)
+
+
+def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps [..., h, w] at ``size`` (H, W): a position's contribution in equal shares to the pixels it stands for.
+
+    Sums are kept. Maps of that size already are returned as they are.
+    """
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    for axis, length in ((-2, size[0]), (-1, size[1])):
+        n = maps.shape[axis]
+        owner = torch.arange(length, device=maps.device) * n // length
+        share = torch.bincount(owner, minlength=n).to(maps)
+        maps = (maps / share.reshape(-1, *[1] * (-axis - 1))).index_select(axis, owner)
+    return maps
