@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media import clip_decoding, clip_writers, clips
+from coda_cli.media import clip_decoding, clip_encoders, clips
 from coda_cli.media.clips import ClipWriter, Reader, Selection, kind_of, parse_box, parse_time, probe, read_frames
 
 RGB = NDArray[np.uint8]
@@ -853,14 +853,14 @@ def test_after_ctrl_c_the_frames_so_far_are_a_valid_clip(tmp_path: Path, name: s
 
 
 def test_ctrl_c_between_the_encoder_and_the_file_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame_of = clip_writers._Video._frame
+    frame_of = clip_encoders.Video._frame
 
     def interrupted(self: Any, rgb: RGB, at: int) -> Any:
         if number(rgb) == 5:
             signal.raise_signal(signal.SIGINT)
         return frame_of(self, rgb, at)
 
-    monkeypatch.setattr(clip_writers._Video, "_frame", interrupted)
+    monkeypatch.setattr(clip_encoders.Video, "_frame", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_until(tmp_path / "a.mp4", counted(20), AssertionError("not interrupted"))
     assert numbers(tmp_path / "a.mp4") == list(range(6))

@@ -26,7 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "captum": ("study/methods.py",),
     "imageio": ("media/clip_animations.py",),
-    "av": ("media/clip_decoding.py", "media/clip_writers.py"),
+    "av": ("media/clip_decoding.py", "media/clip_encoders.py", "media/clip_writers.py"),
     "PIL": ("media/",),
     "cv2": ("media/", "render/", "report/"),
     "pooch": ("checkpoints/fetch.py",),

@@ -1,11 +1,12 @@
 """Batches on CPUs: a part of the batch for every core, where torch alone splits every operation over all cores.
 
-Cores that do not wait for each other after every operation are faster, on two of them by up to a third, and a core that
-other work of the program borrows for a moment holds up nobody else.
+Cores that do not wait for each other after every operation are faster, and a core that other work of the program
+borrows for a moment holds up nobody else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -69,12 +70,12 @@ def _made(lanes: int) -> ThreadPoolExecutor:
 
     pool = ThreadPoolExecutor(lanes, "lane", initializer=prepare)
     try:
-        for _ in range(lanes):
-            pool.submit(int)
-        all_there.wait()
-    except BaseException:  # Ctrl-C, or no more threads to be had: nobody shall wait for ever
-        all_there.abort()
-        raise
+        with contextlib.ExitStack() as failing:  # Ctrl-C, or no more threads to be had: nobody shall wait for ever
+            failing.callback(all_there.abort)
+            for _ in range(lanes):
+                pool.submit(int)
+            all_there.wait()
+            failing.pop_all()
     finally:
         torch.set_num_threads(usual)  # what the lanes set, threads that start later would inherit
     return pool

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.clip_animations import animation, animation_info, is_animation
 from coda_cli.media.clip_decoding import Account, ClipInfo, Coded, opening_of, video
-from coda_cli.media.clip_writers import KINDS, ClipWriter, Kind, kind_of, uninterrupted
+from coda_cli.media.clip_encoders import Kind
+from coda_cli.media.clip_writers import KINDS, ClipWriter, kind_of, uninterrupted
 from coda_cli.media.sources import resolve
 from coda_cli.media.spans import TOLERANCE, Box, parse_box, parse_time, pixel_box
 from coda_cli.media.stills import read_image

@@ -1,6 +1,6 @@
 """Time and memory of the decomposition against the textbook formulation, and of starting the program.
 
-    python tests/benchmarks            everything, about three minutes on two cores
+    python tests/benchmarks            everything, about five minutes on two cores
     python tests/benchmarks --quick    one repetition
     python tests/benchmarks --clip     only the table about clips
 
