@@ -11,11 +11,12 @@ import pytest
 import torch
 from conftest import Coda
 from PIL import Image
+from program import CIFAR10
 from torch import Tensor, nn
 
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
-from coda_cli.core.networks import build, encode
+from coda_cli.core.networks import build, classify, encode
 from coda_cli.errors import ExactnessError, UsageError
 from coda_cli.study import localisation
 from coda_cli.study.localisation import Localisation, chosen_pictures, grid_picture, grid_scores, grids, localise, ours
@@ -197,3 +198,54 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
     assert found["uniform"] == 0.25
     refused = coda("evaluate", "localisation", "data", "-m", "cifar10", status=2)
     assert refused.error == "data: its classes (a, b, c, d, e, f, g, h, i, j) are not those of cifar10"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Held-out pictures that lie where the shipped network sorts them: five classes or more, two of each."""
+    root = tmp_path_factory.mktemp("scenes") / "data"
+    for name in CIFAR10:
+        (root / "test" / name).mkdir(parents=True)
+        (root / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(root / "train" / name / "0.png")
+    colours = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
+    pictures = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in colours])
+    logits = classify(loading.load("cifar10").model, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    for index, name in enumerate(CIFAR10):
+        for n in torch.nonzero(logits.argmax(1) == index)[:2].flatten().tolist():
+            Image.fromarray(pictures[n]).save(root / "test" / name / f"{n}.png")
+    assert sum(len(list(folder.iterdir())) == 2 for folder in (root / "test").iterdir()) >= 5
+    return root
+
+
+def test_the_command_measures_goes_on_and_draws(coda: Coda, scenes: Path, tmp_path: Path) -> None:
+    command = ("evaluate", "localisation", scenes, "--grid", "2x2", "--grids", "2", "--threshold", "0", "--json")
+    found = json.loads(coda(*command, "--plot", "box.png").out)
+    assert np.array(found["scores"]).shape == (2, 4)
+    assert (found["method"], found["threshold"], found["uniform"]) == ("ours", 0.0, 0.25)
+    assert found["mean"] == pytest.approx(np.mean(found["scores"]))
+    with Image.open(tmp_path / "box.png") as figure:
+        assert figure.format == "PNG"
+    # Stopped after one grid, at the end of its line but for the line's end, the same command gives the same.
+    coda(*command, "--scores", "kept.jsonl")
+    kept = (tmp_path / "kept.jsonl").read_text().splitlines()
+    assert len(kept) == 3
+    (tmp_path / "kept.jsonl").write_text("\n".join(kept[:2]))
+    again = json.loads(coda(*command, "--scores", "kept.jsonl").out)
+    np.testing.assert_allclose(again["scores"], found["scores"], atol=1e-6)
+    assert (tmp_path / "kept.jsonl").read_text().splitlines() == kept
+    # What decides the scores tells measurements apart.
+    for other in (("--method", "input-x-gradient"), ("--smooth", "3"), ("--rescale",), ("--protocol", "published")):
+        assert "another measurement" in coda(*command, *other, "--scores", "kept.jsonl", status=2).error
+
+
+def test_methods_smoothing_and_size_change_what_is_measured(coda: Coda, scenes: Path) -> None:
+    command = ("evaluate", "localisation", scenes, "--grid", "2x2", "--grids", "1", "--threshold", "0", "--json")
+    means = {}
+    for more in ((), ("--method", "occlusion:window=8,stride=8"), ("--smooth", "5"), ("--rescale",)):
+        found = json.loads(coda(*command, *more).out)
+        assert all(0 <= score <= 1 for score in found["scores"][0])
+        means[more] = found["mean"]
+    assert len(set(means.values())) == 4
+    assert coda(*command[:-1]).out.startswith("cifar10: ")
+    assert " by gradient: " in coda(*command[:-1], "--method", "gradient").out

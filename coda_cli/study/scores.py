@@ -24,9 +24,10 @@ class Scores:
             return
         head = json.dumps(measured, sort_keys=True)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise MediaError(f"{path}: cannot be read ({error})") from error
+        lines = text.splitlines()
         if lines and lines[0] != head:
             raise UsageError(f"{path}: holds the scores of another measurement; name another file, or remove it")
         for line in lines[1:]:
@@ -34,7 +35,7 @@ class Scores:
                 self.rows.append([float(value) for value in json.loads(line)])
             except (ValueError, TypeError):  # cut off in the middle of a line
                 break
-        if len(lines) != 1 + len(self.rows):  # new, or cut off: never the only copy in place
+        if len(lines) != 1 + len(self.rows) or not text.endswith("\n"):  # new, or cut off: never the only copy in place
             whole = "\n".join([head, *(json.dumps(row) for row in self.rows)]) + "\n"
             write_with(path, lambda stream: stream.write(whole.encode()))
 

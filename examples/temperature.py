@@ -1,0 +1,59 @@
+"""Shows that localisation rises with the temperature: trains one small CoDA-Net per temperature and prints a table.
+
+python examples/temperature.py cifar10-data/ out/                    T = 10, 100, 1000, 10000: about an hour
+python examples/temperature.py cifar10-data/ out/ --epochs 1 --grids 20 10 1000
+
+Data as for coda train. Every network is kept in out/, and a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from coda_cli.checkpoints.loading import load
+from coda_cli.core.published import PUBLISHED
+from coda_cli.study.localisation import localise
+from coda_cli.training import datasets
+from coda_cli.training.loop import STATE_FILE, finish, train
+from coda_cli.training.recipes import RECIPES
+
+CONFIGURATION = "9L-S-CoDA-SQ-rank-4"
+
+
+def main() -> None:
+    """Reads the command line and prints the table, a line as soon as it is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("temperatures", type=float, nargs="*", default=[10, 100, 1000, 10_000])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--grids", type=int, default=100)
+    options = parser.parse_args()
+    splits = datasets.load(options.data, 32)
+    print(f"| T | accuracy | 3 x 3 localisation, {options.grids} grids |\n|---|---|---|")
+    for temperature in options.temperatures:
+        folder = options.output / f"T{temperature:g}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "network.safetensors"
+        if not path.exists():
+            arguments = {**PUBLISHED[CONFIGURATION], "temperature": float(temperature)}
+            # All rise to their own temperature from what a fresh network can learn with.
+            first = min(64.0, float(temperature))
+            recipe = replace(RECIPES["cifar10"], arguments=arguments, epochs=options.epochs, first_temperature=first)
+            resume = (folder / STATE_FILE).exists()
+            result = train(recipe, splits, folder, device=torch.device("cpu"), resume=resume)
+            finish(result, recipe, splits, path, "network", about=str(options.data))
+        net = load(path)
+        found = localise(net.model, splits[1].images, splits[1].labels, count=options.grids)
+        accuracy = net.checkpoint.accuracy
+        assert accuracy is not None
+        low, high = found.interval()
+        print(f"| {temperature:g} | {accuracy.value:.1%} | {found.mean:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
