@@ -157,7 +157,9 @@ def test_contributions_equal_the_definition_in_float32(changes: dict[str, Any], 
 def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
 
-    def one_by_one(positions: int, outputs: int, width: int, _device: torch.device) -> Iterator[tuple[slice, slice]]:
+    def one_by_one(
+        positions: int, outputs: int, width: int, _device: torch.device, **_: int
+    ) -> Iterator[tuple[slice, slice]]:
         used.append(width)
         for p, o in itertools.product(range(positions), range(outputs)):
             yield slice(p, p + 1), slice(o, o + 1)
@@ -176,6 +178,24 @@ def test_weights_written_out_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(DAUConv2d, "_pull_back", lambda *given: pytest.fail(f"{given[2].ndim} axes"))
     with pytest.raises(pytest.fail.Exception, match="3 axes"):  # it was the weights that came back
         explained(model, x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("changes", [{}, {"strides": [2, 1]}, {"groups": [2, 1]}])
+def test_classes_pulled_back_together_equal_the_definition(
+    norm: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dau, "ONE_BY_ONE", 0)
+    monkeypatch.setattr(dau, "_add", lambda *_: pytest.fail("one by one"))
+    assert_equals_definition(small_net(norm=norm, **changes), torch.rand(2, 2, 5, 4, dtype=torch.float64))
+    together = dau._add_together
+
+    def mixed_up(out: Tensor, q: Tensor, *rest: Tensor) -> None:
+        together(out, q.flip(0), *rest)
+
+    monkeypatch.setattr(dau, "_add_together", mixed_up)
+    model, x = small_net(norm=norm, **changes), picture()
+    assert error_against_definition(model, x, explained(model, x)) > 1e-3
 
 
 # ---- planted bugs: the comparison above must see every one of them, also where completeness does not -----------------
@@ -246,7 +266,7 @@ def _no_scale_in_the_backward_pass(patch: pytest.MonkeyPatch) -> None:
 
 def _one_class_for_all_images(patch: pytest.MonkeyPatch) -> None:
     honest = DAUConv2d._pull_back
-    patch.setattr(DAUConv2d, "_pull_back", lambda layer, c, z, g, *rest: honest(layer, c.flip(0), z, g, *rest))
+    patch.setattr(DAUConv2d, "_pull_back", lambda layer, c, z, g, *rest: honest(layer, c.flip(1), z, g, *rest))
 
 
 # The bug, and whether the contributions still sum to the logit in spite of it.

@@ -34,6 +34,10 @@ NORMS = ("SQ", "L2")
 # products cost, and they are no more than so many numbers. Measured: at rank 256 1.6 times as fast, at rank 128 even.
 WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
 
+# Cotangents times rank up to which cotangents are pulled back one after the other. Measured: together pays for two at
+# rank 32, for five at rank 8; ten take 1.5 (rank 128) to 5 times (rank 8) what one takes.
+ONE_BY_ONE = 32
+
 _FACTORING = Lock()  # parts of a batch go through a layer at the same time: one of them makes its factors
 
 
@@ -215,31 +219,35 @@ class DAUConv2d(nn.Module):
         return self._as_map(g * dot, x), z, g
 
     def _pull_back(self, c: Tensor, z: Tensor, g: Tensor, size: torch.Size, product: torch.dtype) -> Tensor:
-        """Cotangents c [B, O, H', W'] of the outputs to those of the input, [B, C, H, W], through the held weights."""
-        q = c.permute(0, 2, 3, 1).reshape(-1, self.out_channels) * g  # [P, O]
+        """K cotangents c [K, B, O, H', W'] of the outputs to those of the input, [K, B, C, H, W], by the held weights.
+
+        Several at once cost hardly more than one: the weights are then written out, block by block, for all of them.
+        """
+        q = c.permute(0, 1, 3, 4, 2).reshape(len(c), -1, self.out_channels) * g  # [K, P, O]
         if z.ndim == 3:  # the weights themselves
-            return self._unpatched(torch.bmm(q[:, None], z)[:, 0], size)
+            return self._unpatched(torch.bmm(q.transpose(0, 1), z).transpose(0, 1), size)
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
-        live = (q != 0).any(0)  # NaN counts as live
+        live = q.flatten(0, 1).abs().sum(0) != 0  # NaN counts as live
         r, d = self.rank, self.U[0].numel()
         U, b = self.dense_U().reshape(-1, r, d).to(product), self.bias_or_zeros().reshape(-1, d)
         if not live.all():
-            q, U, b = q[:, live].contiguous(), U[live], b[live]
-        out = q @ b  # [P, d]
-        buffer = q.new_empty(0)
-        for p, o in _blocks(len(q), len(U), r, c.device):
-            rows, width = p.stop - p.start, len(U[o])
-            outer = torch.mul(q[p, o, None], z[p, None, :], out=buffer.resize_(rows, width, r)).view(rows, width * r)
-            if product == out.dtype:
-                out[p].addmm_(outer, U[o].flatten(0, 1))
-            else:
-                out[p] += (outer.to(product) @ U[o].flatten(0, 1)).to(out.dtype)
+            q, U, b = q[..., live].contiguous(), U[live], b[live]
+        out = q @ b  # [K, P, d]
+        if len(c) * r > ONE_BY_ONE:
+            _add_together(out, q, z, U)
+        else:
+            for one, weights in zip(out, q, strict=True):
+                _add(one, weights, z, U)
         return self._unpatched(out, size)
 
     def _unpatched(self, rows: Tensor, size: torch.Size) -> Tensor:
-        """The transpose of ``_patches``: rows [B H' W', d] added up where they came from, [B, C, H, W] = ``size``."""
-        columns = rows.view(size[0], -1, rows.shape[1]).transpose(1, 2)
-        return F.fold(columns, size[2:], self.kernel_size, padding=self.padding, stride=self.stride)
+        """The transpose of ``_patches``: rows [K, B H' W', d] added up where they came from, [K, B, C, H, W].
+
+        ``size`` is [B, C, H, W].
+        """
+        columns = rows.reshape(len(rows) * size[0], -1, rows.shape[2]).transpose(1, 2)
+        maps: Tensor = F.fold(columns, size[2:], self.kernel_size, padding=self.padding, stride=self.stride)
+        return maps.view(len(rows), *size)
 
     def _output_size(self, x: Tensor) -> tuple[int, int]:
         H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in x.shape[2:])
@@ -275,19 +283,42 @@ class DAUConv2d(nn.Module):
         return _contract(h, A @ A.transpose(1, 2), O, r, self.norm)
 
 
+def _add(out: Tensor, q: Tensor, z: Tensor, U: Tensor) -> None:
+    """Add sum_oj q_o z_j U_oj to out [P, d], for q [P, O], z [P, r] and U [O, r, d]."""
+    r, buffer = U.shape[1], q.new_empty(0)
+    for p, o in _blocks(len(q), len(U), r, out.device):
+        rows, width = p.stop - p.start, len(U[o])
+        outer = torch.mul(q[p, o, None], z[p, None, :], out=buffer.resize_(rows, width, r)).view(rows, width * r)
+        if U.dtype == out.dtype:
+            out[p].addmm_(outer, U[o].flatten(0, 1))
+        else:
+            out[p] += (outer.to(U.dtype) @ U[o].flatten(0, 1)).to(out.dtype)
+
+
+def _add_together(out: Tensor, q: Tensor, z: Tensor, U: Tensor) -> None:
+    """The same for K cotangents at once: out [K, P, d] and q [K, P, O]. A block of w_o = U_o^T z serves all of them."""
+    q, buffer, z_wide = q.transpose(0, 1), z.new_empty(0, dtype=U.dtype), z.to(U.dtype)
+    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, rows=64):
+        rows, width = p.stop - p.start, len(U[o])
+        w = torch.bmm(z_wide[p].expand(width, rows, -1), U[o], out=buffer.resize_(width, rows, U.shape[2]))
+        out[:, p] += torch.bmm(q[p, :, o], w.transpose(0, 1).to(q.dtype)).transpose(0, 1)
+
+
 def _product_type(x: Tensor) -> torch.dtype:
     """The type that autocast asks of matrix products, else x's own."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _blocks(positions: int, outputs: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+def _blocks(
+    positions: int, outputs: int, width: int, device: torch.device, rows: int = 2048
+) -> Iterator[tuple[slice, slice]]:
     """Pairs of slices, of positions and of outputs, that cover all: blocks of about 2 MB on CPUs, more on GPUs.
 
     ``width`` is how many numbers one output has at one position. Measured: matrix products of two thousand rows run at
     the processor's full rate, and a block that stays in the cache makes what follows them almost free.
     """
-    rows, budget = (2048, 1 << 19) if device.type == "cpu" else (1 << 14, 1 << 26)
+    rows, budget = (rows, 1 << 19) if device.type == "cpu" else (8 * rows, 1 << 26)
     step = max(1, budget // (rows * width))
     for p in range(0, positions, rows):
         for o in range(0, outputs, step):
@@ -323,4 +354,22 @@ class _HeldDAU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor, None]:
         with torch.autocast(c.device.type, enabled=False):
-            return ctx.layer._pull_back(c, *ctx.saved_tensors, ctx.size, ctx.product), None
+            return _PullBack.apply(c, *ctx.saved_tensors, ctx.layer, ctx.size, ctx.product), None
+
+
+class _PullBack(torch.autograd.Function):
+    """``DAUConv2d._pull_back`` of one cotangent, and, where a batch of gradients is asked for, of all in one call."""
+
+    @staticmethod
+    def forward(c: Tensor, z: Tensor, g: Tensor, layer: DAUConv2d, size: torch.Size, product: torch.dtype) -> Tensor:
+        return layer._pull_back(c[None], z, g, size, product)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept: dynamic weights of dynamic weights are not asked for."""
+
+    @staticmethod
+    def vmap(_: Any, in_dims: tuple[int | None, ...], c: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        z, g, layer, size, product = rest
+        assert in_dims[0] is not None
+        return layer._pull_back(c.movedim(in_dims[0], 0), z, g, size, product), 0

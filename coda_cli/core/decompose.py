@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.lanes import each, parts
@@ -114,6 +115,7 @@ class _Pass(NamedTuple):
     x: Tensor  # [B, C, h, w], a leaf
     logits: Tensor  # [B, classes], with their graph
     added: list[Tensor]  # [B, ...], leaves: see ``add_constant``
+    together: bool  # whether gradients of several weightings in one call pay: DAU layers share work among them
 
 
 def _forward(model: nn.Module, x: Tensor) -> _Pass:
@@ -124,21 +126,27 @@ def _forward(model: nn.Module, x: Tensor) -> _Pass:
             model = model.above
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            return _Pass(x, model(x), added)
+            return _Pass(x, model(x), added, any(isinstance(m, DAUConv2d) for m in model.modules()))
 
 
 def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor]:
     """W(x) [B, K, C, h, w] for weightings [B, K, classes], and what constants contribute, [B, K, n]."""
-    K = weights.shape[1]
+    leaves, columns = [p.x, *p.added], weights.transpose(0, 1)  # [K, B, classes]
     with torch.inference_mode(False), torch.enable_grad():
-        rows = [torch.autograd.grad(p.logits, [p.x, *p.added], weights[:, k], retain_graph=k + 1 < K) for k in range(K)]
-    return torch.stack([row[0] for row in rows], 1), torch.stack([_products(p.x, p.added, row[1:]) for row in rows], 1)
+        if p.together and len(columns) > 1:
+            rows = list(torch.vmap(partial(torch.autograd.grad, p.logits, leaves))(columns))
+        else:
+            K = len(columns)
+            singly = [torch.autograd.grad(p.logits, leaves, columns[k], retain_graph=k + 1 < K) for k in range(K)]
+            rows = [torch.stack(gradients) for gradients in zip(*singly, strict=True)]
+    W, elsewhere = rows[0].transpose(0, 1), [g.transpose(0, 1) for g in rows[1:]]
+    return W, _products(p.x, p.added, elsewhere, len(columns))
 
 
-def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Constants [B, ...] times their gradients, side by side, [B, n]."""
-    products = [(t.detach() * g).flatten(1) for t, g in zip(added, gradients, strict=True)]
-    return torch.cat([x.detach().flatten(1)[:, :0], *products], 1)
+def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor], K: int) -> Tensor:
+    """Constants [B, ...] times their gradients [B, K, ...], side by side, [B, K, n]."""
+    products = [(t.detach()[:, None] * g).flatten(2) for t, g in zip(added, gradients, strict=True)]
+    return torch.cat([x.detach().flatten(1)[:, None, :0].expand(-1, K, -1), *products], 2)
 
 
 def _weightings(targets: Targets, logits: Tensor) -> Tensor:
