@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
@@ -28,6 +30,11 @@ T = TypeVar("T")
 Precision = Literal["float32", "float64", "bfloat16"]
 # What the weights and the input are held in; bfloat16 is for the large matrix products only.
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+# Pixels computed together, and pictures at most: on CPUs what stays in the cache, on GPUs what keeps one busy.
+TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 22, 256)}
+_LOG = logging.getLogger(__name__)
+_TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ def explain_image(
 def explain_views(views: Sequence[View], net: Net, request: Request, targets: Targets) -> list[Explanation]:
     """Explain pictures of one size together. Raises ExactnessError when a logit is not finite.
 
-    When memory runs out the batch is halved; a single picture that does not fit raises MediaError, as one does that is
-    smaller than the network's kernels.
+    When memory runs out the batch is halved, which a warning of ``logging`` says, and later ones are as small; a single
+    picture that does not fit raises MediaError, as one does that is smaller than the network's kernels.
     """
 
     def explained(views: Sequence[View], x: Tensor) -> list[Explanation]:
@@ -113,6 +120,13 @@ def classify_views(views: Sequence[View], net: Net, request: Request) -> list[ND
     return _computed(views, net, request, lambda _, x: list(forward(net.model, x).float().cpu().numpy()))
 
 
+def together(net: Net, view: View) -> int:
+    """How many pictures of a size to compute at once, unless the user knows better."""
+    pixels, most = TOGETHER.get(next(net.model.parameters()).device.type, TOGETHER["cpu"])
+    h, w = view.rgb.shape[:2]
+    return max(1, min(most, pixels // (h * w)))
+
+
 def encoded(views: Sequence[View], net: Net) -> Tensor:
     """Pictures of one size as the input of a network, [B, 6, h, w], of its type and on its device."""
     parameter = next(net.model.parameters())
@@ -124,6 +138,9 @@ def _computed(
     views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
 ) -> list[T]:
     """``compute`` of views and their encoding, in halves when memory runs out."""
+    h, w = views[0].rgb.shape[:2]
+    if len(views) > 1 and len(views) * h * w >= _TOO_MANY.get(net.model, 1 << 62):
+        return _halved(views, net, request, compute)
     try:
         x = encoded(views, net)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
@@ -134,10 +151,18 @@ def _computed(
         if not _out_of_memory(error):
             raise
         if len(views) == 1:
-            h, w = views[0].rgb.shape[:2]
             raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller") from error
-        half = len(views) // 2
-        return [result for part in (views[:half], views[half:]) for result in _computed(part, net, request, compute)]
+        half = -(-len(views) // 2)
+        _LOG.warning("memory ran out with %d pictures of %d x %d at once; going on with %d", len(views), w, h, half)
+        _TOO_MANY[net.model] = min(len(views) * h * w, _TOO_MANY.get(net.model, 1 << 62))
+    return _halved(views, net, request, compute)
+
+
+def _halved(
+    views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
+) -> list[T]:
+    half = -(-len(views) // 2)
+    return [result for part in (views[:half], views[half:]) for result in _computed(part, net, request, compute)]
 
 
 def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:

@@ -21,7 +21,7 @@ from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explain import Explanation, Request, arrays, explain_views
+from coda_cli.explain import Explanation, Request, arrays, explain_views, together
 from coda_cli.media.sources import RECORD_KEY, Item, identity
 from coda_cli.media.stills import Picture, read_image, write_gif, write_png, write_with
 from coda_cli.media.view import View, fit
@@ -106,7 +106,7 @@ class _Run:
 
     def _computed(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor) -> Iterator[list[Future[Outcome]]]:
         """Read ahead, compute batch after batch, and hand every result to the writers."""
-        groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.batch)
+        groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.net, self.batch)
         with ThreadPoolExecutor(1) as computing:
             for results in ahead(computing, self._explained, groups, 1):
                 yield [writing.submit(self._end, *result) for result in results]
@@ -314,7 +314,7 @@ def run_scale(
         return None
 
     with ThreadPoolExecutor(2) as reading:
-        for group in _batches(ahead(reading, read, items, READ_AHEAD), batch):
+        for group in _batches(ahead(reading, read, items, READ_AHEAD), net, batch):
             views = [v for v in group if v is not None]
             for e in _explain_each(views, net, request, targets):
                 if isinstance(e, Explanation):
@@ -354,7 +354,7 @@ def _refuse_no_file(path: Path) -> None:
         raise MediaError(f"{path}: no such file ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _batches(results: Iterator[T], batch: int | None) -> Iterator[list[T]]:
+def _batches(results: Iterator[T], net: Net, batch: int | None) -> Iterator[list[T]]:
     """Group what was read so that the views of a group share one size and the pictures fit in memory together."""
     group: list[T] = []
     size: tuple[int, ...] | None = None
@@ -362,7 +362,7 @@ def _batches(results: Iterator[T], batch: int | None) -> Iterator[list[T]]:
     for result in results:
         view = result.view if isinstance(result, _Loaded) else result if isinstance(result, View) else None
         if view is not None:
-            limit = batch or max(1, min(32, (1 << 18) // (view.rgb.shape[0] * view.rgb.shape[1])))
+            limit = batch or together(net, view)
             if size is not None and (view.rgb.shape != size or views >= limit or held > GROUP_BYTES):
                 yield group
                 group, held, views = [], 0, 0

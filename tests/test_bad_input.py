@@ -24,6 +24,7 @@ from program import photo, photos, scene, tree
 from coda_cli import explain
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
+from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media import stills
@@ -488,6 +489,31 @@ def test_a_picture_too_large_for_the_memory_costs_only_itself(
         result = looked_at(coda, "in", "--fit", "native", "--scale", scale, status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
         assert result.error == "in/b.png: not enough memory"
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(10)))
+    alone = [r["explained"] for r in looked_at(coda, "in", "--batch-size", "1").records]
+    asked: list[int] = []
+
+    def scarce(model: Any, x: Any, *args: Any, **more: Any) -> Any:
+        asked.append(len(x))
+        if len(x) > 2:
+            raise MemoryError
+        return decompose(model, x, *args, **more)
+
+    monkeypatch.setattr(explain, "decompose", scarce)
+    result = looked_at(coda, "in", "--batch-size", "5")
+    assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
+    said = [line for line in result.err.splitlines() if "memory" in line]
+    assert said == [
+        "coda: memory ran out with 5 pictures of 32 x 32 at once; going on with 3",
+        "coda: memory ran out with 3 pictures of 32 x 32 at once; going on with 2",
+    ]
+    for one, other in zip(alone, (r["explained"] for r in result.records), strict=True):
+        assert other[0]["logit"] == pytest.approx(one[0]["logit"], abs=1e-5)
 
 
 def test_missing_files_and_folders_in_a_list_fail_alone(coda: Coda, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -82,9 +83,18 @@ def _terminate(*_: object) -> NoReturn:
     raise _Terminated
 
 
+class _Said(logging.Handler):
+    """What the library warns of, in the program's voice."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it on stderr."""
+        console.say(record.getMessage())
+
+
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    logging.getLogger("coda_cli").handlers = [_Said()]
     try:
         app()
     except CodaError as error:

@@ -16,7 +16,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
+from coda_cli.cli.options import Arch, BatchSize, Device, Json, Model, OutputFolder, Quiet, Verbose, number_together
 from coda_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -141,9 +141,7 @@ def explain(
     precision: Annotated[Precision, typer.Option(help="bfloat16 is for the large matrix products only.")] = (
         Precision.float32
     ),
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures computed together [default: by size].")
-    ] = None,
+    batch_size: BatchSize = "auto",
     arch: Arch = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     quiet: Quiet = 0,
@@ -162,6 +160,7 @@ def explain(
         layer = "all"
     elif layer is not None and not {"layers", "depth"} & {*kinds} and kinds:
         kinds += ("layers", "depth") if layer == "all" else ("layers",)
+    together = number_together(batch_size)
     if check is not None and not math.isfinite(check):
         raise UsageError(f"--check {check}: expected a finite number")
     items = _items(sources, recursive, null, output)
@@ -182,7 +181,7 @@ def explain(
     naming = Naming(output, net.checkpoint.name, name)
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)
     with console.progress("finding the scale") as on_scale:
-        outcomes = explain_many(net, items, request, out, batch=batch_size, on_scale=on_scale)
+        outcomes = explain_many(net, items, request, out, batch=together, on_scale=on_scale)
     _report(outcomes, len(items), json, fail_fast)
 
 

@@ -8,6 +8,16 @@ from typing import Annotated
 import typer
 
 from coda_cli.cli.console import console
+from coda_cli.errors import UsageError
+
+
+def number_together(batch_size: str) -> int | None:
+    """What --batch-size asks for; None for auto. Raises UsageError."""
+    if batch_size == "auto":
+        return None
+    if not batch_size.isdecimal() or int(batch_size) < 1:
+        raise UsageError(f"--batch-size {batch_size}: expected auto, or a number from 1 on")
+    return int(batch_size)
 
 
 def _set_quiet(value: int) -> int:
@@ -41,6 +51,10 @@ Arch = Annotated[
     typer.Option("--arch", metavar="NAME", help="The published configuration that a file of bare weights belongs to."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Where to compute.")]
+BatchSize = Annotated[
+    str,
+    typer.Option("--batch-size", metavar="auto|N", help="How many are computed together; less when memory runs out."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout, one object per line.")]
 OutputFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is written; made if needed.")

@@ -15,7 +15,7 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.explain import Fit, Precision, Style, load_network
-from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
+from coda_cli.cli.options import Arch, BatchSize, Device, Json, Model, Quiet, Verbose, number_together
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def video(
     precision: Annotated[Precision, typer.Option(help="bfloat16 is for the large matrix products only.")] = (
         Precision.float32
     ),
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Frames computed together [default: by size].")] = None,
+    batch_size: BatchSize = "auto",
     arch: Arch = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -121,6 +121,7 @@ def video(
     coda video clip.mp4 --class parachute --start 10 --end 00:00:20 -o parachute.gif
     coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
     """
+    together = number_together(batch_size)
     if check is not None and not math.isfinite(check):
         raise UsageError(f"--check {check}: expected a finite number")
     from coda_cli.clips.sheets import ClipDrawing
@@ -141,7 +142,7 @@ def video(
     start_time = time.monotonic()
     for source, outputs in plans:
         try:
-            summary = _one(net, source, selection, request, drawing, outputs, policy.value, batch_size, json)
+            summary = _one(net, source, selection, request, drawing, outputs, policy.value, together, json)
             counts["explained"] += 1
             counts["inexact"] += not summary.exact
         except CodaError as error:

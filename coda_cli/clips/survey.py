@@ -15,7 +15,7 @@ from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import MediaError
-from coda_cli.explain import Request, classify_views, explain_views
+from coda_cli.explain import Request, classify_views, explain_views, together
 from coda_cli.media.clips import Frame
 from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
@@ -24,8 +24,7 @@ from coda_cli.render.colour import Magnitudes
 SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found from
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
-BATCH_PIXELS, MOST = 1 << 17, 16  # of views computed together: what stays in a processor's cache
-BATCHES = 2  # computed at a time: one fills the pauses of the other
+BATCHES = 2  # computed at a time, each half as large as it would be alone: one fills the pauses of the other
 
 
 def grouped_views(
@@ -47,8 +46,7 @@ def grouped_views(
             while (pair := waiting.popleft().result()) is not None:
                 waiting.append(pool.submit(following))
                 group.append(pair)
-                h, w = pair[1].rgb.shape[:2]
-                if len(group) >= (batch or max(1, min(MOST, BATCH_PIXELS // (h * w)))):
+                if len(group) >= (batch or max(1, together(net, pair[1]) // BATCHES)):
                     yield group
                     group = []
             if group:
@@ -105,8 +103,7 @@ class Survey:
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
         """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""
         sample = self.sample[:: max(1, len(self.sample) // SCALE_FRAMES)]
-        h, w = sample[0].rgb.shape[:2]
-        size, magnitudes = max(1, min(MOST, BATCH_PIXELS // (h * w))), Magnitudes()
+        size, magnitudes = together(net, sample[0]), Magnitudes()
         for i in range(0, len(sample), size):
             for explanation in explain_views(sample[i : i + size], net, request, targets):
                 magnitudes.add(explanation.maps)

@@ -1,0 +1,60 @@
+"""``coda explain`` over a folder of photographs' size, against what its network alone takes for the same batches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from coda_cli.checkpoints.loading import load
+from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.explain import Request, explain_views
+from coda_cli.media.stills import read_image
+from coda_cli.media.view import View, fit
+
+SIZE, BATCH = (640, 480), 16  # BATCH: what a run takes at the default network's size
+
+
+def folder_table(quick: bool) -> None:
+    """Wall time of the whole program and of its network alone."""
+    count = 96 if quick else 1000
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name, "pictures"), Path(name, "out")
+        folder.mkdir()
+        for n in range(count):
+            scene(n).save(folder / f"{n:04d}.jpg", quality=90)
+        command = [sys.executable, "-m", "coda_cli", "explain", str(folder), "-o", str(out), "-qq", "--device", "cpu"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        whole = time.perf_counter() - start
+        network = network_alone(folder)
+    print(f"\ncoda explain, {count} JPEG of {SIZE[0]} x {SIZE[1]}, network {DEFAULT}; overlays and records written")
+    print(f"coda, the whole process                   {whole:>7.1f} s, {count / whole:.1f} pictures/s")
+    print(f"  its network alone, the same batches     {network:>7.1f} s, ratio {whole / network:.2f}")
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with large and small structure, so that coding and drawing it cost what a photograph's do."""
+    rng = np.random.default_rng(seed)
+    coarse, fine = (
+        Image.fromarray(rng.integers(0, 256, (n * 3, n * 4, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
+        for n in (3, 40)
+    )
+    return Image.blend(coarse, fine, 0.3)
+
+
+def network_alone(folder: Path) -> float:
+    """Seconds for the decompositions of all pictures, on views that are ready."""
+    net, request = load(DEFAULT), Request()
+    p, targets = net.checkpoint.preprocessing, request.targets(net)
+    views: list[View] = [fit(read_image(path).rgb, p.resize, p.crop) for path in sorted(folder.glob("*.jpg"))]
+    explain_views(views[:BATCH], net, request, targets)
+    start = time.perf_counter()
+    for first in range(0, len(views), BATCH):
+        explain_views(views[first : first + BATCH], net, request, targets)
+    return time.perf_counter() - start
