@@ -123,8 +123,7 @@ def classify_views(views: Sequence[View], net: Net, request: Request) -> list[ND
 def together(net: Net, view: View) -> int:
     """How many pictures of a size to compute at once, unless the user knows better."""
     pixels, most = TOGETHER.get(next(net.model.parameters()).device.type, TOGETHER["cpu"])
-    h, w = view.rgb.shape[:2]
-    return max(1, min(most, pixels // (h * w)))
+    return max(1, min(most, 3 * pixels // view.rgb.size))
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,17 @@ def test_a_network_of_torchvision_loads_for_other_methods_only(resnet: Path) -> 
         load(resnet, arch="torchvision:resnet19", exact=False)
     with pytest.raises(CheckpointError, match="one of torchvision's"):
         load(resnet, exact=False)
+
+
+def test_densenets_load_from_torchvisions_older_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.densenet121(weights=None).eval()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in theirs.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "old.pth")
+    net = load(tmp_path / "old.pth", arch="torchvision:densenet121", exact=False)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(net.model.state_dict()[f"backbone.{key}"], value)
 
 
 def test_converting_keeps_its_logits(resnet: Path, tmp_path: Path) -> None:

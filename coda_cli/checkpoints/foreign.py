@@ -7,6 +7,7 @@ is taken from the published configuration that somebody or something names, and 
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import types
 import warnings
@@ -295,11 +296,15 @@ def _dau_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[di
 # ---- B-cos networks --------------------------------------------------------------------------------------------------
 
 
+# torchvision's DenseNets come in files from before their layers were renamed: norm.1 is norm1 now.
+_DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
 def _renamed(state: State) -> dict[str, Tensor]:
     """The authors' tensors under our names: version 1 and the transformers number their backbone 0."""
     chain = any(key.startswith("1.") for key in state)
     return {
-        f"backbone.{key if chain else key.removeprefix('0.')}": value
+        "backbone." + _DENSE.sub(r"\1\2", key if chain else key.removeprefix("0.")): value
         for key, value in state.items()
         if ".AuxLogits." not in key  # only training uses this head
     }
