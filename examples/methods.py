@@ -5,17 +5,22 @@ python examples/methods.py cifar10-data/ out/ -m cifar10-bcos ours grad-cam
 python examples/methods.py imagenette/ out/ -m imagenette --grids 100 --pictures 256 ours input-x-gradient
 
 Data as for coda train. Every score is kept in out/: the same command goes on where it was stopped. Each cell is one
-coda evaluate, which --verbose prints.
+coda evaluate, which --verbose prints. With matplotlib two figures of all methods are drawn into out/ as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from coda_cli.study import plots
 
 # Mean localisation over 500 grids and mean removal over 1,024 pictures of the published 9L-S-CoDA-SQ-1000, from the
 # result files in the authors' repository (CoDA-Nets, resources/results). Their Occ5 and Occ9 hide 4 and 8 pixels.
@@ -47,6 +52,7 @@ def main() -> None:
     published = options.model == "cifar10"  # the configuration is the published one's, of rank 16
     heads = ["method", "localisation", *["published"] * published, "removal", *["published"] * published]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    boxes, curves = {}, {}
     for method in options.methods:
         found = measured("localisation", method, options, "--grids", str(options.grids))
         removed = measured("removal", method, options, "--pictures", str(options.pictures))
@@ -54,11 +60,18 @@ def main() -> None:
         if found:
             low, high = found["interval_95"]
             localisation = f"{found['mean']:.3f} ({low:.3f} to {high:.3f})"
+            boxes[method] = np.array(found["scores"])
         if removed:
             removal = f"{removed['area']:.3f}"
+            curves[method] = np.array(removed["removed"]), np.array(removed["mean"])
         theirs = [f"{number:.3f}" for number in PUBLISHED.get(method, ())] or ["–", "–"]
         cells = [localisation, theirs[0], removal, theirs[1]] if published else [localisation, removal]
         print(f"| {method} | {' | '.join(cells)} |", flush=True)
+    if importlib.util.find_spec("matplotlib"):
+        name = f"{options.model}, {options.grids} grids 3x3"
+        plots.save(plots.localisation_figure(boxes, 1 / 9, name), options.output / f"{options.model}.localisation.png")
+        name = f"{options.model}, {options.pictures} pictures, least important first"
+        plots.save(plots.removal_figure(curves, name), options.output / f"{options.model}.removal.png")
 
 
 def measured(what: str, method: str, options: argparse.Namespace, *more: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, RED, GREY = "#1c1c1e", "#cd2a30", "#8a8a90"
+LINES = (RED, "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", INK)
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -37,7 +38,8 @@ def localisation_figure(scores: Mapping[str, NDArray[np.float64]], uniform: floa
     axes.text(0.5, 1.012, "perfect", color=GREY, fontsize=8, va="bottom")
     axes.text(0.5, uniform + 0.012, "even", color=GREY, fontsize=8, va="bottom")
     boxes = axes.boxplot(
-        [s.ravel() for s in scores.values()], tick_labels=list(scores), widths=0.5, patch_artist=True,
+        [s.ravel() for s in scores.values()], tick_labels=[_in_lines(label) for label in scores], widths=0.5,
+        patch_artist=True,
         flierprops={"marker": ".", "markersize": 2, "markerfacecolor": GREY, "markeredgecolor": "none"},
         medianprops={"color": INK}, showmeans=True,
         meanprops={"marker": "D", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": "none"},
@@ -47,21 +49,29 @@ def localisation_figure(scores: Mapping[str, NDArray[np.float64]], uniform: floa
     axes.set(
         ylim=(-0.02, 1.08), ylabel="share of positive evidence\nin the right cell", xlim=(0.45, len(scores) + 0.55)
     )
-    axes.tick_params(axis="x", rotation=20 if len(scores) > 3 else 0)
     axes.set_title(title, fontsize=9, loc="left")
     return figure
 
 
 def removal_figure(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], title: str) -> Figure:
     """Mean probability over the share of removed pixels, by label: (shares, probabilities)."""
-    figure, axes = _figure(5.2, 3.4)
+    beside = len(curves) > 3
+    figure, axes = _figure(5.2 + 2.2 * beside, 3.4)
     for n, (label, (shares, means)) in enumerate(curves.items()):
-        axes.plot(100 * shares, means, color=RED if n == 0 else None, linewidth=1.6, label=label, marker="o",
+        axes.plot(100 * shares, means, color=LINES[n % len(LINES)], linewidth=1.6, label=label, marker="o",
                   markersize=3, markevery=15)  # fmt: skip
     axes.set(xlabel="% of the pixels removed", ylabel="probability of the true class", ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}))
     axes.set_title(title, fontsize=9, loc="left")
     return figure
+
+
+def _in_lines(label: str) -> str:
+    """A method and its parameters one below the other, and long names in two lines."""
+    name, *parameters = label.replace(",", ":").split(":")
+    if len(name) > 12:
+        name = "-\n".join(name.rsplit("-", 1))
+    return "\n".join([name, *parameters])
 
 
 def save(figure: Figure, path: Path) -> None:
