@@ -32,7 +32,7 @@ Precision = Literal["float32", "float64", "bfloat16"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 # Pixels computed together, and pictures at most: on CPUs what stays in the cache, on GPUs what keeps one busy.
-TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 22, 256)}
+TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 20, 64)}
 _LOG = logging.getLogger(__name__)
 _TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
 

@@ -67,16 +67,22 @@ def main() -> None:
         theirs = [f"{number:.3f}" for number in PUBLISHED.get(method, ())] or ["–", "–"]
         cells = [localisation, theirs[0], removal, theirs[1]] if published else [localisation, removal]
         print(f"| {method} | {' | '.join(cells)} |", flush=True)
-    if importlib.util.find_spec("matplotlib"):
-        name = f"{options.model}, {options.grids} grids 3x3"
-        plots.save(plots.localisation_figure(boxes, 1 / 9, name), options.output / f"{options.model}.localisation.png")
-        name = f"{options.model}, {options.pictures} pictures, least important first"
-        plots.save(plots.removal_figure(curves, name), options.output / f"{options.model}.removal.png")
+    if boxes and curves and importlib.util.find_spec("matplotlib"):
+        stem = options.output / name_of(options.model)
+        title = f"{options.model}, {options.grids} grids 3x3"
+        plots.save(plots.localisation_figure(boxes, 1 / 9, title), stem.with_name(f"{stem.name}.localisation.png"))
+        title = f"{options.model}, {options.pictures} pictures, least important first"
+        plots.save(plots.removal_figure(curves, title), stem.with_name(f"{stem.name}.removal.png"))
+
+
+def name_of(model: str) -> str:
+    """A network's name or path as the beginning of a file's name."""
+    return model.replace("/", "-")
 
 
 def measured(what: str, method: str, options: argparse.Namespace, *more: str) -> dict[str, Any] | None:
     """What one coda evaluate says, or None where the method does not work with the network: the reason is on stderr."""
-    name = f"{options.model}.{what}.{method.replace(':', '-').replace(',', '-')}.jsonl".replace("/", "-")
+    name = f"{name_of(options.model)}.{what}.{method.replace(':', '-').replace(',', '-')}.jsonl"
     command = ["evaluate", what, str(options.data), "-m", options.model, "--method", method, *more]
     command += ["--scores", str(options.output / name), "--json"]
     if options.verbose:

@@ -36,7 +36,7 @@ def main() -> None:
     splits = datasets.load(options.data, 32)
     print(f"| T | accuracy | 3 x 3 localisation, {options.grids} grids |\n|---|---|---|")
     for temperature in options.temperatures:
-        folder = options.output / f"T{temperature:g}"
+        folder = options.output / f"T{temperature:g}-{options.epochs}-epochs"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "network.safetensors"
         if not path.exists():

@@ -509,8 +509,8 @@ def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
     assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
     said = [line for line in result.err.splitlines() if "memory" in line]
     assert said == [
-        "coda: memory ran out with 5 pictures of 32 x 32 at once; going on with 3",
-        "coda: memory ran out with 3 pictures of 32 x 32 at once; going on with 2",
+        "coda: warning: memory ran out with 5 pictures of 32 x 32 at once; going on with 3",
+        "coda: warning: memory ran out with 3 pictures of 32 x 32 at once; going on with 2",
     ]
     for one, other in zip(alone, (r["explained"] for r in result.records), strict=True):
         assert other[0]["logit"] == pytest.approx(one[0]["logit"], abs=1e-5)

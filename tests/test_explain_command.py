@@ -621,9 +621,14 @@ def test_every_grid_adds_up(tour: Tour) -> None:
 
 
 def test_all_evidence_lies_inside_the_view_in_pixels_of_the_original(tour: Tour) -> None:
+    seen = 0
     for name, record, e in tour.explained:
         x0, y0, x1, y1 = record["view"]["box"]
         evidence, pixels = e["evidence"], record["view"]["width"] * record["view"]["height"]
+        if e["positive"] == 0:  # nothing speaks for the class
+            assert (evidence["centroid"], evidence["half_share"], evidence["regions"]) == (None, None, []), name
+            continue
+        seen += 1
         x, y = evidence["centroid"]
         assert x0 < x < x1, name
         assert y0 < y < y1, name
@@ -639,6 +644,7 @@ def test_all_evidence_lies_inside_the_view_in_pixels_of_the_original(tour: Tour)
             assert y0 <= top < bottom <= y1, name
             area = (right - left) / (x1 - x0) * (bottom - top) / (y1 - y0) * pixels
             assert 1 <= region["view_pixels"] <= round(area)
+    assert seen > len(tour.records) * 2
 
 
 def test_every_probability_is_the_sigmoid_of_its_logit(tour: Tour) -> None:

@@ -99,6 +99,23 @@ def test_a_position_s_share_is_spread_evenly_over_its_pixels() -> None:
     assert len(wide[0].unique()) == 12
 
 
+def test_an_approximation_is_never_called_exact() -> None:
+    shares = shares_by_layer(hybrid(), pictures(1), torch.tensor([1.0, 0.0, 0.0]), relative_tolerance=1e3)
+    assert [s.exact for s in shares] == [False, True, True, True, True]
+
+
+def test_a_backbone_in_training_mode_is_refused_and_stays_as_it_is() -> None:
+    model, x = hybrid().train(), pictures()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="eval mode"):
+        decompose(model, x)
+    with pytest.raises(ValueError, match="eval mode"):
+        shares_by_layer(model, x[:1], torch.tensor([1.0, 0.0, 0.0]))
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    assert model(x).shape == (2, 3)  # as training does
+
+
 # ---- the networks ----------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +155,8 @@ def test_the_backbone_sees_standardised_colours() -> None:
         ({"backbone": "vgg11"}, "a ResNet of torchvision"),
         ({"backbone": "resnet19"}, "torchvision has no 'resnet19'"),
         ({"channels": [31, 8, 8, 3]}, "has 32 channels at layer2"),
+        ({"channels": []}, "do not fit"),
+        ({"backbone": 5}, "do not fit"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -233,6 +252,40 @@ def test_the_regulariser_is_refused(coda: Coda, tmp_path: Path) -> None:
     folders(tmp_path / "data", 30)
     args = ("train", "data", "--arch", "hybrid:cifar-resnet20:layer1", "--size", "16", "--matrix-l1", "1")
     assert "--matrix-l1 is for CoDA-Nets" in coda(*args, "--batch", "16", status=1).error
+
+
+def test_methods_by_module_reach_every_layer_of_a_backbone(trained: Path) -> None:
+    """Guided backpropagation and DeepLIFT find rectifiers by their modules: none may be a function."""
+    net, x = load(trained), encode(torch.rand(1, 3, 16, 16))
+    assert isinstance(net.model, HybridNet)
+    leaf = x[:, :3].clone().requires_grad_()
+    seen: list[Tensor] = []
+    hooks = [m.register_forward_hook(lambda _m, _x, y: seen.append(y)) for m in net.model.below.modules()
+             if isinstance(m, nn.ReLU)]  # fmt: skip
+    net.model.at_cut(encode(leaf))
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 1 + 2 * 6  # the stem's, and two in each of three blocks of two stages
+    assert len({id(m) for m in net.model.below.modules() if isinstance(m, nn.ReLU)}) == len(seen)
+    from coda_cli.study.methods import method_of
+
+    guided, plain = (method_of(name)(net.model, x, [0]) for name in ("guided-backprop", "gradient"))
+    assert not torch.allclose(guided, plain, rtol=0.1)
+
+
+def test_measurements_and_clips_say_it(trained: Path, coda: Coda, tmp_path: Path) -> None:
+    data = trained.parents[1] / "data"
+    found = coda("evaluate", "removal", data, "-m", trained, "--pictures", "2", "--points", "2", "--json").record
+    assert found["network"]["cut"] == "layer2"
+    said = coda("evaluate", "removal", data, "-m", trained, "--pictures", "2", "--points", "2").out
+    assert said.startswith("tiny, exact down to layer2, not to the pixels: probability")
+    for n in range(3):
+        photo(tmp_path / "clip" / f"{n}.png", 64, 48, seed=n)
+    records = coda("video", "clip", "-m", trained, "--format", "gif", "--json").records
+    assert all(record["network"]["cut"] == "layer2" for record in records if "network" in record)
+    assert records[-1]["exact"]
+    refused = coda("video", "clip", "-m", trained, "--style", "colour", "-o", "other", status=2)
+    assert "--style colour" in refused.error
 
 
 def test_compare_and_localisation_take_the_exact_map(trained: Path, tmp_path: Path) -> None:

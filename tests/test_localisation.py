@@ -125,6 +125,16 @@ def test_pictures_are_right_confident_and_the_most_confident_first() -> None:
         assert of_class == sorted(of_class, reverse=True)
 
 
+def test_the_most_confident_is_by_probability() -> None:
+    """Of an ordinary network a high logit beside another high one is no confidence."""
+    logits = torch.tensor([[10.0, 9.9, 0.0], [8.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
+    labels = torch.tensor([0, 0, 1, 2])
+    by_p = chosen_pictures(logits, labels, 2, p=logits.double().softmax(1))
+    by_logit = chosen_pictures(logits, labels, 2)
+    assert next(i for i in by_p if i < 2) == 1
+    assert next(i for i in by_logit if i < 2) == 0
+
+
 def test_the_corrected_protocol_takes_n_at_a_time_and_the_published_one_loses_its_step() -> None:
     labels = torch.arange(20_000) % CLASSES
     chosen = chosen_pictures(nn.functional.one_hot(labels, CLASSES) * 10.0, labels, 9)

@@ -88,7 +88,7 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say it on stderr."""
-        console.say(record.getMessage())
+        console.warn(record.getMessage())
 
 
 def main() -> NoReturn:

@@ -105,6 +105,7 @@ def localisation(
     coda evaluate localisation imagenette/ --grid 2x2 --grids 100 --json
     coda evaluate localisation imagenette/ --method grad-cam --scores grad-cam.jsonl --plot grad-cam.png
     """
+    from coda_cli.accounts import network_part
     from coda_cli.study.localisation import SEED, localise
     from coda_cli.study.methods import method_of
     from coda_cli.study.scores import Scores
@@ -115,7 +116,7 @@ def localisation(
     side = int(grid.value[0])
     measured = {
         "schema": "coda.localisation", "schema_version": 1,
-        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(split),
+        "network": _named(net), "pictures": len(split),
         "data": split.sha256(), "method": method,
         "grid": grid.value, "protocol": protocol.value, "threshold": threshold, "rescale": rescale, "smooth": smooth,
         "seed": SEED,
@@ -141,14 +142,14 @@ def localisation(
     else:
         by = "" if method == "ours" else f" by {method}"
         console.result(
-            f"{net.checkpoint.name}{by}: {found.mean:.3f} of the positive evidence in the right cell "
+            f"{network_part(net).title}{by}: {found.mean:.3f} of the positive evidence in the right cell "
             f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid.value} grids, {protocol.value} protocol; "
             f"evenly spread evidence: {1 / side**2:.3f}"
         )
     if plot:
         from coda_cli.study import plots
 
-        title = f"{net.checkpoint.name}, {len(found.scores)} grids {grid.value}"
+        title = f"{network_part(net).title}, {len(found.scores)} grids {grid.value}"
         plots.save(plots.localisation_figure({method: found.scores}, 1 / side**2, title), plot)
     if len(found.scores) < grids:
         console.say(f"{len(found.scores)} grids instead of {grids}: a class has no more confident pictures")
@@ -188,6 +189,7 @@ def removal(
     """
     import numpy as np
 
+    from coda_cli.accounts import network_part
     from coda_cli.study.methods import method_of
     from coda_cli.study.removal import Removal, counts, remove
     from coda_cli.study.scores import Scores
@@ -197,7 +199,7 @@ def removal(
     chosen = np.unique(np.linspace(0, len(split) - 1, min(pictures, len(split))).round().astype(int))
     measured = {
         "schema": "coda.removal", "schema_version": 1,
-        "network": {"name": net.checkpoint.name, "sha256": net.sha256}, "pictures": len(chosen), "data": split.sha256(),
+        "network": _named(net), "pictures": len(chosen), "data": split.sha256(),
         "method": method, "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
     }  # fmt: skip
     kept = Scores(scores, measured)
@@ -216,14 +218,20 @@ def removal(
     else:
         by = "" if method == "ours" else f" by {method}"
         console.result(
-            f"{net.checkpoint.name}{by}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} of "
-            f"the pixels are removed, {direction.value} important first; area {found.area:.3f}; {len(chosen)} pictures"
+            f"{network_part(net).title}{by}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} "
+            f"of the pixels are removed, {direction.value} important first; area {found.area:.3f}; "
+            f"{len(chosen)} pictures"
         )
     if plot:
         from coda_cli.study import plots
 
-        title = f"{net.checkpoint.name}, {len(chosen)} pictures, {direction.value} important first"
+        title = f"{network_part(net).title}, {len(chosen)} pictures, {direction.value} important first"
         plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
+
+
+def _named(net: Net) -> dict[str, str]:
+    """What is kept about the network of a measurement; for a hybrid also down to where its maps are exact."""
+    return {"name": net.checkpoint.name, "sha256": net.sha256, **({"cut": net.cut} if net.cut else {})}
 
 
 def _prepared(

@@ -170,6 +170,8 @@ def _lines(details: dict[str, Any]) -> list[str]:
     measured = "not measured"
     if accuracy:
         measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
+    conventional = d["family"] in ("standard", "hybrid CoDA")
+    seen = "ImageNet's mean and deviation, r g b" if conventional else "no mean or std; channels r g b 1-r 1-g 1-b"
     unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
     facts = {
         "name": d["name"] + (" (the default)" if d["default"] else ""),
@@ -180,8 +182,7 @@ def _lines(details: dict[str, Any]) -> list[str]:
         "parameters": d["parameters"],
         "temperature": d["temperature"],
         "bias": d["bias"],
-        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}, no mean or std; "
-        "channels r g b 1-r 1-g 1-b",
+        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {seen}",
         "accuracy": measured,
         "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
         "licence": d["licence"] or "none stated",

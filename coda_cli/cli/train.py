@@ -113,7 +113,7 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
     elif arch in trained:
         architecture, arguments = BCOS[arch].architecture, BCOS[arch].arguments
     elif arch is not None and arch.startswith("hybrid:"):
-        architecture, arguments = "hybrid", _hybrid(arch, float(recipe.arguments.get("temperature", 512.0)))
+        architecture, arguments = "hybrid", _hybrid(arch)
     elif arch is not None:
         known = ", ".join([*PUBLISHED, *trained])
         raise UsageError(f"--arch {arch}: no such configuration; known: {known}, and hybrid:BACKBONE:CUT")
@@ -128,7 +128,7 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
     )
 
 
-def _hybrid(arch: str, temperature: float) -> dict[str, Any]:
+def _hybrid(arch: str) -> dict[str, Any]:
     """What "hybrid:BACKBONE:CUT" stands for."""
     from coda_cli.core.networks import hybrid_table
 
@@ -136,7 +136,7 @@ def _hybrid(arch: str, temperature: float) -> dict[str, Any]:
     try:
         if any(more):
             raise ValueError("expected hybrid:BACKBONE:CUT")
-        return hybrid_table(name, cut, temperature)
+        return hybrid_table(name, cut)
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
 

@@ -124,6 +124,7 @@ def video(
     together = number_together(batch_size)
     if check is not None and not math.isfinite(check):
         raise UsageError(f"--check {check}: expected a finite number")
+    from coda_cli.accounts import refuse_style
     from coda_cli.clips.sheets import ClipDrawing
     from coda_cli.explain import Request
     from coda_cli.media.clips import Selection, parse_box, parse_time
@@ -138,6 +139,7 @@ def video(
     drawing = ClipDrawing(layout.value, _scale(scale), percentile, alpha, strip, centroid, height, style.value, smooth)
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request)
+    refuse_style(net, style.value)
     counts: Counter[str] = Counter()
     start_time = time.monotonic()
     for source, outputs in plans:

@@ -151,4 +151,4 @@ def _label(name: str, logit: float, probability: float | None) -> str:
 def _note(seconds: float, scales: list[float], cut: str | None) -> str:
     stated = f" · full colour {' '.join(f'±{scale:.2g}' for scale in scales)} logit a pixel" if scales else ""
     down_to = f" · exact down to {cut}, not to the pixels" if cut else ""
-    return f"{seconds:.2f} s{stated}{down_to}"
+    return f"{seconds:.2f} s{down_to}{stated}"

@@ -24,6 +24,7 @@ from coda_cli.render.colour import Magnitudes
 SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found from
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
+MOST = 16  # frames computed together, whatever the device: they are held at their full size
 BATCHES = 2  # computed at a time, each half as large as it would be alone: one fills the pauses of the other
 
 
@@ -46,7 +47,7 @@ def grouped_views(
             while (pair := waiting.popleft().result()) is not None:
                 waiting.append(pool.submit(following))
                 group.append(pair)
-                if len(group) >= (batch or max(1, together(net, pair[1]) // BATCHES)):
+                if len(group) >= (batch or max(1, min(MOST, together(net, pair[1]) // BATCHES))):
                     yield group
                     group = []
             if group:

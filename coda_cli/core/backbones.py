@@ -26,12 +26,15 @@ class _CifarBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(C, O, 3, stride, 1, bias=False), nn.BatchNorm2d(O)
         self.conv2, self.bn2 = nn.Conv2d(O, O, 3, 1, 1, bias=False), nn.BatchNorm2d(O)
+        # Modules, one for each use: DeepLIFT and guided backpropagation know them by their type and place.
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.stride, self.new = stride, O - C
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(y + F.pad(shortcut, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2)))
+        out: Tensor = self.relu2(y + F.pad(shortcut, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2)))
+        return out
 
 
 def _cifar_resnet(name: str, cut: str) -> nn.Sequential:

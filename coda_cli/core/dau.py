@@ -233,7 +233,7 @@ class DAUConv2d(nn.Module):
         if not live.all():
             q, U, b = q[..., live].contiguous(), U[live], b[live]
         out = q @ b  # [K, P, d]
-        if len(c) * r > ONE_BY_ONE:
+        if len(c) > 1 and len(c) * r > ONE_BY_ONE:
             _add_together(out, q, z, U)
         else:
             for one, weights in zip(out, q, strict=True):

@@ -27,6 +27,8 @@ from coda_cli.core.lanes import each, parts
 # Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
 RELATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
+TOGETHER = 16  # weightings that share the work of DAU layers, at most: their memory grows with them
+
 Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
 
@@ -133,12 +135,12 @@ def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor]:
     """W(x) [B, K, C, h, w] for weightings [B, K, classes], and what constants contribute, [B, K, n]."""
     leaves, columns = [p.x, *p.added], weights.transpose(0, 1)  # [K, B, classes]
     with torch.inference_mode(False), torch.enable_grad():
-        if p.together and len(columns) > 1:
-            rows = list(torch.vmap(partial(torch.autograd.grad, p.logits, leaves))(columns))
-        else:
-            K = len(columns)
-            singly = [torch.autograd.grad(p.logits, leaves, columns[k], retain_graph=k + 1 < K) for k in range(K)]
-            rows = [torch.stack(gradients) for gradients in zip(*singly, strict=True)]
+        parts = columns.split(TOGETHER if p.together else 1)
+        found = []
+        for part in parts:
+            gradients = partial(torch.autograd.grad, p.logits, leaves, retain_graph=part is not parts[-1])
+            found.append(torch.vmap(gradients)(part) if len(part) > 1 else [g[None] for g in gradients(part[0])])
+        rows = [torch.cat(column) for column in zip(*found, strict=True)]
     W, elsewhere = rows[0].transpose(0, 1), [g.transpose(0, 1) for g in rows[1:]]
     return W, _products(p.x, p.added, elsewhere, len(columns))
 

@@ -76,7 +76,8 @@ def shares_by_layer(
         residual = rest - float(products.sum()) - sum(float(p.sum()) for p in aside)
         size = float(products.abs().sum() + abs(constant) * wide.abs().sum()) + sum(float(p.abs().sum()) for p in aside)
         tolerance = (tolerance_for(x) if relative_tolerance is None else relative_tolerance) * size
-        exact, approximate = abs(residual) <= tolerance, hybrid and name == "input"
+        approximate = hybrid and name == "input"
+        exact = not approximate and abs(residual) <= tolerance
         found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, approximate))
     return found
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core.held import is_held
+
 
 class HybridNet(nn.Module):
     """``below`` makes the cut float [B, C, h, w] of its input [B, 6, H, W]; ``above`` makes the logits of the cut.
@@ -41,7 +43,13 @@ class HybridNet(nn.Module):
         return logits
 
     def at_cut(self, x: Tensor) -> Tensor:
-        """x float [B, 6, H, W] -> [B, C, h, w] of its type, also under autocast: the norms above need all its bits."""
+        """x float [B, 6, H, W] -> [B, C, h, w] of its type, also under autocast: the norms above need all its bits.
+
+        Raises ValueError where weights are held and the backbone is in training mode: its batch norms would make a
+        picture's logits depend on its batch, and keep what they saw.
+        """
+        if is_held() and self.below.training:
+            raise ValueError("the backbone of a hybrid is decomposed in eval mode only: call model.eval() first")
         a: Tensor = self.below(x)
         return a.to(x.dtype)
 

@@ -137,7 +137,7 @@ def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any
     return HybridNet(standard_nets.StandardNet(below), coda_net(channels=channels, **table), cut)
 
 
-def hybrid_table(name: str, cut: str, temperature: float) -> dict[str, Any]:
+def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, Any]:
     """Arguments of a ``hybrid_net`` with three CoDA layers, 64 wide, but for the class count; ValueError as there."""
     with torch.device("meta"):  # only its width is asked for
         width = resnet(name, cut)[1]
@@ -171,5 +171,5 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"architecture {architecture!r} is not known; known: {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[architecture](**arguments)
-    except TypeError as error:
+    except (TypeError, AttributeError, LookupError) as error:  # lists that are empty, numbers that are text, ...
         raise ValueError(f"arguments do not fit architecture {architecture!r}: {error}") from error

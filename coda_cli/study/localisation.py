@@ -56,12 +56,13 @@ def chosen_pictures(
     gives its most confident unused one.
     """
     order: dict[int, list[int]] = {}
-    own = logits.gather(1, labels[:, None])[:, 0].double()
     sure = (logits.double().sigmoid() if p is None else p).gather(1, labels[:, None])[:, 0] > threshold
+    # Of sigmoids the logits: they are as ordered, and do not round to 1.
+    confidence = (logits.double() if p is None else p).gather(1, labels[:, None])[:, 0]
     right = (logits.argmax(1) == labels) & sure
     for c in range(logits.shape[1]):
         members = (right & (labels == c)).nonzero().flatten()
-        order[c] = members[own[members].argsort(descending=True, stable=True)].tolist()
+        order[c] = members[confidence[members].argsort(descending=True, stable=True)].tolist()
     draw = np.random.RandomState(SEED)  # the legacy generator, as published
     chosen: list[int] = []
     while len(available := [c for c in order if order[c]]) > n:

@@ -62,8 +62,8 @@ def ranks(pixels: Tensor, direction: Direction) -> Tensor:
 def replacement(x: Tensor, baseline: Baseline) -> Tensor:
     """What stands in the place of removed pixels of an encoded picture x [1, 6, h, w].
 
-    "zero" in all six channels is no colour, contributes exactly nothing, and is what was published; "mean" is the
-    picture's mean colour and "blurred" the picture without its details.
+    "zero" in all six channels is no colour, contributes exactly nothing (but to the backbone of a hybrid, where it is
+    black), and is what was published; "mean" is the picture's mean colour, "blurred" the picture without its details.
     """
     if baseline == "zero":
         return torch.zeros_like(x)
