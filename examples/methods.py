@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--grids", type=int, default=100)
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("-v", "--verbose", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.output.mkdir(parents=True, exist_ok=True)
     published = options.model == "cifar10"  # the configuration is the published one's, of rank 16
     heads = ["method", "localisation", *["published"] * published, "removal", *["published"] * published]

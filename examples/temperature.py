@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from coda_cli.checkpoints.loading import load
+from coda_cli.checkpoints.loading import Net, load
 from coda_cli.core.published import PUBLISHED
+from coda_cli.errors import CodaError
 from coda_cli.study.localisation import localise
 from coda_cli.training import datasets
 from coda_cli.training.loop import STATE_FILE, finish, train
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("temperatures", type=float, nargs="*", default=[10, 100, 1000, 10_000])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--grids", type=int, default=100)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     splits = datasets.load(options.data, 32)
     print(f"| T | accuracy | 3 x 3 localisation, {options.grids} grids |\n|---|---|---|")
     for temperature in options.temperatures:
@@ -48,11 +49,19 @@ def main() -> None:
             result = train(recipe, splits, folder, device=torch.device("cpu"), resume=resume)
             finish(result, recipe, splits, path, "network", about=str(options.data))
         net = load(path)
-        found = localise(net.model, splits[1].images, splits[1].labels, count=options.grids)
         accuracy = net.checkpoint.accuracy
         assert accuracy is not None
-        low, high = found.interval()
-        print(f"| {temperature:g} | {accuracy.value:.1%} | {found.mean:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
+        print(f"| {temperature:g} | {accuracy.value:.1%} | {localised(net, splits[1], options.grids)} |", flush=True)
+
+
+def localised(net: Net, pictures: datasets.Split, grids: int) -> str:
+    """Mean localisation and its 95 % interval, or why there is none: few epochs may leave no class it is sure of."""
+    try:
+        found = localise(net.model, pictures.images, pictures.labels, count=grids)
+    except CodaError as error:
+        return f"none: {error}"
+    low, high = found.interval()
+    return f"{found.mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
         drawn = heatmap(paste_back(blocks, view, size), layer.scale)
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
         if layer.approximate:
-            proof = f"APPROXIMATE: input x gradient, off by {layer.residual:+.2g}"
+            proof = f"APPROXIMATE: input x gradient, off by {-layer.residual:+.2g}"  # as in compare: sum less logit
         lines = [f"{layer.name}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
-        depth = "input" if layer.name == "input" else f"layer {k}"
+        depth = {"input": "input", record.network.cut: "the cut"}.get(layer.name, f"layer {k}")
         label = depth if len(shares) > 1 else layer.name
         if kind == "layers":
             tiles.append(framed(drawn, layer.scale, label, lines))
@@ -98,7 +98,7 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
     title = f"{name} · logit {part.logit:.2f}"
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
-    sums = f"logit = {part.positive:.2f} for − {-part.negative:.2f} against {part.bias:+.2f} bias"
+    sums = f"logit = {part.positive:.2f} for − {abs(part.negative):.2f} against {part.bias:+.2f} bias"
     if part.positional:
         sums += f" {part.positional:+.2f} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
