@@ -222,8 +222,8 @@ def _swapped_patch_axes_in_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
     honest = DAUConv2d._patches
 
     def swapped(layer: DAUConv2d, x: Tensor) -> Tensor:
-        rows = honest(layer, x).unflatten(1, (layer.in_channels, layer.kernel_size, layer.kernel_size))
-        return rows.transpose(2, 3).flatten(1)
+        rows = honest(layer, x).unflatten(1, (layer.kernel_size, layer.kernel_size, layer.in_channels))
+        return rows.transpose(1, 2).flatten(1)
 
     patch.setattr(DAUConv2d, "_patches", swapped)
 
