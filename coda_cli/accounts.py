@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Literal
 
@@ -80,9 +81,15 @@ def make_record(
         settings=settings,
         device=str(parameter.device),
         precision=request.precision,
-        versions={"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
         seconds=explanation.seconds,
     )  # fmt: skip
+
+
+@cache  # looking up a version reads a file
+def versions() -> dict[str, str]:
+    """What computed a record."""
+    return {"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def network_part(net: Net) -> Network:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -73,7 +74,7 @@ class Explanation:
     seconds: float
     layers: tuple[tuple[LayerShare, ...], ...] = ()
 
-    @property
+    @cached_property
     def maps(self) -> NDArray[np.float32]:
         """Contribution maps float32 [K, h, w], signed, logit units; see ``spread`` for hybrids."""
         pixels = self.decomposition.pixels[0].to("cpu", torch.float32)

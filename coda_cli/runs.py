@@ -10,13 +10,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import Drawing, colour_explanation_of, make_record, refuse_style, source_part
+from coda_cli.accounts import Drawing, colour_explanation_of, make_record, refuse_style, source_part, versions
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
@@ -384,5 +383,5 @@ def _failed(item: Item, error: CodaError) -> Outcome:
 
 
 def _settings_hash(request: Request, drawing: Drawing) -> str:
-    everything = {**asdict(request), **asdict(drawing), "coda": version("coda-cli")}
+    everything = {**asdict(request), **asdict(drawing), "coda": versions()["coda"]}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

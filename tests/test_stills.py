@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -475,6 +476,21 @@ def test_png_keeps_every_pixel_and_text_in_any_language(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path).rgb, values)
     assert {key: read_png_text(path, key) for key in text} == text
     assert read_png_text(path, "third") is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (64, 48)])
+@pytest.mark.parametrize("kind", ["noise", "flat", "turned"])
+def test_png_holds_pictures_of_any_shape_for_any_reader(shape: tuple[int, int], kind: str, tmp_path: Path) -> None:
+    values: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    if kind == "flat":
+        values[:] = values[0, 0]
+    if kind == "turned":  # not contiguous in memory
+        values = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), np.uint8).transpose(1, 0, 2)[::-1]
+    write_png(tmp_path / "a.png", values, {"coda": "x"})
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), values)  # by Pillow
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1], values)
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()  # all checksums
 
 
 def test_png_without_text_has_none(tmp_path: Path) -> None:

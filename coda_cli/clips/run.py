@@ -10,19 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from coda_cli.accounts import network_part, refuse_style
+from coda_cli.accounts import network_part, refuse_style, versions
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
@@ -179,7 +175,7 @@ class _Run:
             files={kind: utf8(clip.as_posix()) for kind, clip in self.outputs.clips.items()},
             settings=self.settings,
             device=str(next(net.model.parameters()).device), precision=self.request.precision,
-            versions={"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()},
+            versions=versions(),
             seconds=time.perf_counter() - self.start,
         )  # fmt: skip
 
@@ -187,7 +183,7 @@ class _Run:
 def settings_of(request: Request, selection: Selection, drawing: ClipDrawing, policy: Policy) -> str:
     """A hash of everything that decides the result but the source and the weights."""
     asked = {**asdict(request), **asdict(selection), **asdict(drawing)}
-    everything = {**asked, "policy": policy, "coda": version("coda-cli")}
+    everything = {**asked, "policy": policy, "coda": versions()["coda"]}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 

@@ -249,13 +249,13 @@ class DAUConv2d(nn.Module):
 
         ``size`` is [B, C, H, W].
         """
-        (B, C, H, W), k, s, p = size, self.kernel_size, self.stride, self.padding
+        (_, C, H, W), k, s, p = size, self.kernel_size, self.stride, self.padding
         h, w = self._output_size(size)
         patches = rows.reshape(-1, h, w, k, k, C)
         maps = rows.new_zeros(len(patches), H + 2 * p, W + 2 * p, C)
         for i, j in itertools.product(range(k), repeat=2):
             maps[:, i : i + s * h : s, j : j + s * w : s][:, :h, :w] += patches[:, :, :, i, j]
-        return maps[:, p : p + H, p : p + W].permute(0, 3, 1, 2).unflatten(0, (-1, B))
+        return maps[:, p : p + H, p : p + W].permute(0, 3, 1, 2).view(-1, *size)
 
     def _output_size(self, size: torch.Size) -> tuple[int, int]:
         H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in size[2:])

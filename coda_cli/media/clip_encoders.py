@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
+from coda_cli.media import png
 from coda_cli.media.clip_decoding import exact, opened, opening_of
 
 if TYPE_CHECKING:
@@ -355,10 +356,7 @@ class Pictures:
 
     def add(self, rgb: RGB, _at: int) -> None:
         """Write a frame as the next picture."""
-        from PIL import Image
-
-        # Level 3: see stills.write_png.
-        Image.fromarray(rgb).save(self.path / f"{self.count:06d}.png", compress_level=3)
+        (self.path / f"{self.count:06d}.png").write_bytes(png.encode(rgb))
         self.count += 1
 
     def finish(self, end: int) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
-from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows, overlay, side_by_side
+from coda_cli.render.overlay import PAPER, drawing_size, enlarged, framed, heatmap, in_rows, overlay, side_by_side
 from coda_cli.render.weights import on_paper
 from coda_cli.report.records import Explained, Record
 
@@ -77,7 +77,7 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
         return [in_rows([framed(picture, None, title, [record.network.title]), *tiles], 4)]
     height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
     pads = [((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0)) for t in tiles]
-    return [np.pad(t, pad, constant_values=255) for t, pad in zip(tiles, pads, strict=True)]
+    return [np.pad(t, pad, constant_values=PAPER) for t, pad in zip(tiles, pads, strict=True)]
 
 
 def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
@@ -88,7 +88,7 @@ def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
     opacity = placed[3]
     with np.errstate(invalid="ignore"):
         straight = [np.where(opacity > 0, c / np.maximum(opacity, 1e-12), 0) for c in placed[:3]]
-    paper = np.full((height, width, 3), 255, np.uint8)
+    paper = np.full((height, width, 3), PAPER, np.uint8)
     paper[np.isnan(opacity)] = OUTSIDE
     return on_paper(np.stack([*straight, opacity], 2).astype(np.float32), paper)
 
