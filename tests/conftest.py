@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import program
 import pytest
+import torch
+from PIL import Image
+
+from coda_cli.checkpoints.loading import load
+from coda_cli.core.networks import classify
 
 Coda = Callable[..., program.Result]
 
@@ -32,3 +38,22 @@ def coda_process(tmp_path: Path) -> Coda:
         return program.run_process(*args, cwd=cwd, **more)  # type: ignore[arg-type]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Held-out pictures that lie where the shipped network sorts them: five classes or more, two of each."""
+    root = tmp_path_factory.mktemp("scenes") / "data"
+    for name in program.CIFAR10:
+        (root / "test" / name).mkdir(parents=True)
+        (root / "train" / name).mkdir(parents=True)
+        for n in range(7):  # of all classes together at least one batch
+            Image.new("RGB", (32, 32)).save(root / "train" / name / f"{n}.png")
+    colours = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
+    pictures = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in colours])
+    logits = classify(load("cifar10").model, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    for index, name in enumerate(program.CIFAR10):
+        for n in torch.nonzero(logits.argmax(1) == index)[:2].flatten().tolist():
+            Image.fromarray(pictures[n]).save(root / "test" / name / f"{n}.png")
+    assert sum(len(list(folder.iterdir())) == 2 for folder in (root / "test").iterdir()) >= 5
+    return root

@@ -198,6 +198,19 @@ def test_classes_pulled_back_together_equal_the_definition(
     assert error_against_definition(model, x, explained(model, x)) > 1e-3
 
 
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_many_classes_go_through_in_groups(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small_net(), torch.rand(2, 2, 5, 4, dtype=torch.float64)
+    weights = torch.randn(2, 5, CLASSES, dtype=torch.float64)
+    alone = [decompose(model, x, weights[:, k : k + 1]) for k in range(5)]
+    monkeypatch.setattr(decompose_module, "TOGETHER", together)
+    monkeypatch.setattr(dau, "ONE_BY_ONE", 0)
+    d = decompose(model, x, weights)
+    torch.testing.assert_close(d.dynamic_weights, torch.cat([a.dynamic_weights for a in alone], 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(d.logit, torch.cat([a.logit for a in alone], 1))
+    assert d.exact.all()
+
+
 # ---- planted bugs: the comparison above must see every one of them, also where completeness does not -----------------
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,3 +173,71 @@ def test_the_training_curve_is_drawn(tmp_path: Path) -> None:
 def test_the_index_of_the_weights_names_every_file_in_the_folder() -> None:
     index = json.loads((ROOT / "weights" / "index.json").read_text())
     assert set(index) == {p.name for p in (ROOT / "weights").glob("*.safetensors")}
+
+
+# ---- studies: hours of measuring, here on a handful of pictures ------------------------------------------------------
+
+
+def table(script: str, *arguments: str | Path) -> tuple[list[list[str]], str]:
+    """The rows of the table that an example prints, and its stderr. Nothing is compiled: it would take most time."""
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    environment = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert set("".join(rows[1])) == {"-"}
+    return [rows[0], *rows[2:]], result.stderr
+
+
+def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path: Path) -> None:
+    wanted = ("--grids", "1", scenes, "--pictures", "2", tmp_path, "ours")
+    (heads, *rows), said = table("methods.py", *wanted)
+    assert heads == ["method", "localisation", "published", "removal", "published"]
+    ((method, localisation, *published),) = rows
+    assert method == "ours"
+    assert published[::2] == ["0.911", "0.964"]
+    assert localisation == "–"  # too few pictures for a grid of nine classes
+    assert "no 3 x 3 grid can be made" in said
+    again = ["evaluate", "removal", str(scenes), "-m", "cifar10", "--pictures", "2", "--json"]
+    result = subprocess.run([sys.executable, "-m", "coda_cli", *again], capture_output=True, text=True, check=True)
+    assert float(published[1]) == pytest.approx(json.loads(result.stdout)["area"], abs=6e-4)
+    assert (tmp_path / "cifar10.removal.ours.jsonl").exists()
+
+
+def test_the_table_of_methods_holds_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("methods", EXAMPLES / "methods.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def measured(what: str, method: str, *_: object) -> dict[str, Any] | None:
+        if method == "lime":
+            return None
+        if what == "removal":
+            return {"area": 0.75, "removed": [0, 0.1, 0.25], "mean": [1, 0.8, 0.4]}
+        return {"mean": 0.5, "interval_95": [0.4, 0.6], "scores": [[0.4] * 9, [0.6] * 9]}
+
+    monkeypatch.setattr(script, "measured", measured)
+    monkeypatch.setattr(sys, "argv", ["methods.py", "data", str(tmp_path), "ours", "lime", "-m", "imagenette"])
+    script.main()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows == ["| ours | 0.500 (0.400 to 0.600) | 0.750 |", "| lime | – | – |"]
+    assert {path.name for path in tmp_path.iterdir()} == {"imagenette.localisation.png", "imagenette.removal.png"}
+
+
+def test_the_table_of_temperatures_goes_on_where_it_stopped(scenes: Path, tmp_path: Path) -> None:
+    wanted = (scenes, tmp_path, "10", "100", "--epochs", "1", "--grids", "1")
+    (heads, *rows), _ = table("temperature.py", *wanted)
+    assert heads == ["T", "accuracy", "3 x 3 localisation, 1 grids"]
+    assert [row[0] for row in rows] == ["10", "100"]
+    assert all(row[2].startswith("none: no 3 x 3 grid can be made") for row in rows)
+    networks = sorted(tmp_path.glob("*/network.safetensors"))
+    assert [coda_cli.load(str(path)).checkpoint.arguments["temperature"] for path in networks] == [10.0, 100.0]
+    networks[1].unlink()  # this one is made again, from its last state; the other is taken as it is
+    kept = networks[0].stat().st_mtime_ns
+    assert table("temperature.py", *wanted)[0] == [heads, *rows]
+    assert networks[0].stat().st_mtime_ns == kept
+    assert networks[1].exists()

@@ -473,8 +473,8 @@ def test_pictures_of_mixed_sizes_share_a_run_and_keep_their_order(coda: Coda, tm
 def test_the_batch_size_changes_no_number(coda: Coda, tmp_path: Path) -> None:
     photos(tmp_path / "in", *(f"{i}.png" for i in range(5)))
     args = ("explain", "in", "--class", "top:2", "--json", "--write", "none", "--batch-size")
-    one, three, many = (coda(*args, size).records for size in ("1", "3", "64"))
-    for records in (three, many):
+    one, *others = (coda(*args, size).records for size in ("1", "3", "64", "auto"))
+    for records in others:
         for a, b in zip(one, records, strict=True):
             assert [e["index"] for e in a["explained"]] == [e["index"] for e in b["explained"]]
             for x, y in zip(a["explained"], b["explained"], strict=True):
@@ -816,8 +816,8 @@ def test_an_option_that_is_none_is_a_usage_error(coda: Coda, tmp_path: Path) -> 
     photo(tmp_path / "a.png")
     assert coda("explain", "a.png", "--check", "inf", status=2).error == "--check inf: expected a finite number"
     for args in (
-        ["--fit", "stretch"], ["--nonsense"], ["--batch-size", "0"], ["--alpha", "2"], ["--check", "-1"],
-        ["--percentile", "nan"], ["--alpha", "nan"], ["--check", "nan"],
+        ["--fit", "stretch"], ["--nonsense"], ["--batch-size", "0"], ["--batch-size", "many"], ["--alpha", "2"],
+        ["--check", "-1"], ["--percentile", "nan"], ["--alpha", "nan"], ["--check", "nan"],
     ):  # fmt: skip
         result = coda("explain", "a.png", *args, status=2)
         assert result.out == ""

@@ -11,12 +11,11 @@ import pytest
 import torch
 from conftest import Coda
 from PIL import Image
-from program import CIFAR10
 from torch import Tensor, nn
 
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
-from coda_cli.core.networks import build, classify, encode
+from coda_cli.core.networks import build, encode
 from coda_cli.errors import ExactnessError, UsageError
 from coda_cli.study import localisation
 from coda_cli.study.localisation import Localisation, chosen_pictures, grid_picture, grid_scores, grids, localise, ours
@@ -208,24 +207,6 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
     assert found["uniform"] == 0.25
     refused = coda("evaluate", "localisation", "data", "-m", "cifar10", status=2)
     assert refused.error == "data: its classes (a, b, c, d, e, f, g, h, i, j) are not those of cifar10"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Held-out pictures that lie where the shipped network sorts them: five classes or more, two of each."""
-    root = tmp_path_factory.mktemp("scenes") / "data"
-    for name in CIFAR10:
-        (root / "test" / name).mkdir(parents=True)
-        (root / "train" / name).mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(root / "train" / name / "0.png")
-    colours = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
-    pictures = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in colours])
-    logits = classify(loading.load("cifar10").model, torch.from_numpy(pictures).permute(0, 3, 1, 2))
-    for index, name in enumerate(CIFAR10):
-        for n in torch.nonzero(logits.argmax(1) == index)[:2].flatten().tolist():
-            Image.fromarray(pictures[n]).save(root / "test" / name / f"{n}.png")
-    assert sum(len(list(folder.iterdir())) == 2 for folder in (root / "test").iterdir()) >= 5
-    return root
 
 
 def test_the_command_measures_goes_on_and_draws(coda: Coda, scenes: Path, tmp_path: Path) -> None:
