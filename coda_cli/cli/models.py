@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coda_cli.checkpoints import manifest
-from coda_cli.checkpoints.manifest import Known
-from coda_cli.cli.console import console, stdout_is_terminal
+from coda_cli.cli import catalogue
+from coda_cli.cli.console import console
 from coda_cli.cli.options import Arch, Json, Offline, Quiet, Verbose
-from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, UsageError
+from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -35,9 +35,9 @@ def list_models(as_json: Json = False) -> None:
     entries = manifest.known().values()
     if as_json:
         for entry in entries:
-            console.result(_json(_summary(entry)))
+            console.result(_json(catalogue.summary(entry)))
     else:
-        for line in _table([_row(entry) for entry in entries]):
+        for line in catalogue.table(entries):
             console.result(line)
 
 
@@ -52,149 +52,16 @@ def show(
     coda models show cifar10
     coda models show run/model.safetensors --json
     """
-    details = _details(_described(name))
+    details = catalogue.details(catalogue.described(name))
     if as_json:
         console.result(_json(details))
     else:
-        for line in _lines(details):
+        for line in catalogue.lines(details):
             console.result(line)
-
-
-def _described(name: str) -> Known:
-    """The entry of a name, or one made up for a file from the description inside it."""
-    path = Path(name)
-    if name in manifest.known() or not path.is_file():
-        return manifest.find(name)
-    if path.suffix != ".safetensors":
-        raise UsageError(f"{name}: a file of bare weights holds no description; coda models convert {name} adds it")
-    metadata = manifest.read_metadata(path)
-    if manifest.METADATA_KEY not in metadata:
-        raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
-    return Known(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
 
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps({"schema": "coda.model", "schema_version": 1, **value}, ensure_ascii=False, allow_nan=False)
-
-
-def _summary(entry: Known) -> dict[str, Any]:
-    checkpoint = entry.checkpoint
-    return {
-        "name": checkpoint.name,
-        "default": checkpoint.name == manifest.DEFAULT,
-        "where": _where(entry),
-        "architecture": checkpoint.architecture,
-        "parameters": _parameters(entry),
-        "family": manifest.family_of(checkpoint),
-        "class_count": len(checkpoint.classes),
-        "preprocessing": checkpoint.preprocessing.model_dump(),
-        "accuracy": checkpoint.accuracy.model_dump() if checkpoint.accuracy else None,
-        "sha256": entry.sha256,
-    }
-
-
-def _details(entry: Known) -> dict[str, Any]:
-    checkpoint, n = entry.checkpoint, len(entry.checkpoint.classes)
-    classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
-    return {
-        **_summary(entry),
-        "arguments": checkpoint.arguments,
-        "temperature": checkpoint.arguments.get("temperature"),
-        "bias": checkpoint.arguments.get("bias"),
-        "training": checkpoint.training,
-        "licence": checkpoint.licence,
-        "link": entry.url,
-        "file": entry.path.as_posix(),
-        "classes": [
-            {"index": i, "name": name, "wnid": wnid, "synonyms": list(synonyms)}
-            for i, (name, wnid, synonyms) in enumerate(classes)
-        ],
-    }
-
-
-def _where(entry: Known) -> str:
-    if entry.url is None and entry.path.parent == manifest.weights_folder():
-        return "bundled"
-    return "here" if entry.here else "not here"
-
-
-def _parameters(entry: Known) -> int | None:
-    """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
-    from coda_cli.core.published_bcos import BCOS
-
-    a, name = entry.checkpoint.arguments, entry.checkpoint.name
-    if entry.path.suffix == ".safetensors" and entry.path.exists():
-        return manifest.count_parameters(entry.path)
-    if name in BCOS:
-        return BCOS[name].parameters
-    groups = a.get("groups") or [1] * len(a["kernels"])
-    layers = zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True)
-    return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
-
-
-def _row(entry: Known) -> list[str]:
-    checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
-    crop = checkpoint.preprocessing.crop
-    return [
-        checkpoint.name + (" (default)" if checkpoint.name == manifest.DEFAULT else ""),
-        manifest.family_of(checkpoint),
-        f"{(_parameters(entry) or 0) / 1e6:.1f} M",
-        str(len(checkpoint.classes)),
-        f"{crop} x {crop}",
-        f"{accuracy.value:.2%}" if accuracy else "not measured",
-        _where(entry),
-    ]
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    """The lines of the table, without colour and frame, so that they can be piped into anything."""
-    import io
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("PARAMETERS", "CLASSES") else "left")
-    for row in rows:
-        table.add_row(*row)
-    stream = io.StringIO()
-    # A pipe has no width, and rich would cut the names at 80 columns.
-    Console(file=stream, color_system=None, width=None if stdout_is_terminal() else 200).print(table)
-    return [line.rstrip() for line in stream.getvalue().splitlines()]
-
-
-def _lines(details: dict[str, Any]) -> list[str]:
-    """``show`` for people: the same facts as the JSON object, a line each."""
-    d, view, accuracy = details, details["preprocessing"], details["accuracy"]
-    measured = "not measured"
-    if accuracy:
-        measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
-    conventional = d["family"] in ("standard", "hybrid CoDA")
-    seen = "ImageNet's mean and deviation, r g b" if conventional else "no mean or std; channels r g b 1-r 1-g 1-b"
-    unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
-    facts = {
-        "name": d["name"] + (" (the default)" if d["default"] else ""),
-        "where": f"{d['where']}: {d['file']}",
-        "family": d["family"],
-        "architecture": d["architecture"],
-        "arguments": ", ".join(f"{key} {value}" for key, value in d["arguments"].items()),
-        "parameters": d["parameters"],
-        "temperature": d["temperature"],
-        "bias": d["bias"],
-        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {seen}",
-        "accuracy": measured,
-        "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
-        "licence": d["licence"] or "none stated",
-        "link": d["link"] or "none",
-        "sha256": d["sha256"] or unknown,
-        "classes": d["class_count"],
-    }
-    lines = [f"{key + ':':<15} {value}" for key, value in facts.items()]
-    for c in d["classes"]:
-        names = ", ".join([c["name"], *c["synonyms"]])
-        lines.append(f"{c['index']:>5}  {c['wnid'] + '  ' if c['wnid'] else ''}{names}")
-    return lines
 
 
 # ---- pull ------------------------------------------------------------------------------------------------------------

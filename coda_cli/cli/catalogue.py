@@ -1,0 +1,147 @@
+"""What ``coda models list`` and ``show`` say of networks, for people and for programs. torch is not imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints.manifest import Known
+from coda_cli.cli.console import stdout_is_terminal
+from coda_cli.errors import CheckpointError, UsageError
+
+
+def described(name: str) -> Known:
+    """The entry of a name, or one made up for a file from the description inside it."""
+    path = Path(name)
+    if name in manifest.known() or not path.is_file():
+        return manifest.find(name)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{name}: a file of bare weights holds no description; coda models convert {name} adds it")
+    metadata = manifest.read_metadata(path)
+    if manifest.METADATA_KEY not in metadata:
+        raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
+    return Known(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
+
+
+def summary(entry: Known) -> dict[str, Any]:
+    """One object of ``list --json``."""
+    checkpoint = entry.checkpoint
+    return {
+        "name": checkpoint.name,
+        "default": checkpoint.name == manifest.DEFAULT,
+        "where": _where(entry),
+        "architecture": checkpoint.architecture,
+        "parameters": _parameters(entry),
+        "family": manifest.family_of(checkpoint),
+        "class_count": len(checkpoint.classes),
+        "preprocessing": checkpoint.preprocessing.model_dump(),
+        "accuracy": checkpoint.accuracy.model_dump() if checkpoint.accuracy else None,
+        "sha256": entry.sha256,
+    }
+
+
+def details(entry: Known) -> dict[str, Any]:
+    """The object of ``show --json``."""
+    checkpoint, n = entry.checkpoint, len(entry.checkpoint.classes)
+    classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
+    return {
+        **summary(entry),
+        "arguments": checkpoint.arguments,
+        "temperature": checkpoint.arguments.get("temperature"),
+        "bias": checkpoint.arguments.get("bias"),
+        "training": checkpoint.training,
+        "licence": checkpoint.licence,
+        "link": entry.url,
+        "file": entry.path.as_posix(),
+        "classes": [
+            {"index": i, "name": name, "wnid": wnid, "synonyms": list(synonyms)}
+            for i, (name, wnid, synonyms) in enumerate(classes)
+        ],
+    }
+
+
+def _where(entry: Known) -> str:
+    if entry.url is None and entry.path.parent == manifest.weights_folder():
+        return "bundled"
+    return "here" if entry.here else "not here"
+
+
+def _parameters(entry: Known) -> int | None:
+    """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
+    from coda_cli.core.published_bcos import BCOS
+
+    a, name = entry.checkpoint.arguments, entry.checkpoint.name
+    if entry.path.suffix == ".safetensors" and entry.path.exists():
+        return manifest.count_parameters(entry.path)
+    if name in BCOS:
+        return BCOS[name].parameters
+    groups = a.get("groups") or [1] * len(a["kernels"])
+    layers = zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True)
+    return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
+
+
+def _row(entry: Known) -> list[str]:
+    checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
+    crop = checkpoint.preprocessing.crop
+    return [
+        checkpoint.name + (" (default)" if checkpoint.name == manifest.DEFAULT else ""),
+        manifest.family_of(checkpoint),
+        f"{(_parameters(entry) or 0) / 1e6:.1f} M",
+        str(len(checkpoint.classes)),
+        f"{crop} x {crop}",
+        f"{accuracy.value:.2%}" if accuracy else "not measured",
+        _where(entry),
+    ]
+
+
+def table(entries: Iterable[Known]) -> list[str]:
+    """``list`` for people: lines without colour and frame, so that they can be piped into anything."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"):
+        grid.add_column(heading, no_wrap=True, justify="right" if heading in ("PARAMETERS", "CLASSES") else "left")
+    for entry in entries:
+        grid.add_row(*_row(entry))
+    stream = io.StringIO()
+    # A pipe has no width, and rich would cut the names at 80 columns.
+    Console(file=stream, color_system=None, width=None if stdout_is_terminal() else 200).print(grid)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def lines(d: dict[str, Any]) -> list[str]:
+    """``show`` for people: the facts of ``details``, a line each."""
+    view, accuracy = d["preprocessing"], d["accuracy"]
+    measured = "not measured"
+    if accuracy:
+        measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
+    conventional = d["family"] in ("standard", "hybrid CoDA")
+    seen = "ImageNet's mean and deviation, r g b" if conventional else "no mean or std; channels r g b 1-r 1-g 1-b"
+    unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
+    facts = {
+        "name": d["name"] + (" (the default)" if d["default"] else ""),
+        "where": f"{d['where']}: {d['file']}",
+        "family": d["family"],
+        "architecture": d["architecture"],
+        "arguments": ", ".join(f"{key} {value}" for key, value in d["arguments"].items()),
+        "parameters": d["parameters"],
+        "temperature": d["temperature"],
+        "bias": d["bias"],
+        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {seen}",
+        "accuracy": measured,
+        "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
+        "licence": d["licence"] or "none stated",
+        "link": d["link"] or "none",
+        "sha256": d["sha256"] or unknown,
+        "classes": d["class_count"],
+    }
+    result = [f"{key + ':':<15} {value}" for key, value in facts.items()]
+    for c in d["classes"]:
+        names = ", ".join([c["name"], *c["synonyms"]])
+        result.append(f"{c['index']:>5}  {c['wnid'] + '  ' if c['wnid'] else ''}{names}")
+    return result
