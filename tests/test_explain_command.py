@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -879,3 +882,18 @@ def test_the_program_runs_as_a_process_of_its_own(coda_process: Coda, tmp_path: 
     result = coda_process("explain", "a.png", "--class", "cat")
     assert result.lines == ["coda-out/a.cat.overlay.png", "coda-out/a.coda.json"]
     assert result.err.startswith("coda: a.png: cat, p 0.")
+
+
+def test_a_large_picture_at_its_own_size_needs_less_than_two_gigabytes(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (100, 150, 3), np.uint8)
+    Image.fromarray(noise).resize((1500, 1000), Image.Resampling.BICUBIC).save(tmp_path / "large.png")
+    coda = (sys.executable, "-m", "coda_cli", "explain", "large.png", "-m", "imagenette")
+    with (tmp_path / "out.json").open("w") as out:
+        child = subprocess.Popen([*coda, "--fit", "native", "--json"], cwd=tmp_path, stdout=out)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = status
+    assert status == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["view"]["width"], record["view"]["height"]) == (1500, 1000)
+    assert record["explained"][0]["exact"]
+    assert usage.ru_maxrss < 2e9 / (1 if sys.platform == "darwin" else 1024)

@@ -36,6 +36,7 @@ class _Tally:
     evidence: float = 0.0  # positive times duration
 
     def add(self, part: ExplainedFrame, duration: float) -> None:
+        """Count a frame that is shown for ``duration`` seconds."""
         self.frames += 1
         self.logit += part.logit
         self.positive += part.positive

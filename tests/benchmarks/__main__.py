@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from clip import clip_table
-from folder import folder_table
+from folder import folder_table, native_table
 from speed import classes_table, decomposition_table, extra_memory, forward_table, precision_table
 from startup import startup_table
 
@@ -32,7 +32,8 @@ ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
     "decomposition": decomposition_table, "precision": precision_table, "classes": classes_table, "bcos": forward_table,
 }  # fmt: skip
 PROGRAM: dict[str, Callable[[bool], None]] = {
-    "startup": lambda quick: startup_table(1 if quick else 7), "folder": folder_table, "clip": clip_table,
+    "startup": lambda quick: startup_table(1 if quick else 7),
+    "folder": folder_table, "native": lambda _: native_table(), "clip": clip_table,
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""``coda explain`` over a folder of photographs' size, against what its network alone takes for the same batches."""
+"""``coda explain`` over a folder of photographs' size, against what its network alone takes; a large picture whole."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from coda_cli.explain import Request, explain_views
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
 
+LARGE = (1500, 1000)
 SIZE, BATCH = (640, 480), 16  # BATCH: what a run takes at the default network's size
 
 
@@ -36,6 +38,22 @@ def folder_table(quick: bool) -> None:
     print(f"\ncoda explain, {count} JPEG of {SIZE[0]} x {SIZE[1]}, network {DEFAULT}; overlays and records written")
     print(f"coda, the whole process                   {whole:>7.1f} s, {count / whole:.1f} pictures/s")
     print(f"  its network alone, the same batches     {network:>7.1f} s, ratio {whole / network:.2f}")
+
+
+def native_table() -> None:
+    """Time and peak memory of the whole program for one large picture at its own size."""
+    with tempfile.TemporaryDirectory() as name:
+        scene(0).resize(LARGE, Image.Resampling.BICUBIC).save(Path(name, "large.jpg"), quality=90)
+        sources = [str(Path(name, "large.jpg")), "-o", str(Path(name, "out"))]
+        command = [sys.executable, "-m", "coda_cli", "explain", *sources, "--fit", "native", "-qq", "--device", "cpu"]
+        start = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)  # the peak of this child alone
+        seconds = time.perf_counter() - start
+    assert status == 0
+    gigabytes = usage.ru_maxrss * 1024 / 1e9
+    print(f"\ncoda explain, one JPEG of {LARGE[0]} x {LARGE[1]} at its own size, network {DEFAULT}")
+    print(f"coda, the whole process                   {seconds:>7.1f} s, {gigabytes:.2f} GB at its peak")
 
 
 def scene(seed: int) -> Image.Image:
