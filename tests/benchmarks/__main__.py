@@ -27,12 +27,13 @@ from clip import clip_table
 from folder import folder_table, native_table
 from speed import classes_table, decomposition_table, extra_memory, forward_table, precision_table
 from startup import startup_table
+from where import profile_table
 
 ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
     "decomposition": decomposition_table, "precision": precision_table, "classes": classes_table, "bcos": forward_table,
 }  # fmt: skip
 PROGRAM: dict[str, Callable[[bool], None]] = {
-    "startup": lambda quick: startup_table(1 if quick else 7),
+    "profile": lambda _: profile_table(), "startup": lambda quick: startup_table(1 if quick else 7),
     "folder": folder_table, "native": lambda _: native_table(), "clip": clip_table,
 }  # fmt: skip
 

@@ -1,0 +1,45 @@
+"""Where a decomposition's time goes: the profiler's operations, by what they are for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from speed import case_of, pictures
+from torch.profiler import ProfilerActivity, profile
+
+from coda_cli.checkpoints.loading import load
+from coda_cli.core.decompose import decompose
+from coda_cli.core.networks import encode
+
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward"),
+    "copies and sums of patches": ("copy_", "cat", "fill_", "zero_", "add_", "add"),
+    "norms and scales": ("linalg_vector_norm", "hypot", "reciprocal", "where", "mul", "abs", "eq", "isinf", "div"),
+}
+
+
+def profile_table() -> None:
+    """Shares of the time of a decomposition, on one thread: between several it is also spent waiting."""
+    threads, device = torch.get_num_threads(), torch.device("cpu")
+    torch.set_num_threads(1)
+    print("\nwhere the time of a decomposition goes, on one thread")
+    print(f"{'network':26}{'batch':>6}" + "".join(f"{kind:>28}" for kind in (*KINDS, "all else")))
+    for name, batch in {"L 1": 1, "imagenette": 8, "cifar10": 64}.items():
+        if name == "L 1":
+            model, x = case_of(name, device)
+        else:
+            net = load(name)
+            model, x = net.model, encode(pictures(batch, net.checkpoint.preprocessing.crop))  # type: ignore[assignment]
+        decompose(model, x)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            decompose(model, x)
+        spent: Counter[str] = Counter()
+        for event in profiled.key_averages():
+            operation = event.key.removeprefix("aten::").rstrip("_")
+            kind = next((k for k, names in KINDS.items() if operation in [n.rstrip("_") for n in names]), "all else")
+            spent[kind] += event.self_cpu_time_total
+        title = "9L-L-CoDA-SQ-100000 240 px" if name == "L 1" else name
+        shares = (spent[kind] / spent.total() for kind in (*KINDS, "all else"))
+        print(f"{title:26}{batch:>6}" + "".join(f"{share:>28.0%}" for share in shares), flush=True)
+    torch.set_num_threads(threads)
