@@ -198,7 +198,7 @@ def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path
     assert published[::2] == ["0.911", "0.964"]
     assert localisation == "–"  # too few pictures for a grid of nine classes
     assert "no 3 x 3 grid can be made" in said
-    again = ["evaluate", "removal", str(scenes), "-m", "cifar10", "--pictures", "2", "--json"]
+    again = ["evaluate", "removal", str(scenes), "-m", "cifar10", "--pictures", "2", "--points", "32", "--json"]
     result = subprocess.run([sys.executable, "-m", "coda_cli", *again], capture_output=True, text=True, check=True)
     assert float(published[1]) == pytest.approx(json.loads(result.stdout)["area"], abs=6e-4)
     assert (tmp_path / "cifar10.removal.ours.jsonl").exists()
