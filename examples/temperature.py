@@ -45,6 +45,7 @@ def main() -> None:
             # All rise to their own temperature from what a fresh network can learn with.
             first = min(64.0, float(temperature))
             recipe = replace(RECIPES["cifar10"], arguments=arguments, epochs=options.epochs, first_temperature=first)
+            torch.compiler.reset()  # or the fourth network would not be compiled any more, and take three times as long
             resume = (folder / STATE_FILE).exists()
             result = train(recipe, splits, folder, device=torch.device("cpu"), resume=resume)
             finish(result, recipe, splits, path, "network", about=str(options.data))
