@@ -86,10 +86,14 @@ def make_record(
     )  # fmt: skip
 
 
-@cache  # looking up a version reads a file
 def versions() -> dict[str, str]:
-    """What computed a record."""
-    return {"coda": version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()}
+    """What computes a record."""
+    return {"coda": _own_version(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+@cache  # it reads a file
+def _own_version() -> str:
+    return version("coda-cli")
 
 
 def network_part(net: Net) -> Network:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -74,7 +73,7 @@ class Explanation:
     seconds: float
     layers: tuple[tuple[LayerShare, ...], ...] = ()
 
-    @cached_property
+    @property
     def maps(self) -> NDArray[np.float32]:
         """Contribution maps float32 [K, h, w], signed, logit units; see ``spread`` for hybrids."""
         pixels = self.decomposition.pixels[0].to("cpu", torch.float32)

@@ -185,7 +185,7 @@ class _Run:
         written: list[Path] = []
         explained = []
         taken: set[Path] = set()
-        drawing = self.output.drawing
+        drawing, maps = self.output.drawing, explanation.maps
         for k, part in enumerate(record.explained):
             hues = colour_explanation_of(explanation, k, drawing.smooth) if drawing.style == "colour" else None
             name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
@@ -195,7 +195,7 @@ class _Run:
                 path = self._target(self._free(naming.path(loaded.item, kind, name, index), taken), loaded)
                 if path is None:
                     continue
-                picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
+                picture = draw(kind, loaded.picture.rgb, maps[k], explanation.view, part, record,
                                drawing.alpha, hues)  # fmt: skip
                 write_png(path, picture, {RECORD_KEY: core_json(record, part)})
                 written.append(path)

@@ -70,6 +70,10 @@ def main() -> None:
         theirs = [f"{number:.3f}" for number in PUBLISHED.get(method, ())] or ["–", "–"]
         cells = [localisation, theirs[0], removal, theirs[1]] if published else [localisation, removal]
         print(f"| {method} | {' | '.join(cells)} |", flush=True)
+    if published:
+        print(
+            f"\nPublished: stride 2 for occlusion, 6000 masks for RISE, 128 points of removal; here {options.points}."
+        )
     if boxes and curves and importlib.util.find_spec("matplotlib"):
         stem = options.output / name_of(options.model)
         title = f"{options.model}, {options.grids} grids 3x3"
@@ -85,7 +89,8 @@ def name_of(model: str) -> str:
 
 def measured(what: str, method: str, options: argparse.Namespace, *more: str) -> dict[str, Any] | None:
     """What one coda evaluate says, or None where the method does not work with the network: the reason is on stderr."""
-    name = f"{name_of(options.model)}.{what}.{method.replace(':', '-').replace(',', '-')}.jsonl"
+    kind = what if what == "localisation" else f"{what}-{options.points}"
+    name = f"{name_of(options.model)}.{kind}.{method.replace(':', '-').replace(',', '-')}.jsonl"
     command = ["evaluate", what, str(options.data), "-m", options.model, "--method", method, *more]
     command += ["--scores", str(options.output / name), "--json"]
     if options.verbose:

@@ -179,6 +179,26 @@ def run_process(
     return result if python else checked(result, status)
 
 
+def peak_memory(*args: str | Path, cwd: Path) -> int:
+    """The most memory in bytes that a child running ``coda ARGS`` had resident. Linux; skips elsewhere.
+
+    Not ``ru_maxrss``: a child's starts at what its parent had.
+    """
+    if not Path("/proc/self/status").exists():
+        pytest.skip("reads /proc")
+    code = (
+        "import sys; from coda_cli.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1], file=sys.stderr)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], cwd=cwd, env=environment(), capture_output=True, text=True,
+        timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    return 1024 * int(child.stderr.splitlines()[-1])
+
+
 @contextmanager
 def started(*args: str | Path, cwd: Path, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
     """``python -m coda_cli ARGS`` as a running child, for tests that meddle with it; it does not outlive the block."""

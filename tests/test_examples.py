@@ -9,16 +9,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import coda_cli
 from coda_cli.checkpoints.loading import Net
 from coda_cli.media.clips import Reader, Selection
 from coda_cli.report.records import from_json
+from coda_cli.study.localisation import Localisation
+from coda_cli.training.datasets import Split
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -183,10 +187,21 @@ def table(script: str, *arguments: str | Path) -> tuple[list[list[str]], str]:
     command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
     environment = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()]
+    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert {len(row) for row in rows} == {len(rows[0])}
     assert set("".join(rows[1])) == {"-"}
     return [rows[0], *rows[2:]], result.stderr
+
+
+def imported(script: str) -> ModuleType:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(script, EXAMPLES / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path: Path) -> None:
@@ -201,17 +216,13 @@ def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path
     again = ["evaluate", "removal", str(scenes), "-m", "cifar10", "--pictures", "2", "--points", "32", "--json"]
     result = subprocess.run([sys.executable, "-m", "coda_cli", *again], capture_output=True, text=True, check=True)
     assert float(published[1]) == pytest.approx(json.loads(result.stdout)["area"], abs=6e-4)
-    assert (tmp_path / "cifar10.removal.ours.jsonl").exists()
+    assert (tmp_path / "cifar10.removal-32.ours.jsonl").exists()
 
 
 def test_the_table_of_methods_holds_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("methods", EXAMPLES / "methods.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = imported("methods")
 
     def measured(what: str, method: str, *_: object) -> dict[str, Any] | None:
         if method == "lime":
@@ -241,3 +252,13 @@ def test_the_table_of_temperatures_goes_on_where_it_stopped(scenes: Path, tmp_pa
     assert table("temperature.py", *wanted)[0] == [heads, *rows]
     assert networks[0].stat().st_mtime_ns == kept
     assert networks[1].exists()
+
+
+def test_the_table_of_temperatures_has_the_mean_and_its_interval(monkeypatch: pytest.MonkeyPatch, net: Net) -> None:
+    script = imported("temperature")
+    scores = np.array([[0.4] * 9, [0.6] * 9])
+    monkeypatch.setattr(script, "localise", lambda *_, count: Localisation(scores[:count]))
+    pictures = Split(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), ("a", "b"))
+    text = script.localised(net, pictures, 2)
+    assert text.startswith("0.500 (0.4")
+    assert script.localised(net, pictures, 1) == "0.400 (0.400 to 0.400)"

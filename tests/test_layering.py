@@ -25,6 +25,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "captum": ("study/methods.py",),
+    "isal": ("media/png.py",),
     "imageio": ("media/clip_animations.py",),
     "av": ("media/clip_decoding.py", "media/clip_encoders.py", "media/clip_writers.py"),
     "PIL": ("media/",),

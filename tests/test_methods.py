@@ -14,6 +14,7 @@ from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.study import methods
 from coda_cli.study.methods import METHODS, _last_map, grad_cam, lime, method_of, occlusion, require, rise
 
 FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
@@ -49,11 +50,13 @@ def of_colours(model: Linear) -> Tensor:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_classes_asked_for_together_get_the_maps_they_get_alone(name: str) -> None:
+def test_classes_asked_for_together_get_the_maps_they_get_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, method = small_net(), picture(12, 10), method_of(FAST.get(name, name))
     alone = [method(model, x, [c])[0] for c in (2, 0, 2)]
     torch.testing.assert_close(method(model, x, [2, 0, 2]), torch.stack(alone))
     assert not alone[0].equal(alone[1])
+    monkeypatch.setattr(methods, "KEPT_NUMBERS", 1)  # one at a time
+    torch.testing.assert_close(method(model, x, [2, 0, 2]), torch.stack(alone))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -166,6 +169,16 @@ def test_lime_marks_the_superpixel_that_speaks_for_the_class() -> None:
     assert set(found.unique().tolist()) <= {0.0, 1.0}
     assert found[0, 4:12, 12:20].sum() > 0.5 * found[0].sum() > 0
     assert found[1, 14:22, 2:10].sum() > 0.5 * found[1].sum() > 0
+
+
+def test_fewer_copies_of_a_picture_go_together_where_their_graph_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small_net(), picture(12, 10)
+    kept = 12 * 10 * 4 * 3 + 5 * 4 * 3 * 3  # positions, outputs and rank of both layers
+    for times, copies in ((1, 1), (3.5, 3), (1000, methods.BATCH)):
+        monkeypatch.setattr(methods, "KEPT_NUMBERS", int(times * kept))
+        assert methods._copies(model, x) == copies
+    monkeypatch.setattr(methods, "KEPT_NUMBERS", 1)
+    assert methods._copies(nn.Conv2d(6, 3, 1), x) == methods.BATCH  # no such layers
 
 
 def test_ours_alone_adds_up_on_a_network_of_ours() -> None:

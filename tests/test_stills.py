@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from coda_cli.errors import ExitCode, MediaError
-from coda_cli.media import stills
+from coda_cli.media import png, stills
 from coda_cli.media.stills import atomic, read_image, read_png_text, write_png, write_with
 
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
@@ -480,7 +480,11 @@ def test_png_keeps_every_pixel_and_text_in_any_language(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (64, 48)])
 @pytest.mark.parametrize("kind", ["noise", "flat", "turned"])
-def test_png_holds_pictures_of_any_shape_for_any_reader(shape: tuple[int, int], kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [png.BLOCK, 1000])
+def test_png_holds_pictures_of_any_shape_for_any_reader(
+    shape: tuple[int, int], kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(png, "BLOCK", block)
     values: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     if kind == "flat":
         values[:] = values[0, 0]

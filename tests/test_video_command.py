@@ -387,25 +387,12 @@ def test_nothing_is_left_of_a_clip_that_cannot_be_finished(
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
-    import resource
-    import subprocess
-    import sys
-
     def peak(frames: int) -> int:
         path = clip(tmp_path / f"{frames}.mkv", frames=frames, width=320, height=240)
-        code = (
-            "import resource, sys\n"
-            "sys.argv = ['coda', 'video', sys.argv[1], '-c', '0', '--height', '120', '-o', sys.argv[2], '-q']\n"
-            "from coda_cli.cli.app import main\n"
-            "try: main()\n"
-            "except SystemExit: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        run = subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / f"o{frames}")], cwd=tmp_path,
-                             env=program.environment(), capture_output=True, text=True, check=True)  # fmt: skip
-        return int(run.stdout.splitlines()[-1])
+        command = ("video", path, "-c", "0", "--height", "120", "-o", f"o{frames}", "-q")
+        return program.peak_memory(*command, cwd=tmp_path)
 
-    del resource
-    assert peak(240) < peak(40) + 60_000  # kB; 200 more frames of 320 x 240 are 46 MB, three times over when drawn
+    assert peak(240) < peak(40) + 60e6  # 200 more frames of 320 x 240 are 46 MB, three times over when drawn
 
 
 def test_imageio_reads_what_was_written(coda: Coda, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class DAUConv2d(nn.Module):
     Parameters of the module: ``V`` [r, C, k, k], ``U`` [O r / groups, C, k, k] (output o owns r / groups neighbouring
     rows), ``b`` [O, C, k, k] (absent without ``bias``). ``groups`` splits the second of the
     original's two convolutions: its outputs, ordered patch entry first and DAU second, fall into equal blocks that see
-    equal blocks of ``z``.
+    equal blocks of ``z``. In memory they are channels last; safetensors' own save_file wants them ``contiguous()``.
 
     Raises ValueError for a norm that is not "SQ" or "L2", sizes below 1, or groups that do not divide the rank and O d.
     """
@@ -254,7 +254,7 @@ class DAUConv2d(nn.Module):
         patches = rows.reshape(-1, h, w, k, k, C)
         maps = rows.new_zeros(len(patches), H + 2 * p, W + 2 * p, C)
         for i, j in itertools.product(range(k), repeat=2):
-            maps[:, i : i + s * h : s, j : j + s * w : s][:, :h, :w] += patches[:, :, :, i, j]
+            maps[:, i : i + s * h : s, j : j + s * w : s] += patches[:, :, :, i, j]
         return maps[:, p : p + H, p : p + W].permute(0, 3, 1, 2).view(-1, *size)
 
     def _output_size(self, size: torch.Size) -> tuple[int, int]:
@@ -264,7 +264,8 @@ class DAUConv2d(nn.Module):
     def _patches(self, x: Tensor) -> Tensor:
         """The patches of x [B, C, H, W] as rows [B H' W', d]: row, column, channel, the last one fastest.
 
-        Measured: a tenth of the time of ``F.unfold``, whose order scatters what lies together in channels-last maps.
+        ``F.unfold`` scatters what lies together in channels-last maps: measured, from 1.2 times (6 channels, one large
+        picture) to twenty times as long.
         """
         k, s, p = self.kernel_size, self.stride, self.padding
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, p, p, p, p))

@@ -1,4 +1,4 @@
-"""What makes files of frames: libav for MP4, WebM, WebP and GIF, Pillow for folders of PNG; sound goes along.
+"""What makes files of frames: libav for MP4, WebM, WebP and GIF, our own writer for PNG; sound goes along.
 
 PyAV throughout, not imageio: its writer knows no times and no encoder options, and crashes on odd sizes and filters.
 """

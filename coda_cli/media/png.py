@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from isal import isal_zlib
@@ -15,19 +15,15 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RGB_8_BITS = (8, 2, 0, 0, 0)  # depth, colour type, and the only compression, filter method and interlacing there is
 UP = 2  # the filter: every row less the one above
 
-# Measured on drawn photographs of 640 x 480: 3 ms, where Pillow's encoder takes 32 ms at zlib's level 3 for 8 % fewer
-# bytes, and OpenCV's 11 ms at best for as many.
+# Measured on drawn photographs of 640 x 480: 3 ms, where Pillow's encoder takes 32 ms at zlib's level 3, for a tenth
+# fewer bytes, and OpenCV's 11 ms at best, for as many.
 LEVEL = 1
+BLOCK = 1 << 22  # bytes that are filtered at a time
 
 
 def encode(rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
     """The PNG file of uint8 [H, W, 3]; ``text`` becomes UTF-8 text chunks."""
     height, width = rgb.shape[:2]
-    values = rgb.reshape(height, 3 * width)
-    rows = np.empty((height, 1 + 3 * width), np.uint8)
-    rows[:, 0] = UP
-    rows[0, 1:] = values[0]
-    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])  # modulo 256, as the format wants it
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)
@@ -36,6 +32,22 @@ def encode(rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> byt
     PngImagePlugin.putchunk(stream, b"IHDR", struct.pack(">II5B", width, height, *RGB_8_BITS))
     for kind, data, *_ in info.chunks:
         PngImagePlugin.putchunk(stream, kind, data)
-    PngImagePlugin.putchunk(stream, b"IDAT", isal_zlib.compress(rows, LEVEL))
+    compressor = isal_zlib.compressobj(LEVEL)
+    for rows in _filtered(rgb.reshape(height, 3 * width)):
+        PngImagePlugin.putchunk(stream, b"IDAT", compressor.compress(rows))
+    PngImagePlugin.putchunk(stream, b"IDAT", compressor.flush())
     PngImagePlugin.putchunk(stream, b"IEND", b"")
     return stream.getvalue()
+
+
+def _filtered(values: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Rows of bytes [H, 3 W] as the format wants them, [n, 1 + 3 W] at a time, the filter first."""
+    height, width = values.shape
+    step = max(1, BLOCK // width)
+    for top in range(0, height, step):
+        block = values[top : top + step]
+        rows = np.empty((len(block), 1 + width), np.uint8)
+        rows[:, 0] = UP
+        rows[0, 1:] = block[0] - values[top - 1] if top else block[0]
+        np.subtract(block[1:], block[:-1], out=rows[1:, 1:])  # modulo 256
+        yield rows

@@ -65,7 +65,7 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
         drawn = heatmap(paste_back(blocks, view, size), layer.scale)
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
         if layer.approximate:
-            proof = f"APPROXIMATE: input x gradient, off by {-layer.residual:+.2g}"  # as in compare: sum less logit
+            proof = f"APPROXIMATE: input x gradient, off by {0 - layer.residual:+.2g}"  # as in compare: sum less logit
         lines = [f"{layer.name}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
         depth = {"input": "input", record.network.cut: "the cut"}.get(layer.name, f"layer {k}")
         label = depth if len(shares) > 1 else layer.name

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.core.bcos_nets import BcosNet
+from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward, probabilities
@@ -31,9 +32,10 @@ from coda_cli.errors import ExactnessError, MediaError, UsageError
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 BATCH, PIXELS = 32, 1 << 19  # pictures that are computed together, at most
-# On CPUs, with gradients: what an ordinary backward pass keeps then stays in the cache. Measured: nine pictures of
-# 96 x 96 one at a time take half the time of nine together.
-GRADIENT_PIXELS = 1 << 14
+# On CPUs: numbers that the ordinary graph of DAU layers may keep for the copies that gradients are taken of together.
+# Measured with `cifar10`, 15 million at 96 x 96 pixels: nine copies one at a time take half the time of nine together.
+# With `imagenette`, a tenth of that at 128 x 128, more at a time are faster, and so they are without such layers.
+KEPT_NUMBERS = 1 << 24
 
 
 class _OfColours(nn.Module):
@@ -76,7 +78,7 @@ def guided_backprop(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tens
 
 def integrated_gradients(model: nn.Module, x: Tensor, classes: Sequence[int], *, steps: int = 20) -> Tensor:
     """The gradient's mean on the way from a black picture, times the colours (Gauss-Legendre in ``steps`` points)."""
-    return _captum("IntegratedGradients", model, x, classes, n_steps=steps, internal_batch_size=_copies(x))
+    return _captum("IntegratedGradients", model, x, classes, n_steps=steps, internal_batch_size=_copies(model, x))
 
 
 def deeplift(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
@@ -98,19 +100,26 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
         return F.interpolate(maps.relu(), x.shape[2:], mode="nearest")
 
     method = LayerGradCam(_OfColours(model), _last_map(model, x))
-    return _for_classes(attribute, x, classes)
+    return _for_classes(attribute, model, x, classes)
 
 
 def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], **options: Any) -> Tensor:
     import captum.attr
 
     attribution = getattr(captum.attr, name)(_OfColours(model))
-    return _for_classes(lambda copies, targets: attribution.attribute(copies, target=targets, **options), x, classes)
+
+    def attribute(copies: Tensor, targets: list[int]) -> Tensor:
+        maps: Tensor = attribution.attribute(copies, target=targets, **options)
+        return maps
+
+    return _for_classes(attribute, model, x, classes)
 
 
-def _for_classes(attribute: Callable[[Tensor, list[int]], Tensor], x: Tensor, classes: Sequence[int]) -> Tensor:
+def _for_classes(
+    attribute: Callable[[Tensor, list[int]], Tensor], model: nn.Module, x: Tensor, classes: Sequence[int]
+) -> Tensor:
     """What captum attributes, summed over channels: as many copies of the picture at a time as fit, one per class."""
-    maps, size = [], _copies(x)
+    maps, size = [], _copies(model, x)
     for i in range(0, len(classes), size):
         targets = list(classes[i : i + size])
         with _quiet():
@@ -119,13 +128,29 @@ def _for_classes(attribute: Callable[[Tensor, list[int]], Tensor], x: Tensor, cl
     return torch.cat(maps)
 
 
-def _together(x: Tensor, pixels: int = PIXELS) -> int:
-    return max(1, min(BATCH, pixels // (x.shape[2] * x.shape[3])))
+def _together(x: Tensor) -> int:
+    return max(1, min(BATCH, PIXELS // (x.shape[2] * x.shape[3])))
 
 
-def _copies(x: Tensor) -> int:
+@torch.no_grad()
+def _copies(model: nn.Module, x: Tensor) -> int:
     """How many copies of a picture gradients are taken of at a time."""
-    return _together(x, GRADIENT_PIXELS if x.device.type == "cpu" else PIXELS)
+    layers = [m for m in model.modules() if isinstance(m, DAUConv2d)] if x.device.type == "cpu" else []
+    if not layers:
+        return _together(x)
+    numbers = 0
+
+    def count(layer: DAUConv2d, _: Any, y: Tensor) -> None:
+        nonlocal numbers
+        numbers += y.numel() * layer.rank
+
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, min(_together(x), KEPT_NUMBERS // numbers))
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def ms(times: list[float]) -> float:
 def decomposition_table(repetitions: int, device: torch.device) -> None:
     """Time, ratio, share of the machine's rate, memory and agreement for every case."""
     print(f"{device_name(device)}, torch {torch.__version__}, float32; {machine_line(device)}")
-    print(f"forward and decomposition of the predicted class, median of {repetitions}, of 3 where a round is long")
+    print(f"forward and decomposition of the predicted class, median of {repetitions} (3 of long rounds)")
     heads = f"{'network':26}{'batch':>6}{'textbook':>11}{'coda':>10}{'ratio':>8}"
     print(f"{heads}{'of peak':>9}{'memory':>18}{'agreement':>12}")
     rate = product_rate(torch.float32, device)

@@ -12,10 +12,11 @@ from coda_cli.checkpoints.loading import load
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import encode
 
+# By the operation, not by what it is for: an outer product is elementwise here, a sum of products a sum.
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward"),
-    "copies and sums of patches": ("copy_", "cat", "fill_", "zero_", "add_", "add"),
-    "norms and scales": ("linalg_vector_norm", "hypot", "reciprocal", "where", "mul", "abs", "eq", "isinf", "div"),
+    "copies and sums": ("copy_", "cat", "fill_", "zero_", "add_", "add"),
+    "norms, elementwise": ("linalg_vector_norm", "hypot", "reciprocal", "where", "mul", "abs", "eq", "isinf", "div"),
 }
 
 
