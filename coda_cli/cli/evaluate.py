@@ -106,6 +106,7 @@ def localisation(
     coda evaluate localisation imagenette/ --method grad-cam --scores grad-cam.jsonl --plot grad-cam.png
     """
     from coda_cli.accounts import network_part
+    from coda_cli.core.networks import classify
     from coda_cli.study.localisation import SEED, localise
     from coda_cli.study.methods import method_of
     from coda_cli.study.scores import Scores
@@ -122,6 +123,8 @@ def localisation(
         "seed": SEED,
     }  # fmt: skip
     kept = Scores(scores, measured)
+    with console.progress("classifying", " pictures") as classified:
+        logits = classify(net.model, split.images, on_step=classified)
     with console.progress("explaining grids", " grids") as advance:
 
         def on_grid(row: list[float], done: int, total: int) -> None:
@@ -130,7 +133,8 @@ def localisation(
 
         found = localise(
             net.model, split.images, split.labels, side=side, count=grids, protocol=protocol.value,
-            threshold=threshold, rescale=rescale, smooth=smooth, method=function, before=kept.rows, on_grid=on_grid,
+            threshold=threshold, rescale=rescale, smooth=smooth, method=function, logits=logits, before=kept.rows,
+            on_grid=on_grid,
         )  # fmt: skip
     low, high = found.interval()
     if as_json:

@@ -231,7 +231,8 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
 
     with console.progress("reading pictures") as advance:
         split = load_held_out(data, net.checkpoint, advance)
-    logits, labels = classify(net.model, split.images).numpy(), split.labels.numpy()
+    with console.progress("classifying", " pictures") as advance:
+        logits, labels = classify(net.model, split.images, on_step=advance).numpy(), split.labels.numpy()
     if keep:
         write_with(keep, lambda stream: np.savez_compressed(stream, logits=logits, labels=labels))
     found = performance(logits, labels)

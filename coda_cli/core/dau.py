@@ -236,7 +236,7 @@ class DAUConv2d(nn.Module):
         U, b = _rows(self.dense_U()).view(-1, r, d).to(product), _rows(self.bias_or_zeros())
         if not live.all():
             q, U, b = q[..., live].contiguous(), U[live], b[live]
-        out = q @ b  # [K, P, d]
+        out = (q.flatten(0, 1) @ b).view(len(c), -1, d)  # [K, P, d]
         if len(c) > 1 and len(c) * r > ONE_BY_ONE:
             _add_together(out, q, z, U)
         else:
@@ -311,7 +311,8 @@ def _add(out: Tensor, q: Tensor, z: Tensor, U: Tensor) -> None:
 
 def _add_together(out: Tensor, q: Tensor, z: Tensor, U: Tensor) -> None:
     """The same for K cotangents at once: out [K, P, d] and q [K, P, O]. A block of w_o = U_o^T z serves all of them."""
-    q, buffer, z_wide = q.transpose(0, 1), z.new_empty(0, dtype=U.dtype), z.to(U.dtype)
+    q = q.transpose(0, 1).contiguous()  # torch copies every small matrix of a product whose stride it does not like
+    buffer, z_wide = z.new_empty(0, dtype=U.dtype), z.to(U.dtype)
     for p, o in _blocks(len(z), len(U), U.shape[2], out.device, rows=64):
         rows, width = p.stop - p.start, len(U[o])
         w = torch.bmm(z_wide[p].expand(width, rows, -1), U[o], out=buffer.resize_(width, rows, U.shape[2]))

@@ -36,11 +36,19 @@ def encode(rgb: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def classify(model: nn.Module, pictures: Tensor, batch: int = 100) -> Tensor:
-    """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time; on the device of the model."""
-    device = next(model.parameters(), pictures).device
-    encoded = (encode(part.to(device)).contiguous(memory_format=torch.channels_last) for part in pictures.split(batch))
-    return torch.cat([forward(model, x) for x in encoded])
+def classify(
+    model: nn.Module, pictures: Tensor, batch: int = 100, on_step: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time; on the device of the model.
+
+    ``on_step`` hears how many are done, and of how many.
+    """
+    device, logits = next(model.parameters(), pictures).device, []
+    for n, part in enumerate(pictures.split(batch)):
+        logits.append(forward(model, encode(part.to(device)).contiguous(memory_format=torch.channels_last)))
+        if on_step:
+            on_step(n * batch + len(part), len(pictures))
+    return torch.cat(logits)
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:

@@ -120,6 +120,7 @@ def localise(
     rescale: bool = False,
     smooth: int = 1,
     method: Method = ours,
+    logits: Tensor | None = None,
     before: Sequence[Sequence[float]] = (),
     on_grid: Callable[[list[float], int, int], None] | None = None,
 ) -> Localisation:
@@ -127,12 +128,13 @@ def localise(
 
     ``images`` uint8 [N, 3, h, w] as the network sees them, ``labels`` int64 [N], both on the CPU. ``rescale`` shrinks
     the pictures of a grid so that all of it is about as wide as one (B-cos networks, version 2), ``smooth`` is an odd
-    window over which maps are averaged first (both B-cos papers). ``before`` holds the scores of the first grids, from
-    an earlier call; ``on_grid`` hears the scores of every further one, how many are done, and of how many. Raises
-    UsageError when the test set has too few confident pictures for one grid.
+    window over which maps are averaged first (both B-cos papers). ``logits`` [N, classes] of ``images``, where they are
+    known already. ``before`` holds the scores of the first grids, from an earlier call; ``on_grid`` hears the scores of
+    every further one, how many are done, and of how many. Raises UsageError when the test set has too few confident
+    pictures for one grid.
     """
     n, device = side * side, next(model.parameters()).device
-    logits = classify(model, images).cpu()
+    logits = (classify(model, images) if logits is None else logits).cpu()
     chosen = chosen_pictures(logits, labels, n, threshold, probabilities(model, logits.double()))
     wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
     if not wanted:
