@@ -99,6 +99,7 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
     """
 
     def explained(views: Sequence[View], x: Tensor) -> list[Explanation]:
+        """The views whose encoding is x [B, 6, h, w]."""
         start = time.perf_counter()
         d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
         if not bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
-from coda_cli.core.networks import build, encode
+from coda_cli.core.networks import build, classify, encode
 from coda_cli.errors import ExactnessError, UsageError
 from coda_cli.study import localisation
 from coda_cli.study.localisation import Localisation, chosen_pictures, grid_picture, grid_scores, grids, localise, ours
@@ -132,6 +132,26 @@ def test_the_most_confident_is_by_probability() -> None:
     by_logit = chosen_pictures(logits, labels, 2)
     assert next(i for i in by_p if i < 2) == 1
     assert next(i for i in by_logit if i < 2) == 0
+
+
+def test_logits_order_pictures_whose_probabilities_round_to_one() -> None:
+    own = torch.tensor([50.0, 70.0, 60.0, 50.0, 50.0])
+    labels = torch.tensor([0, 0, 0, 1, 2])
+    logits = torch.full((5, 3), -9.0)
+    logits[torch.arange(5), labels] = own
+    for p in (None, logits.double().sigmoid(), logits.double().softmax(1)):
+        assert next(i for i in chosen_pictures(logits, labels, 2, p=p) if i < 3) == 1
+
+
+def test_logits_that_are_known_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = pictures(100)
+    found = localise(Reader(), images, labels, side=2, count=2, method=everywhere)
+    steps: list[tuple[int, int]] = []
+    logits = classify(Reader(), images, 30, lambda done, total: steps.append((done, total)))
+    assert steps == [(30, 100), (60, 100), (90, 100), (100, 100)]
+    monkeypatch.setattr(localisation, "classify", lambda *_: pytest.fail("again"))
+    again = localise(Reader(), images, labels, side=2, count=2, method=everywhere, logits=logits)
+    np.testing.assert_array_equal(again.scores, found.scores)
 
 
 def test_the_corrected_protocol_takes_n_at_a_time_and_the_published_one_loses_its_step() -> None:

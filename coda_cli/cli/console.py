@@ -84,6 +84,7 @@ class Console:
         start = last = time.monotonic()
 
         def advance(done: int, total: int) -> None:
+            """Say how far it is, if nothing was said for a while."""
             nonlocal last
             now = time.monotonic()
             if now - last < PLAIN_EVERY or not done:

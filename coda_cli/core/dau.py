@@ -364,6 +364,7 @@ class _HeldDAU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: DAUConv2d) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
         product = _product_type(x)
         with torch.autocast(x.device.type, enabled=False):
             y, z, g = layer._evaluate(x, product)

@@ -48,6 +48,7 @@ class _Patches(nn.Module):
         self.linear = kit.linear(kit.channels * patch * patch, dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """x [B, C, H, W] -> tokens [B, N, dim] and their rows and columns. Raises ValueError for parts of patches."""
         p = self.patch
         rows, columns = x.shape[2] // p, x.shape[3] // p
         if x.shape[2] % p or x.shape[3] % p or not rows or not columns:
@@ -83,6 +84,7 @@ class _Attention(nn.Module):
         self.to_out = kit.mixer(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, dim] -> [B, N, dim]."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, -1)
         )

@@ -56,13 +56,15 @@ def chosen_pictures(
     gives its most confident unused one.
     """
     order: dict[int, list[int]] = {}
-    sure = (logits.double().sigmoid() if p is None else p).gather(1, labels[:, None])[:, 0] > threshold
-    # Of sigmoids the logits: they are as ordered, and do not round to 1.
-    confidence = (logits.double() if p is None else p).gather(1, labels[:, None])[:, 0]
-    right = (logits.argmax(1) == labels) & sure
+    own = logits.gather(1, labels[:, None])[:, 0].double()
+    confidence = own.sigmoid() if p is None else p.gather(1, labels[:, None])[:, 0]
+    right = (logits.argmax(1) == labels) & (confidence > threshold)
     for c in range(logits.shape[1]):
         members = (right & (labels == c)).nonzero().flatten()
-        order[c] = members[confidence[members].argsort(descending=True, stable=True)].tolist()
+        # Where probabilities round to the same, to 1 above all, logits still tell pictures apart.
+        for by in (own, confidence):
+            members = members[by[members].argsort(descending=True, stable=True)]
+        order[c] = members.tolist()
     draw = np.random.RandomState(SEED)  # the legacy generator, as published
     chosen: list[int] = []
     while len(available := [c for c in order if order[c]]) > n:

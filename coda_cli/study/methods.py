@@ -119,7 +119,7 @@ def _for_classes(
     attribute: Callable[[Tensor, list[int]], Tensor], model: nn.Module, x: Tensor, classes: Sequence[int]
 ) -> Tensor:
     """What captum attributes, summed over channels: as many copies of the picture at a time as fit, one per class."""
-    maps, size = [], _copies(model, x)
+    maps, size = [], _copies(model, x) if len(classes) > 1 else 1
     for i in range(0, len(classes), size):
         targets = list(classes[i : i + size])
         with _quiet():
@@ -351,6 +351,7 @@ def method_of(text: str) -> Method:
             raise UsageError(f"--method {text}: {key} must be positive")
 
     def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+        """The function with its parameters chosen; see ``Method``."""
         try:
             return function(model, x, classes, **chosen)
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
