@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from clip import clip_table
 from folder import folder_table, native_table
 from speed import classes_table, decomposition_table, extra_memory, forward_table, precision_table
+from stages import stages_table
 from startup import startup_table
 from where import profile_table
 
@@ -34,7 +35,7 @@ ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
 }  # fmt: skip
 PROGRAM: dict[str, Callable[[bool], None]] = {
     "profile": lambda _: profile_table(), "startup": lambda quick: startup_table(1 if quick else 7),
-    "folder": folder_table, "native": lambda _: native_table(), "clip": clip_table,
+    "folder": folder_table, "stages": lambda _: stages_table(), "native": lambda _: native_table(), "clip": clip_table,
 }  # fmt: skip
 
 
