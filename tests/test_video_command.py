@@ -386,16 +386,6 @@ def test_nothing_is_left_of_a_clip_that_cannot_be_finished(
     assert not list((tmp_path / "coda-out").iterdir())
 
 
-def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
-    def peak(frames: int) -> int:
-        path = clip(tmp_path / f"{frames}.mkv", frames=frames, width=640, height=480)
-        command = ("video", path, "-c", "0", "--height", "48", "--batch-size", "8", "-o", f"o{frames}", "-q")
-        return program.peak_memory(*command, cwd=tmp_path)
-
-    # With sixty frames the queues are full. 240 more are 221 MB; runs of the same clip differ by up to 100.
-    assert peak(300) < peak(60) + 130e6
-
-
 def test_imageio_reads_what_was_written(coda: Coda, tmp_path: Path) -> None:
     clip(tmp_path / "a.mkv", frames=4)
     coda("video", "a.mkv", "-o", "a.mp4")
