@@ -88,7 +88,8 @@ def test_the_methods_by_gradients_are_their_formulas() -> None:
     g = of_colours(model)[[2, 0]]
     rgb = x[:, :3]
     for name, expected in {
-        "gradient": g.sum(1), "guided-backprop": g.sum(1), "input-x-gradient": (rgb * g).sum(1),
+        "gradient": g.sum(1), "gradient:absolute=1": g.abs().sum(1), "guided-backprop": g.sum(1),
+        "input-x-gradient": (rgb * g).sum(1),
         "deeplift": (rgb * g).sum(1), "integrated-gradients": (rgb * g).sum(1),  # on a straight line
         "ours": (x * model.weights[[2, 0]]).sum(1).detach(),
     }.items():  # fmt: skip
@@ -208,7 +209,8 @@ def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> No
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("saliency", "no such method"), ("gradient:steps=3", "no parameter steps; it has none"),
+    [("saliency", "no such method"), ("gradient:steps=3", "no parameter steps; it has absolute"),
+     ("deeplift:steps=3", "no parameter steps; it has none"),
      ("occlusion:size=3", "no parameter size; it has window, stride"), ("occlusion:window=x", "expected a number"),
      ("occlusion:window=0", "must be positive"), ("occlusion:window=2.5", "expected a number"),
      ("rise:masks", "expected a number")],

@@ -61,9 +61,9 @@ def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
 # ---- by gradients, from captum ---------------------------------------------------------------------------------------
 
 
-def gradient(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-    """The gradient of the logit, signed."""
-    return _captum("Saliency", model, x, classes, abs=False)
+def gradient(model: nn.Module, x: Tensor, classes: Sequence[int], *, absolute: int = 0) -> Tensor:
+    """The gradient of the logit, signed; with ``absolute`` 1 its size in each colour instead, as captum's default."""
+    return _captum("Saliency", model, x, classes, abs=bool(absolute))
 
 
 def input_x_gradient(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
@@ -305,6 +305,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
 # The others' maps are in logit units; of these the first two are logits per unit of colour.
 UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
+NOT_ONLY_POSITIVE = ("seed", "absolute")  # parameters
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
 
 
@@ -347,7 +348,7 @@ def method_of(text: str) -> Method:
             raise UsageError(
                 f"--method {text}: {key} is {value!r}; expected a number like {known[key].default}"
             ) from error
-        if not (chosen[key] > 0 or key == "seed"):
+        if not (chosen[key] > 0 or key in NOT_ONLY_POSITIVE):
             raise UsageError(f"--method {text}: {key} must be positive")
 
     def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
