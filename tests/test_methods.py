@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 
 import pytest
 import torch
+from conftest import Coda
 from torch import Tensor, nn
 
 from coda_cli.core.bcos_nets import bcos_chain, bcos_resnet, bcos_vit
@@ -218,6 +220,14 @@ def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> No
 def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         method_of(text)
+
+
+def test_the_help_says_every_parameter_and_its_default(coda: Coda) -> None:
+    said = {line.strip() for line in coda("compare", "--help").lines}
+    for name, function in METHODS.items():
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if parameters:
+            assert f"{name}:{','.join(f'{p.name}={p.default}' for p in parameters)}" in said
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

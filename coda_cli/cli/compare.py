@@ -27,7 +27,7 @@ def compare(
             "--method",
             metavar="NAME[:KEY=N,...]",
             help="ours, gradient, input-x-gradient, integrated-gradients, deeplift, grad-cam, guided-backprop, "
-            "occlusion, lime or rise, with parameters such as occlusion:window=8,stride=4 [default: all].",
+            "occlusion, lime or rise, with parameters if wanted [default: all].",
         ),
     ] = None,
     output: OutputFolder = Path("coda-out"),
@@ -49,6 +49,14 @@ def compare(
     coda compare photo.jpg
     coda compare photo.jpg --method ours --method grad-cam --method occlusion:window=16,stride=8
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
+
+    \b
+    Methods with parameters, and the published values, which are the defaults:
+      gradient:absolute=0
+      integrated-gradients:steps=20
+      occlusion:window=32,stride=32
+      rise:masks=6000,cells=6,kept=0.1,seed=42
+      lime:samples=256,features=3,kernel=1.0,seed=42
     """  # fmt: skip
     from coda_cli.comparisons import compare as compare_file
     from coda_cli.explain import Request
