@@ -22,6 +22,7 @@ from coda_cli.core.dau import NORMS, DAUConv2d
 from coda_cli.core.decompose import RELATIVE_TOLERANCE, Decomposition, decompose
 from coda_cli.core.held import held, is_held
 from coda_cli.core.networks import CodaNet, build, coda_net, encode
+from coda_cli.core.patches import Patches
 from coda_cli.core.published import PUBLISHED
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -186,14 +187,10 @@ def test_classes_pulled_back_together_equal_the_definition(
     norm: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dau, "ONE_BY_ONE", 0)
-    monkeypatch.setattr(dau, "_add", lambda *_: pytest.fail("one by one"))
+    monkeypatch.setattr(dau, "_one_by_one", lambda *_: pytest.fail("one by one"))
     assert_equals_definition(small_net(norm=norm, **changes), torch.rand(2, 2, 5, 4, dtype=torch.float64))
-    together = dau._add_together
-
-    def mixed_up(out: Tensor, q: Tensor, *rest: Tensor) -> None:
-        together(out, q.flip(0), *rest)
-
-    monkeypatch.setattr(dau, "_add_together", mixed_up)
+    together = dau._together
+    monkeypatch.setattr(dau, "_together", lambda q, *rest: together(q.roll(1, 0), *rest))
     model, x = small_net(norm=norm, **changes), picture()
     assert error_against_definition(model, x, explained(model, x)) > 1e-3
 
@@ -232,13 +229,13 @@ def _swapped_patch_axes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _swapped_patch_axes_in_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
-    honest = DAUConv2d._patches
+    honest = Patches.rows
 
-    def swapped(layer: DAUConv2d, x: Tensor) -> Tensor:
-        rows = honest(layer, x).unflatten(1, (layer.kernel_size, layer.kernel_size, layer.in_channels))
+    def swapped(patches: Patches, x: Tensor) -> Tensor:
+        rows = honest(patches, x).unflatten(1, (patches.kernel_size, patches.kernel_size, patches.channels))
         return rows.transpose(1, 2).flatten(1)
 
-    patch.setattr(DAUConv2d, "_patches", swapped)
+    patch.setattr(Patches, "rows", swapped)
 
 
 def _channel_last_patches(patch: pytest.MonkeyPatch) -> None:

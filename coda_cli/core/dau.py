@@ -18,7 +18,6 @@ written as matrix products over blocks of positions that stay in the cache.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from threading import Lock
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.core.held import is_held
+from coda_cli.core.patches import Patches
 
 NORMS = ("SQ", "L2")
 
@@ -122,6 +122,11 @@ class DAUConv2d(nn.Module):
             f"stride={self.stride}, padding={self.padding}, norm={self.norm}, groups={self.groups}"
         )
 
+    @property
+    def patches(self) -> Patches:
+        """What the kernels see of maps."""
+        return Patches(self.in_channels, self.kernel_size, self.stride, self.padding)
+
     # ---- kernels ----------------------------------------------------------------------------------------------------
 
     def dense_U(self) -> Tensor:
@@ -179,7 +184,7 @@ class DAUConv2d(nn.Module):
         """
         if x.shape[1] != self.in_channels:
             raise ValueError(f"expected [B, {self.in_channels}, H, W], got {list(x.shape)}")
-        if min(self._output_size(x.shape)) < 1:
+        if min(self.patches.grid(x.shape)) < 1:
             raise ValueError(f"{x.shape[2]} x {x.shape[3]} positions are too few for a {self.kernel_size}-wide kernel")
         if is_held() and x.requires_grad:
             y: Tensor = _HeldDAU.apply(x, self)
@@ -197,7 +202,7 @@ class DAUConv2d(nn.Module):
         matrix product; everything else, the norms above all, keeps x's type.
         """
         O, r = self.out_channels, self.rank
-        X = self._patches(x)  # [P, d]
+        X = self.patches.rows(x)  # [P, d]
         P, d = X.shape
         z = X @ _rows(self.V).t()
         if r >= WRITTEN_RANK and P * O * d <= WRITTEN_NUMBERS and product == x.dtype:
@@ -228,53 +233,27 @@ class DAUConv2d(nn.Module):
         Several at once cost hardly more than one: the weights are then written out, block by block, for all of them.
         """
         q = c.permute(0, 1, 3, 4, 2).reshape(len(c), -1, self.out_channels) * g  # [K, P, O]
-        if z.ndim == 3:  # the weights themselves
-            return self._unpatched(torch.bmm(q.transpose(0, 1), z).transpose(0, 1), size)
+        d, together = self.U[0].numel(), len(c) > 1 and len(c) * self.rank > ONE_BY_ONE
+        U, b = _rows(self.dense_U()).view(-1, self.rank, d).to(product), _rows(self.bias_or_zeros())
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
         live = q.flatten(0, 1).abs().sum(0) != 0  # NaN counts as live
-        r, d = self.rank, self.U[0].numel()
-        U, b = _rows(self.dense_U()).view(-1, r, d).to(product), _rows(self.bias_or_zeros())
-        if not live.all():
+        if z.ndim == 2 and not live.all():
             q, U, b = q[..., live].contiguous(), U[live], b[live]
-        out = (q.flatten(0, 1) @ b).view(len(c), -1, d)  # [K, P, d]
-        if len(c) > 1 and len(c) * r > ONE_BY_ONE:
-            _add_together(out, q, z, U)
-        else:
-            for one, weights in zip(out, q, strict=True):
-                _add(one, weights, z, U)
-        return self._unpatched(out, size)
-
-    def _unpatched(self, rows: Tensor, size: torch.Size) -> Tensor:
-        """The transpose of ``_patches``: rows [K, B H' W', d] added up where they came from, [K, B, C, H, W].
-
-        ``size`` is [B, C, H, W].
-        """
-        (_, C, H, W), k, s, p = size, self.kernel_size, self.stride, self.padding
-        h, w = self._output_size(size)
-        patches = rows.reshape(-1, h, w, k, k, C)
-        maps = rows.new_zeros(len(patches), H + 2 * p, W + 2 * p, C)
-        for i, j in itertools.product(range(k), repeat=2):
-            maps[:, i : i + s * h : s, j : j + s * w : s] += patches[:, :, :, i, j]
-        return maps[:, p : p + H, p : p + W].permute(0, 3, 1, 2).view(-1, *size)
-
-    def _output_size(self, size: torch.Size) -> tuple[int, int]:
-        H, W = ((n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in size[2:])
-        return H, W
-
-    def _patches(self, x: Tensor) -> Tensor:
-        """The patches of x [B, C, H, W] as rows [B H' W', d]: row, column, channel, the last one fastest.
-
-        ``F.unfold`` scatters what lies together in channels-last maps: measured, from 1.2 times (6 channels, one large
-        picture) to twenty times as long.
-        """
-        k, s, p = self.kernel_size, self.stride, self.padding
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, p, p, p, p))
-        patches = padded.unfold(1, k, s).unfold(2, k, s).permute(0, 1, 2, 4, 5, 3)  # [B, H', W', k, k, C]
-        return patches.reshape(-1, self.in_channels * k * k)
+        # On CPUs part by part: what is added up is still in the cache then.
+        most = len(z) if c.device.type != "cpu" else max(128, (1 << 18) // (len(c) * d)) if together else 2048
+        maps = self.patches.nothing(len(c), size, c)
+        out, buffer = q.new_empty(0), q.new_empty(0, dtype=U.dtype if together else q.dtype)
+        for part, pictures, lines in self.patches.parts(size, most):
+            if z.ndim == 3:  # the weights themselves
+                rows = torch.bmm(q[:, part].transpose(0, 1), z[part]).transpose(0, 1)
+            else:
+                rows = (_together if together else _one_by_one)(q[:, part], z[part], U, b, out, buffer)
+            self.patches.add(maps[:, pictures], rows, lines)
+        return self.patches.finished(maps, size)
 
     def _as_map(self, rows: Tensor, x: Tensor) -> Tensor:
         """Rows [B H' W', O] as [B, O, H', W'] (in channels-last memory) for the input ``x``."""
-        return rows.view(x.shape[0], *self._output_size(x.shape), self.out_channels).permute(0, 3, 1, 2)
+        return rows.view(x.shape[0], *self.patches.grid(x.shape), self.out_channels).permute(0, 3, 1, 2)
 
     def with_weights_of(self, source: Tensor, x: Tensor) -> Tensor:
         """The outputs for ``x`` [B, C, H, W] of the linear map that this layer is for ``source``, of the same shape.
@@ -297,30 +276,39 @@ class DAUConv2d(nn.Module):
         return _contract(h, A @ A.transpose(1, 2), O, r, self.norm)
 
 
-def _add(out: Tensor, q: Tensor, z: Tensor, U: Tensor) -> None:
-    """Add sum_oj q_o z_j U_oj to out [P, d], for q [P, O], z [P, r] and U [O, r, d]."""
-    r, buffer = U.shape[1], q.new_empty(0)
-    for p, o in _blocks(len(q), len(U), r, out.device):
-        rows, width = p.stop - p.start, len(U[o])
-        outer = torch.mul(q[p, o, None], z[p, None, :], out=buffer.resize_(rows, width, r)).view(rows, width * r)
-        if U.dtype == out.dtype:
-            out[p].addmm_(outer, U[o].flatten(0, 1))
-        else:
-            out[p] += (outer.to(U.dtype) @ U[o].flatten(0, 1)).to(out.dtype)
+def _one_by_one(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: Tensor) -> Tensor:
+    """sum_o q_o w_o [K, P, d] for q [K, P, O], z [P, r], U [O, r, d] and b [O, d]; no w_o is made.
+
+    The result is ``out``, whatever it was, and ``buffer`` serves what is between: fresh memory for every part would
+    cost a page fault for every 4 kB.
+    """
+    r = U.shape[1]
+    for one, weights in zip(out.resize_(len(q), len(z), U.shape[2]), q, strict=True):
+        torch.mm(weights, b, out=one)
+        for p, o in _blocks(len(z), len(U), r, out.device):
+            outer = buffer.resize_(p.stop - p.start, len(U[o]), r)
+            torch.mul(weights[p, o, None], z[p, None, :], out=outer)
+            if U.dtype == out.dtype:
+                one[p].addmm_(outer.flatten(1), U[o].flatten(0, 1))
+            else:
+                one[p] += (outer.flatten(1).to(U.dtype) @ U[o].flatten(0, 1)).to(out.dtype)
+    return out
 
 
-def _add_together(out: Tensor, q: Tensor, z: Tensor, U: Tensor) -> None:
-    """The same for K cotangents at once: out [K, P, d] and q [K, P, O]. A block of w_o = U_o^T z serves all of them."""
+def _together(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: Tensor) -> Tensor:
+    """The same, where a block of weights w_o serves all K."""
     q = q.transpose(0, 1).contiguous()  # torch copies every small matrix of a product whose stride it does not like
-    buffer, z_wide = z.new_empty(0, dtype=U.dtype), z.to(U.dtype)
-    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, rows=64):
-        rows, width = p.stop - p.start, len(U[o])
-        w = torch.bmm(z_wide[p].expand(width, rows, -1), U[o], out=buffer.resize_(width, rows, U.shape[2]))
-        out[:, p] += torch.bmm(q[p, :, o], w.transpose(0, 1).to(q.dtype)).transpose(0, 1)
+    z_wide = z.to(U.dtype)
+    out.resize_(len(z), q.shape[1], U.shape[2]).zero_()
+    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, rows=128):
+        w = buffer.resize_(len(U[o]), p.stop - p.start, U.shape[2])
+        torch.bmm(z_wide[p].expand(len(w), -1, -1), U[o], out=w)
+        out[p].baddbmm_(q[p, :, o], w.to(q.dtype).add_(b[o, None]).transpose(0, 1))
+    return out.transpose(0, 1)
 
 
 def _rows(kernels: Tensor) -> Tensor:
-    """Kernels [n, C, k, k] as rows [n, d] in the order of ``DAUConv2d._patches``."""
+    """Kernels [n, C, k, k] as rows [n, d] in the order of ``Patches.rows``."""
     return kernels.permute(0, 2, 3, 1).flatten(1)
 
 

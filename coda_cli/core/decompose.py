@@ -93,16 +93,15 @@ def decompose(
         weights = _weightings(targets, logits)
         rows = each(_dynamic_weights, passes, weights.split([len(p.x) for p in passes]))
     x = torch.cat([p.x.detach() for p in passes])
-    W, elsewhere = (torch.cat(column) for column in zip(*rows, strict=True))
-    products = (x[:, None] * W).flatten(2)
+    W, elsewhere, sums = (torch.cat(column) for column in zip(*rows, strict=True))
     wide = weights.to("cpu", torch.float64)
     logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
     constant = float(model.bias)  # type: ignore[arg-type]
     bias = constant * wide.sum(2)
-    positional = _sum64(elsewhere)
-    residual = logit - _sum64(products) - bias - positional
+    positional = elsewhere.sum(2)
+    residual = logit - sums[..., 0] - bias - positional
     # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
-    size = _sum64(products.abs()) + _sum64(elsewhere.abs()) + abs(constant) * wide.abs().sum(2)
+    size = sums[..., 1] + elsewhere.abs().sum(2) + abs(constant) * wide.abs().sum(2)
     rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
     return Decomposition(x, W, logits, weights, logit, bias, positional, residual, rtol * size)
 
@@ -131,8 +130,10 @@ def _forward(model: nn.Module, x: Tensor) -> _Pass:
             return _Pass(x, model(x), added, any(isinstance(m, DAUConv2d) for m in model.modules()))
 
 
-def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """W(x) [B, K, C, h, w] for weightings [B, K, classes], and what constants contribute, [B, K, n]."""
+def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """W(x) [B, K, C, h, w] for weightings [B, K, classes]; on the CPU in float64, what constants contribute, [B, K, n],
+    and the sums of the contributions and of their magnitudes, [B, K, 2].
+    """
     leaves, columns = [p.x, *p.added], weights.transpose(0, 1)  # [K, B, classes]
     with torch.inference_mode(False), torch.enable_grad():
         parts = columns.split(TOGETHER if p.together else 1)
@@ -140,15 +141,16 @@ def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor]:
         for part in parts:
             gradients = partial(torch.autograd.grad, p.logits, leaves, retain_graph=part is not parts[-1])
             found.append(torch.vmap(gradients)(part) if len(part) > 1 else [g[None] for g in gradients(part[0])])
-        rows = [torch.cat(column) for column in zip(*found, strict=True)]
+        rows = [torch.cat(column) if len(column) > 1 else column[0] for column in zip(*found, strict=True)]
     W, elsewhere = rows[0].transpose(0, 1), [g.transpose(0, 1) for g in rows[1:]]
-    return W, _products(p.x, p.added, elsewhere, len(columns))
+    x = p.x.detach()
+    return W, _float64(_products(x, p.added, elsewhere, len(columns))).cpu(), _sums(x, W)
 
 
 def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor], K: int) -> Tensor:
     """Constants [B, ...] times their gradients [B, K, ...], side by side, [B, K, n]."""
     products = [(t.detach()[:, None] * g).flatten(2) for t, g in zip(added, gradients, strict=True)]
-    return torch.cat([x.detach().flatten(1)[:, None, :0].expand(-1, K, -1), *products], 2)
+    return torch.cat([x.flatten(1)[:, None, :0].expand(-1, K, -1), *products], 2)
 
 
 def _weightings(targets: Targets, logits: Tensor) -> Tensor:
@@ -175,9 +177,22 @@ def _weightings(targets: Targets, logits: Tensor) -> Tensor:
     return nn.functional.one_hot(indices.long(), classes).to(logits)
 
 
-def _sum64(t: Tensor) -> Tensor:
-    """Sum over the last axis in float64 on the CPU, so that summing adds no residual of its own."""
-    return t.to("cpu", torch.float64).sum(-1)
+def _sums(x: Tensor, W: Tensor) -> Tensor:
+    """Sum and sum of magnitudes of x [B, ...] times W [B, K, ...], [B, K, 2].
+
+    In float64, so that summing adds no residual of its own; one map after the other, which stays in the cache.
+    """
+    found = []
+    for one, weights in zip(x, W, strict=True):
+        for w in weights:
+            products = _float64(one * w)
+            found += [products.sum(), products.abs().sum()]
+    return torch.stack(found).cpu().view(len(x), -1, 2)
+
+
+def _float64(t: Tensor) -> Tensor:
+    """t in float64, on the CPU where its device has none."""
+    return (t.cpu() if t.device.type == "mps" else t).double()
 
 
 _TF32 = threading.Lock()
