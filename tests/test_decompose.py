@@ -195,6 +195,18 @@ def test_classes_pulled_back_together_equal_the_definition(
     assert error_against_definition(model, x, explained(model, x)) > 1e-3
 
 
+@pytest.mark.parametrize("one_by_one", [0, 1000])
+def test_nothing_asked_for_gives_nothing(one_by_one: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dau, "ONE_BY_ONE", one_by_one)
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
+    try:
+        d = decompose(small_net(), picture(), torch.zeros(2, CLASSES, dtype=torch.float64))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not d.dynamic_weights.any()
+    assert bool(d.exact.all())
+
+
 @pytest.mark.parametrize("together", [1, 2, 3])
 def test_many_classes_go_through_in_groups(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_net(), torch.rand(2, 2, 5, 4, dtype=torch.float64)

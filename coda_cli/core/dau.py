@@ -299,12 +299,11 @@ def _together(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: T
     """The same, where a block of weights w_o serves all K."""
     q = q.transpose(0, 1).contiguous()  # torch copies every small matrix of a product whose stride it does not like
     z_wide = z.to(U.dtype)
-    out.resize_(len(z), q.shape[1], U.shape[2])
+    out.resize_(len(z), q.shape[1], U.shape[2]).zero_()
     for p, o in _blocks(len(z), len(U), U.shape[2], out.device, rows=128):
         w = buffer.resize_(len(U[o]), p.stop - p.start, U.shape[2])
         torch.bmm(z_wide[p].expand(len(w), -1, -1), U[o], out=w)
-        weights = w.to(q.dtype).add_(b[o, None]).transpose(0, 1)
-        out[p].baddbmm_(q[p, :, o], weights, beta=int(o.start > 0))  # 0: whatever was there
+        out[p].baddbmm_(q[p, :, o], w.to(q.dtype).add_(b[o, None]).transpose(0, 1))
     return out.transpose(0, 1)
 
 
