@@ -177,8 +177,9 @@ def test_blocks_cover_every_output_at_every_position_once(
 
 
 def test_a_layer_of_many_blocks_equals_the_definition_position_by_position() -> None:
-    # 2500 positions of rank 100: two blocks of positions, four of outputs. With kernel 1 every position is a layer
-    # of its own, so the definition can be asked about the positions beside the blocks' borders alone.
+    # 2500 positions of rank 100: two blocks of positions, four of outputs; on the way back two parts, of 40 and of 10
+    # rows of 50. With kernel 1 every position is a layer of its own, so the definition can be asked about the positions
+    # beside the borders alone.
     layer = DAUConv2d(2, 7, 1, 100, bias=False).double()
     x = torch.rand(1, 2, 50, 50, dtype=torch.float64)
     blocks = list(dau._blocks(2500, 7, 100, x.device))
@@ -187,7 +188,7 @@ def test_a_layer_of_many_blocks_equals_the_definition_position_by_position() -> 
     with held():
         y = layer(x)
         (rows,) = torch.autograd.grad(y.sum(), x)
-    for position in (0, 500, 2047, 2048, 2049, 2499):
+    for position in (0, 500, 1999, 2000, 2047, 2048, 2049, 2499):
         row, column = divmod(position, 50)
         pixel = x.detach()[0, :, row, column, None, None]
         matrix, _ = layer_matrix(layer, pixel)

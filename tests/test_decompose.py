@@ -195,6 +195,18 @@ def test_classes_pulled_back_together_equal_the_definition(
     assert error_against_definition(model, x, explained(model, x)) > 1e-3
 
 
+@pytest.mark.parametrize("most", [1, 7, 20, 45])
+@pytest.mark.parametrize("one_by_one", [0, 1000])
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_parts_of_any_size_equal_the_definition(
+    kernel: int, one_by_one: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dau, "ONE_BY_ONE", one_by_one)
+    original = Patches.parts
+    monkeypatch.setattr(Patches, "parts", lambda self, size, _: original(self, size, most))
+    assert_equals_definition(small_net(kernels=[kernel, 3], strides=[2, 1]), picture(2, 2, 9, 8))
+
+
 @pytest.mark.parametrize("one_by_one", [0, 1000])
 def test_nothing_asked_for_gives_nothing(one_by_one: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dau, "ONE_BY_ONE", one_by_one)

@@ -215,7 +215,7 @@ def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> No
      ("deeplift:steps=3", "no parameter steps; it has none"),
      ("occlusion:size=3", "no parameter size; it has window, stride"), ("occlusion:window=x", "expected a number"),
      ("occlusion:window=0", "must be positive"), ("occlusion:window=2.5", "expected a number"),
-     ("rise:masks", "expected a number")],
+     ("rise:masks", "expected a number"), ("gradient:absolute=2", "must be 0 or 1")],
 )  # fmt: skip
 def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -55,4 +55,22 @@ def test_a_blur_s_gradient_is_the_ordinary_one_for_one_and_for_many() -> None:
     def gradient(c: Tensor) -> Tensor:
         return torch.autograd.grad(y, x, c, retain_graph=True)[0]
 
-    torch.testing.assert_close(torch.vmap(gradient)(cotangents), torch.stack([gradient(c) for c in cotangents]))
+    every = torch.stack([gradient(c) for c in cotangents])
+    torch.testing.assert_close(torch.vmap(gradient)(cotangents), every)
+
+
+def test_a_blur_and_its_gradient_keep_their_precision() -> None:
+    x = torch.rand(2, 3, 6, 5, requires_grad=True)
+    y = Blur(3)(x)
+    cotangents = torch.rand(4, *y.shape)
+
+    def gradient(c: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, c, retain_graph=True)[0]
+
+    outside = torch.vmap(gradient)(cotangents)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Blur(3)(x), y)
+        assert torch.equal(torch.vmap(gradient)(cotangents), outside)
+        assert torch.equal(gradient(cotangents[1]), outside[1])
+    with pytest.raises(ValueError, match="expected"):
+        Blur(2)(x)

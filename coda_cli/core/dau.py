@@ -35,6 +35,11 @@ NORMS = ("SQ", "L2")
 # products cost, and they are no more than so many numbers. Measured: at rank 256 1.6 times as fast, at rank 128 even.
 WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
 
+# Positions whose matrix products are made at once on CPUs: measured, those of two thousand rows run at the full rate;
+# where the weights w_o are made, and shared by all cotangents, of at least a hundred, and of as many as keep the result
+# to so many numbers: fewer are too much to say for too little work, more leave the cache.
+ROWS, SHARED_ROWS, SHARED_NUMBERS = 2048, 128, 1 << 18
+
 # Cotangents times rank up to which cotangents are pulled back one after the other. Measured: together pays for two at
 # rank 32, for five at rank 8; ten take 1.5 (rank 128) to 5 times (rank 8) what one takes.
 ONE_BY_ONE = 32
@@ -230,25 +235,28 @@ class DAUConv2d(nn.Module):
     def _pull_back(self, c: Tensor, z: Tensor, g: Tensor, size: torch.Size, product: torch.dtype) -> Tensor:
         """K cotangents c [K, B, O, H', W'] of the outputs to those of the input, [K, B, C, H, W], by the held weights.
 
-        Several at once cost hardly more than one: the weights are then written out, block by block, for all of them.
+        Several at once share the weights, which are then written out block by block.
         """
         q = c.permute(0, 1, 3, 4, 2).reshape(len(c), -1, self.out_channels) * g  # [K, P, O]
+        maps = self.patches.nothing(len(c), size, c)
+        if z.ndim == 3:  # the weights themselves
+            rows = torch.bmm(q.transpose(0, 1), z).transpose(0, 1)
+            self.patches.add(maps, rows, slice(0, c.shape[3]))
+            return self.patches.finished(maps, size)
         d, together = self.U[0].numel(), len(c) > 1 and len(c) * self.rank > ONE_BY_ONE
         U, b = _rows(self.dense_U()).view(-1, self.rank, d).to(product), _rows(self.bias_or_zeros())
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
         live = q.flatten(0, 1).abs().sum(0) != 0  # NaN counts as live
-        if z.ndim == 2 and not live.all():
+        if not live.all():
             q, U, b = q[..., live].contiguous(), U[live], b[live]
-        # On CPUs part by part: what is added up is still in the cache then.
-        most = len(z) if c.device.type != "cpu" else max(128, (1 << 18) // (len(c) * d)) if together else 2048
-        maps = self.patches.nothing(len(c), size, c)
+        pulled, most = _one_by_one, ROWS
+        if together:
+            pulled, most = _together, max(SHARED_ROWS, SHARED_NUMBERS // (len(c) * d))
+        if c.device.type != "cpu":
+            most = len(z)
         out, buffer = q.new_empty(0), q.new_empty(0, dtype=U.dtype if together else q.dtype)
-        for part, pictures, lines in self.patches.parts(size, most):
-            if z.ndim == 3:  # the weights themselves
-                rows = torch.bmm(q[:, part].transpose(0, 1), z[part]).transpose(0, 1)
-            else:
-                rows = (_together if together else _one_by_one)(q[:, part], z[part], U, b, out, buffer)
-            self.patches.add(maps[:, pictures], rows, lines)
+        for part, pictures, lines in self.patches.parts(size, most):  # each is still in the cache when it is added up
+            self.patches.add(maps[:, pictures], pulled(q[:, part], z[part], U, b, out, buffer), lines)
         return self.patches.finished(maps, size)
 
     def _as_map(self, rows: Tensor, x: Tensor) -> Tensor:
@@ -279,8 +287,8 @@ class DAUConv2d(nn.Module):
 def _one_by_one(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: Tensor) -> Tensor:
     """sum_o q_o w_o [K, P, d] for q [K, P, O], z [P, r], U [O, r, d] and b [O, d]; no w_o is made.
 
-    The result is ``out``, whatever it was, and ``buffer`` serves what is between: fresh memory for every part would
-    cost a page fault for every 4 kB.
+    The result lies in the memory of ``out``, until the next call, and ``buffer`` serves what is between: fresh memory
+    for every part would cost a page fault for every 4 kB.
     """
     r = U.shape[1]
     for one, weights in zip(out.resize_(len(q), len(z), U.shape[2]), q, strict=True):
@@ -296,14 +304,15 @@ def _one_by_one(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer:
 
 
 def _together(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: Tensor) -> Tensor:
-    """The same, where a block of weights w_o serves all K."""
+    """The same, in memory [P, K, d], where a block of weights w_o serves all K."""
     q = q.transpose(0, 1).contiguous()  # torch copies every small matrix of a product whose stride it does not like
     z_wide = z.to(U.dtype)
     out.resize_(len(z), q.shape[1], U.shape[2]).zero_()
-    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, rows=128):
+    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, SHARED_ROWS):
         w = buffer.resize_(len(U[o]), p.stop - p.start, U.shape[2])
         torch.bmm(z_wide[p].expand(len(w), -1, -1), U[o], out=w)
-        out[p].baddbmm_(q[p, :, o], w.to(q.dtype).add_(b[o, None]).transpose(0, 1))
+        w = w.to(q.dtype).add_(b[o, None])
+        out[p].baddbmm_(q[p, :, o], w.transpose(0, 1))
     return out.transpose(0, 1)
 
 
@@ -319,12 +328,12 @@ def _product_type(x: Tensor) -> torch.dtype:
 
 
 def _blocks(
-    positions: int, outputs: int, width: int, device: torch.device, rows: int = 2048
+    positions: int, outputs: int, width: int, device: torch.device, rows: int = ROWS
 ) -> Iterator[tuple[slice, slice]]:
     """Pairs of slices, of positions and of outputs, that cover all: blocks of about 2 MB on CPUs, more on GPUs.
 
-    ``width`` is how many numbers one output has at one position. Measured: matrix products of two thousand rows run at
-    the processor's full rate, and a block that stays in the cache makes what follows them almost free.
+    ``width`` is how many numbers one output has at one position. A block that stays in the cache makes what follows its
+    matrix product almost free.
     """
     rows, budget = (rows, 1 << 19) if device.type == "cpu" else (8 * rows, 1 << 26)
     step = max(1, budget // (rows * width))

@@ -93,15 +93,15 @@ def decompose(
         weights = _weightings(targets, logits)
         rows = each(_dynamic_weights, passes, weights.split([len(p.x) for p in passes]))
     x = torch.cat([p.x.detach() for p in passes])
-    W, elsewhere, sums = (torch.cat(column) for column in zip(*rows, strict=True))
+    W, sums, elsewhere = (torch.cat(column) for column in zip(*rows, strict=True))
     wide = weights.to("cpu", torch.float64)
     logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
     constant = float(model.bias)  # type: ignore[arg-type]
     bias = constant * wide.sum(2)
-    positional = elsewhere.sum(2)
+    positional = elsewhere[..., 0]
     residual = logit - sums[..., 0] - bias - positional
     # The bias of every weighted logit is rounded into it, also where A minus B cancels it.
-    size = sums[..., 1] + elsewhere.abs().sum(2) + abs(constant) * wide.abs().sum(2)
+    size = sums[..., 1] + elsewhere[..., 1] + abs(constant) * wide.abs().sum(2)
     rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
     return Decomposition(x, W, logits, weights, logit, bias, positional, residual, rtol * size)
 
@@ -131,9 +131,7 @@ def _forward(model: nn.Module, x: Tensor) -> _Pass:
 
 
 def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """W(x) [B, K, C, h, w] for weightings [B, K, classes]; on the CPU in float64, what constants contribute, [B, K, n],
-    and the sums of the contributions and of their magnitudes, [B, K, 2].
-    """
+    """W(x) [B, K, C, h, w] for weightings [B, K, classes]; ``_sums`` of the contributions and of those of constants."""
     leaves, columns = [p.x, *p.added], weights.transpose(0, 1)  # [K, B, classes]
     with torch.inference_mode(False), torch.enable_grad():
         parts = columns.split(TOGETHER if p.together else 1)
@@ -142,15 +140,11 @@ def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]
             gradients = partial(torch.autograd.grad, p.logits, leaves, retain_graph=part is not parts[-1])
             found.append(torch.vmap(gradients)(part) if len(part) > 1 else [g[None] for g in gradients(part[0])])
         rows = [torch.cat(column) if len(column) > 1 else column[0] for column in zip(*found, strict=True)]
-    W, elsewhere = rows[0].transpose(0, 1), [g.transpose(0, 1) for g in rows[1:]]
-    x = p.x.detach()
-    return W, _float64(_products(x, p.added, elsewhere, len(columns))).cpu(), _sums(x, W)
-
-
-def _products(x: Tensor, added: Sequence[Tensor], gradients: Sequence[Tensor], K: int) -> Tensor:
-    """Constants [B, ...] times their gradients [B, K, ...], side by side, [B, K, n]."""
-    products = [(t.detach()[:, None] * g).flatten(2) for t, g in zip(added, gradients, strict=True)]
-    return torch.cat([x.flatten(1)[:, None, :0].expand(-1, K, -1), *products], 2)
+    W, *of_constants = (row.transpose(0, 1) for row in rows)
+    elsewhere = torch.zeros(*weights.shape[:2], 2, dtype=torch.float64)
+    for constant, weight in zip(p.added, of_constants, strict=True):
+        elsewhere += _sums(constant.detach(), weight)
+    return W, _sums(p.x.detach(), W), elsewhere
 
 
 def _weightings(targets: Targets, logits: Tensor) -> Tensor:
@@ -178,21 +172,18 @@ def _weightings(targets: Targets, logits: Tensor) -> Tensor:
 
 
 def _sums(x: Tensor, W: Tensor) -> Tensor:
-    """Sum and sum of magnitudes of x [B, ...] times W [B, K, ...], [B, K, 2].
+    """Sum and sum of magnitudes of x [B, ...] times W [B, K, ...], [B, K, 2] on the CPU.
 
     In float64, so that summing adds no residual of its own; one map after the other, which stays in the cache.
     """
+    if x.device.type == "mps":  # it has no float64
+        x, W = x.cpu(), W.cpu()
     found = []
     for one, weights in zip(x, W, strict=True):
         for w in weights:
-            products = _float64(one * w)
+            products = (one * w).double()
             found += [products.sum(), products.abs().sum()]
     return torch.stack(found).cpu().view(len(x), -1, 2)
-
-
-def _float64(t: Tensor) -> Tensor:
-    """t in float64, on the CPU where its device has none."""
-    return (t.cpu() if t.device.type == "mps" else t).double()
 
 
 _TF32 = threading.Lock()

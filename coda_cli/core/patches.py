@@ -1,6 +1,6 @@
 """Patches of maps as rows of a matrix, and back: what a convolution is, written as a matrix product.
 
-On CPUs maps are channels last, [B, H, W, C] in memory, and a row holds its patch in that order: row, column, channel.
+Maps are channels last, [B, H, W, C] in memory, and a row holds its patch in that order: row, column, channel.
 """
 
 from __future__ import annotations

@@ -305,7 +305,6 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
 # The others' maps are in logit units; of these the first two are logits per unit of colour.
 UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
-NOT_ONLY_POSITIVE = ("seed", "absolute")  # parameters
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
 
 
@@ -348,7 +347,9 @@ def method_of(text: str) -> Method:
             raise UsageError(
                 f"--method {text}: {key} is {value!r}; expected a number like {known[key].default}"
             ) from error
-        if not (chosen[key] > 0 or key in NOT_ONLY_POSITIVE):
+        if key == "absolute" and chosen[key] not in (0, 1):
+            raise UsageError(f"--method {text}: absolute must be 0 or 1")
+        if not (chosen[key] > 0 or key in ("absolute", "seed")):
             raise UsageError(f"--method {text}: {key} must be positive")
 
     def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
