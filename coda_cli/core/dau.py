@@ -41,7 +41,7 @@ WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
 ROWS, SHARED_ROWS, SHARED_NUMBERS = 2048, 128, 1 << 18
 
 # Cotangents times rank up to which cotangents are pulled back one after the other. Measured: together pays for two at
-# rank 32, for five at rank 8; ten take 1.5 (rank 128) to 5 times (rank 8) what one takes.
+# rank 32, three at rank 16, four at rank 8; ten take 1.3 (rank 64) to 3.3 times (rank 8) what one takes.
 ONE_BY_ONE = 32
 
 _FACTORING = Lock()  # parts of a batch go through a layer at the same time: one of them makes its factors
