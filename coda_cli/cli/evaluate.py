@@ -122,20 +122,20 @@ def localisation(
         "grid": grid.value, "protocol": protocol.value, "threshold": threshold, "rescale": rescale, "smooth": smooth,
         "seed": SEED,
     }  # fmt: skip
-    kept = Scores(scores, measured)
-    with console.progress("classifying", " pictures") as classified:
-        logits = classify(net.model, split.images, on_step=classified)
-    with console.progress("explaining grids", " grids") as advance:
+    with Scores(scores, measured) as kept:
+        with console.progress("classifying", " pictures") as classified:
+            logits = classify(net.model, split.images, on_step=classified)
+        with console.progress("explaining grids", " grids") as advance:
 
-        def on_grid(row: list[float], done: int, total: int) -> None:
-            kept.add(row)
-            advance(done, total)
+            def on_grid(row: list[float], done: int, total: int) -> None:
+                kept.add(row)
+                advance(done, total)
 
-        found = localise(
-            net.model, split.images, split.labels, side=side, count=grids, protocol=protocol.value,
-            threshold=threshold, rescale=rescale, smooth=smooth, method=function, logits=logits, before=kept.rows,
-            on_grid=on_grid,
-        )  # fmt: skip
+            found = localise(
+                net.model, split.images, split.labels, side=side, count=grids, protocol=protocol.value,
+                threshold=threshold, rescale=rescale, smooth=smooth, method=function, logits=logits, before=kept.rows,
+                on_grid=on_grid,
+            )  # fmt: skip
     low, high = found.interval()
     if as_json:
         result = {
@@ -206,14 +206,16 @@ def removal(
         "network": _named(net), "pictures": len(chosen), "data": split.sha256(),
         "method": method, "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
     }  # fmt: skip
-    kept = Scores(scores, measured)
-    rest = chosen[len(kept.rows) :]
-    with console.progress("removing pixels", " pictures") as advance:
-        curves = remove(net.model, split.images[rest], split.labels[rest], method=function, direction=direction.value,
-                        baseline=baseline.value, share=share, points=points)  # fmt: skip
-        for curve in curves:
-            kept.add(curve.tolist())
-            advance(len(kept.rows), len(chosen))
+    with Scores(scores, measured) as kept:
+        rest = chosen[len(kept.rows) :]
+        with console.progress("removing pixels", " pictures") as advance:
+            curves = remove(
+                net.model, split.images[rest], split.labels[rest], method=function, direction=direction.value,
+                baseline=baseline.value, share=share, points=points,
+            )  # fmt: skip
+            for curve in curves:
+                kept.add(curve.tolist())
+                advance(len(kept.rows), len(chosen))
     found = Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
     if as_json:
         result = {**measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.stills import write_with
 
 
 class Scores:
-    """A file of JSON lines: what is measured, then one line of numbers for every grid or picture."""
+    """A file of JSON lines: what is measured, then one line of numbers for every grid or picture.
+
+    In a ``with`` block, at whose end another run may write to the file again.
+    """
 
     def __init__(self, path: Path | None, measured: dict[str, Any]) -> None:
         """``measured`` is everything that decides the scores. Without a path nothing is kept.
 
-        Raises UsageError for a file of another measurement, MediaError where it cannot be read or written.
+        Raises UsageError for a file of another measurement, or one that another run writes to; MediaError where it
+        cannot be read or written.
         """
-        self.path, self.rows = path, list[list[float]]()
+        self.path, self.rows, self._lock = path, list[list[float]](), ExitStack()
         if path is None:
             return
+        self._lock.enter_context(_alone(path))
+        try:
+            self._read(path, measured)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _read(self, path: Path, measured: dict[str, Any]) -> None:
         head = json.dumps(measured, sort_keys=True)
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -49,3 +68,28 @@ class Scores:
                 stream.write(json.dumps(self.rows[-1]) + "\n")
         except OSError as error:
             raise MediaError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else between these: lines of two runs would follow each other as if they were of one.
+
+    Raises UsageError where another run is there.
+    """
+    import filelock
+
+    beside = path.with_name(path.name + ".lock")
+    lock = filelock.FileLock(beside, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UsageError(f"{path}: another run writes to it; wait for its end, or name another file") from None
+    except OSError:  # where nothing can be written, nobody writes
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps it while it is open
+            beside.unlink()
+        lock.release()
