@@ -38,7 +38,7 @@ WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
 # Positions whose matrix products are made at once on CPUs: measured, those of two thousand rows run at the full rate;
 # where the weights w_o are made, and shared by all cotangents, of at least a hundred, and of as many as keep the result
 # to so many numbers: fewer are too much to say for too little work, more leave the cache.
-ROWS, SHARED_ROWS, SHARED_NUMBERS = 2048, 128, 1 << 18
+ROWS, SHARED_ROWS, SHARED_NUMBERS = 2048, 128, 1 << 20
 
 # Cotangents times rank up to which cotangents are pulled back one after the other. Measured: together pays for two at
 # rank 32, three at rank 16, four at rank 8; ten take 1.3 (rank 64) to 3.3 times (rank 8) what one takes.
@@ -247,6 +247,8 @@ class DAUConv2d(nn.Module):
         U, b = _rows(self.dense_U()).view(-1, self.rank, d).to(product), _rows(self.bias_or_zeros())
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
         live = q.flatten(0, 1).abs().sum(0) != 0  # NaN counts as live
+        if not live.any():
+            return self.patches.finished(maps, size)
         if not live.all():
             q, U, b = q[..., live].contiguous(), U[live], b[live]
         pulled, most = _one_by_one, ROWS
@@ -307,12 +309,15 @@ def _together(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: T
     """The same, in memory [P, K, d], where a block of weights w_o serves all K."""
     q = q.transpose(0, 1).contiguous()  # torch copies every small matrix of a product whose stride it does not like
     z_wide = z.to(U.dtype)
-    out.resize_(len(z), q.shape[1], U.shape[2]).zero_()
+    out.resize_(len(z), q.shape[1], U.shape[2])
     for p, o in _blocks(len(z), len(U), U.shape[2], out.device, SHARED_ROWS):
         w = buffer.resize_(len(U[o]), p.stop - p.start, U.shape[2])
-        torch.bmm(z_wide[p].expand(len(w), -1, -1), U[o], out=w)
-        w = w.to(q.dtype).add_(b[o, None])
-        out[p].baddbmm_(q[p, :, o], w.transpose(0, 1))
+        factors = z_wide[p].expand(len(w), -1, -1)
+        if U.dtype == q.dtype:
+            torch.baddbmm(b[o, None], factors, U[o], out=w)
+        else:
+            w = torch.bmm(factors, U[o], out=w).to(q.dtype).add_(b[o, None])
+        out[p].baddbmm_(q[p, :, o], w.transpose(0, 1), beta=min(o.start, 1))  # with 0 nothing in memory counts
     return out.transpose(0, 1)
 
 
