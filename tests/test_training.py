@@ -24,8 +24,10 @@ from torch import Tensor
 
 import coda_cli
 from coda_cli.checkpoints.loading import load
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build, encode
-from coda_cli.errors import ExitCode, MediaError, TrainingError
+from coda_cli.errors import ExitCode, MediaError, TrainingError, UsageError
+from coda_cli.media.stills import read_image
 from coda_cli.media.view import fit
 from coda_cli.training import datasets, loop
 from coda_cli.training.datasets import Split
@@ -210,7 +212,7 @@ def test_torchvisions_cifar10_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_damaged_cifar10_and_another_size_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar10(tmp_path, monkeypatch)
-    with pytest.raises(TrainingError, match="32 x 32 pixels, the recipe asks for 64"):
+    with pytest.raises(TrainingError, match="32 x 32 pixels, not 64 x 64"):
         datasets.load(tmp_path, 64)
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"cut")
     with pytest.raises(TrainingError, match="incomplete or damaged"):
@@ -313,6 +315,33 @@ def test_folders_named_by_wordnet_ids_are_classes_by_their_names(tmp_path: Path)
     one, other = datasets.load(by_id, 12)[0], datasets.load(by_name, 12)[0]
     assert one.classes == other.classes == ("English springer", "golf ball", "tench")
     assert one.labels.tolist() == other.labels.tolist()
+
+
+def test_a_network_is_measured_on_its_own_view_of_some_of_its_classes(tmp_path: Path) -> None:
+    """Folders lie in the order of names, a network's classes in that of its training; ImageNet's in neither."""
+    checkpoint = Checkpoint(
+        name="net", architecture="coda_net", arguments={}, classes=("tench", "goldfish", "hen", "golf ball"),
+        preprocessing=Preprocessing(resize=16, crop=12),
+    )  # fmt: skip
+    folders(tmp_path / "val", 3, classes=("n03445777", "tench"))
+    split, note = datasets.load_held_out(tmp_path, checkpoint)
+    assert split.labels.tolist() == [3, 3, 3, 0, 0, 0]
+    assert split.classes == checkpoint.classes
+    first = fit(read_image(tmp_path / "val" / "n03445777" / "00.png").rgb, 16, 12).rgb
+    np.testing.assert_array_equal(split.images[0].permute(1, 2, 0).numpy(), first)
+    assert not note
+    folders(tmp_path / "val", 3, classes=("zebu",))
+    with pytest.raises(UsageError, match="zebu: no class of net; coda models show net --json lists them"):
+        datasets.load_held_out(tmp_path, checkpoint)
+
+
+def test_a_folder_per_class_is_measured_on_what_training_holds_out(tmp_path: Path) -> None:
+    folders(tmp_path, 12, classes=("hen", "tench"))
+    checkpoint = Checkpoint(name="net", architecture="coda_net", arguments={}, classes=("hen", "tench"),
+                            preprocessing=Preprocessing(resize=12, crop=12))  # fmt: skip
+    split, note = datasets.load_held_out(tmp_path, checkpoint)
+    assert torch.equal(split.images, datasets.load(tmp_path, 12)[1].images)
+    assert "3 of 24 pictures, every tenth" in note
 
 
 # ---- batches and augmentation ----------------------------------------------------------------------------------------

@@ -254,4 +254,7 @@ def _prepared(
         plots.refuse_format(plot)
     net = load_network(model, arch, device, Request(), exact=method in EXACT)
     with console.progress("reading pictures") as advance:
-        return net, load_held_out(data, net.checkpoint, advance)
+        split, note = load_held_out(data, net.checkpoint, advance)
+    if note:
+        console.say(note)
+    return net, split

@@ -230,7 +230,9 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
     from coda_cli.training.datasets import load_held_out
 
     with console.progress("reading pictures") as advance:
-        split = load_held_out(data, net.checkpoint, advance)
+        split, note = load_held_out(data, net.checkpoint, advance)
+    if note:
+        console.say(note)
     with console.progress("classifying", " pictures") as advance:
         logits, labels = classify(net.model, split.images, on_step=advance).numpy(), split.labels.numpy()
     if keep:

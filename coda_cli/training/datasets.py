@@ -20,7 +20,7 @@ from coda_cli.media.view import fit
 
 Progress = Callable[[int, int], None]
 HELD_OUT_FOLDERS = ("test", "val", "validation")
-HELD_OUT_SHARE = 0.1  # of all pictures, class by class, where a data set has no folder of its own for it
+EVERY = 10  # every tenth picture is held out, class by class, where a data set has no folder of its own for that
 
 
 @dataclass(frozen=True)
@@ -56,38 +56,66 @@ def load(
         return _torchvision_cifar(root, size, train=True), _torchvision_cifar(root, size, train=False)
     classes, training, held_out = _listings(root)
     total = len(training) + len(held_out)
-    kept = _decode(training, classes, kept_size or size, _shifted(progress, 0, total))
-    return kept, _decode(held_out, classes, size, _shifted(progress, len(training), total))
+    side = kept_size or size
+    kept = _decode(training, classes, side, side, _shifted(progress, 0, total))
+    return kept, _decode(held_out, classes, size, size, _shifted(progress, len(training), total))
 
 
-def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> Split:
-    """The second split of ``load`` alone, at the size a network sees. Raises UsageError when its classes are others."""
-    size = checkpoint.preprocessing.crop
+def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> tuple[Split, str]:
+    """Pictures to measure a network on, as it sees them, and a note on which of all they are, if not all there are.
+
+    Those of the second split of ``load``; training pictures need not be there. Folders may be of some of the network's
+    classes alone; labels are indices into all of them. Raises UsageError for a class that the network does not have,
+    and what ``load`` raises.
+    """
+    p, note = checkpoint.preprocessing, ""
     if (root / "cifar-10-batches-py").is_dir():
-        split = _torchvision_cifar(root, size, train=False)
-    else:
-        classes, _, held_out = _listings(root)
-        _refuse_other_classes(root, classes, checkpoint)
-        split = _decode(held_out, classes, size, _shifted(progress, 0, len(held_out)))
-    _refuse_other_classes(root, split.classes, checkpoint)
-    return split
+        split = _torchvision_cifar(root, p.crop, train=False)
+        indices = _indices(root, split.classes, checkpoint)
+        return Split(split.images, torch.tensor(indices)[split.labels], checkpoint.classes), note
+    if not root.is_dir():
+        raise TrainingError(f"{root}: no such folder")
+    folder = _held_out_folder(root)
+    names = tuple(_class_folders(folder or root))
+    indices = _indices(folder or root, names, checkpoint)
+    listing = _listing(folder or root, names)
+    if folder is None:
+        listing, total = listing[::EVERY], len(listing)
+        note = (
+            f"{root}: {len(listing)} of {total} pictures, every tenth, as coda train holds them out; to use all, move "
+            f"the folders into {root / HELD_OUT_FOLDERS[0]}"
+        )
+    if not listing:
+        raise TrainingError(f"{folder or root}: no pictures in its folders")
+    items = [(path, indices[label]) for path, label in listing]
+    return _decode(items, checkpoint.classes, p.resize, p.crop, _shifted(progress, 0, len(items))), note
 
 
-def _refuse_other_classes(root: Path, classes: tuple[str, ...], checkpoint: Checkpoint) -> None:
-    if classes != checkpoint.classes:
-        raise UsageError(f"{root}: its classes ({', '.join(classes)}) are not those of {checkpoint.name}")
+def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list[int]:
+    """Which of the network's classes ``names`` are."""
+    known = {name: i for i, name in enumerate(checkpoint.classes)}
+    if unknown := [name for name in names if name not in known]:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise UsageError(
+            f"{root}: {', '.join(unknown[:3])}{more}: no class of {checkpoint.name}; coda models show "
+            f"{checkpoint.name} --json lists them"
+        )
+    return [known[name] for name in names]
+
+
+def _held_out_folder(root: Path) -> Path | None:
+    """The folder of held-out pictures, or None where ``root`` has a folder per class. Raises TrainingError."""
+    found = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
+    if found is None and (root / "train").is_dir():
+        raise TrainingError(f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it")
+    return found
 
 
 def _listings(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list[tuple[Path, int]]]:
     """Class names, and the files of the training and of the held-out split with their labels."""
     if not root.is_dir():
         raise TrainingError(f"{root}: no such folder")
-    if (root / "train").is_dir():
-        held_out = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
-        if held_out is None:
-            raise TrainingError(
-                f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it"
-            )
+    if (root / "train").is_dir() and (held_out := _held_out_folder(root)):
         classes = tuple(_class_folders(root / "train"))
         if extra := set(_class_folders(held_out)) - set(classes):
             raise TrainingError(f"{held_out}: has classes that train/ lacks: {', '.join(sorted(extra))}")
@@ -95,8 +123,7 @@ def _listings(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list
     else:
         classes = tuple(_class_folders(root))
         listing = _listing(root, classes)
-        every = round(1 / HELD_OUT_SHARE)
-        parts = [[x for i, x in enumerate(listing) if i % every], listing[::every]]
+        parts = [[x for i, x in enumerate(listing) if i % EVERY], listing[::EVERY]]
     if empty := [name for i, name in enumerate(classes) if i not in {label for _, label in parts[0]}]:
         raise TrainingError(f"{root}: no training pictures of {', '.join(empty)}; remove the folder, or fill it")
     if not parts[1]:
@@ -129,11 +156,13 @@ def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     ]
 
 
-def _decode(items: list[tuple[Path, int]], classes: tuple[str, ...], size: int, tick: Callable[[int], None]) -> Split:
-    images = np.empty((len(items), size, size, 3), np.uint8)
+def _decode(
+    items: list[tuple[Path, int]], classes: tuple[str, ...], resize: int, crop: int, tick: Callable[[int], None]
+) -> Split:
+    images = np.empty((len(items), crop, crop, 3), np.uint8)
 
     def one(i: int) -> None:
-        images[i] = fit(read_image(items[i][0]).rgb, size, size).rgb
+        images[i] = fit(read_image(items[i][0]).rgb, resize, crop).rgb
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for n, _ in enumerate(pool.map(one, range(len(items))), 1):
@@ -146,7 +175,7 @@ def _torchvision_cifar(root: Path, size: int, *, train: bool) -> Split:
     from torchvision.datasets import CIFAR10
 
     if size != 32:
-        raise TrainingError(f"{root}: CIFAR-10 pictures have 32 x 32 pixels, the recipe asks for {size}")
+        raise TrainingError(f"{root}: CIFAR-10 pictures have 32 x 32 pixels, not {size} x {size}")
     try:
         data = CIFAR10(str(root), train=train, download=False)
     except RuntimeError as error:  # a file is missing or has another checksum
