@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.accounts import class_part, network_part, source_part
+from coda_cli.accounts import class_part, network_part, source_part, versions
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.errors import CodaError, ExactnessError, MediaError
@@ -23,7 +23,7 @@ from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
 from coda_cli.report.files import Naming, prepare
 from coda_cli.report.records import ViewPart
-from coda_cli.study.methods import EXACT, UNITLESS, method_of
+from coda_cli.study.methods import EXACT, UNITLESS, method_of, parameters_of
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -54,33 +54,57 @@ def compare(
         logits = classify_views([view], net, request)[0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
-        for target in request.targets(net).of(logits):
-            png = naming.path(item, "compare", net.checkpoint.classes[target.index], str(target.index))
-            names = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
-            if there := [path for path in names.values() if path.exists() and not force]:
-                raise MediaError(f"{there[0]}: exists; --force replaces it, --output names another place")
-            compared = _compared(picture, item, view, net, target, float(logits[target.index]), methods, request.fit)
-            prepare(png.parent)
-            yield _write(compared, names, naming.folder)
+        targets = request.targets(net).of(logits)
+        files = _free(item, net, targets, naming, force)
+        found = _maps(net, view, targets, methods)
+        for k, (target, names) in enumerate(zip(targets, files, strict=True)):
+            record = _record(picture, item, view, net, target, float(logits[target.index]), request.fit, found, k)
+            maps = np.stack([method.maps[k] for method in found.methods])
+            prepare(names["png"].parent)
+            yield _write(Compared(record, maps, sheet(view.rgb, maps, record)), names, naming.folder)
     except CodaError as error:
         if str(item.path) in str(error):
             raise
         raise type(error)(f"{item.path}: {error}") from error
 
 
-def _compared(
-    picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, methods: Sequence[str],
-    fitted: Fit,
-) -> Compared:  # fmt: skip
-    x = encoded([view], net)
-    bias = float(getattr(net.model, "bias", 0.0))
-    parts, maps, left_out = [], [], {}
+def _free(item: Item, net: Net, targets: Sequence[Target], naming: Naming, force: bool) -> list[dict[str, Path]]:
+    """The files of every class. Raises MediaError where one is there that may not be replaced."""
+    found: dict[Path, dict[str, Path]] = {}
+    for target in targets:
+        name = net.checkpoint.classes[target.index]
+        png = naming.path(item, "compare", name, str(target.index))
+        if png in found:  # names of classes that differ in nothing that a file's name keeps: Cardigan and cardigan
+            png = naming.path(item, "compare", f"{name} {target.index}", str(target.index))
+        found[png] = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
+    if not force and (there := [path for names in found.values() for path in names.values() if path.exists()]):
+        raise MediaError(f"{there[0]}: exists; --force replaces it, --output names another place")
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What one method, as it was asked for, gives: maps float32 [K, h, w]; ``seconds`` for one of the K."""
+
+    text: str
+    maps: Map
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    methods: tuple[_Method, ...]
+    left_out: dict[str, str]
+
+
+def _maps(net: Net, view: View, targets: Sequence[Target], methods: Sequence[str]) -> _Found:
+    """Every method once, for all classes: those by masks look at each masked picture once."""
+    x, classes = encoded([view], net), [target.index for target in targets]
+    found, left_out = [], {}
     for text in methods or default_methods(net):
         start = time.perf_counter()
         try:
-            pixels = method_of(text)(net.model, x, [target.index])[0].float().cpu().numpy()
-            if not np.isfinite(pixels).all():
-                raise MediaError(f"{text} gives numbers that are not finite")
+            maps = method_of(text)(net.model, x, classes).float().cpu().numpy()
         except ExactnessError:
             raise
         except CodaError as error:
@@ -88,23 +112,33 @@ def _compared(
                 raise
             left_out[text] = str(error)
             continue
-        seconds, total = time.perf_counter() - start, float(pixels.sum(dtype=np.float64))
-        maps.append(pixels)
-        parts.append(
-            MethodPart(method=text, sum=total, off=total - (logit - bias), scale=robust_scale(pixels, 99.5),
-                       seconds=seconds)
-        )  # fmt: skip
-    if not maps:
+        found.append(_Method(text, maps, (time.perf_counter() - start) / len(classes)))
+    if not found:
         raise MediaError(f"no method works with {net.checkpoint.name}: {'; '.join(left_out.values())}")
+    return _Found(tuple(found), left_out)
+
+
+def _record(
+    picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, fitted: Fit, found: _Found, k: int
+) -> Comparison:
+    bias, parts = float(getattr(net.model, "bias", 0.0)), []
+    for method in found.methods:
+        pixels = method.maps[k]
+        total = float(pixels.sum(dtype=np.float64))
+        # Of LIME's map hardly any pixel is not 0.
+        scale = robust_scale(pixels, 99.5) or float(np.abs(pixels).max())
+        parts.append(
+            MethodPart(method=method.text, parameters=parameters_of(method.text), sum=total,
+                       off=total - (logit - bias), scale=scale, seconds=method.seconds)
+        )  # fmt: skip
     height, width = view.rgb.shape[:2]
-    record = Comparison(
+    return Comparison(
         source=source_part(item, picture, view), network=network_part(net),
         view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
-        logit=logit, bias=bias, methods=tuple(parts), left_out=left_out,
+        logit=logit, bias=bias, methods=tuple(parts), left_out=found.left_out,
+        device=str(next(net.model.parameters()).device), versions=versions(),
     )  # fmt: skip
-    stacked = np.stack(maps)
-    return Compared(record, stacked, sheet(view.rgb, stacked, record))
 
 
 def default_methods(net: Net) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda
 def test_an_inexact_map_is_never_passed_over(coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo(tmp_path / "a.png")
     monkeypatch.setattr("coda_cli.core.decompose.RELATIVE_TOLERANCE", {torch.float32: 0.0})
-    assert "not exact" in coda("compare", "a.png", status=4).error
+    assert "NOT EXACT: a residual is inf times its tolerance" in coda("compare", "a.png", status=4).error
 
 
 def test_what_is_there_is_seen_before_anything_is_computed(
@@ -128,3 +128,47 @@ def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
     assert "--force" in coda("compare", "b[1].png", "--method", "ours", status=1).error
     coda("compare", "a.png", "--method", "ours", "--force")
     assert not list((tmp_path / "coda-out").glob(".*"))
+
+
+def test_classes_of_one_file_name_do_not_replace_each_other(coda: Coda, tmp_path: Path) -> None:
+    """ImageNet has Cardigan, a dog, and cardigan."""
+    torch.manual_seed(0)
+    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
+                 "temperature": 1.0}  # fmt: skip
+    checkpoint = Checkpoint(
+        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )  # fmt: skip
+    save(build("coda_net", arguments), checkpoint, tmp_path / "net.safetensors")
+    photo(tmp_path / "a.png")
+    both = coda("compare", "a.png", "-m", "net.safetensors", "-c", "0", "-c", "1", "--method", "ours", "--json")
+    names = [record["files"][kind] for record in both.records for kind in ("png", "npz", "json")]
+    assert len(set(names)) == 6
+    assert all((tmp_path / "coda-out" / name).exists() for name in names)
+    # Both from one computation are what each is alone.
+    alone = coda("compare", "a.png", "-m", "net.safetensors", "-c", "1", "--method", "ours", "--json", "-o", "o").record
+    assert both.records[1]["methods"][0]["sum"] == pytest.approx(alone["methods"][0]["sum"], rel=1e-5)
+    assert alone["explained"]["name"] == both.records[1]["explained"]["name"] == "cardigan"
+
+
+def test_a_map_of_few_pixels_is_not_drawn_blank(coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIME's holds three superpixels, less than a 200th of a large picture."""
+
+    def one_pixel(_: object, x: torch.Tensor, classes: list[int]) -> torch.Tensor:
+        maps = torch.zeros(len(classes), *x.shape[2:])
+        maps[:, 3, 5] = 2.0
+        return maps
+
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr("coda_cli.study.methods.METHODS", {"lime": one_pixel})
+    part = coda("compare", "a.png", "--method", "lime", "--json").record["methods"][0]
+    assert (part["scale"], part["sum"], part["parameters"]) == (2.0, 2.0, {})
+
+
+def test_a_record_names_what_it_was_made_with(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 60, 40)
+    record = coda("compare", "a.png", "--method", "occlusion:window=8", "--fit", "pad", "--json").record
+    assert record["methods"][0]["parameters"] == {"window": 8, "stride": 32}
+    assert (record["view"]["fit"], record["view"]["width"], record["view"]["height"]) == ("pad", 32, 21)
+    assert record["device"] == "cpu"
+    assert "torch" in record["versions"]

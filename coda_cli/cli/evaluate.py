@@ -246,13 +246,13 @@ def _prepared(
     """The network and the held-out pictures, after everything that can be wrong without them."""
     from coda_cli.explain import Request
     from coda_cli.study import plots
-    from coda_cli.study.methods import EXACT, require
+    from coda_cli.study.methods import is_exact, require
     from coda_cli.training.datasets import load_held_out
 
     require([method])
     if plot:
         plots.refuse_format(plot)
-    net = load_network(model, arch, device, Request(), exact=method in EXACT)
+    net = load_network(model, arch, device, Request(), exact=is_exact(method))
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)
     if note:

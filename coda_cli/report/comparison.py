@@ -19,7 +19,8 @@ class MethodPart(_Part):
     ``scale`` is drawn in full colour. ``seconds`` is its own time.
     """
 
-    method: str  # with its parameters, where other than the defaults
+    method: str  # as it was asked for
+    parameters: dict[str, float]  # all of them
     sum: float
     off: float
     scale: float
@@ -41,6 +42,8 @@ class Comparison(_Part):
     methods: tuple[MethodPart, ...]
     left_out: dict[str, str] = Field(default={})  # methods that do not work with this network, and why
     files: dict[str, str] = Field(default={})
+    device: str
+    versions: dict[str, str]
 
 
 class FailedComparison(Failed):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coda_cli.core.networks import classify, encode, probabilities
-from coda_cli.errors import UsageError
+from coda_cli.errors import CodaError, UsageError
 from coda_cli.study.methods import Method, ours
 
 SEED = 42  # of the published protocol
@@ -142,16 +142,19 @@ def localise(
     if not wanted:
         raise UsageError(
             f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
-            f"with a probability above {threshold:g}"
+            f"with a probability above {threshold:g}; try --grid 2x2, a lower --threshold, or more pictures"
         )
     scores = [list(row) for row in before][: len(wanted)]
-    for grid in wanted[len(scores) :]:
+    for number, grid in enumerate(wanted[len(scores) :], len(scores) + 1):
         pictures = images[grid]
         if rescale:
             size = [length // side for length in images.shape[2:]]
             small = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
             pictures = small.round().clamp(0, 255).to(torch.uint8)
-        maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[grid].tolist())
+        try:
+            maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[grid].tolist())
+        except CodaError as error:
+            raise type(error)(f"grid {number}: {error}") from error
         if smooth > 1:
             maps = F.avg_pool2d(maps[None], smooth, 1, (smooth - 1) // 2)[0]
         scores.append(grid_scores(maps))

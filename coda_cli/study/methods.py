@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
     """Exact contributions, summed over the channels; see ``spread`` for hybrids. Raises ExactnessError."""
     d = decompose(model, x, list(classes))
     if not bool(d.exact.all()):
-        raise ExactnessError("the decomposition is not exact; nothing can be measured with it")
+        used = float((d.residual.abs() / d.tolerance).max())
+        raise ExactnessError(f"NOT EXACT: a residual is {used:.2g} times its tolerance; no map can be trusted")
     return spread(d.pixels[0], x.shape[2:])
 
 
@@ -270,7 +272,6 @@ def lime(
         means[:, inside] = rgb[:, inside].mean(1, keepdim=True)
     maps, kept = [], list[Tensor]()  # probabilities [n, K] of each batch of masked pictures, as captum asks for them
     for k in range(len(classes)):
-        torch.manual_seed(seed)  # captum draws from the global generator: the same pictures for every class
         batches = itertools.count()
 
         def probability(pictures: Tensor, k: int = k, batches: Iterator[int] = batches) -> Tensor:
@@ -279,7 +280,8 @@ def lime(
                     kept.append(probabilities(model, forward(model, encode(pictures)))[:, list(classes)])
             return kept[i][:, k]
 
-        with _quiet():
+        with _quiet(), torch.random.fork_rng():
+            torch.manual_seed(seed)  # captum draws from the global generator: the same pictures for every class
             weights = Lime(probability, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
                 rgb[None], baselines=means[None], feature_mask=segments[None, None].expand(1, 3, -1, -1),
                 n_samples=samples, perturbations_per_eval=_together(x),
@@ -327,13 +329,41 @@ def require(methods: Iterable[str]) -> None:
 def method_of(text: str) -> Method:
     """A method by name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2". Raises UsageError.
 
-    What the libraries raise inside a method becomes a MediaError with their reason.
+    What the libraries raise inside a method becomes a MediaError with their reason; so do maps that are not finite.
     """
+    function, chosen = _chosen(text)
+
+    def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+        """The function with its parameters chosen; see ``Method``."""
+        try:
+            maps = function(model, x, classes, **chosen)
+        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MediaError(f"{text} does not work here: {reason}") from error
+        if not bool(torch.isfinite(maps).all()):
+            raise MediaError(f"{text} gives numbers that are not finite")
+        return maps
+
+    return method
+
+
+def parameters_of(text: str) -> dict[str, float]:
+    """All parameters of a method by name, those that ``text`` does not name by their defaults. Raises UsageError."""
+    function, chosen = _chosen(text)
+    return {p.name: chosen.get(p.name, p.default) for p in _parameters(function)}
+
+
+def _parameters(function: Callable[..., Tensor]) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
+    """The function of METHODS that ``text`` names, and the parameters that it gives."""
     name, _, given = text.partition(":")
     if name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
     function = METHODS[name]
-    known = {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    known = {p.name: p for p in _parameters(function)}
     chosen: dict[str, float] = {}
     for part in filter(None, given.split(",")):
         key, _, value = part.partition("=")
@@ -349,15 +379,13 @@ def method_of(text: str) -> Method:
             ) from error
         if key == "absolute" and chosen[key] not in (0, 1):
             raise UsageError(f"--method {text}: absolute must be 0 or 1")
-        if not (chosen[key] > 0 or key in ("absolute", "seed")):
+        if not (0 < chosen[key] < math.inf or key in ("absolute", "seed")):
             raise UsageError(f"--method {text}: {key} must be positive")
+        if key == "kept" and chosen[key] > 1:
+            raise UsageError(f"--method {text}: kept is a share, at most 1")
+    return function, chosen
 
-    def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-        """The function with its parameters chosen; see ``Method``."""
-        try:
-            return function(model, x, classes, **chosen)
-        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise MediaError(f"{text} does not work here: {reason}") from error
 
-    return method
+def is_exact(text: str) -> bool:
+    """Whether a method needs an exact decomposition, which not every network has."""
+    return text.partition(":")[0] in EXACT

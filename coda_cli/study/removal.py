@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coda_cli.core.networks import encode, forward, probabilities
+from coda_cli.errors import CodaError
 from coda_cli.study.methods import Method
 
 Direction = Literal["least", "most"]
@@ -46,13 +47,13 @@ class Removal:
 
 def counts(pixels: int, share: float = SHARE, points: int = POINTS) -> NDArray[np.int64]:
     """How many of ``pixels`` are removed at each point, evenly from 0 to ``share``; fewer points for tiny pictures."""
-    most = int(share * pixels)
+    most = max(1, int(share * pixels))
     return np.unique(np.linspace(0, most, min(points, most) + 1).round().astype(np.int64))
 
 
 def ranks(pixels: Tensor, direction: Direction) -> Tensor:
     """The place [h, w] of every pixel in the order of removal: by value, signed, ties in reading order."""
-    flat = pixels.flatten().double()
+    flat = pixels.flatten()
     order = torch.argsort(flat, stable=True, descending=direction == "most")
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order), device=order.device)
@@ -87,14 +88,17 @@ def remove(
     device = next(model.parameters()).device
     steps = torch.from_numpy(counts(images.shape[2] * images.shape[3], share, points)).to(device)
     together = max(1, PIXELS // (images.shape[2] * images.shape[3]))
-    for image, label in zip(images, labels.tolist(), strict=True):
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), 1):
         x = encode(image[None].to(device))
-        places = ranks(method(model, x, [label])[0], direction)
+        try:
+            places = ranks(method(model, x, [label])[0], direction)
+        except CodaError as error:
+            raise type(error)(f"picture {number}: {error}") from error
         other = replacement(x, baseline)
         curve = []
         with torch.no_grad():
             for part in steps.split(together):
                 gone = places[None, None] < part[:, None, None, None]
-                logits = forward(model, torch.where(gone, other, x)).double()
+                logits = forward(model, torch.where(gone, other, x)).cpu().double()
                 curve.append(probabilities(model, logits)[:, label])
-        yield torch.cat(curve).cpu().numpy()
+        yield torch.cat(curve).numpy()
