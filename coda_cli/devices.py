@@ -15,15 +15,26 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     Raises UsageError for a device that does not exist here, or cannot compute in ``precision``.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and not _refusal(torch.device("cuda")) else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here")
+    if device.type == "cuda" and (why := _refusal(device)):
+        raise UsageError(f"--device {name}: this GPU cannot be used ({why}); use --device cpu")
     if device.type == "mps":
         if not torch.backends.mps.is_available():
             raise UsageError("--device mps: torch finds no Apple GPU here")
         if precision == "float64":
             raise UsageError("--device mps: Apple GPUs have no float64; use --device cpu")
     return device
+
+
+def _refusal(device: torch.device) -> str:
+    """Why a GPU that is there cannot be used: another program has it, or this torch is not built for it."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return ""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -73,7 +74,7 @@ class Explanation:
     seconds: float
     layers: tuple[tuple[LayerShare, ...], ...] = ()
 
-    @property
+    @cached_property
     def maps(self) -> NDArray[np.float32]:
         """Contribution maps float32 [K, h, w], signed, logit units; see ``spread`` for hybrids."""
         pixels = self.decomposition.pixels[0].to("cpu", torch.float32)
@@ -104,8 +105,9 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
         d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
         if not bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
             raise ExactnessError("the network's logits are not finite; nothing can be explained")
+        d = _at_hand(d)
         seconds = (time.perf_counter() - start) / len(views)
-        rows = d.logits.double().cpu().numpy()
+        rows = d.logits.double().numpy()
         chosen = [tuple(targets.of(row)) for row in rows]
         layers = [_layers(net, x[b : b + 1], d.weights[b, : len(chosen[b])], request) for b in range(len(views))]
         return [
@@ -130,8 +132,10 @@ def together(net: Net, view: View) -> int:
 def encoded(views: Sequence[View], net: Net) -> Tensor:
     """Pictures of one size as the input of a network, [B, 6, h, w], of its type and on its device."""
     parameter = next(net.model.parameters())
-    rgb = torch.from_numpy(np.stack([v.rgb for v in views])).permute(0, 3, 1, 2)
-    return encode(rgb.to(parameter.device)).to(parameter.dtype)
+    rgb = torch.from_numpy(np.stack([v.rgb for v in views]))
+    if parameter.is_cuda:
+        rgb = rgb.pin_memory()  # from there the copy goes on while the next pictures are read
+    return encode(rgb.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)).to(parameter.dtype)
 
 
 def _computed(
@@ -150,11 +154,12 @@ def _computed(
     except (RuntimeError, MemoryError) as error:  # torch has no error class of its own for a CPU's memory
         if not _out_of_memory(error):
             raise
-        if len(views) == 1:
-            raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller") from error
-        half = -(-len(views) // 2)
-        _LOG.warning("memory ran out with %d pictures of %d x %d at once; going on with %d", len(views), w, h, half)
-        _TOO_MANY[net.model] = min(len(views) * h * w, _TOO_MANY.get(net.model, 1 << 62))
+    # Not in the handler: the error holds on to everything that was computed before it.
+    if len(views) == 1:
+        raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")
+    half = -(-len(views) // 2)
+    _LOG.warning("memory ran out with %d pictures of %d x %d at once; going on with %d", len(views), w, h, half)
+    _TOO_MANY[net.model] = min(len(views) * h * w, _TOO_MANY.get(net.model, 1 << 62))
     return _halved(views, net, request, compute)
 
 
@@ -178,6 +183,14 @@ def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tup
     return tuple(chosen)
 
 
+def _at_hand(d: Decomposition) -> Decomposition:
+    """Everything in the CPU's memory: what waits to be drawn shall not fill the GPU's."""
+    return replace(
+        d, inputs=d.inputs.cpu(), dynamic_weights=d.dynamic_weights.cpu(), logits=d.logits.cpu(),
+        weights=d.weights.cpu(),
+    )  # fmt: skip
+
+
 def _first(d: Decomposition, count: int) -> Decomposition:
     """The first ``count`` weightings: in a batch, pictures with fewer targets than others carry rows of zeros."""
     return replace(
@@ -188,7 +201,8 @@ def _first(d: Decomposition, count: int) -> Decomposition:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")  # CPUs; CUDA; its libraries
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in said)
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:

@@ -339,8 +339,8 @@ def _explain_each(
         raise
     except CodaError as error:
         if len(views) == 1:
-            return [error]
-        return [result for view in views for result in _explain_each([view], net, request, targets)]
+            return [error.with_traceback(None)]  # which holds on to what was computed
+    return [result for view in views for result in _explain_each([view], net, request, targets)]
 
 
 def _refuse_no_file(path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -514,6 +515,26 @@ def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
     ]
     for one, other in zip(alone, (r["explained"] for r in result.records), strict=True):
         assert other[0]["logit"] == pytest.approx(one[0]["logit"], abs=1e-5)
+
+
+def test_a_picture_that_does_not_fit_leaves_nothing_behind(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, what an error holds on to is missing for the next pictures."""
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(4)))
+    computed: list[weakref.ref[torch.Tensor]] = []
+
+    def scarce(model: Any, x: Any, *_: Any, **__: Any) -> Any:
+        assert not [ref for ref in computed if ref() is not None]
+        graph = model(x)
+        computed.append(weakref.ref(graph))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(explain, "decompose", scarce)
+    result = looked_at(coda, "in", "--batch-size", "4", status=1)
+    assert len(computed) == 7
+    expected = "not enough memory for 32 x 32 pixels; use --fit crop, or make it smaller"
+    assert result.errors == [f"in/{i}.png: {expected}" for i in range(4)]
 
 
 def test_missing_files_and_folders_in_a_list_fail_alone(coda: Coda, tmp_path: Path) -> None:

@@ -532,39 +532,6 @@ def test_bf16_autocast_states_its_residual_and_stays_near_float32(norm: str) -> 
     assert float((error / expected.contributions.abs().sum((2, 3, 4))).max()) < 0.03
 
 
-@pytest.fixture
-def _tf32_allowed() -> Iterator[None]:
-    before = _tf32()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def _tf32() -> tuple[bool, bool]:
-    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-
-
-@pytest.mark.usefixtures("_tf32_allowed")
-def test_tf32_is_off_while_explaining_and_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[bool, bool]] = []
-
-    class Watched(CodaNet):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(_tf32())
-            if len(seen) > 1:
-                raise RuntimeError("second call")
-            return super().forward(x)
-
-    model = Watched(small_net().layers, temperature=3.0, bias=-2.0)  # type: ignore[arg-type]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    decompose(model, picture())
-    assert _tf32() == (True, True)
-    with pytest.raises(RuntimeError, match="second call"):
-        decompose(model, picture())
-    assert _tf32() == (True, True)
-    assert seen == [(False, False)] * 2
-
-
 # ---- 3. what may be asked -------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Device, Quiet, Verbose
-from coda_cli.errors import UsageError
+from coda_cli.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from coda_cli.training.loop import Tick
@@ -152,6 +152,8 @@ def _run(
     device: str,
     compiled: bool,
 ) -> None:
+    import torch
+
     from coda_cli.devices import pick
     from coda_cli.report.files import prepare
     from coda_cli.training import datasets
@@ -163,12 +165,15 @@ def _run(
         splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
     console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
     with console.progress("training", " steps") as advance:
-        result = train(
-            recipe, splits, output, device=where, resume=resume, compiled=compiled,
-            time_budget=float("inf") if minutes is None else minutes * 60,
-            on_step=lambda tick: _tick(tick, advance),
-            on_epoch=lambda epoch, share: console.say(f"epoch {epoch}: {share:.1%} of a held-out sample"),
-        )  # fmt: skip
+        try:
+            result = train(
+                recipe, splits, output, device=where, resume=resume, compiled=compiled,
+                time_budget=float("inf") if minutes is None else minutes * 60,
+                on_step=lambda tick: _tick(tick, advance),
+                on_epoch=lambda epoch, share: console.say(f"epoch {epoch}: {share:.1%} of a held-out sample"),
+            )  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error
     if not result.finished:
         console.say(f"time is up after step {result.steps}; go on with the same command and --resume")
         return

@@ -24,7 +24,7 @@ from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
 from coda_cli.clips.sheets import ClipDrawing, Painter
 from coda_cli.clips.sink import ClipOutputs, Sink
-from coda_cli.clips.survey import BATCHES, Survey, grouped_views, survey
+from coda_cli.clips.survey import Survey, batches, grouped_views, survey
 from coda_cli.errors import CodaError
 from coda_cli.explain import Explanation, Request, explain_views
 from coda_cli.media.clips import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
@@ -147,8 +147,8 @@ class _Run:
             return [(frame, e) for (frame, _), e in zip(group, explanations, strict=True)]
 
         groups = grouped_views(_with_durations(self.reader), self.net, self.request, self.batch)
-        with ThreadPoolExecutor(BATCHES) as computing, contextlib.closing(groups):
-            for group in ahead(computing, explain, groups, BATCHES - 1):
+        with ThreadPoolExecutor(batches(self.net)) as computing, contextlib.closing(groups):
+            for group in ahead(computing, explain, groups, batches(self.net) - 1):
                 self.view = group[0][1].view
                 yield from group
 

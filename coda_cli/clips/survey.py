@@ -25,7 +25,14 @@ SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found fr
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
 MOST = 16  # frames computed together, whatever the device: they are held at their full size
-BATCHES = 2  # computed at a time, each half as large as it would be alone: one fills the pauses of the other
+
+
+def batches(net: Net) -> int:
+    """How many batches are computed at a time, each a part of what it would be alone.
+
+    On CPUs one fills the pauses of the other; a GPU would take one after the other.
+    """
+    return 1 if next(net.model.parameters()).is_cuda else 2
 
 
 def grouped_views(
@@ -47,7 +54,7 @@ def grouped_views(
             while (pair := waiting.popleft().result()) is not None:
                 waiting.append(pool.submit(following))
                 group.append(pair)
-                if len(group) >= (batch or max(1, min(MOST, together(net, pair[1]) // BATCHES))):
+                if len(group) >= (batch or max(1, min(MOST, together(net, pair[1]) // batches(net)))):
                     yield group
                     group = []
             if group:
@@ -126,8 +133,8 @@ def survey(
         return [(frame.time, row, view) for (frame, view), row in zip(group, rows, strict=True)]
 
     groups = grouped_views(frames, net, request, batch)
-    with ThreadPoolExecutor(BATCHES) as computing, closing(groups):
-        for group in ahead(computing, classify, groups, BATCHES - 1):
+    with ThreadPoolExecutor(batches(net)) as computing, closing(groups):
+        for group in ahead(computing, classify, groups, batches(net) - 1):
             for classified in group:
                 found.add(*classified)
             if on_frame:

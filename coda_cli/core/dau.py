@@ -246,16 +246,16 @@ class DAUConv2d(nn.Module):
         d, together = self.U[0].numel(), len(c) > 1 and len(c) * self.rank > ONE_BY_ONE
         U, b = _rows(self.dense_U()).view(-1, self.rank, d).to(product), _rows(self.bias_or_zeros())
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
-        live = q.flatten(0, 1).abs().sum(0) != 0  # NaN counts as live
-        if not live.any():
+        live = q.flatten(0, 1).abs().sum(0).nonzero()[:, 0]  # NaN counts as live
+        if not len(live):
             return self.patches.finished(maps, size)
-        if not live.all():
+        if len(live) < self.out_channels:
             q, U, b = q[..., live].contiguous(), U[live], b[live]
         pulled, most = _one_by_one, ROWS
         if together:
             pulled, most = _together, max(SHARED_ROWS, SHARED_NUMBERS // (len(c) * d))
         if c.device.type != "cpu":
-            most = len(z)
+            most = max(8 * ROWS, (1 << 28) // (len(c) * d))
         out, buffer = q.new_empty(0), q.new_empty(0, dtype=U.dtype if together else q.dtype)
         for part, pictures, lines in self.patches.parts(size, most):  # each is still in the cache when it is added up
             self.patches.add(maps[:, pictures], pulled(q[:, part], z[part], U, b, out, buffer), lines)

@@ -9,9 +9,7 @@ computed: a small residual is necessary for an exact decomposition, and nobody s
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.lanes import each, parts
+from coda_cli.core.precision import true_float32
 
 # Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
 RELATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-2}
@@ -89,11 +88,11 @@ def decompose(
         raise ValueError(f"{type(model).__name__} is not dynamic linear: its logits have no exact decomposition")
     with true_float32():
         passes = each(partial(_forward, model), parts(x))
-        logits = torch.cat([p.logits.detach() for p in passes])
+        logits = _joined([p.logits.detach() for p in passes])
         weights = _weightings(targets, logits)
         rows = each(_dynamic_weights, passes, weights.split([len(p.x) for p in passes]))
-    x = torch.cat([p.x.detach() for p in passes])
-    W, sums, elsewhere = (torch.cat(column) for column in zip(*rows, strict=True))
+    x = _joined([p.x.detach() for p in passes])
+    W, sums, elsewhere = (_joined(column) for column in zip(*rows, strict=True))
     wide = weights.to("cpu", torch.float64)
     logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
     constant = float(model.bias)  # type: ignore[arg-type]
@@ -104,6 +103,11 @@ def decompose(
     size = sums[..., 1] + elsewhere[..., 1] + abs(constant) * wide.abs().sum(2)
     rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
     return Decomposition(x, W, logits, weights, logit, bias, positional, residual, rtol * size)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts of a batch as one; a single part without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def tolerance_for(x: Tensor) -> float:
@@ -139,7 +143,7 @@ def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]
         for part in parts:
             gradients = partial(torch.autograd.grad, p.logits, leaves, retain_graph=part is not parts[-1])
             found.append(torch.vmap(gradients)(part) if len(part) > 1 else [g[None] for g in gradients(part[0])])
-        rows = [torch.cat(column) if len(column) > 1 else column[0] for column in zip(*found, strict=True)]
+        rows = [_joined(column) for column in zip(*found, strict=True)]
     W, *of_constants = (row.transpose(0, 1) for row in rows)
     elsewhere = torch.zeros(*weights.shape[:2], 2, dtype=torch.float64)
     for constant, weight in zip(p.added, of_constants, strict=True):
@@ -174,39 +178,13 @@ def _weightings(targets: Targets, logits: Tensor) -> Tensor:
 def _sums(x: Tensor, W: Tensor) -> Tensor:
     """Sum and sum of magnitudes of x [B, ...] times W [B, K, ...], [B, K, 2] on the CPU.
 
-    In float64, so that summing adds no residual of its own; one map after the other, which stays in the cache.
+    In float64, so that summing adds no residual of its own; on CPUs one map after the other, which stays in the cache.
     """
     if x.device.type == "mps":  # it has no float64
         x, W = x.cpu(), W.cpu()
-    found = []
+    found, together = [], 1 if x.device.type == "cpu" else TOGETHER
     for one, weights in zip(x, W, strict=True):
-        for w in weights:
-            products = (one * w).double()
-            found += [products.sum(), products.abs().sum()]
-    return torch.stack(found).cpu().view(len(x), -1, 2)
-
-
-_TF32 = threading.Lock()
-_inside: list[tuple[bool, bool]] = []  # what the switches of TF32 were, once for every thread that decomposes
-
-
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Float32 convolutions in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa.
-
-    The switches are the process's: the last of several threads to leave sets them back.
-    """
-    if not torch.cuda.is_available():
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    with _TF32:
-        _inside.append(_inside[0] if _inside else (cudnn.allow_tf32, matmul.allow_tf32))
-        cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        with _TF32:
-            before = _inside.pop()
-            if not _inside:
-                cudnn.allow_tf32, matmul.allow_tf32 = before
+        for part in weights.split(together):
+            products = (one * part).double().flatten(1)
+            found.append(torch.stack([products.sum(1), products.abs().sum(1)], 1))
+    return torch.cat(found).cpu().view(len(x), -1, 2)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.decompose import tolerance_for, true_float32
+from coda_cli.core.decompose import tolerance_for
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
+from coda_cli.core.precision import true_float32
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def shares_by_layer(
         for hook in hooks:
             hook.remove()
     constant = float(model.bias)  # type: ignore[arg-type]
-    wide = weighting.double()
+    wide = weighting.to("cpu", torch.float64)
     rest = float((wide * logits.detach()[0].cpu().double()).sum() - constant * wide.sum())
     embeddings = {
         _node(t): _products(t, g) for t, g in zip(added, gradients[len(every) :], strict=True) if g is not None

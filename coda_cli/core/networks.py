@@ -20,6 +20,7 @@ from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.lanes import each, parts
+from coda_cli.core.precision import true_float32
 from coda_cli.core.published import PUBLISHED_BIAS
 
 
@@ -53,7 +54,8 @@ def classify(
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Logits [B, classes] of encoded pictures x float [B, C, h, w]; a part of the batch for every core."""
-    return torch.cat(each(model, parts(x)))
+    with true_float32():
+        return torch.cat(each(model, parts(x)))
 
 
 def probabilities(model: nn.Module, logits: Tensor) -> Tensor:

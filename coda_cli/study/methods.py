@@ -29,6 +29,7 @@ from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward, probabilities
+from coda_cli.core.precision import true_float32
 from coda_cli.errors import ExactnessError, MediaError, UsageError
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
@@ -131,7 +132,8 @@ def _for_classes(
 
 
 def _together(x: Tensor) -> int:
-    return max(1, min(BATCH, PIXELS // (x.shape[2] * x.shape[3])))
+    pixels = PIXELS if x.device.type == "cpu" else 8 * PIXELS
+    return max(1, min(BATCH, pixels // (x.shape[2] * x.shape[3])))
 
 
 @torch.no_grad()
@@ -234,7 +236,7 @@ def rise(
     total = x.new_zeros(len(chosen), H, W)
     for start in range(0, masks, size := _together(x)):
         n = min(size, masks - start)
-        coarse = (torch.rand(n, 1, cells, cells, generator=generator) < kept).float()
+        coarse = (torch.rand(n, 1, cells, cells, generator=generator) < kept).to(x)
         fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
         dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))
         soft = torch.stack([m[:, y : y + H, z : z + W] for m, y, z in zip(fine, dy, dx, strict=True)]).to(x)
@@ -336,7 +338,8 @@ def method_of(text: str) -> Method:
     def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
         """The function with its parameters chosen; see ``Method``."""
         try:
-            maps = function(model, x, classes, **chosen)
+            with true_float32():
+                maps = function(model, x, classes, **chosen)
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MediaError(f"{text} does not work here: {reason}") from error

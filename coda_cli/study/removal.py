@@ -87,7 +87,8 @@ def remove(
     """The curve [points + 1] of each picture of uint8 [N, 3, h, w] with true classes int64 [N], one after the other."""
     device = next(model.parameters()).device
     steps = torch.from_numpy(counts(images.shape[2] * images.shape[3], share, points)).to(device)
-    together = max(1, PIXELS // (images.shape[2] * images.shape[3]))
+    pixels = PIXELS if device.type == "cpu" else 8 * PIXELS
+    together = max(1, pixels // (images.shape[2] * images.shape[3]))
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), 1):
         x = encode(image[None].to(device))
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -193,9 +194,9 @@ def finish(
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton for GPUs."""
+    """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton and one for C for GPUs."""
     if device.type == "cuda":
-        return sys.platform == "linux"
+        return sys.platform == "linux" and bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
     return device.type == "cpu" and shutil.which("g++") is not None
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import load
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import CodaNet, build, encode
+from coda_cli.core.precision import true_float32
 from coda_cli.core.published import PUBLISHED
 from coda_cli.core.published_bcos import BCOS
 
@@ -105,6 +106,7 @@ def decomposition_table(repetitions: int, device: torch.device) -> None:
         ours, theirs = (both[method]()[1] for method in ("coda", "textbook"))
         agreement = float((ours - theirs).abs().sum() / theirs.abs().sum())
         share = products(*case_of(case, device)) / rate / statistics.median(times["coda"])
+        del both, ours, theirs
         memory = [child_memory(case, method, device) / 1e6 for method in ("coda", "textbook")]
         print(
             f"{name + f' {size} px':26}{batch:>6}{ms(times['textbook']):>8.0f} ms{ms(times['coda']):>7.0f} ms"
@@ -186,7 +188,7 @@ def bcos_methods(name: str, device: torch.device) -> dict[str, Callable[[], obje
     x = encode(torch.rand(1, 3, 224, 224)).to(device)
 
     def forward() -> object:
-        with torch.no_grad():
+        with torch.no_grad(), true_float32():
             return net(x)
 
     return {"forward": forward, "coda": lambda: decompose(net, x)}
@@ -211,6 +213,8 @@ def forward_table(repetitions: int, device: torch.device) -> None:
 
 def child_memory(case: str, method: str, device: torch.device) -> float:
     """``extra_memory`` in a process of its own."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the child needs room beside this process
     command = [sys.executable, str(Path(__file__).parent), "--memory", case, method, "--device", str(device)]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
@@ -219,10 +223,12 @@ def extra_memory(case: str, method: str, device: torch.device) -> float:
     """Bytes that a decomposition needs at its peak on top of the loaded network. On CPUs of Linux only."""
     run = (bcos_methods if case in BCOS_CASES else methods)(case, device)[method]  # type: ignore[operator]
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        run()  # what the libraries allocate once is not the method's
+        synchronised(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         run()
-        return float(torch.cuda.max_memory_allocated() - before)
+        return float(torch.cuda.max_memory_allocated(device) - before)
     resident = status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     run()

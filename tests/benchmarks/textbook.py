@@ -12,6 +12,7 @@ from torch import Tensor
 
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.networks import CodaNet
+from coda_cli.core.precision import true_float32
 
 
 class TextbookDAU(torch.nn.Module):
@@ -44,7 +45,8 @@ def textbook(net: CodaNet) -> torch.nn.Module:
 def decompose_textbook(net: CodaNet, layers: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B, classes] and contributions [B, 6, h, w] of the predicted classes."""
     x = x.detach().requires_grad_()
-    logits = layers(x).sum((2, 3)) / net.temperature + net.bias
-    chosen = logits.gather(1, logits.argmax(1, keepdim=True)).sum()
-    (gradient,) = torch.autograd.grad(chosen, x)
+    with true_float32():
+        logits = layers(x).sum((2, 3)) / net.temperature + net.bias
+        chosen = logits.gather(1, logits.argmax(1, keepdim=True)).sum()
+        (gradient,) = torch.autograd.grad(chosen, x)
     return logits.detach(), x.detach() * gradient

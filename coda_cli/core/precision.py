@@ -1,0 +1,37 @@
+"""What float32 means while something is computed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_TF32 = threading.Lock()
+_inside: list[list[str]] = []  # what the switches were, once for every thread that computes
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Float32 convolutions and products in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa.
+
+    The switches are the process's: the last of several threads to leave sets them back.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    # Not the older allow_tf32: reading it fails where somebody has used these.
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    with _TF32:
+        _inside.append(_inside[0] if _inside else [switch.fp32_precision for switch in switches])
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        with _TF32:
+            before = _inside.pop()
+            if not _inside:
+                for switch, value in zip(switches, before, strict=True):
+                    switch.fp32_precision = value
