@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=32, help="of a removal curve; published: 128")
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_intermixed_args()
+    if not options.data.is_dir():
+        parser.error(f"{options.data}: no such folder")
     options.output.mkdir(parents=True, exist_ok=True)
     published = options.model == "cifar10"  # the configuration is the published one's, of rank 16
     heads = ["method", "localisation", *["published"] * published, "removal", *["published"] * published]
@@ -76,7 +78,7 @@ def main() -> None:
         )
     if boxes and curves and importlib.util.find_spec("matplotlib"):
         stem = options.output / name_of(options.model)
-        title = f"{options.model}, {options.grids} grids 3x3"
+        title = f"{options.model}, {min(map(len, boxes.values()))} grids 3x3"
         plots.save(plots.localisation_figure(boxes, 1 / 9, title), stem.with_name(f"{stem.name}.localisation.png"))
         title = f"{options.model}, {options.pictures} pictures, least important first"
         plots.save(plots.removal_figure(curves, title), stem.with_name(f"{stem.name}.removal.png"))
@@ -89,15 +91,15 @@ def name_of(model: str) -> str:
 
 def measured(what: str, method: str, options: argparse.Namespace, *more: str) -> dict[str, Any] | None:
     """What one coda evaluate says, or None where the method does not work with the network: the reason is on stderr."""
-    kind = what if what == "localisation" else f"{what}-{options.points}"
+    kind = what if what == "localisation" else f"{what}-{options.pictures}x{options.points}"
     name = f"{name_of(options.model)}.{kind}.{method.replace(':', '-').replace(',', '-')}.jsonl"
     command = ["evaluate", what, str(options.data), "-m", options.model, "--method", method, *more]
     command += ["--scores", str(options.output / name), "--json"]
     if options.verbose:
         print("coda", *command, file=sys.stderr)
     result = subprocess.run([sys.executable, "-m", "coda_cli", *command], stdout=subprocess.PIPE)
-    if result.returncode == 130:
-        raise SystemExit(130)
+    if result.returncode not in (0, 1, 2):  # of the network, or Ctrl-C: no other method will fare better
+        raise SystemExit(result.returncode)
     line: dict[str, Any] | None = json.loads(result.stdout) if result.returncode == 0 else None
     return line
 

@@ -42,9 +42,7 @@ def main() -> None:
         path = folder / "network.safetensors"
         if not path.exists():
             arguments = {**PUBLISHED[CONFIGURATION], "temperature": float(temperature)}
-            # All rise to their own temperature from what a fresh network can learn with.
-            first = min(64.0, float(temperature))
-            recipe = replace(RECIPES["cifar10"], arguments=arguments, epochs=options.epochs, first_temperature=first)
+            recipe = replace(RECIPES["cifar10"], arguments=arguments, epochs=options.epochs)
             torch.compiler.reset()  # or the fourth network would not be compiled any more, and take three times as long
             resume = (folder / STATE_FILE).exists()
             result = train(recipe, splits, folder, device=torch.device("cpu"), resume=resume)

@@ -49,6 +49,12 @@ PASSES = {
     "coda, antialiased": ["input", "layers.0", "layers.1", "layers.2"],
     "resnet": ["input", "backbone.conv1", "backbone.bn1", "backbone.pool", "backbone.layer1.0", "backbone.layer2.0",
                "backbone.layer2.1", "backbone.fc"],
+    # A dense layer's output is what it saw and its own beside it.
+    "densenet": ["input", *(f"backbone.features.{name}" for name in (
+        "conv0", "norm0", "pool0", "denseblock1.denselayer1", "denseblock1.denselayer2", "transition1.norm",
+        "transition1.conv", "transition1.pool", "denseblock2.denselayer1", "norm5")), "backbone.classifier"],
+    "convnext": ["input", *(f"backbone.features.{name}" for name in ("0", "1", "2.0", "3.0", "3.1", "4.0")),
+                 "backbone.classifier.0", "backbone.classifier.1"],
     "vit": ["input", "backbone.to_patch_embedding.linear", "backbone.transformer.encoder_0",
             "backbone.transformer.encoder_1"],
 }  # fmt: skip
@@ -61,7 +67,7 @@ def test_the_shares_add_up_at_every_depth(kind: str) -> None:
     shares = shares_by_layer(model, x, weighting)
     assert all(s.exact for s in shares)
     assert all(abs(s.residual) <= s.tolerance for s in shares)
-    assert [s.name for s in shares] == PASSES.get(kind, [s.name for s in shares])
+    assert [s.name for s in shares] == PASSES[kind]
     assert len(shares) > 3
     d = decompose(model, x, weighting[None])
     torch.testing.assert_close(shares[0].pixels.double(), d.pixels[0, 0], rtol=1e-5, atol=1e-7)

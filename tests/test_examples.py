@@ -216,7 +216,7 @@ def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path
     again = ["evaluate", "removal", str(scenes), "-m", "cifar10", "--pictures", "2", "--points", "32", "--json"]
     result = subprocess.run([sys.executable, "-m", "coda_cli", *again], capture_output=True, text=True, check=True)
     assert float(published[1]) == pytest.approx(json.loads(result.stdout)["area"], abs=6e-4)
-    assert (tmp_path / "cifar10.removal-32.ours.jsonl").exists()
+    assert (tmp_path / "cifar10.removal-2x32.ours.jsonl").exists()
 
 
 def test_the_table_of_methods_holds_what_was_measured(
@@ -232,7 +232,7 @@ def test_the_table_of_methods_holds_what_was_measured(
         return {"mean": 0.5, "interval_95": [0.4, 0.6], "scores": [[0.4] * 9, [0.6] * 9]}
 
     monkeypatch.setattr(script, "measured", measured)
-    monkeypatch.setattr(sys, "argv", ["methods.py", "data", str(tmp_path), "ours", "lime", "-m", "imagenette"])
+    monkeypatch.setattr(sys, "argv", ["methods.py", ".", str(tmp_path), "ours", "lime", "-m", "imagenette"])
     script.main()
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows == ["| ours | 0.500 (0.400 to 0.600) | 0.750 |", "| lime | – | – |"]

@@ -141,5 +141,6 @@ def test_localisation_says_what_it_cannot_do(coda: Coda, data: Path, tmp_path: P
     assert (
         "no 2 x 2 grid can be made" in coda(*command, status=2).error
     )  # of these pictures of noise none is recognised
-    assert "odd number" in coda(*command, "--smooth", "4", status=2).error
-    assert not list(tmp_path.glob("*.jsonl"))
+    assert "odd number" in coda(*command, "--smooth", "4", "--scores", "kept.jsonl", status=2).error
+    assert not list(tmp_path.glob("*.jsonl*"))
+    assert coda(*command, "--plot", "no/box.png", status=2).error == "--plot no/box.png: there is no folder no"

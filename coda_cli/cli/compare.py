@@ -46,7 +46,7 @@ def compare(
 
     Writes a sheet of all maps, each on its own stated scale with its sum and how far that is from what is to be shared
     out, logit less bias, and the same as arrays and JSON. Networks without an exact decomposition can be looked at as
-    well. Needs captum: pip install 'coda-cli[posthoc]'.
+    well. Needs captum, and LIME scikit-learn and scikit-image.
 
     \b
     coda compare photo.jpg

@@ -82,16 +82,20 @@ class Console:
 
     def _plain(self, what: str, unit: str) -> Advance:
         start = last = time.monotonic()
+        before: int | None = None  # was done when this run began: the first call is about one more
 
         def advance(done: int, total: int) -> None:
             """Say how far it is, if nothing was said for a while."""
-            nonlocal last
+            nonlocal last, before
             now = time.monotonic()
-            if now - last < PLAIN_EVERY or not done:
+            if before is None:
+                before = max(0, done - 1)
+            if now - last < PLAIN_EVERY or done <= before:
                 return
             last = now
-            rate = done / (now - start)
-            self.say(f"{what}: {done}/{total}{unit}, {rate:.1f}/s, {(total - done) / rate:.0f} s left")
+            rate = (done - before) / (now - start)
+            said = f"{rate:.1f}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
+            self.say(f"{what}: {done}/{total}{unit}, {said}, {(total - done) / rate:.0f} s left")
 
         return advance
 

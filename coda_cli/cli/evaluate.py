@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure explanations on labelled pictures: localisation, removal.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Labelled pictures, as for coda train.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder per class, below test/ or val/ if wanted.")]
 MethodOption = Annotated[
     str, typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Whose maps: see coda compare --help.")
 ]
@@ -46,11 +46,6 @@ class Protocol(StrEnum):
 
     corrected = "corrected"
     published = "published"
-
-
-@app.callback()
-def evaluate() -> None:
-    """Measure explanations on labelled pictures."""
 
 
 class DirectionName(StrEnum):
@@ -165,8 +160,9 @@ def removal(
     model: Model = DEFAULT,
     method: MethodOption = "ours",
     pictures: Annotated[
-        int, typer.Option(min=1, help="How many, evenly over the data set (published: the first 1024).")
+        int, typer.Option(min=1, help="How many, evenly over the data set (published: 1024, the first).")
     ] = 256,
+    first: Annotated[bool, typer.Option("--first", help="The first pictures of the data set instead.")] = False,
     direction: Annotated[DirectionName, typer.Option(help="Which pixels are removed first.")] = DirectionName.least,
     baseline: Annotated[
         BaselineName,
@@ -200,11 +196,13 @@ def removal(
 
     function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
     size = split.images.shape[2] * split.images.shape[3]
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(pictures, len(split))).round().astype(int))
+    last = min(pictures, len(split)) - 1 if first else len(split) - 1
+    chosen = np.unique(np.linspace(0, last, min(pictures, len(split))).round().astype(int))
     measured = {
         "schema": "coda.removal", "schema_version": 1,
         "network": _named(net), "pictures": len(chosen), "data": split.sha256(),
         "method": method, "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
+        **({"first": True} if first else {}),
     }  # fmt: skip
     with Scores(scores, measured) as kept:
         rest = chosen[len(kept.rows) :]
@@ -251,7 +249,7 @@ def _prepared(
 
     require([method])
     if plot:
-        plots.refuse_format(plot)
+        plots.refuse(plot)
     net = load_network(model, arch, device, Request(), exact=is_exact(method))
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)

@@ -76,10 +76,13 @@ def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:
     return np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR))
 
 
-def paste_back(values: NDArray[np.float32], view: View, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+def paste_back(
+    values: NDArray[np.float32], view: View, size: tuple[int, int] | None = None, *, blocks: bool = False
+) -> NDArray[np.float32]:
     """A map [h, w] of the view's resolution on the original's pixel grid, float32 [H, W], NaN outside the view.
 
-    This is drawing: values are interpolated between the centres of the view's pixels and change no recorded number.
+    This is drawing: values are interpolated between the centres of the view's pixels, or with ``blocks`` fill their
+    pixels evenly, and change no recorded number.
     ``size`` (width, height) draws on a grid of another size than the original's, covering the same picture.
     """
     import cv2
@@ -98,8 +101,9 @@ def paste_back(values: NDArray[np.float32], view: View, size: tuple[int, int] | 
     # Only the part inside is drawn; its first pixel is (u, v) of the whole.
     u, v = columns[0], rows[0]
     affine = np.array([[kx * ax, 0, ((0.5 + u) * kx - x0) * ax - 0.5], [0, ky * ay, ((0.5 + v) * ky - y0) * ay - 0.5]])
+    between = cv2.INTER_NEAREST if blocks else cv2.INTER_LINEAR
     inside = cv2.warpAffine(
-        values.astype(np.float32), affine, (len(columns), len(rows)), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        values.astype(np.float32), affine, (len(columns), len(rows)), flags=between | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )  # fmt: skip
     result[v : v + len(rows), u : u + len(columns)] = inside

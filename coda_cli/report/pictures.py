@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,9 +59,7 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
     title = _caption(part, record)[0]
     tiles = []
     for k, (values, layer) in reversed(list(enumerate(zip(shares, part.layers, strict=True)))):
-        seen = (view.rgb.shape[1], view.rgb.shape[0])
-        blocks = np.asarray(cv2.resize(values, seen, interpolation=cv2.INTER_NEAREST), np.float32)
-        drawn = heatmap(paste_back(blocks, view, size), layer.scale)
+        drawn = heatmap(paste_back(values, view, size, blocks=True), layer.scale)
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
         if layer.approximate:
             proof = f"APPROXIMATE: input x gradient, off by {0 - layer.residual:+.2g}"  # as in compare: sum less logit

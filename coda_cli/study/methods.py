@@ -325,7 +325,9 @@ def require(methods: Iterable[str]) -> None:
         except ImportError:
             missing.append(module.partition(".")[0])
     if missing:
-        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install 'coda-cli[posthoc]'")
+        packages = {"captum": "captum", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+        wanted = " ".join(packages[module] for module in missing)
+        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install {wanted}")
 
 
 def method_of(text: str) -> Method:

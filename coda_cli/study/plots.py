@@ -20,14 +20,16 @@ LINES = (RED, "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", 
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def refuse_format(path: Path) -> None:
-    """Raise UsageError for a name that is no figure's, or where matplotlib is not installed."""
+def refuse(path: Path) -> None:
+    """Raise UsageError for a name that is no figure's, a folder that is not there, or without matplotlib."""
     import importlib.util
 
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--plot {path}: figures are written as {', '.join(FORMATS)}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib: pip install 'coda-cli[figures]'")
+        raise UsageError("--plot needs matplotlib: pip install matplotlib")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {path}: there is no folder {path.parent}")
 
 
 def localisation_figure(scores: Mapping[str, NDArray[np.float64]], uniform: float, title: str) -> Figure:

@@ -62,7 +62,7 @@ class Recipe:
     def temperature(self, progress: float) -> float:
         """Temperature of a step; scaled with the area of its pictures where logits are sums over them (SUMMED)."""
         last = float(self.arguments["temperature"])
-        first = last if self.first_temperature is None else self.first_temperature
+        first = last if self.first_temperature is None else min(self.first_temperature, last)  # it never falls
         risen = min(1.0, progress / self.rise) if self.rise else 1.0
         now = first * math.exp(risen * math.log(last / first))
         area = (self.side(progress) / self.size) ** 2 if self.architecture in SUMMED else 1.0
