@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import resource
@@ -889,3 +890,17 @@ def test_a_large_picture_at_its_own_size_needs_less_than_two_gigabytes(tmp_path:
     record = strict_json((tmp_path / "out" / "large.coda.json").read_text())
     assert (record["view"]["width"], record["view"]["height"]) == (1500, 1000)
     assert record["explained"][0]["exact"]
+
+
+def test_the_rate_of_a_run_is_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four hundred of five hundred were there when it began; this one needs ten seconds for each."""
+    from coda_cli.cli import console
+
+    clock = itertools.count(0.0, 10.5)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.Console().progress("explaining", " grids") as advance:
+        for done in range(401, 404):
+            advance(done, 500)
+    assert capsys.readouterr().err.splitlines() == [
+        f"coda: explaining: {done}/500 grids, 10 s each, {(500 - done) * 10.5:.0f} s left" for done in (401, 402, 403)
+    ]

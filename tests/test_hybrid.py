@@ -288,7 +288,15 @@ def test_measurements_and_clips_say_it(trained: Path, coda: Coda, tmp_path: Path
     assert "--style colour" in refused.error
 
 
-def test_compare_and_localisation_take_the_exact_map(trained: Path, tmp_path: Path) -> None:
+def test_comparisons_say_it(trained: Path, coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 16, 16)
+    result = coda("compare", "a.png", "-m", trained, "--method", "ours", "--json")
+    assert result.record["network"]["cut"] == "layer2"
+    assert abs(result.record["methods"][0]["off"]) < 1e-4
+    assert "exact at layer2" in result.err
+
+
+def test_the_exact_map_of_methods_is_that_of_the_cut(trained: Path, tmp_path: Path) -> None:
     from coda_cli.study.methods import method_of
 
     net, x = load(trained), encode(torch.rand(1, 3, 16, 16))

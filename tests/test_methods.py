@@ -236,5 +236,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require(["ours", "occlusion:window=3", "rise"])
     with pytest.raises(UsageError, match="captum not installed; get it with: pip install captum"):
         require(["grad-cam"])
-    with pytest.raises(UsageError, match="captum, skimage, sklearn not installed; .* captum scikit-image scikit-learn"):
+    with pytest.raises(
+        UsageError, match=r"captum, skimage, sklearn not installed; .* captum scikit-image scikit-learn"
+    ):
         require(["lime"])

@@ -136,6 +136,16 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, data: Path, tmp_path
     assert "no such method" in coda(*command, "--method", "magic", status=2).error
 
 
+def test_the_first_pictures_of_a_data_set_or_some_all_over_it(coda: Coda, data: Path) -> None:
+    command = ("evaluate", "removal", data, "-m", "cifar10", "--points", "2", "--json")
+    curves = {
+        more: json.loads(coda(*command, "--pictures", *more).out)["curves"]
+        for more in (("20",), ("3",), ("3", "--first"))
+    }
+    np.testing.assert_allclose(curves["3", "--first"], curves["20",][:3], atol=1e-6)
+    np.testing.assert_allclose(curves["3",], [curves["20",][n] for n in (0, 10, 19)], atol=1e-6)
+
+
 def test_localisation_says_what_it_cannot_do(coda: Coda, data: Path, tmp_path: Path) -> None:
     command = ("evaluate", "localisation", data, "-m", "cifar10", "--grid", "2x2")
     assert (

@@ -512,6 +512,7 @@ def test_the_temperature_rises_geometrically_and_follows_the_area() -> None:
     assert [half.temperature(p) for p in (0.0, 0.25, 0.5)] == pytest.approx([25, 50, 400])
     assert [TINY.temperature(p) for p in (0.0, 1.0)] == [1.0, 1.0]
     assert replace(recipe, rise=0.0).temperature(0.0) == pytest.approx(400)
+    assert replace(recipe, first_temperature=1000.0).temperature(0.0) == pytest.approx(400)  # it never falls
 
 
 def test_a_rising_temperature_ends_in_the_network_s_own(data: tuple[Split, Split], tmp_path: Path) -> None:

@@ -353,3 +353,12 @@ def test_pixels_whose_centre_lies_outside_the_view_are_not_seen_and_no_others() 
     seen = ((x0 <= X) & (x1 >= X))[None, :] & ((y0 <= Y) & (y1 >= Y))[:, None]
     np.testing.assert_array_equal(~np.isnan(drawn), seen)
     assert 0 < seen.sum() < seen.size
+
+
+def test_blocks_fill_their_pixels_evenly() -> None:
+    """What is known of a layer's positions: nothing within them, so that nothing may look like more."""
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    view = View(np.zeros((32, 48, 3), np.uint8), (0.0, 0.0, 90.0, 60.0), (90, 60))
+    drawn = paste_back(values, view, blocks=True)
+    np.testing.assert_array_equal(drawn, np.kron(values, np.ones((30, 30))))
+    assert len(np.unique(paste_back(values, view))) > 6
