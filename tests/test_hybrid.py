@@ -249,9 +249,8 @@ def test_an_arch_that_does_not_exist_is_refused(arch: str, coda: Coda, tmp_path:
 
 
 def test_the_regulariser_is_refused(coda: Coda, tmp_path: Path) -> None:
-    folders(tmp_path / "data", 30)
     args = ("train", "data", "--arch", "hybrid:cifar-resnet20:layer1", "--size", "16", "--matrix-l1", "1")
-    assert "--matrix-l1 is for CoDA-Nets" in coda(*args, "--batch", "16", status=1).error
+    assert "--matrix-l1 is for CoDA-Nets" in coda(*args, "--batch", "16", status=2).error
 
 
 def test_methods_by_module_reach_every_layer_of_a_backbone(trained: Path) -> None:

@@ -12,7 +12,7 @@ from test_training import CLASSES, CPU, TINY, run, squares
 from coda_cli.core.dau import NORMS
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import CodaNet, coda_net, encode
-from coda_cli.errors import TrainingError
+from coda_cli.errors import UsageError
 from coda_cli.training import loop
 
 
@@ -90,5 +90,5 @@ def test_other_networks_have_none(tmp_path: Path) -> None:
         arguments={"channels": [6, 4, len(CLASSES)], "kernels": [3, 1], "strides": [2, 1], "b": 2.0, "max_out": 1,
                    "scale": 1.0, "temperature": 1.0, "bias": -1.0},
     )  # fmt: skip
-    with pytest.raises(TrainingError, match="--matrix-l1 is for CoDA-Nets"):
+    with pytest.raises(UsageError, match="--matrix-l1 is for CoDA-Nets"):
         loop.train(recipe, (squares(60, 0), squares(30, 1)), tmp_path, device=CPU)

@@ -123,9 +123,11 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
         arguments = {**arguments, "temperature": temperature}
     if changes["precision"] not in (None, "float32", "bfloat16"):
         raise UsageError(f"--precision {changes['precision']}: expected float32 or bfloat16")
-    return replace(
+    changed = replace(
         recipe, architecture=architecture, arguments=arguments, **{k: v for k, v in changes.items() if v is not None}
     )
+    changed.check()
+    return changed
 
 
 def _hybrid(arch: str) -> dict[str, Any]:

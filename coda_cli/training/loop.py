@@ -80,12 +80,11 @@ def train(
     longer finite or the state in ``folder`` belongs to another recipe or other data.
     """
     start = time.monotonic()
+    recipe.check()
     train_split, test_split = data[0].to(device), data[1].to(device)
     torch.manual_seed(recipe.seed)
     model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
     assert isinstance(model, CodaNet | BcosNet | HybridNet)
-    if recipe.matrix_l1 and not isinstance(model, CodaNet):
-        raise TrainingError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
     model_classes = len(train_split.classes)
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)

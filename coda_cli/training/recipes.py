@@ -8,6 +8,7 @@ from typing import Any
 
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS
 from coda_cli.core.published_bcos import BCOS
+from coda_cli.errors import UsageError
 
 SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
 
@@ -45,6 +46,11 @@ class Recipe:
         if "channels" not in self.arguments:
             return {**self.arguments, "classes": count}
         return {**self.arguments, "channels": [*self.arguments["channels"][:-1], count]}
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be trained."""
+        if self.matrix_l1 and self.architecture != "coda_net":
+            raise UsageError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
 
     @property
     def kept_size(self) -> int:
