@@ -248,7 +248,7 @@ def test_an_arch_that_does_not_exist_is_refused(arch: str, coda: Coda, tmp_path:
     assert f"--arch {arch}: expected" in coda("train", "data", "--arch", arch, status=2).error
 
 
-def test_the_regulariser_is_refused(coda: Coda, tmp_path: Path) -> None:
+def test_the_regulariser_is_refused(coda: Coda) -> None:
     args = ("train", "data", "--arch", "hybrid:cifar-resnet20:layer1", "--size", "16", "--matrix-l1", "1")
     assert "--matrix-l1 is for CoDA-Nets" in coda(*args, "--batch", "16", status=2).error
 
