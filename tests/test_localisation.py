@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -235,6 +236,7 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
 def test_the_command_measures_goes_on_and_draws(coda: Coda, scenes: Path, tmp_path: Path) -> None:
     command = ("evaluate", "localisation", scenes, "--grid", "2x2", "--grids", "2", "--threshold", "0", "--json")
     found = json.loads(coda(*command, "--plot", "box.png").out)
+    jsonschema.validate(found, json.loads(coda("schema", "evaluate").out))
     assert np.array(found["scores"]).shape == (2, 4)
     assert (found["method"], found["threshold"], found["uniform"]) == ("ours", 0.0, 0.25)
     assert found["mean"] == pytest.approx(np.mean(found["scores"]))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -108,6 +109,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_command_measures_goes_on_and_draws(coda: Coda, data: Path, tmp_path: Path) -> None:
     command = ("evaluate", "removal", data, "-m", "cifar10", "--pictures", "4", "--points", "8", "--json")
     found = json.loads(coda(*command, "--plot", "curve.png").out)
+    jsonschema.validate(found, json.loads(coda("schema", "evaluate").out))
     assert found["schema"] == "coda.removal"
     assert np.array(found["curves"]).shape == (4, 9)
     np.testing.assert_allclose(np.mean(found["curves"], 0), found["mean"])

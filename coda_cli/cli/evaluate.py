@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +101,7 @@ def localisation(
     """
     from coda_cli.accounts import network_part
     from coda_cli.core.networks import classify
+    from coda_cli.report.measurements import LocalisationRecord, to_json
     from coda_cli.study.localisation import SEED, localise
     from coda_cli.study.methods import method_of
     from coda_cli.study.scores import Scores
@@ -133,11 +133,11 @@ def localisation(
             )  # fmt: skip
     low, high = found.interval()
     if as_json:
-        result = {
-            **measured, "grids": len(found.scores), "mean": found.mean, "interval_95": [low, high],
+        record = LocalisationRecord.model_validate({
+            **measured, "grids": len(found.scores), "mean": found.mean, "interval_95": (low, high),
             "uniform": 1 / side**2, "scores": found.scores.tolist(),
-        }  # fmt: skip
-        console.result(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        })  # fmt: skip
+        console.result(to_json(record))
     else:
         by = "" if method == "ours" else f" by {method}"
         console.result(
@@ -190,6 +190,7 @@ def removal(
     import numpy as np
 
     from coda_cli.accounts import network_part
+    from coda_cli.report.measurements import RemovalRecord, to_json
     from coda_cli.study.methods import method_of
     from coda_cli.study.removal import Removal, counts, remove
     from coda_cli.study.scores import Scores
@@ -216,9 +217,11 @@ def removal(
                 advance(len(kept.rows), len(chosen))
     found = Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
     if as_json:
-        result = {**measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),
-                  "curves": found.curves.tolist()}  # fmt: skip
-        console.result(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        record = RemovalRecord.model_validate({
+            **measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),
+            "curves": found.curves.tolist(),
+        })  # fmt: skip
+        console.result(to_json(record))
     else:
         by = "" if method == "ours" else f" by {method}"
         console.result(

@@ -17,6 +17,7 @@ class Command(StrEnum):
     explain = "explain"
     video = "video"
     compare = "compare"
+    evaluate = "evaluate"
 
 
 def schema(
@@ -28,7 +29,10 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.report import clip_records, comparison, records
+    from coda_cli.report import clip_records, comparison, measurements, records
 
-    kinds = {Command.explain: records, Command.video: clip_records, Command.compare: comparison}
+    kinds = {
+        Command.explain: records, Command.video: clip_records, Command.compare: comparison,
+        Command.evaluate: measurements,
+    }  # fmt: skip
     console.result(json.dumps(kinds[command].json_schema(), indent=2))
