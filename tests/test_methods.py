@@ -93,9 +93,13 @@ def test_the_methods_by_gradients_are_their_formulas() -> None:
         "gradient": g.sum(1), "gradient:absolute=1": g.abs().sum(1), "guided-backprop": g.sum(1),
         "input-x-gradient": (rgb * g).sum(1),
         "deeplift": (rgb * g).sum(1), "integrated-gradients": (rgb * g).sum(1),  # on a straight line
+        "gradient:channels=6": model.weights[[2, 0]].sum(1), "gradient:absolute=1,channels=6":
+        model.weights[[2, 0]].abs().sum(1), "guided-backprop:channels=6": model.weights[[2, 0]].sum(1),
+        **{f"{name}:channels=6": (x * model.weights[[2, 0]]).sum(1)
+           for name in ("input-x-gradient", "deeplift", "integrated-gradients")},
         "ours": (x * model.weights[[2, 0]]).sum(1).detach(),
     }.items():  # fmt: skip
-        torch.testing.assert_close(method_of(name)(model, x, [2, 0]), expected, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(method_of(name)(model, x, [2, 0]), expected.detach(), rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_integrated_gradients_add_up_to_the_distance_from_black() -> None:
@@ -212,10 +216,11 @@ def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [("saliency", "no such method"), ("gradient:steps=3", "no parameter steps; it has absolute"),
-     ("deeplift:steps=3", "no parameter steps; it has none"),
+     ("grad-cam:steps=3", "no parameter steps; it has none"),
      ("occlusion:size=3", "no parameter size; it has window, stride"), ("occlusion:window=x", "expected a number"),
      ("occlusion:window=0", "must be positive"), ("occlusion:window=2.5", "expected a number"),
-     ("rise:masks", "expected a number"), ("gradient:absolute=2", "must be 0 or 1")],
+     ("rise:masks", "expected a number"), ("gradient:absolute=2", "must be 0 or 1"),
+     ("deeplift:channels=4", "must be 3 or 6")],
 )  # fmt: skip
 def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):

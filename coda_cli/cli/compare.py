@@ -56,8 +56,11 @@ def compare(
     \b
     Methods with parameters, and their defaults, which are the published values (but for the quicker forms of occlusion
     and RISE where no method is named; the published occlusion 5, 9 and 50 are window=4, 8 and 80):
-      gradient:absolute=0
-      integrated-gradients:steps=20
+      gradient:absolute=0,channels=3
+      input-x-gradient:channels=3
+      integrated-gradients:steps=20,channels=3
+      deeplift:channels=3
+      guided-backprop:channels=3
       occlusion:window=32,stride=32
       rise:masks=6000,cells=6,kept=0.1,seed=42
       lime:samples=256,features=3,kernel=1.0,seed=42

@@ -64,29 +64,32 @@ def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
 # ---- by gradients, from captum ---------------------------------------------------------------------------------------
 
 
-def gradient(model: nn.Module, x: Tensor, classes: Sequence[int], *, absolute: int = 0) -> Tensor:
-    """The gradient of the logit, signed; with ``absolute`` 1 its size in each colour instead, as captum's default."""
-    return _captum("Saliency", model, x, classes, abs=bool(absolute))
+def gradient(model: nn.Module, x: Tensor, classes: Sequence[int], *, absolute: int = 0, channels: int = 3) -> Tensor:
+    """The gradient of the logit, signed; with ``absolute`` 1 its size in each channel instead, as captum's default."""
+    return _captum("Saliency", model, x, classes, channels, abs=bool(absolute))
 
 
-def input_x_gradient(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+def input_x_gradient(model: nn.Module, x: Tensor, classes: Sequence[int], *, channels: int = 3) -> Tensor:
     """Colours times the gradient of the logit."""
-    return _captum("InputXGradient", model, x, classes)
+    return _captum("InputXGradient", model, x, classes, channels)
 
 
-def guided_backprop(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+def guided_backprop(model: nn.Module, x: Tensor, classes: Sequence[int], *, channels: int = 3) -> Tensor:
     """The gradient without what ReLUs would pass back negatively; in a network without ReLUs the gradient."""
-    return _captum("GuidedBackprop", model, x, classes)
+    return _captum("GuidedBackprop", model, x, classes, channels)
 
 
-def integrated_gradients(model: nn.Module, x: Tensor, classes: Sequence[int], *, steps: int = 20) -> Tensor:
-    """The gradient's mean on the way from a black picture, times the colours (Gauss-Legendre in ``steps`` points)."""
-    return _captum("IntegratedGradients", model, x, classes, n_steps=steps, internal_batch_size=_copies(model, x))
+def integrated_gradients(
+    model: nn.Module, x: Tensor, classes: Sequence[int], *, steps: int = 20, channels: int = 3
+) -> Tensor:
+    """The gradient's mean on the way from 0, times the input (Gauss-Legendre in ``steps`` points)."""
+    batch = _copies(model, x)
+    return _captum("IntegratedGradients", model, x, classes, channels, n_steps=steps, internal_batch_size=batch)
 
 
-def deeplift(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-    """DeepLIFT's rescale rule against a black picture; no rule applies in a network without ReLUs."""
-    return _captum("DeepLift", model, x, classes, baselines=0)
+def deeplift(model: nn.Module, x: Tensor, classes: Sequence[int], *, channels: int = 3) -> Tensor:
+    """DeepLIFT's rescale rule against 0; no rule applies in a network without ReLUs."""
+    return _captum("DeepLift", model, x, classes, channels, baselines=0)
 
 
 def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
@@ -103,30 +106,34 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
         return F.interpolate(maps.relu(), x.shape[2:], mode="nearest")
 
     method = LayerGradCam(_OfColours(model), _last_map(model, x))
-    return _for_classes(attribute, model, x, classes)
+    return _for_classes(attribute, model, x, classes, 3)
 
 
-def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], **options: Any) -> Tensor:
+def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], channels: int, **options: Any) -> Tensor:
+    """A method of captum's, of r g b (``channels`` 3, CoDA-Nets and version 1 of B-cos) or of all six (version 2).
+
+    0 is black in three channels; in six it is no colour at all.
+    """
     import captum.attr
 
-    attribution = getattr(captum.attr, name)(_OfColours(model))
+    attribution = getattr(captum.attr, name)(_OfColours(model) if channels == 3 else model)
 
     def attribute(copies: Tensor, targets: list[int]) -> Tensor:
         maps: Tensor = attribution.attribute(copies, target=targets, **options)
         return maps
 
-    return _for_classes(attribute, model, x, classes)
+    return _for_classes(attribute, model, x, classes, channels)
 
 
 def _for_classes(
-    attribute: Callable[[Tensor, list[int]], Tensor], model: nn.Module, x: Tensor, classes: Sequence[int]
+    attribute: Callable[[Tensor, list[int]], Tensor], model: nn.Module, x: Tensor, classes: Sequence[int], channels: int
 ) -> Tensor:
     """What captum attributes, summed over channels: as many copies of the picture at a time as fit, one per class."""
     maps, size = [], _copies(model, x) if len(classes) > 1 else 1
     for i in range(0, len(classes), size):
         targets = list(classes[i : i + size])
         with _quiet():
-            copies = x[:, :3].detach().repeat(len(targets), 1, 1, 1).requires_grad_()
+            copies = x[:, :channels].detach().repeat(len(targets), 1, 1, 1).requires_grad_()
             maps.append(attribute(copies, targets).detach().sum(1))
     return torch.cat(maps)
 
@@ -309,6 +316,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
 # The others' maps are in logit units; of these the first two are logits per unit of colour.
 UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
+CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
 
 
@@ -382,8 +390,8 @@ def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
             raise UsageError(
                 f"--method {text}: {key} is {value!r}; expected a number like {known[key].default}"
             ) from error
-        if key == "absolute" and chosen[key] not in (0, 1):
-            raise UsageError(f"--method {text}: absolute must be 0 or 1")
+        if chosen[key] not in (choices := CHOICES.get(key, (chosen[key],))):
+            raise UsageError(f"--method {text}: {key} must be {' or '.join(map(str, choices))}")
         if not (0 < chosen[key] < math.inf or key in ("absolute", "seed")):
             raise UsageError(f"--method {text}: {key} must be positive")
         if key == "kept" and chosen[key] > 1:
