@@ -35,7 +35,7 @@ PUBLISHED = {
     "input-x-gradient": (0.1441, 0.5616),
     "gradient": (0.1437, 0.8613),
 }
-METHODS = (*PUBLISHED, "gradient:absolute=1", "guided-backprop", "lime", "rise:masks=250")
+METHODS = (*PUBLISHED, "gradient:absolute=1", "gradient:channels=6", "guided-backprop", "lime", "rise:masks=250")
 
 
 def main() -> None:
