@@ -23,7 +23,7 @@ from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
 from coda_cli.report.files import Naming, prepare
 from coda_cli.report.records import ViewPart
-from coda_cli.study.methods import EXACT, UNITLESS, method_of, parameters_of
+from coda_cli.study.by_name import UNITLESS, is_exact, method_of, parameters_of
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -42,7 +42,7 @@ class Compared:
 def compare(
     item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming, force: bool = False
 ) -> Iterator[Comparison]:
-    """Every class asked for of one file, under ``methods`` (see ``study.methods``), written as ``naming`` says.
+    """Every class asked for of one file, under ``methods`` (see ``study.by_name``), written as ``naming`` says.
 
     Without any methods, under all that work with the network; the record says which did not, and why. Raises
     UsageError for a method or class that does not exist, CodaError where a method that was asked for fails, MediaError
@@ -146,7 +146,7 @@ def default_methods(net: Net) -> tuple[str, ...]:
     h = net.checkpoint.preprocessing.crop
     masks = (f"occlusion:window={max(4, h // 8)},stride={max(2, h // 16)}", "lime", "rise:masks=1000")
     every = ("ours", "gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop")
-    return tuple(m for m in (*every, *masks) if hasattr(net.model, "bias") or m not in EXACT)
+    return tuple(m for m in (*every, *masks) if hasattr(net.model, "bias") or not is_exact(m))
 
 
 def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:

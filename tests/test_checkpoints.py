@@ -58,11 +58,12 @@ def picture(size: int = 32) -> Tensor:
 
 
 def refusal(path: Path | str, match: str, error: type[CodaError] = CheckpointError, **options: Any) -> str:
-    """Loading must fail with one line that names the file."""
+    """Loading must fail with one line that names the file, or the option that is wrong."""
     with pytest.raises(error, match=match) as caught:
         load(path, **options)
     message = str(caught.value)
     assert "\n" not in message
+    assert (match if error is UsageError else Path(path).name) in message
     return message
 
 

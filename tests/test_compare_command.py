@@ -99,7 +99,7 @@ def test_where_no_method_works_it_is_said(coda: Coda, tmp_path: Path, monkeypatc
         raise RuntimeError("no luck")
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.methods.METHODS", {"gradient": broken})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": broken})
     monkeypatch.setattr("coda_cli.comparisons.default_methods", lambda _: ("gradient",))
     assert (
         "no method works with cifar10: gradient does not work here: no luck" in coda("compare", "a.png", status=1).error
@@ -160,7 +160,7 @@ def test_a_map_of_few_pixels_is_not_drawn_blank(coda: Coda, tmp_path: Path, monk
         return maps
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.methods.METHODS", {"lime": one_pixel})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": one_pixel})
     part = coda("compare", "a.png", "--method", "lime", "--json").record["methods"][0]
     assert (part["scale"], part["sum"], part["parameters"]) == (2.0, 2.0, {})
 

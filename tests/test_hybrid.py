@@ -266,7 +266,7 @@ def test_methods_by_module_reach_every_layer_of_a_backbone(trained: Path) -> Non
         hook.remove()
     assert len(seen) == 1 + 2 * 6  # the stem's, and two in each of three blocks of two stages
     assert len({id(m) for m in net.model.below.modules() if isinstance(m, nn.ReLU)}) == len(seen)
-    from coda_cli.study.methods import method_of
+    from coda_cli.study.by_name import method_of
 
     guided, plain = (method_of(name)(net.model, x, [0]) for name in ("guided-backprop", "gradient"))
     assert not torch.allclose(guided, plain, rtol=0.1)
@@ -296,7 +296,7 @@ def test_comparisons_say_it(trained: Path, coda: Coda, tmp_path: Path) -> None:
 
 
 def test_the_exact_map_of_methods_is_that_of_the_cut(trained: Path, tmp_path: Path) -> None:
-    from coda_cli.study.methods import method_of
+    from coda_cli.study.by_name import method_of
 
     net, x = load(trained), encode(torch.rand(1, 3, 16, 16))
     ours = method_of("ours")(net.model, x, [1])

@@ -19,7 +19,7 @@ from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build, classify, encode
 from coda_cli.errors import ExactnessError, UsageError
-from coda_cli.study import localisation
+from coda_cli.study import localisation, plots
 from coda_cli.study.localisation import Localisation, chosen_pictures, grid_picture, grid_scores, grids, localise, ours
 
 CLASSES = 10
@@ -271,3 +271,10 @@ def test_methods_smoothing_and_size_change_what_is_measured(coda: Coda, scenes: 
     assert len(set(means.values())) == 4
     assert coda(*command[:-1]).out.startswith("cifar10: ")
     assert " by gradient: " in coda(*command[:-1], "--method", "gradient").out
+
+
+def test_the_figure_has_the_lines_of_a_perfect_and_an_even_map() -> None:
+    axes = plots.localisation_figure({"ours": np.full((4, 9), 0.8), "rise": np.full((4, 9), 0.2)}, 1 / 9, "").axes[0]
+    across = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+    assert across == [1.0, 1 / 9]
+    assert {text.get_text() for text in axes.texts} == {"perfect", "even"}

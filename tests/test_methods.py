@@ -17,7 +17,8 @@ from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.study import methods
-from coda_cli.study.methods import METHODS, _last_map, grad_cam, lime, method_of, occlusion, require, rise
+from coda_cli.study.by_name import METHODS, is_exact, method_of, require
+from coda_cli.study.methods import _last_map, grad_cam, lime, occlusion, rise
 
 FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
 
@@ -220,7 +221,8 @@ def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> No
      ("occlusion:size=3", "no parameter size; it has window, stride"), ("occlusion:window=x", "expected a number"),
      ("occlusion:window=0", "must be positive"), ("occlusion:window=2.5", "expected a number"),
      ("rise:masks", "expected a number"), ("gradient:absolute=2", "must be 0 or 1"),
-     ("deeplift:channels=4", "must be 3 or 6")],
+     ("deeplift:channels=4", "must be 3 or 6"), ("rise:kept=1.5", "kept is a share, at most 1"),
+     ("rise:kept=inf", "must be positive")],
 )  # fmt: skip
 def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -245,3 +247,23 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         UsageError, match=r"captum, skimage, sklearn not installed; .* captum scikit-image scikit-learn"
     ):
         require(["lime"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_maps_that_are_not_finite_are_nobody_s_result(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of them would be a score like any other."""
+
+    def spoilt(_: object, x: Tensor, classes: list[int]) -> Tensor:
+        maps = torch.ones(len(classes), *x.shape[2:])
+        maps[-1, 0, 0] = value
+        return maps
+
+    monkeypatch.setitem(METHODS, "gradient", spoilt)
+    with pytest.raises(MediaError, match="gradient gives numbers that are not finite"):
+        method_of("gradient")(small_net(), picture(), [0, 1])
+
+
+def test_a_name_with_empty_parameters_is_the_same_method() -> None:
+    assert is_exact("ours")
+    assert is_exact("ours:")
+    assert not is_exact("gradient:absolute=1")

@@ -13,7 +13,7 @@ from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.networks import forward
 from coda_cli.core.precision import true_float32
-from coda_cli.study import methods
+from coda_cli.study import by_name
 
 SWITCHES = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
 
@@ -91,8 +91,8 @@ def test_forward_passes_and_methods_are_computed_in_float32(monkeypatch: pytest.
     def gradient(model: nn.Module, x: Tensor, _: object) -> Tensor:
         return model(x)
 
-    monkeypatch.setitem(methods.METHODS, "gradient", gradient)
+    monkeypatch.setitem(by_name.METHODS, "gradient", gradient)
     model.state = []
-    methods.method_of("gradient")(model, torch.zeros(1, 6, 4, 4), [0])
+    by_name.method_of("gradient")(model, torch.zeros(1, 6, 4, 4), [0])
     assert model.state == ["ieee", "ieee"]
     assert state() == ["tf32", "tf32"]

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from coda_cli.core.networks import encode
+from coda_cli.errors import MediaError
 from coda_cli.study.removal import Removal, counts, ranks, remove, replacement
 
 
@@ -136,6 +137,17 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, data: Path, tmp_path
     assert "most important first" in sentence
     assert coda(*command, "--plot", "curve.txt", status=2).error.startswith("--plot curve.txt: figures are written as")
     assert "no such method" in coda(*command, "--method", "magic", status=2).error
+
+
+def test_a_method_that_fails_names_its_picture() -> None:
+    """Counted from the first of the measurement, not of the part that is left of it."""
+
+    def failing(*_: object) -> Tensor:
+        raise MediaError("no map")
+
+    images, labels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
+    with pytest.raises(MediaError, match=r"^picture 6: no map$"):
+        next(remove(Sum(torch.ones(8, 8)), images, labels, method=failing, before=5))
 
 
 def test_the_first_pictures_of_a_data_set_or_some_all_over_it(coda: Coda, data: Path) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.explain import Fit, load_network
-from coda_cli.cli.options import Arch, Device, Json, Model, OutputFolder, Quiet, Verbose
+from coda_cli.cli.explain import load_network
+from coda_cli.cli.options import Arch, Device, Fit, FitOption, Json, Model, OutputFolder, Quiet, Verbose
 from coda_cli.errors import CodaError, ExitCode
 
 
@@ -32,9 +32,7 @@ def compare(
     ] = None,
     output: OutputFolder = Path("coda-out"),
     json: Json = False,
-    fit: Annotated[
-        Fit, typer.Option(help="Centre crop as trained, the whole picture small, or the whole at its own size.")
-    ] = Fit.crop,
+    fit: FitOption = Fit.crop,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are there.")] = False,
     arch: Arch = None,
@@ -70,7 +68,7 @@ def compare(
     from coda_cli.media.sources import resolve
     from coda_cli.report.comparison import FailedComparison, to_json
     from coda_cli.report.files import Naming, prepare, refuse_collisions
-    from coda_cli.study.methods import METHODS, is_exact, method_of, require
+    from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output)
     require(methods or METHODS)

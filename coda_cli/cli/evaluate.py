@@ -102,8 +102,8 @@ def localisation(
     from coda_cli.accounts import network_part
     from coda_cli.core.networks import classify
     from coda_cli.report.measurements import LocalisationRecord, to_json
+    from coda_cli.study.by_name import method_of
     from coda_cli.study.localisation import SEED, localise
-    from coda_cli.study.methods import method_of
     from coda_cli.study.scores import Scores
 
     if smooth % 2 == 0:
@@ -191,7 +191,7 @@ def removal(
 
     from coda_cli.accounts import network_part
     from coda_cli.report.measurements import RemovalRecord, to_json
-    from coda_cli.study.methods import method_of
+    from coda_cli.study.by_name import method_of
     from coda_cli.study.removal import Removal, counts, remove
     from coda_cli.study.scores import Scores
 
@@ -210,7 +210,7 @@ def removal(
         with console.progress("removing pixels", " pictures") as advance:
             curves = remove(
                 net.model, split.images[rest], split.labels[rest], method=function, direction=direction.value,
-                baseline=baseline.value, share=share, points=points,
+                baseline=baseline.value, share=share, points=points, before=len(kept.rows),
             )  # fmt: skip
             for curve in curves:
                 kept.add(curve.tolist())
@@ -247,7 +247,7 @@ def _prepared(
     """The network and the held-out pictures, after everything that can be wrong without them."""
     from coda_cli.explain import Request
     from coda_cli.study import plots
-    from coda_cli.study.methods import is_exact, require
+    from coda_cli.study.by_name import is_exact, require
     from coda_cli.training.datasets import load_held_out
 
     require([method])

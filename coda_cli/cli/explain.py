@@ -16,7 +16,19 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.options import Arch, BatchSize, Device, Json, Model, OutputFolder, Quiet, Verbose, number_together
+from coda_cli.cli.options import (
+    Arch,
+    BatchSize,
+    Device,
+    Fit,
+    FitOption,
+    Json,
+    Model,
+    OutputFolder,
+    Quiet,
+    Verbose,
+    number_together,
+)
 from coda_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -38,14 +50,6 @@ Classes
 """
 
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
-
-
-class Fit(StrEnum):
-    """How a picture is shown to the network."""
-
-    crop = "crop"
-    pad = "pad"
-    native = "native"
 
 
 class Style(StrEnum):
@@ -97,9 +101,7 @@ def explain(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="The list on stdin is separated by NUL, not lines.")
     ] = False,
-    fit: Annotated[
-        Fit, typer.Option(help="Centre crop as trained, the whole picture small, or the whole at its own size.")
-    ] = Fit.crop,
+    fit: FitOption = Fit.crop,
     scale: Annotated[
         str,
         typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per picture, per run, given."),

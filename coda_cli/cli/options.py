@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
+
+
+class Fit(StrEnum):
+    """How a picture is shown to the network."""
+
+    crop = "crop"
+    pad = "pad"
+    native = "native"
 
 
 def number_together(batch_size: str) -> int | None:
@@ -54,6 +63,10 @@ Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps"
 BatchSize = Annotated[
     str,
     typer.Option("--batch-size", metavar="auto|N", help="How many are computed together; less when memory runs out."),
+]
+FitOption = Annotated[
+    Fit,
+    typer.Option("--fit", help="Centre crop as trained, the whole picture small, or the whole at its own size."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout, one object per line.")]
 OutputFolder = Annotated[

@@ -14,8 +14,8 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.explain import Fit, Precision, Style, load_network
-from coda_cli.cli.options import Arch, BatchSize, Device, Json, Model, Quiet, Verbose, number_together
+from coda_cli.cli.explain import Precision, Style, load_network
+from coda_cli.cli.options import Arch, BatchSize, Device, Fit, FitOption, Json, Model, Quiet, Verbose, number_together
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def video(
     style: Annotated[Style, typer.Option(help="Signed, or the colour explanation of the B-cos papers.")] = Style.signed,
     smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Odd window of the colour explanation.")] = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
-    fit: Annotated[
-        Fit, typer.Option(help="Centre crop as trained, the whole picture small, or the whole at its own size.")
-    ] = Fit.crop,
+    fit: FitOption = Fit.crop,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
     check: Annotated[
         float | None, typer.Option(min=0, metavar="TOLERANCE", show_default=False, help="As in coda explain.")

@@ -2,21 +2,18 @@
 
 A method takes a network, one encoded picture x float [1, 6, h, w] and K class indices, and gives maps [K, h, w], signed
 unless it says otherwise. Its parameters are keyword arguments with the published values as defaults. A new one is one
-more function in METHODS.
+more function in ``by_name.METHODS``.
 
-All but ours act on the three colours, the encoding being part of what they differentiate or mask (as published for
-CoDA-Nets and B-cos networks of version 1), on the logit with temperature and bias, and on the network as it is, with
-nothing held.
+All but ours act on the three colours, unless six ``channels`` are asked for, the encoding being part of what they
+differentiate or mask (as published for CoDA-Nets and B-cos networks of version 1), on the logit with temperature and
+bias, and on the network as it is, with nothing held.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import itertools
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,8 +26,7 @@ from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward, probabilities
-from coda_cli.core.precision import true_float32
-from coda_cli.errors import ExactnessError, MediaError, UsageError
+from coda_cli.errors import ExactnessError, UsageError
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 BATCH, PIXELS = 32, 1 << 19  # pictures that are computed together, at most
@@ -132,7 +128,7 @@ def _for_classes(
     maps, size = [], _copies(model, x) if len(classes) > 1 else 1
     for i in range(0, len(classes), size):
         targets = list(classes[i : i + size])
-        with _quiet():
+        with quiet():
             copies = x[:, :channels].detach().repeat(len(targets), 1, 1, 1).requires_grad_()
             maps.append(attribute(copies, targets).detach().sum(1))
     return torch.cat(maps)
@@ -165,7 +161,7 @@ def _copies(model: nn.Module, x: Tensor) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Captum warns of what it does to inputs and modules, which here are its own."""
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
@@ -246,7 +242,7 @@ def rise(
         coarse = (torch.rand(n, 1, cells, cells, generator=generator) < kept).to(x)
         fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
         dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))
-        soft = torch.stack([m[:, y : y + H, z : z + W] for m, y, z in zip(fine, dy, dx, strict=True)]).to(x)
+        soft = torch.stack([m[:, y : y + H, z : z + W] for m, y, z in zip(fine, dy, dx, strict=True)])
         p = probabilities(model, forward(model, encode(x[:, :3] * soft)))[:, chosen]
         total += torch.einsum("nk,nhw->khw", p, soft[:, 0])
     return total / (masks * kept)
@@ -289,7 +285,7 @@ def lime(
                     kept.append(probabilities(model, forward(model, encode(pictures)))[:, list(classes)])
             return kept[i][:, k]
 
-        with _quiet(), torch.random.fork_rng():
+        with quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)  # captum draws from the global generator: the same pictures for every class
             weights = Lime(probability, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
                 rgb[None], baselines=means[None], feature_mask=segments[None, None].expand(1, 3, -1, -1),
@@ -299,106 +295,3 @@ def lime(
         best = sorted((s for s, w in of_segment.items() if w > 0), key=lambda s: -of_segment[s])[:features]
         maps.append(torch.isin(segments, torch.tensor(best, device=x.device, dtype=segments.dtype)).to(x.dtype))
     return torch.stack(maps)
-
-
-METHODS: dict[str, Callable[..., Tensor]] = {
-    "ours": ours,
-    "gradient": gradient,
-    "input-x-gradient": input_x_gradient,
-    "integrated-gradients": integrated_gradients,
-    "deeplift": deeplift,
-    "grad-cam": grad_cam,
-    "guided-backprop": guided_backprop,
-    "occlusion": occlusion,
-    "lime": lime,
-    "rise": rise,
-}
-CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
-# The others' maps are in logit units; of these the first two are logits per unit of colour.
-UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
-CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
-EXACT = ("ours",)  # what networks without an exact decomposition do not have
-
-
-def require(methods: Iterable[str]) -> None:
-    """Import the libraries of methods, so that no method's time holds that. Raises UsageError where one is missing."""
-    names = {text.partition(":")[0] for text in methods}
-    needed = {"captum.attr"} if names & CAPTUM else set()
-    needed |= {"captum.attr", "sklearn.linear_model", "skimage.segmentation"} if "lime" in names else set()
-    missing = []
-    for module in sorted(needed):
-        try:
-            with _quiet():
-                importlib.import_module(module)
-        except ImportError:
-            missing.append(module.partition(".")[0])
-    if missing:
-        packages = {"captum": "captum", "sklearn": "scikit-learn", "skimage": "scikit-image"}
-        wanted = " ".join(packages[module] for module in missing)
-        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install {wanted}")
-
-
-def method_of(text: str) -> Method:
-    """A method by name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2". Raises UsageError.
-
-    What the libraries raise inside a method becomes a MediaError with their reason; so do maps that are not finite.
-    """
-    function, chosen = _chosen(text)
-
-    def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-        """The function with its parameters chosen; see ``Method``."""
-        try:
-            with true_float32():
-                maps = function(model, x, classes, **chosen)
-        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise MediaError(f"{text} does not work here: {reason}") from error
-        if not bool(torch.isfinite(maps).all()):
-            raise MediaError(f"{text} gives numbers that are not finite")
-        return maps
-
-    return method
-
-
-def parameters_of(text: str) -> dict[str, float]:
-    """All parameters of a method by name, those that ``text`` does not name by their defaults. Raises UsageError."""
-    function, chosen = _chosen(text)
-    return {p.name: chosen.get(p.name, p.default) for p in _parameters(function)}
-
-
-def _parameters(function: Callable[..., Tensor]) -> list[inspect.Parameter]:
-    return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-
-def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
-    """The function of METHODS that ``text`` names, and the parameters that it gives."""
-    name, _, given = text.partition(":")
-    if name not in METHODS:
-        raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
-    function = METHODS[name]
-    known = {p.name: p for p in _parameters(function)}
-    chosen: dict[str, float] = {}
-    for part in filter(None, given.split(",")):
-        key, _, value = part.partition("=")
-        if key not in known:
-            there = f"it has {', '.join(known)}" if known else "it has none"
-            raise UsageError(f"--method {text}: {name} has no parameter {key}; {there}")
-        kind = type(known[key].default)
-        try:
-            chosen[key] = kind(value)
-        except ValueError as error:
-            raise UsageError(
-                f"--method {text}: {key} is {value!r}; expected a number like {known[key].default}"
-            ) from error
-        if chosen[key] not in (choices := CHOICES.get(key, (chosen[key],))):
-            raise UsageError(f"--method {text}: {key} must be {' or '.join(map(str, choices))}")
-        if not (0 < chosen[key] < math.inf or key in ("absolute", "seed")):
-            raise UsageError(f"--method {text}: {key} must be positive")
-        if key == "kept" and chosen[key] > 1:
-            raise UsageError(f"--method {text}: kept is a share, at most 1")
-    return function, chosen
-
-
-def is_exact(text: str) -> bool:
-    """Whether a method needs an exact decomposition, which not every network has."""
-    return text.partition(":")[0] in EXACT

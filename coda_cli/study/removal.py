@@ -83,13 +83,17 @@ def remove(
     baseline: Baseline = "zero",
     share: float = SHARE,
     points: int = POINTS,
+    before: int = 0,
 ) -> Iterator[NDArray[np.float64]]:
-    """The curve [points + 1] of each picture of uint8 [N, 3, h, w] with true classes int64 [N], one after the other."""
+    """The curve [points + 1] of each picture of uint8 [N, 3, h, w] with true classes int64 [N], one after the other.
+
+    ``before`` is how many pictures were done in an earlier call. A CodaError of the method names its picture.
+    """
     device = next(model.parameters()).device
     steps = torch.from_numpy(counts(images.shape[2] * images.shape[3], share, points)).to(device)
     pixels = PIXELS if device.type == "cpu" else 8 * PIXELS
     together = max(1, pixels // (images.shape[2] * images.shape[3]))
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), 1):
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), before + 1):
         x = encode(image[None].to(device))
         try:
             places = ranks(method(model, x, [label])[0], direction)

@@ -27,12 +27,10 @@ class Scores:
         self.path, self.rows, self._lock = path, list[list[float]](), ExitStack()
         if path is None:
             return
-        self._lock.enter_context(_alone(path))
-        try:
+        with ExitStack() as lock:
+            lock.enter_context(_alone(path))
             self._read(path, measured)
-        except BaseException:
-            self._lock.close()
-            raise
+            self._lock = lock.pop_all()
 
     def __enter__(self) -> Self:
         return self
