@@ -214,7 +214,7 @@ def test_every_single_hold_is_needed(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("b", [1.0, 1.5, 2.0, 2.5])
-@pytest.mark.parametrize(("groups", "max_out"), [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("groups", "max_out"), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)])
 def test_a_convolution_is_its_formula_position_by_position(b: float, groups: int, max_out: int) -> None:
     torch.manual_seed(0)
     layer = BcosConv2d(4, 6, 3, stride=2, padding=1, groups=groups, b=b, max_out=max_out, scale=0.3).double()
@@ -232,6 +232,14 @@ def test_a_convolution_is_its_formula_position_by_position(b: float, groups: int
             factor = {1.0: 1.0, 2.0: abs(response / n)}.get(b, (abs(response / n) + 1e-6) ** (b - 1))
             expected = response * factor / 0.3
             assert float(y[0].flatten(1)[o, p]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_filter_without_a_number_is_not_hidden_by_its_neighbour(broken: int) -> None:
+    layer = BcosConv2d(4, 1, 1, max_out=2)
+    with torch.no_grad():
+        layer.linear.weight[broken, 0] = torch.nan
+        assert layer(torch.rand(1, 4, 2, 2)).isnan().all()
 
 
 def test_the_positional_embedding_is_its_formula() -> None:

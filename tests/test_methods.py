@@ -153,6 +153,15 @@ def test_occlusion_is_its_definition(window: int, stride: int) -> None:
     torch.testing.assert_close(occlusion(model, x, [2, 0], window=window, stride=stride), expected, rtol=0, atol=1e-5)
 
 
+def test_a_seed_s_maps_are_the_same_however_many_pictures_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small_net(), picture(12, 10)
+    for name in ("rise:masks=40", "lime:samples=40", "occlusion:window=3,stride=2"):
+        together = method_of(name)(model, x, [2])
+        with monkeypatch.context() as patch:
+            patch.setattr(methods, "PIXELS", 7 * 12 * 10)
+            torch.testing.assert_close(method_of(name)(model, x, [2]), together)
+
+
 def test_rise_finds_the_pixels_that_matter() -> None:
     weights = torch.zeros(1, 6, 24, 24)
     weights[:, :3, 4:12, 12:20] = 0.05
