@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -86,14 +87,15 @@ def make_record(
     )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """What computes a record."""
-    return {"coda": _own_version(), "torch": torch.__version__, "python": platform.python_version()}
+def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
+    """What computes a record; ``libraries`` are further distributions that have a part in it."""
+    own = {"coda": _version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()}
+    return own | {library: _version(library) for library in libraries}
 
 
 @cache  # it reads a file
-def _own_version() -> str:
-    return version("coda-cli")
+def _version(distribution: str) -> str:
+    return version(distribution)
 
 
 def network_part(net: Net) -> Network:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from coda_cli.media.view import Fit, View, fit
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
-from coda_cli.report.files import Naming, prepare
+from coda_cli.report.files import Naming, prepare, refuse_inputs
 from coda_cli.report.records import ViewPart
-from coda_cli.study.by_name import UNITLESS, is_exact, method_of, parameters_of
+from coda_cli.study.by_name import METHODS, is_exact, libraries_of, method_of, parameters_of, unit_of, usual
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -40,13 +40,15 @@ class Compared:
 
 
 def compare(
-    item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming, force: bool = False
-) -> Iterator[Comparison]:
+    item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming,
+    *, force: bool = False, inputs: Mapping[Path, Item] | None = None,
+) -> Iterator[Comparison]:  # fmt: skip
     """Every class asked for of one file, under ``methods`` (see ``study.by_name``), written as ``naming`` says.
 
     Without any methods, under all that work with the network; the record says which did not, and why. Raises
     UsageError for a method or class that does not exist, CodaError where a method that was asked for fails, MediaError
-    for what cannot be read or, unless ``force``, would be overwritten. Errors name the file.
+    for what cannot be read or, unless ``force``, would be overwritten; ``inputs``, by their resolved paths, never are.
+    Errors name the file.
     """
     try:
         picture, p = read_image(item.path), net.checkpoint.preprocessing
@@ -55,7 +57,7 @@ def compare(
         if not np.isfinite(logits).all():
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
         targets = request.targets(net).of(logits)
-        files = _free(item, net, targets, naming, force)
+        files = _free(item, net, targets, naming, force, inputs or {})
         found = _maps(net, view, targets, methods)
         for k, (target, names) in enumerate(zip(targets, files, strict=True)):
             record = _record(picture, item, view, net, target, float(logits[target.index]), request.fit, found, k)
@@ -63,12 +65,14 @@ def compare(
             prepare(names["png"].parent)
             yield _write(Compared(record, maps, sheet(view.rgb, maps, record)), names, naming.folder)
     except CodaError as error:
-        if str(item.path) in str(error):
+        if str(error).startswith(f"{item.path}: "):
             raise
         raise type(error)(f"{item.path}: {error}") from error
 
 
-def _free(item: Item, net: Net, targets: Sequence[Target], naming: Naming, force: bool) -> list[dict[str, Path]]:
+def _free(
+    item: Item, net: Net, targets: Sequence[Target], naming: Naming, force: bool, inputs: Mapping[Path, Item]
+) -> list[dict[str, Path]]:
     """The files of every class. Raises MediaError where one is there that may not be replaced."""
     found: dict[Path, dict[str, Path]] = {}
     for target in targets:
@@ -77,8 +81,10 @@ def _free(item: Item, net: Net, targets: Sequence[Target], naming: Naming, force
         if png in found:  # names of classes that differ in nothing that a file's name keeps: Cardigan and cardigan
             png = naming.path(item, "compare", f"{name} {target.index}", str(target.index))
         found[png] = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
-    if not force and (there := [path for names in found.values() for path in names.values() if path.exists()]):
-        raise MediaError(f"{there[0]}: exists; --force replaces it, --output names another place")
+    for path in (path for names in found.values() for path in names.values()):
+        refuse_inputs(path, inputs, "--output")
+        if path.exists() and not force:
+            raise MediaError(f"{path}: exists; --force replaces it, --output names another place")
     return list(found.values())
 
 
@@ -101,7 +107,7 @@ def _maps(net: Net, view: View, targets: Sequence[Target], methods: Sequence[str
     """Every method once, for all classes: those by masks look at each masked picture once."""
     x, classes = encoded([view], net), [target.index for target in targets]
     found, left_out = [], {}
-    for text in methods or default_methods(net):
+    for text in methods or default_methods(net, view):
         start = time.perf_counter()
         try:
             maps = method_of(text)(net.model, x, classes).float().cpu().numpy()
@@ -137,16 +143,15 @@ def _record(
         view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
         logit=logit, bias=bias, methods=tuple(parts), left_out=found.left_out,
-        device=str(next(net.model.parameters()).device), versions=versions(),
+        together=len(method.maps), device=str(next(net.model.parameters()).device),
+        versions=versions(libraries_of(method.text for method in found.methods)),
     )  # fmt: skip
 
 
-def default_methods(net: Net) -> tuple[str, ...]:
-    """All of captum's gradient methods, with ours where the network has it, and quick forms of those by masks."""
-    h = net.checkpoint.preprocessing.crop
-    masks = (f"occlusion:window={max(4, h // 8)},stride={max(2, h // 16)}", "lime", "rise:masks=1000")
-    every = ("ours", "gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop")
-    return tuple(m for m in (*every, *masks) if hasattr(net.model, "bias") or not is_exact(m))
+def default_methods(net: Net, view: View) -> tuple[str, ...]:
+    """All there are, ours where the network has it, in quick forms for the size of the view."""
+    every = (name for name in METHODS if hasattr(net.model, "bias") or not is_exact(name))
+    return usual(every, min(view.rgb.shape[:2]))
 
 
 def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
@@ -159,9 +164,9 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     tiles = [framed(enlarged(rgb, size), None, title, lines)]
     for pixels, part in zip(maps, record.methods, strict=True):
         large = heatmap(enlarged(pixels, size), part.scale)
-        said = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {part.seconds:.2g} s"]
-        unit = "" if part.method.partition(":")[0] in UNITLESS else "logit"
-        tiles.append(framed(large, part.scale, part.method, said, unit))
+        took = f"{part.seconds:.2g} s" + (f" (of {record.together} classes together)" if record.together > 1 else "")
+        said = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {took}"]
+        tiles.append(framed(large, part.scale, part.method, said, unit_of(part.method)))
     return in_rows(tiles, COLUMNS)
 
 
@@ -170,6 +175,7 @@ def _write(compared: Compared, names: dict[str, Path], folder: Path) -> Comparis
     files = {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}
     record = compared.record.model_copy(update={"files": files})
     text, methods = to_json(record), np.array([m.method for m in record.methods])
+    names["json"].unlink(missing_ok=True)  # its being there says that the others are, too
     write_png(names["png"], compared.sheet, {RECORD_KEY: text})
     write_with(
         names["npz"],

@@ -22,6 +22,7 @@ from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
+from coda_cli.core.memory import out_of_memory
 from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError, UsageError
 from coda_cli.media.stills import read_image
@@ -151,8 +152,8 @@ def _computed(
             return compute(views, x)
     except ValueError as error:  # a picture smaller than a kernel
         raise MediaError(f"{error}; use --fit crop") from error
-    except (RuntimeError, MemoryError) as error:  # torch has no error class of its own for a CPU's memory
-        if not _out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
     # Not in the handler: the error holds on to everything that was computed before it.
     if len(views) == 1:
@@ -198,11 +199,6 @@ def _first(d: Decomposition, count: int) -> Decomposition:
         bias=d.bias[:, :count], positional=d.positional[:, :count], residual=d.residual[:, :count],
         tolerance=d.tolerance[:, :count],
     )  # fmt: skip
-
-
-def _out_of_memory(error: Exception) -> bool:
-    said = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")  # CPUs; CUDA; its libraries
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in said)
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:

@@ -282,7 +282,11 @@ def explain_many(
     kinds = output.drawing.kinds
     refuse_style(net, output.drawing.style)
     if kinds:
-        refuse_collisions(output.naming, items, _several(net, request) and any(kind in DRAWN for kind in kinds))
+        naming = output.naming
+        if not naming.tells_classes_apart and _several(net, request) and any(kind in DRAWN for kind in kinds):
+            raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
+        advice = "give them different names with --name, '{name}.{class_slug}.{kind}.{ext}' for one, or explain them in"
+        refuse_collisions(items, naming.record_path, f"{advice} two runs")
         prepare(output.naming.folder)
         for subfolder in {item.subfolder for item in items}:
             sweep(output.naming.folder / subfolder)

@@ -35,7 +35,8 @@ PUBLISHED = {
     "input-x-gradient": (0.1441, 0.5616),
     "gradient": (0.1437, 0.8613),
 }
-METHODS = (*PUBLISHED, "gradient:absolute=1", "gradient:channels=6", "guided-backprop", "lime", "rise:masks=250")
+METHODS = (*PUBLISHED, "gradient:absolute=1", "gradient:channels=6", "guided-backprop",
+           "lime:samples=128", "rise:masks=250")  # fmt: skip
 
 
 def main() -> None:
@@ -72,6 +73,8 @@ def main() -> None:
         theirs = [f"{number:.3f}" for number in PUBLISHED.get(method, ())] or ["–", "–"]
         cells = [localisation, theirs[0], removal, theirs[1]] if published else [localisation, removal]
         print(f"| {method} | {' | '.join(cells)} |", flush=True)
+    if not boxes and not curves:
+        raise SystemExit("nothing could be measured")
     if published:
         print(
             f"\nPublished: stride 2 for occlusion, 6000 masks for RISE, 128 points of removal; here {options.points}."
@@ -90,7 +93,7 @@ def name_of(model: str) -> str:
 
 
 def measured(what: str, method: str, options: argparse.Namespace, *more: str) -> dict[str, Any] | None:
-    """What one coda evaluate says, or None where the method does not work with the network: the reason is on stderr."""
+    """What one coda evaluate says, or None where a method does not work with the network: the reason is on stderr."""
     kind = what if what == "localisation" else f"{what}-{options.pictures}x{options.points}"
     name = f"{name_of(options.model)}.{kind}.{method.replace(':', '-').replace(',', '-')}.jsonl"
     command = ["evaluate", what, str(options.data), "-m", options.model, "--method", method, *more]
@@ -98,7 +101,7 @@ def measured(what: str, method: str, options: argparse.Namespace, *more: str) ->
     if options.verbose:
         print("coda", *command, file=sys.stderr)
     result = subprocess.run([sys.executable, "-m", "coda_cli", *command], stdout=subprocess.PIPE)
-    if result.returncode not in (0, 1, 2):  # of the network, or Ctrl-C: no other method will fare better
+    if result.returncode not in (0, 1):  # of the data, the network, or Ctrl-C: no other method will fare better
         raise SystemExit(result.returncode)
     line: dict[str, Any] | None = json.loads(result.stdout) if result.returncode == 0 else None
     return line

@@ -14,9 +14,12 @@ from conftest import Coda
 from PIL import Image
 from program import photo
 
+from coda_cli import comparisons
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build
+from coda_cli.errors import MediaError
+from coda_cli.study.by_name import Known
 
 QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
 
@@ -76,7 +79,10 @@ def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda
     assert "without grad-cam: Grad-CAM needs a network whose last layers give maps" in result.err
     assert result.record["methods"][0]["method"] == "ours"
     refused = coda("compare", "a.png", "-m", "vit.safetensors", "--method", "grad-cam", "--force", status=1)
-    assert "Grad-CAM needs a network whose last layers give maps" in refused.error
+    assert refused.error == "a.png: Grad-CAM needs a network whose last layers give maps; this one has none"
+    (tmp_path / "a").write_bytes((tmp_path / "a.png").read_bytes())  # a name that the message holds anyway
+    named = coda("compare", "a", "-m", "vit.safetensors", "--method", "grad-cam", "-f", status=1)
+    assert named.error.startswith("a: Grad-CAM needs")
 
 
 def test_an_inexact_map_is_never_passed_over(coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +105,8 @@ def test_where_no_method_works_it_is_said(coda: Coda, tmp_path: Path, monkeypatc
         raise RuntimeError("no luck")
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": broken})
-    monkeypatch.setattr("coda_cli.comparisons.default_methods", lambda _: ("gradient",))
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": Known(broken)})
+    monkeypatch.setattr("coda_cli.comparisons.default_methods", lambda *_: ("gradient",))
     assert (
         "no method works with cifar10: gradient does not work here: no luck" in coda("compare", "a.png", status=1).error
     )
@@ -122,7 +128,11 @@ def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
     there = coda("compare", "a.png", "--method", "ours", status=1)
     assert "--force replaces it" in there.error
     same = coda("compare", "a.png", photo(tmp_path / "x" / "a.png"), "--method", "ours", status=2)
-    assert "would both be written as" in same.error
+    other = tmp_path / "x" / "a.png"
+    assert same.error == (
+        f"a.png and {other} would both be written as coda-out/a.class.compare.png; compare them in two runs, with an "
+        "--output each"
+    )
     photo(tmp_path / "b[1].png")
     coda("compare", "b[1].png", "--method", "ours")
     assert "--force" in coda("compare", "b[1].png", "--method", "ours", status=1).error
@@ -160,7 +170,7 @@ def test_a_map_of_few_pixels_is_not_drawn_blank(coda: Coda, tmp_path: Path, monk
         return maps
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": one_pixel})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": Known(one_pixel)})
     part = coda("compare", "a.png", "--method", "lime", "--json").record["methods"][0]
     assert (part["scale"], part["sum"], part["parameters"]) == (2.0, 2.0, {})
 
@@ -171,4 +181,57 @@ def test_a_record_names_what_it_was_made_with(coda: Coda, tmp_path: Path) -> Non
     assert record["methods"][0]["parameters"] == {"window": 8, "stride": 32}
     assert (record["view"]["fit"], record["view"]["width"], record["view"]["height"]) == ("pad", 32, 21)
     assert record["device"] == "cpu"
-    assert "torch" in record["versions"]
+    assert list(record["versions"]) == ["coda", "torch", "python"]
+    by_captum = coda("compare", "a.png", "--method", "gradient", "--force", "--json").record
+    assert list(by_captum["versions"]) == ["coda", "torch", "python", "captum"]
+
+
+def test_the_sheet_states_every_method_s_sum_its_distance_from_the_logit_its_scale_and_time(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, list[str], str]] = []
+    framed = comparisons.framed
+
+    def noted(rgb: object, scale: float | None, title: str, lines: list[str], unit: str = "logit") -> object:
+        said.append((title, lines, unit))
+        return framed(rgb, scale, title, lines, unit)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparisons, "framed", noted)
+    photo(tmp_path / "a.png")
+    records = coda("compare", "a.png", *QUICK, "-c", "cat", "-c", "dog", "--json").records
+    assert len(said) == 8
+    for record, tiles in zip(records, (said[:4], said[4:]), strict=True):
+        (title, lines, _), *methods = tiles
+        assert title == f"{record['explained']['name']} · logit {record['logit']:.2f}"
+        assert f"logit − bias = {record['logit'] - record['bias']:.2f}" in lines[0]
+        for part, (title, lines, unit) in zip(record["methods"], methods, strict=True):
+            assert title == part["method"]
+            assert lines == [
+                f"sum {part['sum']:.3g}, off by {part['off']:+.2g}",
+                f"full colour ±{part['scale']:.2g}, {part['seconds']:.2g} s (of 2 classes together)",
+            ]
+            assert unit == ("" if part["method"] == "gradient" else "logit")
+
+
+def test_an_input_is_never_written_over(coda: Coda, tmp_path: Path) -> None:
+    """A shell's *.png holds the sheets of the run before."""
+    photo(tmp_path / "a.png")
+    coda("compare", "a.png", "-c", "cat", "--method", "ours", "-o", ".")
+    sheet = (tmp_path / "a.cat.compare.png").read_bytes()
+    result = coda("compare", "a.png", "a.cat.compare.png", "-c", "cat", "--method", "ours", "-o", ".", "-f", status=1)
+    assert "a.cat.compare.png: is one of the inputs and is not overwritten; choose another --output" in result.err
+    assert (tmp_path / "a.cat.compare.png").read_bytes() == sheet
+
+
+def test_a_sheet_that_is_replaced_has_no_old_record_beside_it(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    coda("compare", "a.png", "-c", "cat", "--method", "ours")
+
+    def full(*_: object) -> None:
+        raise MediaError("disk full")
+
+    monkeypatch.setattr(comparisons, "write_png", full)
+    coda("compare", "a.png", "-c", "cat", "--method", "ours", "--force", status=1)
+    assert not (tmp_path / "coda-out" / "a.cat.compare.json").exists()

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import Coda
+from foreign import authors_state
 from PIL import Image
+from program import CIFAR10
 from torch import Tensor, nn
 
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build, classify, encode
-from coda_cli.errors import ExactnessError, UsageError
+from coda_cli.errors import ExactnessError, MediaError
 from coda_cli.study import localisation, plots
 from coda_cli.study.localisation import Localisation, chosen_pictures, grid_picture, grid_scores, grids, localise, ours
 
@@ -113,7 +115,7 @@ def test_the_draws_are_the_published_ones() -> None:
 
 def test_pictures_are_right_confident_and_the_most_confident_first() -> None:
     labels = torch.arange(400) % CLASSES
-    own = torch.linspace(3, -1, 400)  # below 0 the probability is below 0.5
+    own = torch.linspace(3, -1, 400)[torch.randperm(400, generator=torch.Generator().manual_seed(0))]  # p > 0.5 above 0
     logits = torch.full((400, CLASSES), -9.0)
     logits[torch.arange(400), labels] = own
     wrong = torch.arange(0, 400, 7)
@@ -185,7 +187,7 @@ def test_our_method_sums_exact_contributions(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_too_few_confident_pictures_make_no_grid() -> None:
     images, labels = pictures(8)
-    with pytest.raises(UsageError, match="no 3 x 3 grid"):
+    with pytest.raises(MediaError, match="no 3 x 3 grid"):
         localise(Reader(), images, labels)
 
 
@@ -239,6 +241,8 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, scenes: Path, tmp_pa
     jsonschema.validate(found, json.loads(coda("schema", "evaluate").out))
     assert np.array(found["scores"]).shape == (2, 4)
     assert (found["method"], found["threshold"], found["uniform"]) == ("ours", 0.0, 0.25)
+    assert (found["parameters"], found["device"]) == ({}, "cpu")
+    assert found["network"]["temperature"] > 1
     assert found["mean"] == pytest.approx(np.mean(found["scores"]))
     with Image.open(tmp_path / "box.png") as figure:
         assert figure.format == "PNG"
@@ -259,6 +263,30 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, scenes: Path, tmp_pa
     # What decides the scores tells measurements apart.
     for other in (("--method", "input-x-gradient"), ("--smooth", "3"), ("--rescale",), ("--protocol", "published")):
         assert "another measurement" in coda(*command, *other, "--scores", "kept.jsonl", status=2).error
+    by_another = (tmp_path / "kept.jsonl").read_text().replace('"coda": "', '"coda": "9.')
+    (tmp_path / "kept.jsonl").write_text(by_another)
+    assert "another measurement" in coda(*command, "--scores", "kept.jsonl", status=2).error
+
+
+def test_numbers_that_the_weights_do_not_hold_tell_measurements_apart(coda: Coda, scenes: Path, tmp_path: Path) -> None:
+    """Bare weights have them in a file beside them; that of the weights stays the same."""
+    torch.save(authors_state(ARGUMENTS), tmp_path / "bare.pkl")
+    command = ("evaluate", "removal", scenes, "-m", "bare.pkl", "--pictures", "1", "--points", "1", "--scores", "kept")
+    for bias in (-1.0, -2.0):
+        checkpoint = Checkpoint(name="bare", architecture="coda_net", arguments={**ARGUMENTS, "bias": bias},
+                                classes=CIFAR10, preprocessing=Preprocessing(resize=32, crop=32))  # fmt: skip
+        (tmp_path / "bare.pkl.json").write_text(checkpoint.model_dump_json())
+        result = coda(*command, status=0 if bias == -1 else 2)
+    assert "another measurement" in result.error
+
+
+def test_memory_that_runs_out_is_one_line(coda: Coda, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("coda_cli.core.networks.classify", full)
+    result = coda("evaluate", "localisation", scenes, "--grid", "2x2", status=1)
+    assert result.error == "memory ran out; use smaller pictures, fewer at once, or a machine with more"
 
 
 def test_methods_smoothing_and_size_change_what_is_measured(coda: Coda, scenes: Path) -> None:

@@ -17,7 +17,7 @@ from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.study import methods
-from coda_cli.study.by_name import METHODS, is_exact, method_of, require
+from coda_cli.study.by_name import METHODS, Known, is_exact, method_of, require, usual
 from coda_cli.study.methods import _last_map, grad_cam, lime, occlusion, rise
 
 FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
@@ -125,8 +125,19 @@ def test_grad_cam_looks_at_what_the_classifier_of_a_b_cos_network_sees() -> None
     model = bcos_resnet(blocks=[1, 1], bottleneck=False, classes=3, bias=-1.0).eval()
     assert _last_map(model, encode(torch.rand(1, 3, 32, 32))) is model.backbone.layer2[0]
     for embedding in ({"patch": 8}, {"stem": [8, 16]}):  # the maps of a stem are not what the classifier sees
-        with pytest.raises(UsageError, match="last layers give maps"):
+        with pytest.raises(MediaError, match="last layers give maps"):
             grad_cam(bcos_vit(dim=64, depth=1, classes=3, bias=-1.0, **embedding).eval(), picture(16, 16), [0])  # type: ignore[arg-type]
+
+
+def test_grad_cam_looks_at_what_a_convolution_as_classifier_sees() -> None:
+    """SqueezeNet's last maps are the classes' own; ones of as many channels before a linear layer are not."""
+    features, classifier = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 3, 1)
+    pooled = nn.Sequential(
+        features, nn.ReLU(), classifier, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    assert _last_map(StandardNet(pooled), picture()) is pooled[1]
+    linear = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    assert _last_map(StandardNet(linear), picture()) is linear[0]
 
 
 def occlusion_by_definition(model: nn.Module, x: Tensor, classes: Sequence[int], window: int, stride: int) -> Tensor:
@@ -160,6 +171,21 @@ def test_a_seed_s_maps_are_the_same_however_many_pictures_go_together(monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(methods, "PIXELS", 7 * 12 * 10)
             torch.testing.assert_close(method_of(name)(model, x, [2]), together)
+
+
+def test_rise_is_its_definition() -> None:
+    """Every mask weighted by the probability that it leaves: cells drawn, enlarged by one more, shifted, cut."""
+    model, x, generator = small_net(), picture(12, 9), torch.Generator().manual_seed(7)
+    drawn = (torch.rand(20, 1, 4, 4, generator=generator) < 0.3).float()
+    down, right = torch.randint(0, 3, (20,), generator=generator), torch.randint(0, 3, (20,), generator=generator)
+    expected = torch.zeros(2, 12, 9)
+    for cells, y, z in zip(drawn, down.tolist(), right.tolist(), strict=True):
+        fine = nn.functional.interpolate(cells[None], (15, 15), mode="bilinear", align_corners=False)[0, 0]
+        mask = fine[y : y + 12, z : z + 9]
+        p = model(encode(x[:, :3] * mask))[0].sigmoid()
+        expected += p[[2, 0], None, None] * mask
+    found = rise(model, x, [2, 0], masks=20, cells=4, kept=0.3, seed=7)
+    torch.testing.assert_close(found, expected.detach() / (20 * 0.3))
 
 
 def test_rise_finds_the_pixels_that_matter() -> None:
@@ -240,8 +266,8 @@ def test_a_method_that_cannot_be_is_refused(text: str, said: str) -> None:
 
 def test_the_help_says_every_parameter_and_its_default(coda: Coda) -> None:
     said = {line.strip() for line in coda("compare", "--help").lines}
-    for name, function in METHODS.items():
-        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for name, known in METHODS.items():
+        parameters = [p for p in inspect.signature(known.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
         if parameters:
             assert f"{name}:{','.join(f'{p.name}={p.default}' for p in parameters)}" in said
 
@@ -253,7 +279,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="captum not installed; get it with: pip install captum"):
         require(["grad-cam"])
     with pytest.raises(
-        UsageError, match=r"captum, skimage, sklearn not installed; .* captum scikit-image scikit-learn"
+        UsageError, match=r"captum, scikit-image, scikit-learn not installed; .* captum scikit-image scikit-learn"
     ):
         require(["lime"])
 
@@ -267,9 +293,23 @@ def test_maps_that_are_not_finite_are_nobody_s_result(value: float, monkeypatch:
         maps[-1, 0, 0] = value
         return maps
 
-    monkeypatch.setitem(METHODS, "gradient", spoilt)
+    monkeypatch.setitem(METHODS, "gradient", Known(spoilt))
     with pytest.raises(MediaError, match="gradient gives numbers that are not finite"):
         method_of("gradient")(small_net(), picture(), [0, 1])
+
+
+def test_memory_that_runs_out_in_a_method_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def huge(*_: object) -> Tensor:
+        raise MemoryError("Unable to allocate 29 TiB")
+
+    monkeypatch.setitem(METHODS, "gradient", Known(huge))
+    with pytest.raises(MediaError, match="gradient does not work here: Unable to allocate 29 TiB"):
+        method_of("gradient")(small_net(), picture(), [0])
+
+
+def test_quick_forms_are_for_the_size_of_what_is_shown() -> None:
+    assert usual(["ours", "occlusion"], 32) == ("ours", "occlusion:window=4,stride=2")
+    assert usual(["occlusion", "rise"], 1000) == ("occlusion:window=125,stride=62", "rise:masks=1000")
 
 
 def test_a_name_with_empty_parameters_is_the_same_method() -> None:

@@ -102,6 +102,13 @@ def main() -> NoReturn:
             raise
         console.error(str(error))
         sys.exit(error.exit_code)
+    except (RuntimeError, MemoryError) as error:
+        from coda_cli.core.memory import out_of_memory
+
+        if _show_traceback or not out_of_memory(error):
+            raise
+        console.error("memory ran out; use smaller pictures, fewer at once, or a machine with more")
+        sys.exit(ExitCode.FAILED)
     except _Terminated:
         console.say("terminated")
         sys.exit(ExitCode.TERMINATED)

@@ -53,7 +53,8 @@ def compare(
 
     \b
     Methods with parameters, and their defaults, which are the published values (but for the quicker forms of occlusion
-    and RISE where no method is named; the published occlusion 5, 9 and 50 are window=4, 8 and 80):
+    and RISE where no method is named; published as occlusion 5, 9 and 50 are window=4,stride=2, window=8,stride=2 and
+    window=80,stride=20):
       gradient:absolute=0,channels=3
       input-x-gradient:channels=3
       integrated-gradients:steps=20,channels=3
@@ -65,7 +66,7 @@ def compare(
     """  # fmt: skip
     from coda_cli.comparisons import compare as compare_file
     from coda_cli.explain import Request
-    from coda_cli.media.sources import resolve
+    from coda_cli.media.sources import identity, resolve
     from coda_cli.report.comparison import FailedComparison, to_json
     from coda_cli.report.files import Naming, prepare, refuse_collisions
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
@@ -78,13 +79,18 @@ def compare(
     net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())))
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
-    refuse_collisions(naming, items, several_classes=False)
+    refuse_collisions(
+        items,
+        lambda item: naming.path(item, "compare", "class", "0"),
+        "compare them in two runs, with an --output each",
+    )
+    inputs = {identity(item.path): item for item in items}
     prepare(output)
     failures: set[ExitCode] = set()
     with console.progress("comparing", " pictures") as advance:
         for n, item in enumerate(items, 1):
             try:
-                for record in compare_file(item, net, request, methods or (), naming, force):
+                for record in compare_file(item, net, request, methods or (), naming, force=force, inputs=inputs):
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     for name, reason in record.left_out.items():
                         console.say(f"{item.path}: without {name}: {reason}")

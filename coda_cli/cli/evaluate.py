@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -112,12 +112,11 @@ def localisation(
     side = int(grid.value[0])
     measured = {
         "schema": "coda.localisation", "schema_version": 1,
-        "network": _named(net), "pictures": len(split),
-        "data": split.sha256(), "method": method,
+        **_decided_by(net, method), "pictures": len(split), "data": split.sha256(),
         "grid": grid.value, "protocol": protocol.value, "threshold": threshold, "rescale": rescale, "smooth": smooth,
         "seed": SEED,
     }  # fmt: skip
-    with Scores(scores, measured) as kept:
+    with Scores(scores, {**measured, **_besides(net)}) as kept:
         with console.progress("classifying", " pictures") as classified:
             logits = classify(net.model, split.images, on_step=classified)
         with console.progress("explaining grids", " grids") as advance:
@@ -135,7 +134,7 @@ def localisation(
     if as_json:
         record = LocalisationRecord.model_validate({
             **measured, "grids": len(found.scores), "mean": found.mean, "interval_95": (low, high),
-            "uniform": 1 / side**2, "scores": found.scores.tolist(),
+            "uniform": 1 / side**2, "scores": found.scores.tolist(), **_computed_by(net, method),
         })  # fmt: skip
         console.result(to_json(record))
     else:
@@ -201,11 +200,11 @@ def removal(
     chosen = np.unique(np.linspace(0, last, min(pictures, len(split))).round().astype(int))
     measured = {
         "schema": "coda.removal", "schema_version": 1,
-        "network": _named(net), "pictures": len(chosen), "data": split.sha256(),
-        "method": method, "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
+        **_decided_by(net, method), "pictures": len(chosen), "data": split.sha256(),
+        "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
         **({"first": True} if first else {}),
     }  # fmt: skip
-    with Scores(scores, measured) as kept:
+    with Scores(scores, {**measured, **_besides(net)}) as kept:
         rest = chosen[len(kept.rows) :]
         with console.progress("removing pixels", " pictures") as advance:
             curves = remove(
@@ -219,7 +218,7 @@ def removal(
     if as_json:
         record = RemovalRecord.model_validate({
             **measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),
-            "curves": found.curves.tolist(),
+            "curves": found.curves.tolist(), **_computed_by(net, method),
         })  # fmt: skip
         console.result(to_json(record))
     else:
@@ -236,9 +235,31 @@ def removal(
         plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
 
 
-def _named(net: Net) -> dict[str, str]:
-    """What is kept about the network of a measurement; for a hybrid also down to where its maps are exact."""
-    return {"name": net.checkpoint.name, "sha256": net.sha256, **({"cut": net.cut} if net.cut else {})}
+def _decided_by(net: Net, method: str) -> dict[str, Any]:
+    """What records say of the network and the method that are measured."""
+    from coda_cli.accounts import network_part
+    from coda_cli.study.by_name import parameters_of
+
+    network = network_part(net).model_dump(mode="json", exclude_none=True)
+    return {"network": network, "method": method, "parameters": parameters_of(method)}
+
+
+def _besides(net: Net) -> dict[str, Any]:
+    """What else scores depend on: numbers that need not be in the network's file, and the program's version."""
+    from coda_cli.accounts import versions
+
+    checkpoint = net.checkpoint
+    return {"arguments": dict(checkpoint.arguments), "preprocessing": checkpoint.preprocessing.model_dump(mode="json"),
+            "coda": versions()["coda"]}  # fmt: skip
+
+
+def _computed_by(net: Net, method: str) -> dict[str, Any]:
+    """Where and by which libraries it was measured; a measurement may go on elsewhere."""
+    from coda_cli.accounts import versions
+    from coda_cli.study.by_name import libraries_of
+
+    device = next(net.model.parameters()).device
+    return {"device": str(device), "versions": versions(libraries_of([method]))}
 
 
 def _prepared(

@@ -23,6 +23,8 @@ from coda_cli.core.lanes import each, parts
 from coda_cli.core.precision import true_float32
 from coda_cli.core.published import PUBLISHED_BIAS
 
+CLASSIFIED = 1 << 21  # pixels of pictures that are classified together
+
 
 def encode(rgb: Tensor) -> Tensor:
     """Six-channel encoding of sRGB: uint8 or float [B, 3, H, W] -> float32 [B, 6, H, W] in [0, 1], r g b 1-r 1-g 1-b.
@@ -38,13 +40,14 @@ def encode(rgb: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classify(
-    model: nn.Module, pictures: Tensor, batch: int = 100, on_step: Callable[[int, int], None] | None = None
+    model: nn.Module, pictures: Tensor, batch: int | None = None, on_step: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time; on the device of the model.
+    """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time, else by size; on the model's device.
 
     ``on_step`` hears how many are done, and of how many.
     """
     device, logits = next(model.parameters(), pictures).device, []
+    batch = batch or max(1, min(100, CLASSIFIED // (pictures.shape[2] * pictures.shape[3])))
     for n, part in enumerate(pictures.split(batch)):
         logits.append(forward(model, encode(part.to(device)).contiguous(memory_format=torch.channels_last)))
         if on_step:

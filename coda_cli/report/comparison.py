@@ -16,7 +16,8 @@ class MethodPart(_Part):
 
     ``off`` is how far its sum is from what it should share out, logit - bias (of ours: the residual, with the
     positional share); it says little of methods whose maps are not in logit units.
-    ``scale`` is drawn in full colour. ``seconds`` is its own time.
+    ``scale`` is drawn in full colour. ``seconds`` is its time, of which classes that are asked for together take equal
+    shares.
     """
 
     method: str  # as it was asked for
@@ -40,6 +41,7 @@ class Comparison(_Part):
     logit: float
     bias: float
     methods: tuple[MethodPart, ...]
+    together: int  # classes that were asked for together
     left_out: dict[str, str] = Field(default={})  # methods that do not work with this network, and why
     files: dict[str, str] = Field(default={})
     device: str

@@ -8,7 +8,7 @@ import re
 import string
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,25 +115,20 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text.casefold()).strip("-_") or "class"
 
 
-def refuse_collisions(naming: Naming, items: Sequence[Item], several_classes: bool) -> None:
-    """Raise UsageError when two inputs, or two classes of an input, map to one output; before any work."""
-    if several_classes and not naming.tells_classes_apart:
-        raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
+def refuse_collisions(items: Sequence[Item], written: Callable[[Item], Path], advice: str) -> None:
+    """Raise UsageError, with ``advice``, when two inputs are ``written`` to one path; before any work."""
     taken: dict[Path, Item] = {}
     for item in items:
-        path = naming.record_path(item)
+        path = written(item)
         if path in taken:
-            raise UsageError(
-                f"{taken[path].path} and {item.path} would both be written as {path}; give them different names with "
-                "--name, '{name}.{class_slug}.{kind}.{ext}' for one, or explain them in two runs"
-            )
+            raise UsageError(f"{taken[path].path} and {item.path} would both be written as {path}; {advice}")
         taken[path] = item
 
 
-def refuse_inputs(path: Path, inputs: Mapping[Path, Item]) -> None:
+def refuse_inputs(path: Path, inputs: Mapping[Path, Item], other: str = "--output or --name") -> None:
     """Raise MediaError when ``path`` is one of the files that are being explained (by resolved path)."""
     if path.resolve() in inputs:
-        raise MediaError(f"{path}: is one of the inputs and is not overwritten; choose another --output or --name")
+        raise MediaError(f"{path}: is one of the inputs and is not overwritten; choose another {other}")
 
 
 def prepare(folder: Path) -> None:

@@ -6,15 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coda_cli.report.records import _Part, schema_of
-
-
-class MeasuredNetwork(_Part):
-    """Which network, and of a hybrid down to where its maps are exact."""
-
-    name: str
-    sha256: str
-    cut: str | None = None
+from coda_cli.report.records import Network, _Part, schema_of
 
 
 class LocalisationRecord(_Part):
@@ -22,10 +14,11 @@ class LocalisationRecord(_Part):
 
     schema_name: Literal["coda.localisation"] = Field("coda.localisation", alias="schema")
     schema_version: Literal[1] = 1
-    network: MeasuredNetwork
+    network: Network
     pictures: int  # that grids could be made of
     data: str  # sha256 over all pictures and labels
-    method: str
+    method: str  # as it was asked for
+    parameters: dict[str, float]  # all of them
     grid: Literal["2x2", "3x3"]
     protocol: Literal["corrected", "published"]
     threshold: float
@@ -37,6 +30,8 @@ class LocalisationRecord(_Part):
     interval_95: tuple[float, float]
     uniform: float  # what evenly spread evidence scores
     scores: tuple[tuple[float, ...], ...]  # of every grid, of each of its pictures
+    device: str
+    versions: dict[str, str]
 
 
 class RemovalRecord(_Part):
@@ -44,10 +39,11 @@ class RemovalRecord(_Part):
 
     schema_name: Literal["coda.removal"] = Field("coda.removal", alias="schema")
     schema_version: Literal[1] = 1
-    network: MeasuredNetwork
+    network: Network
     pictures: int
     data: str  # sha256 over all pictures and labels of the data set
-    method: str
+    method: str  # as it was asked for
+    parameters: dict[str, float]  # all of them
     direction: Literal["least", "most"]
     baseline: Literal["zero", "mean", "blurred"]
     points: int
@@ -57,6 +53,8 @@ class RemovalRecord(_Part):
     removed: tuple[float, ...]  # shares of the pixels, from 0 on
     mean: tuple[float, ...]  # probability of the true class at each
     curves: tuple[tuple[float, ...], ...]  # of every picture
+    device: str
+    versions: dict[str, str]
 
 
 def to_json(record: LocalisationRecord | RemovalRecord) -> str:

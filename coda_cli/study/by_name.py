@@ -6,6 +6,8 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,41 +29,63 @@ from coda_cli.study.methods import (
     rise,
 )
 
-METHODS: dict[str, Callable[..., Tensor]] = {
-    "ours": ours,
-    "gradient": gradient,
-    "input-x-gradient": input_x_gradient,
-    "integrated-gradients": integrated_gradients,
-    "deeplift": deeplift,
-    "grad-cam": grad_cam,
-    "guided-backprop": guided_backprop,
-    "occlusion": occlusion,
-    "lime": lime,
-    "rise": rise,
+
+@dataclass(frozen=True)
+class Known:
+    """A function that takes a network, an encoded picture and classes (see ``study.methods``), and what is known of it.
+
+    ``unit`` is of its maps. ``libraries`` must be installed. ``quick``: parameters for a picture whose shorter side has
+    so many pixels, where nobody chose any and the published ones would take long.
+    """
+
+    function: Callable[..., Tensor]
+    unit: Literal["logit", ""] = "logit"
+    libraries: tuple[str, ...] = ()
+    quick: Callable[[int], str] | None = None
+
+
+CAPTUM = ("captum",)
+METHODS: dict[str, Known] = {
+    "ours": Known(ours),
+    "gradient": Known(gradient, "", CAPTUM),  # logits per unit of colour
+    "input-x-gradient": Known(input_x_gradient, "logit", CAPTUM),
+    "integrated-gradients": Known(integrated_gradients, "logit", CAPTUM),
+    "deeplift": Known(deeplift, "logit", CAPTUM),
+    "grad-cam": Known(grad_cam, "", CAPTUM),
+    "guided-backprop": Known(guided_backprop, "", CAPTUM),
+    "occlusion": Known(occlusion, quick=lambda side: f"window={max(4, side // 8)},stride={max(2, side // 16)}"),
+    "lime": Known(lime, "", (*CAPTUM, "scikit-learn", "scikit-image")),
+    "rise": Known(rise, "", quick=lambda _: "masks=1000"),
 }
-CAPTUM = {"gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam", "guided-backprop"}
-# The others' maps are in logit units; of these the first two are logits per unit of colour.
-UNITLESS = ("gradient", "guided-backprop", "grad-cam", "lime", "rise")
 CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
+RAISED = (RuntimeError, AssertionError, AttributeError, ValueError, MemoryError)  # by captum and torch
 EXACT = ("ours",)  # what networks without an exact decomposition do not have
+IMPORTED = {"captum": "captum.attr", "scikit-learn": "sklearn.linear_model", "scikit-image": "skimage.segmentation"}
+
+
+def libraries_of(methods: Iterable[str]) -> list[str]:
+    """The distributions that methods need beside coda's own."""
+    known = [METHODS[name] for text in methods if (name := text.partition(":")[0]) in METHODS]
+    return sorted({library for one in known for library in one.libraries})
 
 
 def require(methods: Iterable[str]) -> None:
     """Import the libraries of methods, so that no method's time holds that. Raises UsageError where one is missing."""
-    names = {text.partition(":")[0] for text in methods}
-    needed = {"captum.attr"} if names & CAPTUM else set()
-    needed |= {"captum.attr", "sklearn.linear_model", "skimage.segmentation"} if "lime" in names else set()
     missing = []
-    for module in sorted(needed):
+    for library in libraries_of(methods):
         try:
             with quiet():
-                importlib.import_module(module)
+                importlib.import_module(IMPORTED[library])
         except ImportError:
-            missing.append(module.partition(".")[0])
+            missing.append(library)
     if missing:
-        packages = {"captum": "captum", "sklearn": "scikit-learn", "skimage": "scikit-image"}
-        wanted = " ".join(packages[module] for module in missing)
-        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install {wanted}")
+        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install {' '.join(missing)}")
+
+
+def usual(methods: Iterable[str], side: int) -> tuple[str, ...]:
+    """Methods by their names alone as they are used on a picture whose shorter side has ``side`` pixels."""
+    quick = {name: METHODS[name].quick for name in methods}
+    return tuple(f"{name}:{form(side)}" if form else name for name, form in quick.items())
 
 
 def method_of(text: str) -> Method:
@@ -76,7 +100,7 @@ def method_of(text: str) -> Method:
         try:
             with true_float32():
                 maps = function(model, x, classes, **chosen)
-        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:  # what captum and torch raise
+        except RAISED as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MediaError(f"{text} does not work here: {reason}") from error
         if not bool(torch.isfinite(maps).all()):
@@ -101,7 +125,7 @@ def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
     name, _, given = text.partition(":")
     if name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
-    function = METHODS[name]
+    function = METHODS[name].function
     known = {p.name: p for p in _parameters(function)}
     chosen: dict[str, float] = {}
     for part in filter(None, given.split(",")):
@@ -123,6 +147,11 @@ def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
         if key == "kept" and chosen[key] > 1:
             raise UsageError(f"--method {text}: kept is a share, at most 1")
     return function, chosen
+
+
+def unit_of(text: str) -> str:
+    """What the values of a method's maps are: "logit", or "" for what is in no unit that can be summed to one."""
+    return METHODS[text.partition(":")[0]].unit
 
 
 def is_exact(text: str) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coda_cli.core.networks import classify, encode, probabilities
-from coda_cli.errors import CodaError, UsageError
+from coda_cli.errors import CodaError, MediaError
 from coda_cli.study.methods import Method, ours
 
 SEED = 42  # of the published protocol
@@ -132,7 +132,7 @@ def localise(
     the pictures of a grid so that all of it is about as wide as one (B-cos networks, version 2), ``smooth`` is an odd
     window over which maps are averaged first (both B-cos papers). ``logits`` [N, classes] of ``images``, where they are
     known already. ``before`` holds the scores of the first grids, from an earlier call; ``on_grid`` hears the scores of
-    every further one, how many are done, and of how many. Raises UsageError when the test set has too few confident
+    every further one, how many are done, and of how many. Raises MediaError when the test set has too few confident
     pictures for one grid.
     """
     n, device = side * side, next(model.parameters()).device
@@ -140,7 +140,7 @@ def localise(
     chosen = chosen_pictures(logits, labels, n, threshold, probabilities(model, logits.double()))
     wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
     if not wanted:
-        raise UsageError(
+        raise MediaError(
             f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
             f"with a probability above {threshold:g}; try --grid 2x2, a lower --threshold, or more pictures"
         )

@@ -2,7 +2,7 @@
 
 A method takes a network, one encoded picture x float [1, 6, h, w] and K class indices, and gives maps [K, h, w], signed
 unless it says otherwise. Its parameters are keyword arguments with the published values as defaults. A new one is one
-more function in ``by_name.METHODS``.
+more function, with its line in ``by_name.METHODS``.
 
 All but ours act on the three colours, unless six ``channels`` are asked for, the encoding being part of what they
 differentiate or mask (as published for CoDA-Nets and B-cos networks of version 1), on the logit with temperature and
@@ -26,7 +26,7 @@ from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward, probabilities
-from coda_cli.errors import ExactnessError, UsageError
+from coda_cli.errors import ExactnessError, MediaError
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 BATCH, PIXELS = 32, 1 << 20  # pictures that are computed together, at most
@@ -92,7 +92,7 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
     """Grad-CAM of the last map: channels weighted by their mean gradient, positive part; not negative.
 
     Enlarged without interpolation. The last map is the output of the last CoDA layer; of B-cos networks, and others,
-    what their classifier sees. Raises UsageError for networks without one.
+    what their classifier sees. Raises MediaError for networks without one.
     """
     from captum.attr import LayerGradCam
 
@@ -181,16 +181,26 @@ def _last_map(model: nn.Module, x: Tensor) -> nn.Module:
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if not isinstance(m, nn.Sequential)]
     try:
-        outputs = model(x).shape[1]
+        logits = model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    if isinstance(model, BcosNet) and found and found[-1][1].shape[1] == outputs:
+    if found and _is_of_classes(model, found[-1][1], logits):
         last = found[-1][1]  # of the classifier, and of all that only pass it on
         found = [(module, y) for module, y in found if y is not last]
     if not found or found[-1][1].ndim != 4:
-        raise UsageError("Grad-CAM needs a network whose last layers give maps; this one has none")
+        raise MediaError("Grad-CAM needs a network whose last layers give maps; this one has none")
     return found[-1][0]
+
+
+def _is_of_classes(model: nn.Module, y: Tensor, logits: Tensor) -> bool:
+    """Whether a map [1, C, h, w] holds the classes' responses, of which only the mean is taken any more.
+
+    The last layer's of a CoDA-Net are, too; there the papers take them.
+    """
+    if y.ndim != 4 or y.shape[1] != logits.shape[1]:
+        return False
+    return isinstance(model, BcosNet) or torch.allclose(y.mean((2, 3)), logits, rtol=1e-4, atol=1e-5)
 
 
 # ---- by masks --------------------------------------------------------------------------------------------------------
@@ -260,26 +270,26 @@ def lime(
     masked picture is to the whole one, and so how much it counts, is captum's default, not that of the lime package.
     """
     from captum._utils.models.linear_model import SkLearnRidge
-    from captum.attr import Lime
+    from captum.attr import LimeBase
+    from captum.attr._core.lime import get_exp_kernel_similarity_function
     from skimage.segmentation import quickshift
 
     rgb = x[0, :3].detach()
     picture = rgb.permute(1, 2, 0).double().cpu().numpy()
-    segments = torch.from_numpy(
-        quickshift(
-            picture,  # type: ignore[no-untyped-call]
-            kernel_size=kernel,
-            max_dist=200,
-            ratio=0.2,
-        )
-    ).to(x.device)
-    means = torch.zeros_like(rgb)
-    for s in segments.unique():
-        inside = segments == s
-        means[:, inside] = rgb[:, inside].mean(1, keepdim=True)
+    segments = quickshift(picture, kernel_size=kernel, max_dist=200, ratio=0.2)  # type: ignore[no-untyped-call]
+    index = torch.from_numpy(segments).unique(return_inverse=True)[1].to(x.device)  # numbered from 0, [h, w]
+    sizes = index.flatten().bincount()
+    means = (rgb.new_zeros(3, len(sizes)).index_add(1, index.flatten(), rgb.flatten(1)) / sizes)[:, index]
+
+    def masked(shown: Tensor, whole: Tensor, **_: Any) -> Tensor:
+        return torch.where(shown[0, index] == 1, whole, means)
+
     maps, kept = [], list[Tensor]()  # probabilities [n, K] of each batch of masked pictures, as captum asks for them
     for k in range(len(classes)):
-        batches = itertools.count()
+        batches, generator = itertools.count(), torch.Generator().manual_seed(seed)  # the same pictures for every class
+
+        def drawn(_: Tensor, generator: torch.Generator = generator, **__: Any) -> Tensor:
+            return torch.full((1, len(sizes)), 0.5).bernoulli(generator=generator).to(x.device)
 
         def probability(pictures: Tensor, k: int = k, batches: Iterator[int] = batches) -> Tensor:
             if (i := next(batches)) == len(kept):
@@ -287,13 +297,11 @@ def lime(
                     kept.append(probabilities(model, forward(model, encode(pictures)))[:, list(classes)])
             return kept[i][:, k]
 
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(seed)  # captum draws from the global generator: the same pictures for every class
-            weights = Lime(probability, interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
-                rgb[None], baselines=means[None], feature_mask=segments[None, None].expand(1, 3, -1, -1),
-                n_samples=samples, perturbations_per_eval=_together(x),
-            )[0, 0]  # fmt: skip
-        of_segment = {int(s): float(weights[segments == s][0]) for s in segments.unique()}
-        best = sorted((s for s, w in of_segment.items() if w > 0), key=lambda s: -of_segment[s])[:features]
-        maps.append(torch.isin(segments, torch.tensor(best, device=x.device, dtype=segments.dtype)).to(x.dtype))
+        fit, near = SkLearnRidge(alpha=1.0), get_exp_kernel_similarity_function()
+        with quiet():
+            weights = LimeBase(probability, fit, near, drawn, True, masked, None).attribute(
+                rgb[None], n_samples=samples, perturbations_per_eval=_together(x)
+            )[0]
+        best, which = weights.topk(min(features, len(sizes)))
+        maps.append(torch.isin(index, which[best > 0]).to(x.dtype))
     return torch.stack(maps)

@@ -36,7 +36,10 @@ class Split:
 
     def sha256(self) -> str:
         """A hash of all pictures and labels."""
-        return hashlib.sha256(self.images.cpu().numpy().tobytes() + self.labels.cpu().numpy().tobytes()).hexdigest()
+        whole = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            whole.update(tensor.cpu().contiguous().numpy().data)
+        return whole.hexdigest()
 
     def to(self, device: torch.device) -> Split:
         """The same split with its tensors on ``device``."""

@@ -178,7 +178,7 @@ def classes_table(repetitions: int, device: torch.device) -> None:
         print(f"{title:26}{batch:>6}{one:>8.0f} ms{ten:>9.0f} ms{ratio_of(times, 'ten', 'one'):>7.2f}x", flush=True)
 
 
-BCOS_CASES = ("bcos-resnet50", "bcos-simple_vit_s_patch16_224")
+BCOS_CASES = ("bcos-resnet50", "bcos-v1-resnet_34", "bcos-simple_vit_s_patch16_224")
 
 
 def bcos_methods(name: str, device: torch.device) -> dict[str, Callable[[], object]]:
