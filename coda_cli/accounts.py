@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -106,6 +106,11 @@ def network_part(net: Net) -> Network:
         temperature=float(checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
         cut=net.cut,
     )  # fmt: skip
+
+
+def described(net: Net) -> dict[str, Any]:
+    """What decides a network's results beside its weights: of the authors' files, it is not in the file."""
+    return net.checkpoint.model_dump(mode="json", include={"architecture", "arguments", "preprocessing", "classes"})
 
 
 def source_part(item: Item, picture: Picture, view: View) -> Source:

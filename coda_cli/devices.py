@@ -16,7 +16,7 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and not _refusal(torch.device("cuda")) else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9]\d?))?", name):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -15,7 +15,15 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import Drawing, colour_explanation_of, make_record, refuse_style, source_part, versions
+from coda_cli.accounts import (
+    Drawing,
+    colour_explanation_of,
+    described,
+    make_record,
+    refuse_style,
+    source_part,
+    versions,
+)
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
@@ -83,7 +91,7 @@ class _Run:
         self.targets = request.targets(net)
         self.items = items
         self.inputs = {identity(item.path): item for item in items}
-        self.settings = _settings_hash(request, output.drawing)
+        self.settings = _settings_hash(request, output.drawing, net)
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Outcomes in the order of the inputs; closing the generator ends the run."""
@@ -386,6 +394,6 @@ def _failed(item: Item, error: CodaError) -> Outcome:
     return Outcome(item, error=error)
 
 
-def _settings_hash(request: Request, drawing: Drawing) -> str:
-    everything = {**asdict(request), **asdict(drawing), "coda": versions()["coda"]}
+def _settings_hash(request: Request, drawing: Drawing, net: Net) -> str:
+    everything = {**asdict(request), **asdict(drawing), "network": described(net), "coda": versions()["coda"]}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

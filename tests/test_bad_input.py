@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -693,10 +695,25 @@ def test_what_a_killed_run_left_is_removed_by_the_next(coda: Coda, tmp_path: Pat
     left.parent.mkdir(parents=True)
     for path in (left, fresh):
         path.write_bytes(b"half")
-    os.utime(left, (time.time() - 7200,) * 2)
+    spool, frames = left.with_name(".coda-left.part.spool"), left.with_name(".coda-frames.part")
+    spool.write_bytes(b"frames")
+    frames.mkdir()
+    (frames / "0.png").write_bytes(b"a frame")
+    for path in (left, spool, frames):
+        os.utime(path, (time.time() - 7200,) * 2)
     coda("explain", "in", "-r")
-    assert not left.exists()
-    assert fresh.exists()  # it may belong to a run that goes on at this moment
+    assert list(left.parent.glob(".*")) == [fresh]  # it may belong to a run that goes on at this moment
+    for verb in ("compare", "video"):
+        os.utime(fresh, (time.time() - 7200,) * 2)
+        coda(
+            verb,
+            "in/sub/a.png",
+            "-o",
+            fresh.parent,
+            *(("--method", "ours") if verb == "compare" else ("--max-frames", "1")),
+        )
+        assert not fresh.exists()
+        fresh.write_bytes(b"half")
 
 
 @pytest.mark.parametrize(
@@ -721,6 +738,61 @@ def test_a_run_that_is_stopped_leaves_whole_results_and_the_same_command_goes_on
     assert f"coda: {20 - done} explained, {done} skipped in" in again.err
     check_whole(out)
     assert len(tree(out)) == 40
+
+
+@pytest.mark.parametrize(
+    ("more", "goes_on"),
+    [((), True), (("--if-exists", "skip"), True), (("--force",), False), (("--write", "overlay"), False)],
+)
+def test_only_a_run_that_would_go_on_says_so(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], goes_on: bool
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr("coda_cli.cli.explain._announce", interrupted)
+    said = coda("explain", "a.png", *more, status=130).err
+    assert ("the same command goes on here" in said) == goes_on
+
+
+def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    said = {}
+    for closed, more in ((">&-", "a.png --class 0"), ("<&-", "-")):
+        line = f"{shlex.join(program.command('explain'))} {more} {closed}"
+        ended = subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, env=program.environment(), capture_output=True, text=True
+        )
+        said[closed] = ended.returncode, ended.stderr
+    assert said[">&-"][0] == 0
+    assert len(said[">&-"][1].splitlines()) == 1
+    assert said["<&-"][0] == 2
+    assert "stdin, which is closed" in said["<&-"][1]
+    assert (tmp_path / "coda-out" / "a.airplane.overlay.png").exists()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8:strict"])
+def test_a_name_that_the_locale_does_not_have_is_printed_as_it_is(tmp_path: Path, encoding: str) -> None:
+    name = "猫\udce9.png"  # and a byte that is no UTF-8
+    photo(tmp_path / name)
+    line = [*program.command("explain", "--class", "0", "--write", "overlay"), "."]
+    ended = subprocess.run(line, cwd=tmp_path, env={**program.environment(), "PYTHONIOENCODING": encoding},
+                           capture_output=True)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    printed = os.fsdecode(ended.stdout.strip())
+    assert (tmp_path / printed).exists()
+    assert "猫" in printed
+
+
+def test_names_that_differ_in_case_alone_are_one_where_the_disk_says_so(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path, "x/Cat.png", "cat.png")
+    coda("explain", "x/Cat.png", "cat.png", "--class", "0")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    said = coda("explain", "x/Cat.png", "cat.png", "--class", "0", "-o", "other", status=2).error
+    assert said.startswith("x/Cat.png and cat.png would both be written as")
 
 
 def test_ctrl_c_before_anything_was_done_leaves_quietly(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -544,6 +544,19 @@ def test_a_truncated_gif_gives_what_is_there(tmp_path: Path) -> None:
     assert any("broken inside" in note for note in reader.notes)
 
 
+def test_the_first_picture_of_a_sequence_may_be_broken_as_any_other(tmp_path: Path) -> None:
+    for n in range(3):
+        Image.new("RGB", (20, 10)).save(tmp_path / f"{n}.png")
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    info = probe(tmp_path)
+    assert (info.width, info.height, info.frames) == (20, 10, 3)
+    assert len(list(read_frames(tmp_path))) == 2
+    for n in range(1, 3):
+        (tmp_path / f"{n}.png").write_bytes(b"nor this")
+    with pytest.raises(MediaError, match=r"0\.png"):
+        probe(tmp_path)
+
+
 def test_a_sequence_of_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()

@@ -16,9 +16,12 @@ import jsonschema
 import numpy as np
 import program
 import pytest
+import torch
+from foreign import authors_state
 from PIL import Image
 from program import CIFAR10, photo, photos, strict_json, tree
 
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.render.overlay import margin
 from coda_cli.report.records import from_json
 
@@ -269,6 +272,7 @@ def test_a_template_names_the_files(coda: Coda, tmp_path: Path) -> None:
         ("{stem.{kind}.{ext}", "--name"),
         ("{}.{stem}.{kind}.{ext}", "no field {}"),
         ("{stem}.{index:03d}.{kind}.{ext}", "--name"),
+        ("{stem:{foo}}.{kind}.{ext}", "--name"),
         ("{class}/{stem}.{kind}.{ext}", "--output"),
         ("/{stem}.{kind}.{ext}", "--output"),
         ("z" * 300 + "{stem}.{kind}.{ext}", "too long"),
@@ -371,6 +375,21 @@ def test_skip_without_a_record_leaves_single_files(coda: Coda, tmp_path: Path) -
     result = coda("explain", "a.png", "--class", "cat", "--if-exists", "skip", "--write", "overlay,heatmap")
     assert result.lines == ["coda-out/a.cat.heatmap.png"]
     assert (out / "a.cat.overlay.png").read_text() == "mine"
+
+
+def test_a_description_that_changed_is_another_network(coda: Coda, tmp_path: Path) -> None:
+    """Of bare weights the file beside them decides, and the sha256 is of the weights alone."""
+    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [3, 3], "norm": "SQ",
+                 "temperature": 1.0}  # fmt: skip
+    torch.save(authors_state(arguments), tmp_path / "bare.pkl")
+    photo(tmp_path / "a.png")
+    for temperature, status in ((1.0, 0), (1.0, 0), (2.0, 1)):
+        checkpoint = Checkpoint(name="bare", architecture="coda_net", classes=("a", "b"),
+                                arguments={**arguments, "temperature": temperature},
+                                preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+        (tmp_path / "bare.pkl.json").write_text(checkpoint.model_dump_json())
+        result = coda("explain", "a.png", "-m", "bare.pkl", status=status)
+    assert "exists from another picture, network or settings" in result.error
 
 
 @pytest.mark.parametrize("option", ["--force", "--if-exists=overwrite"])
@@ -829,7 +848,13 @@ def test_an_option_that_is_none_is_a_usage_error(coda: Coda, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("nonsense", "expected auto, cpu, cuda, cuda:N or mps"), ("cuda:99", "NVIDIA GPUs here"), ("cpu:0", "expected")],
+    [
+        ("nonsense", "expected auto, cpu, cuda, cuda:N or mps"),
+        ("cuda:99", "NVIDIA GPUs here"),
+        ("cuda:00", "expected"),
+        ("cuda:200", "expected"),
+        ("cpu:0", "expected"),
+    ],
 )
 def test_a_device_that_does_not_exist_is_refused(coda: Coda, tmp_path: Path, device: str, message: str) -> None:
     photo(tmp_path / "a.png")

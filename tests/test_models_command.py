@@ -311,3 +311,9 @@ def test_verify_exits_with_4_where_a_decomposition_is_not_exact(models: Models) 
 def test_verify_names_what_is_not_here(models: Models) -> None:
     assert f"coda models pull {NAME}" in models.error("verify", NAME, status=3)
     assert "no such file, and no network has that name" in models.error("verify", "zebra", status=3)
+
+
+@pytest.mark.parametrize("more", [("cifar10",), ("--accuracy", "data")])
+def test_logits_that_would_not_be_kept_are_refused(models: Models, more: tuple[str, ...]) -> None:
+    said = models("verify", *more, "--logits", "l.npz", status=2).error
+    assert said == "--logits l.npz: keeps the logits of one network's --accuracy; name both"

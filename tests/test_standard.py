@@ -106,6 +106,24 @@ def test_explaining_with_it_is_refused_before_anything_else(command: list[str], 
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.parametrize("name", ["standard_vitc_ti_patch1_14", "standard_simple_vit_ti_patch16_224"])
+def test_a_published_transformer_loads_for_other_methods_only(name: str, tmp_path: Path) -> None:
+    """Its layers are called "linear", as B-cos ones are."""
+    model = build(BCOS[name].architecture, BCOS[name].arguments)
+    state = {f"0.{key.removeprefix('backbone.')}": value for key, value in model.state_dict().items()}
+    path = tmp_path / "weights.pkl"
+    torch.save(state, path)
+    x = torch.rand(1, 6, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(load(path, arch=name, exact=False).model(x), model.eval()(x))
+    with pytest.raises(CheckpointError, match="not a dynamic linear network"):
+        load(path, arch=name)
+    with pytest.raises(CheckpointError, match="an ordinary vision transformer"):
+        load(path, exact=False)
+    with pytest.raises(CheckpointError, match=r"the weights of a vision transformer without B-cos layers, which"):
+        load(path, arch=name.replace("standard_", "bcos-"))
+
+
 def test_a_network_of_torchvision_loads_for_other_methods_only(resnet: Path) -> None:
     net = load(resnet, arch="torchvision:resnet18", exact=False)
     assert len(net.checkpoint.classes) == 1000

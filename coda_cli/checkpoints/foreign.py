@@ -339,8 +339,14 @@ def _bcos_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[d
 _OTHER = "is it another configuration? name it with --arch"
 
 
+def _is_transformer(state: State) -> bool:
+    return any("to_qkv" in key for key in state)
+
+
 def _has_bcos(state: State) -> bool:
-    return any(key.endswith(".linear.weight") for key in state)
+    # The layers of transformers are called "linear" anyway: a B-cos one has a linear in its linear.
+    ending = ".linear.linear.weight" if _is_transformer(state) else ".linear.weight"
+    return any(key.endswith(ending) for key in state)
 
 
 def _has_norms(state: State) -> bool:
@@ -353,7 +359,7 @@ def _bcos_names(version: int) -> tuple[str, ...]:
 
 ORDINARY = Family(
     "vision transformer without B-cos layers",
-    lambda state: any("to_qkv" in key for key in state) and not _has_bcos(state),
+    lambda state: _is_transformer(state) and not _has_bcos(state),
     tuple(name for name, entry in BCOS.items() if entry.architecture in STANDARD),
     _bcos_converted,
 )

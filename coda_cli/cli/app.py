@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -95,6 +96,11 @@ def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     logging.getLogger("coda_cli").handlers = [_Said()]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fall
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="backslashreplace")
+        else:  # of a pipe or a file the bytes count
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         app()
     except CodaError as error:

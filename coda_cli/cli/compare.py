@@ -68,7 +68,7 @@ def compare(
     from coda_cli.explain import Request
     from coda_cli.media.sources import identity, resolve
     from coda_cli.report.comparison import FailedComparison, to_json
-    from coda_cli.report.files import Naming, prepare, refuse_collisions
+    from coda_cli.report.files import Naming, prepare, refuse_collisions, sweep
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output)
@@ -86,6 +86,7 @@ def compare(
     )
     inputs = {identity(item.path): item for item in items}
     prepare(output)
+    sweep(output)
     failures: set[ExitCode] = set()
     with console.progress("comparing", " pictures") as advance:
         for n, item in enumerate(items, 1):

@@ -109,4 +109,4 @@ console = Console()
 
 def stdout_is_terminal() -> bool:
     """Whether results go to a person's screen."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()

@@ -246,11 +246,9 @@ def _decided_by(net: Net, method: str) -> dict[str, Any]:
 
 def _besides(net: Net) -> dict[str, Any]:
     """What else scores depend on: numbers that need not be in the network's file, and the program's version."""
-    from coda_cli.accounts import versions
+    from coda_cli.accounts import described, versions
 
-    checkpoint = net.checkpoint
-    return {"arguments": dict(checkpoint.arguments), "preprocessing": checkpoint.preprocessing.model_dump(mode="json"),
-            "coda": versions()["coda"]}  # fmt: skip
+    return {"described": described(net), "coda": versions()["coda"]}
 
 
 def _computed_by(net: Net, method: str) -> dict[str, Any]:

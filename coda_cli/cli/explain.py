@@ -184,7 +184,7 @@ def explain(
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_many(net, items, request, out, batch=together, on_scale=on_scale)
-    _report(outcomes, len(items), json, fail_fast)
+    _report(outcomes, len(items), json, fail_fast, out.if_exists in ("match", "skip") and "json" in kinds)
 
 
 def _kinds(write: str) -> tuple[str, ...]:
@@ -213,6 +213,8 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
 
     listed: list[str] = []
     if "-" in sources:
+        if sys.stdin is None:  # closed by the shell
+            raise UsageError("- reads a list of paths from stdin, which is closed; pipe one in, or name the files")
         if sys.stdin.isatty():
             raise UsageError("- reads a list of paths from stdin, which is a terminal; pipe one in, or name the files")
         text = sys.stdin.buffer.read().decode(errors="surrogateescape")
@@ -249,8 +251,11 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
     return net
 
 
-def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fail_fast: bool) -> None:
-    """Say what happened to every input as it is done, then the summary; leaves with the exit code."""
+def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fail_fast: bool, resumes: bool) -> None:
+    """Say what happened to every input as it is done, then the summary; leaves with the exit code.
+
+    ``resumes``: the same command would leave alone what is done.
+    """
     counts: Counter[str] = Counter()
     worst, start = 0.0, time.monotonic()
     try:
@@ -264,7 +269,8 @@ def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fa
                 if fail_fast and (outcome.error or counts["inexact"]):
                     break
     except KeyboardInterrupt:
-        console.say(f"interrupted: {_summary(counts, worst, time.monotonic() - start)}; the same command goes on here")
+        rest = "; the same command goes on here" if resumes else ""
+        console.say(f"interrupted: {_summary(counts, worst, time.monotonic() - start)}{rest}")
         raise
     if total > 1 or counts["failed"]:
         console.say(_summary(counts, worst, time.monotonic() - start))

@@ -178,7 +178,10 @@ def verify(
     coda models verify 9L-S-CoDA-SQ-1000 --json
     coda models verify cifar10 --accuracy cifar10-data/
     """
-    names = [name] if name else [n for n, entry in manifest.known().items() if entry.here]
+    if logits and not (accuracy and name):
+        raise UsageError(f"--logits {logits}: keeps the logits of one network's --accuracy; name both")
+    here = [n for n, e in manifest.known().items() if e.here and e.checkpoint.architecture not in manifest.STANDARD]
+    names = [name] if name else here
     if not names:
         raise UsageError("no network is on this machine; coda models list shows which can be pulled")
     failures: list[CodaError] = []

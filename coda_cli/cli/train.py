@@ -81,6 +81,7 @@ def train(
     coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run/
     coda train photos/ --size 96 --epochs 20 --resume -o run/
     """
+    from coda_cli.training.loop import STATE_FILE
     from coda_cli.training.recipes import RECIPES
 
     if recipe not in RECIPES:
@@ -95,7 +96,7 @@ def train(
         raise UsageError(f"--name {name}: a name that can be a file's is needed, without /")
     if not math.isfinite(chosen.learning_rate):
         raise UsageError(f"--learning-rate {chosen.learning_rate}: expected a finite number")
-    if (output / "training-state.pt").exists() and not resume:
+    if (output / STATE_FILE).exists() and not resume:
         raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
     _run(chosen, data, output, {"name": name, "about": data_note or name, "licence": licence}, resume=resume,
          minutes=time_budget, device=device, compiled=not no_compile)  # fmt: skip

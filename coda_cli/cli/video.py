@@ -188,7 +188,7 @@ def _plans(
     from coda_cli.media.clips import KINDS, Kind, kind_of
     from coda_cli.media.sources import identity
     from coda_cli.paths import utf8
-    from coda_cli.report.files import prepare
+    from coda_cli.report.files import one_file, prepare, sweep
 
     asked = [k.strip() for k in formats.split(",") if k.strip() and k.strip() != "none"]
     if unknown := [k for k in asked if k not in KINDS]:
@@ -200,7 +200,7 @@ def _plans(
     if single and len(sources) > 1:
         raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
     plans: list[tuple[str | int, ClipOutputs]] = []
-    taken: dict[Path, str] = {}
+    taken: dict[str, str] = {}
     inputs = {identity(Path(text)) for text in sources}
     for text in sources:
         source = _source(text)
@@ -212,15 +212,17 @@ def _plans(
             clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
             record = output / f"{stem}.coda.jsonl"
         for path in (*clips.values(), record):
-            if path in taken:
-                raise UsageError(f"{text} and {taken[path]} would both be written to {path}; explain them in two runs")
-            taken[path] = text
+            if (key := one_file(path)) in taken:
+                raise UsageError(f"{text} and {taken[key]} would both be written to {path}; explain them in two runs")
+            taken[key] = text
             if path.exists() and not force:
                 raise UsageError(f"{path}: exists; --force replaces it, --output names another place")
             if identity(path) in inputs:
                 raise UsageError(f"{path}: is one of the clips to explain; name another output")
         plans.append((source, ClipOutputs(clips, record, audio)))
-    prepare(output.parent if single else output)
+    folder = output.parent if single else output
+    prepare(folder)
+    sweep(folder)
     return plans
 
 

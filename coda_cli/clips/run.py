@@ -1,7 +1,7 @@
 """One clip, from its frames to its files. Prints nothing, exits nowhere.
 
 Frames stream through decoding, the network, drawing and encoding, each in threads of its own with bounded queues
-between them: memory does not depend on the length. What has to be known of the whole clip before the first frame is
+between them: of each only its logits stay in memory. What has to be known of the whole clip before the first frame is
 drawn, the class predicted most often, the curve of its logits and the colour scale, comes from one plain forward pass.
 """
 
@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from coda_cli.accounts import network_part, refuse_style, versions
+from coda_cli.accounts import described, network_part, refuse_style, versions
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
@@ -111,7 +111,7 @@ class _Run:
 
     def look(self, policy: Policy, on_survey: Callable[[int], None] | None) -> None:
         """The first pass, if anything has to be known of the whole clip."""
-        self.settings = settings_of(self.request, self.selection, self.drawing, policy)
+        self.settings = settings_of(self.net, self.request, self.selection, self.drawing, policy)
         if isinstance(self.source, int):  # a camera cannot be looked at twice: every frame stands for itself
             scale = "frame" if self.drawing.scale == "clip" else self.drawing.scale
             self.drawing = replace(self.drawing, scale=scale, strip=False)
@@ -180,9 +180,9 @@ class _Run:
         )  # fmt: skip
 
 
-def settings_of(request: Request, selection: Selection, drawing: ClipDrawing, policy: Policy) -> str:
+def settings_of(net: Net, request: Request, selection: Selection, drawing: ClipDrawing, policy: Policy) -> str:
     """A hash of everything that decides the result but the source and the weights."""
-    asked = {**asdict(request), **asdict(selection), **asdict(drawing)}
+    asked = {**asdict(request), **asdict(selection), **asdict(drawing), "network": described(net)}
     everything = {**asked, "policy": policy, "coda": versions()["coda"]}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 

@@ -89,24 +89,30 @@ class Survey:
 
     def predicted(self) -> int:
         """The class predicted most often; of equals the one with the higher mean logit."""
-        logits = np.array(self.logits)
-        votes = np.bincount(logits.argmax(1), minlength=logits.shape[1])
-        return int(np.lexsort((-logits.mean(0), -votes))[0])
+        votes = np.bincount([int(row.argmax()) for row in self.logits], minlength=len(self.logits[0]))
+        return int(np.lexsort((-self._mean(), -votes))[0])
 
     def targets(self, net: Net, request: Request) -> Targets:
         """The classes of a request for the whole clip: the vote decides who is predicted, "top:K" goes by the mean."""
-        mean = np.array(self.logits, np.float64).mean(0)
+        mean = self._mean()
         mean[self.predicted()] = mean.max() + 1
         chosen = request.targets(net).of(mean)
         return replace(request, classes=tuple(str(t.index) for t in chosen)).targets(net)
 
     def curves(self, targets: Targets, net: Net) -> list[Curve]:
         """The logits of targets over time."""
-        logits, times = np.array(self.logits, np.float64), np.array(self.times)
-        return [
-            Curve(name_of(t, net), times, logits[:, t.index] - (0 if t.versus is None else logits[:, t.versus]))
-            for t in targets.of(logits.mean(0))
-        ]
+        return [Curve(name_of(t, net), np.array(self.times), self._of(t)) for t in targets.of(self._mean())]
+
+    def _of(self, target: Target) -> NDArray[np.float64]:
+        rows = ((row[target.index], 0 if target.versus is None else row[target.versus]) for row in self.logits)
+        return np.array([float(logit) - float(other) for logit, other in rows])
+
+    def _mean(self) -> NDArray[np.float64]:
+        """Over all frames [classes], without a copy of every frame's."""
+        total = np.zeros(len(self.logits[0]))
+        for row in self.logits:
+            total += row
+        return total / self.seen
 
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
         """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""

@@ -1,1 +1,1 @@
-"""The mathematics: torch and nothing else."""
+"""The mathematics, with torch; torchvision for ordinary backbones alone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -28,14 +28,11 @@ from coda_cli.media.sources import resolve
 from coda_cli.media.spans import TOLERANCE, Box, parse_box, parse_time, pixel_box
 from coda_cli.media.stills import read_image
 
-__all__ = ["KINDS", "SUFFIXES", "Box", "ClipInfo", "ClipWriter", "Frame", "Kind", "Reader", "Selection", "Source",
+__all__ = ["KINDS", "Box", "ClipInfo", "ClipWriter", "Frame", "Kind", "Reader", "Selection", "Source",
            "kind_of", "name_of", "parse_box", "parse_time", "probe", "read_frames", "uninterrupted"]  # fmt: skip
 
 Source = str | Path | int  # a file, a folder or printf pattern of pictures, the index of a camera
 
-# Suffixes that a folder scan takes for clips; a file named on the command line may have any.
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif", ".apng", ".webp", ".mpg", ".mpeg", ".ts", ".m2ts",
-            ".mts", ".wmv", ".flv", ".3gp", ".ogv")  # fmt: skip
 SEQUENCE_RATE = 25.0  # pictures a second in a sequence whose rate nobody states
 
 
@@ -214,7 +211,7 @@ def probe(source: Source, fps: float | None = None) -> ClipInfo:
         return ClipInfo(name_of(source), first.rgb.shape[1], first.rgb.shape[0], None, None, None, "camera", False)
     if _is_sequence(source):
         files = _pictures(source)
-        height, width = read_image(files[0]).rgb.shape[:2]
+        height, width = _first_readable(files).shape[:2]
         rate = Fraction(fps or SEQUENCE_RATE).limit_denominator(1001)
         suffix = files[0].suffix.lstrip(".")
         return ClipInfo(name_of(source), width, height, rate, float(len(files) / rate), len(files), suffix, False)
@@ -251,6 +248,18 @@ def _pictures(source: str | Path) -> list[Path]:
     if not found:
         raise UsageError(f"{source}: no file's name fits this pattern")
     return [file for _, file in sorted(found, key=lambda pair: int(pair[0][1]))]
+
+
+def _first_readable(files: Sequence[Path]) -> NDArray[np.uint8]:
+    """The first picture of a sequence that is one. Raises MediaError, of the first file, where none is."""
+    first: MediaError | None = None
+    for file in files:
+        try:
+            return read_image(file).rgb
+        except MediaError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def _sequence(source: str | Path, rate: float, account: Account) -> Generator[Coded]:

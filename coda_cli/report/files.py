@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import string
+import sys
 import time
+import unicodedata
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +59,7 @@ class Naming:
             )
         try:
             self._render(Item(Path("stem.png")), "overlay", "png", "class", "0")
-        except (ValueError, TypeError) as error:  # a format that is not for texts
+        except (ValueError, TypeError, LookupError) as error:  # a format that is not for texts
             raise UsageError(f"--name {self.template!r}: {error}") from error
 
     @property
@@ -117,12 +120,18 @@ def slug(text: str) -> str:
 
 def refuse_collisions(items: Sequence[Item], written: Callable[[Item], Path], advice: str) -> None:
     """Raise UsageError, with ``advice``, when two inputs are ``written`` to one path; before any work."""
-    taken: dict[Path, Item] = {}
+    taken: dict[str, Item] = {}
     for item in items:
         path = written(item)
-        if path in taken:
-            raise UsageError(f"{taken[path].path} and {item.path} would both be written as {path}; {advice}")
-        taken[path] = item
+        if (key := one_file(path)) in taken:
+            raise UsageError(f"{taken[key].path} and {item.path} would both be written as {path}; {advice}")
+        taken[key] = item
+
+
+def one_file(path: Path) -> str:
+    """The same text for all paths that are one file: macOS and Windows do not tell cases apart."""
+    text = unicodedata.normalize("NFC", str(path))
+    return text.casefold() if sys.platform in ("darwin", "win32") else str(path)
 
 
 def refuse_inputs(path: Path, inputs: Mapping[Path, Item], other: str = "--output or --name") -> None:
@@ -145,9 +154,13 @@ def prepare(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files of runs that were killed. A fresh one may belong to a run that is writing it now."""
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*.part"):
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*.part*"):  # a clip's may be a folder, or have another beside it
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
+            if time.time() - path.stat().st_mtime <= ABANDONED_AFTER:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
 
 

@@ -275,7 +275,7 @@ def lime(
     from skimage.segmentation import quickshift
 
     rgb = x[0, :3].detach()
-    picture = rgb.permute(1, 2, 0).double().cpu().numpy()
+    picture = rgb.permute(1, 2, 0).cpu().double().numpy()  # Apple GPUs have no float64
     segments = quickshift(picture, kernel_size=kernel, max_dist=200, ratio=0.2)  # type: ignore[no-untyped-call]
     index = torch.from_numpy(segments).unique(return_inverse=True)[1].to(x.device)  # numbered from 0, [h, w]
     sizes = index.flatten().bincount()
@@ -303,5 +303,5 @@ def lime(
                 rgb[None], n_samples=samples, perturbations_per_eval=_together(x)
             )[0]
         best, which = weights.topk(min(features, len(sizes)))
-        maps.append(torch.isin(index, which[best > 0]).to(x.dtype))
+        maps.append(torch.isin(index, which[best > 0].to(index.device)).to(x.dtype))
     return torch.stack(maps)
