@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from coda_cli.core.networks import encode
 from coda_cli.errors import MediaError
+from coda_cli.study import plots
 from coda_cli.study.removal import Removal, counts, ranks, remove, replacement
 
 
@@ -148,6 +149,15 @@ def test_a_method_that_fails_names_its_picture() -> None:
     images, labels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
     with pytest.raises(MediaError, match=r"^picture 6: no map$"):
         next(remove(Sum(torch.ones(8, 8)), images, labels, method=failing, before=5))
+
+
+def test_every_curve_of_a_figure_is_told_from_the_others() -> None:
+    shares = np.linspace(0, 0.25, 5)
+    curves = {f"m{n}": (shares, np.full(5, 0.9 - 0.05 * n)) for n in range(13)}
+    curves["same"] = curves["m3"]
+    lines = plots.removal_figure(curves, "").axes[0].lines
+    assert len({(line.get_color(), line.is_dashed()) for line in lines}) == len(curves)
+    assert lines[-1].is_dashed()
 
 
 def test_the_first_pictures_of_a_data_set_or_some_all_over_it(coda: Coda, data: Path) -> None:
