@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import program
 import pytest
@@ -980,6 +981,10 @@ def test_a_run_that_is_there_is_not_overwritten(pictures: Path) -> None:
     before = program.tree(Path("run"))
     refused = coda_train(pictures, "-o", "run", status=ExitCode.USAGE)
     assert refused.error == "run: holds a run already; --resume goes on with it, -o DIR starts another"
+    with filelock.FileLock("run/training-state.pt.lock"):
+        beside = coda_train(pictures, "-o", "run", "--resume", status=ExitCode.USAGE)
+    said = "run/training-state.pt: another run writes to it; wait for its end, or -o DIR starts another"
+    assert beside.error == said
     other = coda_train(pictures, "-o", "run", "--resume", "--lr", "0.5", status=ExitCode.FAILED)
     assert "belongs to a run with another recipe" in other.error
     assert program.tree(Path("run"))[STATE_FILE] == before[STATE_FILE]

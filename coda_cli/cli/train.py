@@ -14,6 +14,8 @@ from coda_cli.cli.options import Device, Quiet, Verbose
 from coda_cli.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from coda_cli.training.loop import Tick
     from coda_cli.training.recipes import Recipe
 
@@ -81,6 +83,9 @@ def train(
     coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run/
     coda train photos/ --size 96 --epochs 20 --resume -o run/
     """
+    from coda_cli.devices import pick
+    from coda_cli.media.locks import alone
+    from coda_cli.report.files import prepare
     from coda_cli.training.loop import STATE_FILE
     from coda_cli.training.recipes import RECIPES
 
@@ -98,8 +103,11 @@ def train(
         raise UsageError(f"--learning-rate {chosen.learning_rate}: expected a finite number")
     if (output / STATE_FILE).exists() and not resume:
         raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
-    _run(chosen, data, output, {"name": name, "about": data_note or name, "licence": licence}, resume=resume,
-         minutes=time_budget, device=device, compiled=not no_compile)  # fmt: skip
+    where = pick(device)
+    prepare(output)
+    with alone(output / STATE_FILE, "-o DIR starts another"):
+        _run(chosen, data, output, {"name": name, "about": data_note or name, "licence": licence}, resume=resume,
+             minutes=time_budget, device=where, compiled=not no_compile)  # fmt: skip
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
@@ -152,25 +160,21 @@ def _run(
     *,
     resume: bool,
     minutes: float | None,
-    device: str,
+    device: torch.device,
     compiled: bool,
 ) -> None:
     import torch
 
-    from coda_cli.devices import pick
-    from coda_cli.report.files import prepare
     from coda_cli.training import datasets
     from coda_cli.training.loop import finish, train
 
-    where = pick(device)
-    prepare(output)
     with console.progress("reading pictures") as advance:
         splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
     console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
     with console.progress("training", " steps") as advance:
         try:
             result = train(
-                recipe, splits, output, device=where, resume=resume, compiled=compiled,
+                recipe, splits, output, device=device, resume=resume, compiled=compiled,
                 time_budget=float("inf") if minutes is None else minutes * 60,
                 on_step=lambda tick: _tick(tick, advance),
                 on_epoch=lambda epoch, share: console.say(f"epoch {epoch}: {share:.1%} of a held-out sample"),

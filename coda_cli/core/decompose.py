@@ -93,8 +93,8 @@ def decompose(
         rows = each(_dynamic_weights, passes, weights.split([len(p.x) for p in passes]))
     x = _joined([p.x.detach() for p in passes])
     W, sums, elsewhere = (_joined(column) for column in zip(*rows, strict=True))
-    wide = weights.to("cpu", torch.float64)
-    logit = torch.einsum("bkc,bc->bk", wide, logits.to("cpu", torch.float64))
+    wide = weights.cpu().double()
+    logit = torch.einsum("bkc,bc->bk", wide, logits.cpu().double())
     constant = float(model.bias)  # type: ignore[arg-type]
     bias = constant * wide.sum(2)
     positional = elsewhere[..., 0]

@@ -62,7 +62,7 @@ def shares_by_layer(
         for hook in hooks:
             hook.remove()
     constant = float(model.bias)  # type: ignore[arg-type]
-    wide = weighting.to("cpu", torch.float64)
+    wide = weighting.cpu().double()
     rest = float((wide * logits.detach()[0].cpu().double()).sum() - constant * wide.sum())
     embeddings = {
         _node(t): _products(t, g) for t, g in zip(added, gradients[len(every) :], strict=True) if g is not None
@@ -100,7 +100,7 @@ def _reached(start: Any, without: Any) -> set[Any]:
 
 def _products(a: Tensor, gradient: Tensor) -> Tensor:
     """a * gradient of the only input, [...] float64 on the CPU."""
-    return (a.detach() * gradient)[0].to("cpu", torch.float64)
+    return (a.detach() * gradient)[0].cpu().double()
 
 
 def _placed(products: Tensor, x: Tensor) -> Tensor:

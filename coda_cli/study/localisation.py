@@ -104,7 +104,7 @@ def grid_scores(maps: Tensor) -> list[float]:
     0 for a map without any. Sums in float64.
     """
     s = math.isqrt(len(maps))
-    positive = maps.to("cpu", torch.float64).clamp_min(0)
+    positive = maps.cpu().double().clamp_min(0)
     cells = positive.unflatten(1, (s, -1)).unflatten(3, (s, -1)).sum((2, 4))  # [n, row, column]
     totals = cells.sum((1, 2))
     return [float(cells[j, j % s, j // s] / totals[j]) if totals[j] > 0 else 0.0 for j in range(len(maps))]

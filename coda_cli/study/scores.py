@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.media.locks import alone
 from coda_cli.media.stills import write_with
 
 
@@ -28,7 +29,7 @@ class Scores:
         if path is None:
             return
         with ExitStack() as lock:
-            lock.enter_context(_alone(path))
+            lock.enter_context(alone(path, "name another file"))
             self._read(path, measured)
             self._lock = lock.pop_all()
 
@@ -66,28 +67,3 @@ class Scores:
                 stream.write(json.dumps(self.rows[-1]) + "\n")
         except OSError as error:
             raise MediaError(f"{self.path}: cannot be written ({error.strerror or error})") from error
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Nobody else between these: lines of two runs would follow each other as if they were of one.
-
-    Raises UsageError where another run is there.
-    """
-    import filelock
-
-    beside = path.with_name(path.name + ".lock")
-    lock = filelock.FileLock(beside, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UsageError(f"{path}: another run writes to it; wait for its end, or name another file") from None
-    except OSError:  # where nothing can be written, nobody writes
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps it while it is open
-            beside.unlink()
-        lock.release()
