@@ -293,11 +293,11 @@ def explain_many(
         naming = output.naming
         if not naming.tells_classes_apart and _several(net, request) and any(kind in DRAWN for kind in kinds):
             raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
-        advice = "give them different names with --name, '{name}.{class_slug}.{kind}.{ext}' for one, or explain them in"
-        refuse_collisions(items, naming.record_path, f"{advice} two runs")
-        prepare(output.naming.folder)
-        for subfolder in {item.subfolder for item in items}:
-            sweep(output.naming.folder / subfolder)
+        example = "'{name}.{class_slug}.{kind}.{ext}' for one"
+        refuse_collisions(items, naming.record_path,
+                          f"give them different names with --name, {example}, or explain them in two runs")  # fmt: skip
+        prepare(naming.folder)
+        sweep(*{naming.folder / item.subfolder for item in items})
     if output.drawing.scale == "run":
         scale = run_scale(net, items, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, scale=scale))

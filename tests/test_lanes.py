@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core import lanes
+from coda_cli.core import networks as core_networks
 from coda_cli.core.bcos_nets import bcos_chain
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import classify, coda_net, forward
@@ -152,3 +153,10 @@ def test_pictures_are_classified_in_lanes() -> None:
     model = networks()[0].float()
     with torch.no_grad():
         torch.testing.assert_close(classify(model, pictures), classify(model, pictures, batch=1), rtol=0, atol=1e-6)
+
+
+def test_large_pictures_are_classified_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, steps = torch.randint(256, (9, 3, 8, 7), dtype=torch.uint8), list[int]()
+    monkeypatch.setattr(core_networks, "CLASSIFIED", 4 * 8 * 7)
+    classify(networks()[0].float(), pictures, on_step=lambda done, _: steps.append(done))
+    assert steps == [4, 8, 9]

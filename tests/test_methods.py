@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from captum._utils.models.linear_model import SkLearnRidge
+from captum.attr import Lime
 from conftest import Coda
+from skimage.segmentation import quickshift
 from torch import Tensor, nn
 
 from coda_cli.core.bcos_nets import bcos_chain, bcos_resnet, bcos_vit
@@ -196,6 +199,24 @@ def test_rise_finds_the_pixels_that_matter() -> None:
     inside[4:12, 12:20] = True
     assert found[inside].mean() > 1.2 * found[~inside].mean()
     assert found.min() >= 0
+
+
+def test_lime_is_captum_s_over_superpixels_that_hide_behind_their_mean() -> None:
+    model, x = small_net(), picture(24, 20)
+    rgb = x[0, :3]
+    segments = torch.from_numpy(
+        quickshift(rgb.permute(1, 2, 0).double().numpy(), kernel_size=1.0, max_dist=200, ratio=0.2)
+    )
+    assert segments.max() > 4
+    means = torch.stack([torch.stack([c[segments == s].mean() for c in rgb]) for s in range(int(segments.max()) + 1)])
+    baseline = means[segments].permute(2, 0, 1)
+    torch.manual_seed(7)
+    weights = Lime(lambda p: model(encode(p))[:, 1].sigmoid(), interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
+        rgb[None], baselines=baseline[None], feature_mask=segments[None, None].expand(1, 3, -1, -1), n_samples=64
+    )[0, 0]  # fmt: skip
+    best = weights.unique().sort(descending=True).values[:2]
+    assert (best > 0).all()
+    assert lime(model, x, [1], samples=64, features=2, seed=7)[0].bool().equal(torch.isin(weights, best))
 
 
 def test_lime_marks_the_superpixel_that_speaks_for_the_class() -> None:

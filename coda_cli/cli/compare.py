@@ -72,9 +72,9 @@ def compare(
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output)
-    require(methods or METHODS)
     for text in methods or ():
         method_of(text)
+    require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit.value)
     net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())))
     request.targets(net)
@@ -86,7 +86,7 @@ def compare(
     )
     inputs = {identity(item.path): item for item in items}
     prepare(output)
-    sweep(output)
+    sweep(*{output / item.subfolder for item in items})
     failures: set[ExitCode] = set()
     with console.progress("comparing", " pictures") as advance:
         for n, item in enumerate(items, 1):

@@ -80,7 +80,7 @@ class BcosConv2d(nn.Module):
         a = F.conv2d(x, self.unit_weight(), stride=conv.stride, padding=conv.padding, groups=conv.groups)
         if self.max_out > 1:
             a, *others = a.unflatten(1, (self.out_channels, self.max_out)).unbind(2)
-            for other in others:  # an argmax over so few neighbours would take five times as long as the convolution
+            for other in others:  # an argmax over so few neighbours would take four times as long as the convolution
                 a = torch.where(hold((a >= other) | a.isnan()), a, other)
         if self.b == 1:
             return a / self.scale

@@ -130,8 +130,8 @@ def refuse_collisions(items: Sequence[Item], written: Callable[[Item], Path], ad
 
 def one_file(path: Path) -> str:
     """The same text for all paths that are one file: macOS and Windows do not tell cases apart."""
-    text = unicodedata.normalize("NFC", str(path))
-    return text.casefold() if sys.platform in ("darwin", "win32") else str(path)
+    blind = sys.platform in ("darwin", "win32")
+    return unicodedata.normalize("NFC", str(path)).casefold() if blind else str(path)
 
 
 def refuse_inputs(path: Path, inputs: Mapping[Path, Item], other: str = "--output or --name") -> None:
@@ -152,9 +152,10 @@ def prepare(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot write into this folder ({error.strerror or error})") from error
 
 
-def sweep(folder: Path) -> None:
+def sweep(*folders: Path) -> None:
     """Remove the temporary files of runs that were killed. A fresh one may belong to a run that is writing it now."""
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*.part*"):  # a clip's may be a folder, or have another beside it
+    ends = (".part", ".part.spool")  # the second is of a clip, of which the first may be a folder, too
+    for path in (p for folder in folders for end in ends for p in folder.glob(f"{TEMPORARY_PREFIX}*{end}")):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime <= ABANDONED_AFTER:
                 continue

@@ -34,19 +34,21 @@ from coda_cli.study.methods import (
 class Known:
     """A function that takes a network, an encoded picture and classes (see ``study.methods``), and what is known of it.
 
-    ``unit`` is of its maps. ``libraries`` must be installed. ``quick``: parameters for a picture whose shorter side has
-    so many pixels, where nobody chose any and the published ones would take long.
+    ``unit`` is of its maps. ``libraries`` must be installed. ``exact``: it needs an exact decomposition, which not
+    every network has. ``quick``: parameters for a picture whose shorter side has so many pixels, where nobody chose any
+    and the published ones would take long.
     """
 
     function: Callable[..., Tensor]
     unit: Literal["logit", ""] = "logit"
     libraries: tuple[str, ...] = ()
+    exact: bool = False
     quick: Callable[[int], str] | None = None
 
 
 CAPTUM = ("captum",)
 METHODS: dict[str, Known] = {
-    "ours": Known(ours),
+    "ours": Known(ours, exact=True),
     "gradient": Known(gradient, "", CAPTUM),  # logits per unit of colour
     "input-x-gradient": Known(input_x_gradient, "logit", CAPTUM),
     "integrated-gradients": Known(integrated_gradients, "logit", CAPTUM),
@@ -59,14 +61,12 @@ METHODS: dict[str, Known] = {
 }
 CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
 RAISED = (RuntimeError, AssertionError, AttributeError, ValueError, MemoryError)  # by captum and torch
-EXACT = ("ours",)  # what networks without an exact decomposition do not have
 IMPORTED = {"captum": "captum.attr", "scikit-learn": "sklearn.linear_model", "scikit-image": "skimage.segmentation"}
 
 
 def libraries_of(methods: Iterable[str]) -> list[str]:
     """The distributions that methods need beside coda's own."""
-    known = [METHODS[name] for text in methods if (name := text.partition(":")[0]) in METHODS]
-    return sorted({library for one in known for library in one.libraries})
+    return sorted({library for text in methods for library in METHODS[_name_of(text)].libraries})
 
 
 def require(methods: Iterable[str]) -> None:
@@ -151,9 +151,13 @@ def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
 
 def unit_of(text: str) -> str:
     """What the values of a method's maps are: "logit", or "" for what is in no unit that can be summed to one."""
-    return METHODS[text.partition(":")[0]].unit
+    return METHODS[_name_of(text)].unit
 
 
 def is_exact(text: str) -> bool:
     """Whether a method needs an exact decomposition, which not every network has."""
-    return text.partition(":")[0] in EXACT
+    return METHODS[_name_of(text)].exact
+
+
+def _name_of(text: str) -> str:
+    return text.partition(":")[0]
