@@ -9,18 +9,27 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.explain import load_network
-from coda_cli.cli.options import Arch, Device, Fit, FitOption, Json, Model, OutputFolder, Quiet, Verbose
+from coda_cli.cli.network import load_network
+from coda_cli.cli.options import (
+    Arch,
+    Classes,
+    Device,
+    Fit,
+    FitOption,
+    Json,
+    Model,
+    OutputFolder,
+    Quiet,
+    Recursive,
+    Verbose,
+)
 from coda_cli.errors import CodaError, ExitCode
 
 
 def compare(
     sources: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, quoted patterns.")],
     model: Model = DEFAULT,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("--class", "-c", metavar="CLASS", help="What to explain [default: the predicted]."),
-    ] = None,
+    classes: Classes = None,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,7 +42,7 @@ def compare(
     output: OutputFolder = Path("coda-out"),
     json: Json = False,
     fit: FitOption = Fit.crop,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")] = False,
+    recursive: Recursive = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are there.")] = False,
     arch: Arch = None,
     device: Device = "auto",

@@ -10,9 +10,8 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.explain import load_network
-from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose
-from coda_cli.errors import UsageError
+from coda_cli.cli.network import load_network
+from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose, odd
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -80,7 +79,9 @@ def localisation(
     rescale: Annotated[
         bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
     ] = False,
-    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Average maps over an odd window first.")] = 1,
+    smooth: Annotated[
+        int, typer.Option(min=1, metavar="N", callback=odd, help="Average maps over an odd window first.")
+    ] = 1,
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
@@ -106,8 +107,6 @@ def localisation(
     from coda_cli.study.localisation import SEED, localise
     from coda_cli.study.scores import Scores
 
-    if smooth % 2 == 0:
-        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
     function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
     side = int(grid.value[0])
     measured = {

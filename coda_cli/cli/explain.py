@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import sys
 import time
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
+from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
+    Alpha,
     Arch,
     BatchSize,
+    Check,
+    Classes,
     Device,
     Fit,
     FitOption,
     Json,
     Model,
     OutputFolder,
+    Percentile,
+    Precision,
+    PrecisionOption,
     Quiet,
+    Recursive,
+    Smooth,
+    Style,
+    StyleOption,
     Verbose,
+    Versus,
+    full_colour,
     number_together,
 )
 from coda_cli.errors import ExitCode, UsageError
@@ -34,8 +46,6 @@ from coda_cli.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from coda_cli.checkpoints.loading import Net
-    from coda_cli.explain import Request
     from coda_cli.media.sources import Item
     from coda_cli.report.records import Explained, Record
     from coda_cli.runs import Outcome
@@ -50,21 +60,6 @@ Classes
 """
 
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
-
-
-class Style(StrEnum):
-    """What an overlay shows."""
-
-    signed = "signed"
-    colour = "colour"
-
-
-class Precision(StrEnum):
-    """What is computed in."""
-
-    float32 = "float32"
-    float64 = "float64"
-    bfloat16 = "bfloat16"
 
 
 class IfExists(StrEnum):
@@ -82,13 +77,8 @@ def explain(
         list[str], typer.Argument(metavar="SOURCES...", help="Pictures, folders, quoted patterns; - reads a list.")
     ],
     model: Model = DEFAULT,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("--class", "-c", metavar="CLASS", help="What to explain [default: the predicted]."),
-    ] = None,
-    versus: Annotated[
-        str | None, typer.Option("--versus", metavar="CLASS", help="Explain the difference from this class.")
-    ] = None,
+    classes: Classes = None,
+    versus: Versus = None,
     output: OutputFolder = Path("coda-out"),
     write: Annotated[
         str,
@@ -97,7 +87,7 @@ def explain(
         ),
     ] = "overlay,json",
     json: Json = False,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")] = False,
+    recursive: Recursive = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="The list on stdin is separated by NUL, not lines.")
     ] = False,
@@ -106,16 +96,10 @@ def explain(
         str,
         typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per picture, per run, given."),
     ] = "image",
-    percentile: Annotated[
-        float, typer.Option(min=0, max=100, help="Of |contribution|: what --scale image and run take.")
-    ] = 99.5,
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of full colour in an overlay.")] = 0.85,
-    style: Annotated[
-        Style, typer.Option(help="Signed contributions, or the colour explanation of the B-cos papers.")
-    ] = Style.signed,
-    smooth: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Odd window of the colour explanation, in the network's pixels.")
-    ] = 15,
+    percentile: Percentile = 99.5,
+    alpha: Alpha = 0.85,
+    style: StyleOption = Style.signed,
+    smooth: Smooth = 15,
     layer: Annotated[
         str | None,
         typer.Option(
@@ -129,20 +113,9 @@ def explain(
         IfExists, typer.Option(help="match: skip what is there from the same picture, network and settings, else fail.")
     ] = IfExists.match,
     force: Annotated[bool, typer.Option("--force", "-f", help="The same as --if-exists overwrite.")] = False,
-    check: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="TOLERANCE",
-            show_default=False,
-            help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
-            "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4.",
-        ),
-    ] = None,
+    check: Check = None,
     device: Device = "auto",
-    precision: Annotated[Precision, typer.Option(help="bfloat16 is for the large matrix products only.")] = (
-        Precision.float32
-    ),
+    precision: PrecisionOption = Precision.float32,
     batch_size: BatchSize = "auto",
     arch: Arch = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
@@ -163,8 +136,6 @@ def explain(
     elif layer is not None and not {"layers", "depth"} & {*kinds} and kinds:
         kinds += ("layers", "depth") if layer == "all" else ("layers",)
     together = number_together(batch_size)
-    if check is not None and not math.isfinite(check):
-        raise UsageError(f"--check {check}: expected a finite number")
     items = _items(sources, recursive, null, output)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
@@ -176,9 +147,7 @@ def explain(
     from coda_cli.runs import Output, explain_many
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
-    if smooth % 2 == 0:
-        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
-    drawing = Drawing(kinds, _scale(scale), percentile, alpha, style.value, smooth)
+    drawing = Drawing(kinds, full_colour(scale, "image", "run"), percentile, alpha, style.value, smooth)
     net = load_network(model, arch, device, request)
     naming = Naming(output, net.checkpoint.name, name)
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)
@@ -194,18 +163,6 @@ def _kinds(write: str) -> tuple[str, ...]:
     if unknown := [k for k in kinds if k not in KINDS]:
         raise UsageError(f"--write {unknown[0]}: choose from {', '.join(KINDS)}, or none")
     return kinds
-
-
-def _scale(text: str) -> Any:
-    if text in ("image", "run"):
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"--scale {text}: expected image, run or a positive number of logit units")
-    return value
 
 
 def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
@@ -225,30 +182,6 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
     elif null:
         raise UsageError("--null is about a list on stdin; add - as a source")
     return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
-
-
-def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:
-    """Load the network, after everything that can be wrong with the request without it, and say what was assumed."""
-    from coda_cli.checkpoints.manifest import known
-    from coda_cli.checkpoints.targets import Targets
-
-    if model in known():  # a slip in a class name costs no model load
-        Targets(request.classes, request.versus, known()[model].checkpoint)
-    from coda_cli.checkpoints.loading import load
-    from coda_cli.devices import pick
-    from coda_cli.explain import DTYPES
-
-    where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
-    if net.cut:
-        console.say(
-            f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
-            "spread over the pixels there; nothing below it is exact"
-        )
-    console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
-    return net
 
 
 def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fail_fast: bool, resumes: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,21 @@ class Fit(StrEnum):
     native = "native"
 
 
+class Style(StrEnum):
+    """What an overlay shows."""
+
+    signed = "signed"
+    colour = "colour"
+
+
+class Precision(StrEnum):
+    """What is computed in."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+
 def number_together(batch_size: str) -> int | None:
     """What --batch-size asks for; None for auto. Raises UsageError."""
     if batch_size == "auto":
@@ -27,6 +43,32 @@ def number_together(batch_size: str) -> int | None:
     if not batch_size.isdecimal() or int(batch_size) < 1:
         raise UsageError(f"--batch-size {batch_size}: expected auto, or a number from 1 on")
     return int(batch_size)
+
+
+def full_colour(scale: str, *words: str) -> Any:
+    """What --scale asks for: one of ``words``, or a number of logit units. Raises UsageError."""
+    if scale in words:
+        return scale
+    try:
+        value = float(scale)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise UsageError(f"--scale {scale}: expected {', '.join(words)} or a positive number of logit units")
+    return value
+
+
+def odd(smooth: int) -> int:
+    """The callback of --smooth: a window has a middle. Raises UsageError."""
+    if smooth % 2 == 0:
+        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
+    return smooth
+
+
+def _finite(check: float | None) -> float | None:
+    if check is not None and not math.isfinite(check):
+        raise UsageError(f"--check {check}: expected a finite number")
+    return check
 
 
 def _set_quiet(value: int) -> int:
@@ -64,6 +106,36 @@ BatchSize = Annotated[
     str,
     typer.Option("--batch-size", metavar="auto|N", help="How many are computed together; less when memory runs out."),
 ]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", "-c", metavar="CLASS", help="What to explain [default: the predicted]."),
+]
+Versus = Annotated[
+    str | None, typer.Option("--versus", metavar="CLASS", help="Explain the difference from this class.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="bfloat16 is for the large matrix products only.")
+]
+Check = Annotated[
+    float | None,
+    typer.Option("--check", min=0, metavar="TOLERANCE", callback=_finite, show_default=False,
+                 help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
+                 "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4."),
+]  # fmt: skip
+Percentile = Annotated[
+    float,
+    typer.Option("--percentile", min=0, max=100, help="Of |contribution|: what --scale takes where it is no number."),
+]
+Alpha = Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of full colour in an overlay.")]
+StyleOption = Annotated[
+    Style, typer.Option("--style", help="Signed contributions, or the colour explanation of the B-cos papers.")
+]
+Smooth = Annotated[
+    int,
+    typer.Option("--smooth", min=1, metavar="N", callback=odd,
+                 help="Odd window of the colour explanation, in the network's pixels."),
+]  # fmt: skip
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")]
 FitOption = Annotated[
     Fit,
     typer.Option("--fit", help="Centre crop as trained, the whole picture small, or the whole at its own size."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import Counter
 from enum import StrEnum
@@ -14,8 +13,30 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.explain import Precision, Style, load_network
-from coda_cli.cli.options import Arch, BatchSize, Device, Fit, FitOption, Json, Model, Quiet, Verbose, number_together
+from coda_cli.cli.network import load_network
+from coda_cli.cli.options import (
+    Alpha,
+    Arch,
+    BatchSize,
+    Check,
+    Classes,
+    Device,
+    Fit,
+    FitOption,
+    Json,
+    Model,
+    Percentile,
+    Precision,
+    PrecisionOption,
+    Quiet,
+    Smooth,
+    Style,
+    StyleOption,
+    Verbose,
+    Versus,
+    full_colour,
+    number_together,
+)
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -55,15 +76,8 @@ class Policy(StrEnum):
 def video(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCES...", help="Clips; see below.")],
     model: Model = DEFAULT,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class", "-c", metavar="CLASS", help="What to explain, as in coda explain [default: predicted]."
-        ),
-    ] = None,
-    versus: Annotated[
-        str | None, typer.Option("--versus", metavar="CLASS", help="Explain the difference from this class.")
-    ] = None,
+    classes: Classes = None,
+    versus: Versus = None,
     policy: Annotated[
         Policy, typer.Option("--class-policy", help="Predicted: most often over the clip, or in each frame.")
     ] = Policy.clip,
@@ -91,22 +105,16 @@ def video(
         int | None, typer.Option(min=32, max=4320, help="Of a picture, in pixels [default: its own, 240 to 720].")
     ] = None,
     scale: Annotated[str, typer.Option(metavar="clip|frame|NUMBER", help="The contribution in full colour.")] = "clip",
-    percentile: Annotated[
-        float, typer.Option(min=0, max=100, help="Of |contribution|: what clip and frame take.")
-    ] = 99.5,
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of full colour in an overlay.")] = 0.85,
-    style: Annotated[Style, typer.Option(help="Signed, or the colour explanation of the B-cos papers.")] = Style.signed,
-    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Odd window of the colour explanation.")] = 5,
+    percentile: Percentile = 99.5,
+    alpha: Alpha = 0.85,
+    style: StyleOption = Style.signed,
+    smooth: Smooth = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
     fit: FitOption = Fit.crop,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
-    check: Annotated[
-        float | None, typer.Option(min=0, metavar="TOLERANCE", show_default=False, help="As in coda explain.")
-    ] = None,
+    check: Check = None,
     device: Device = "auto",
-    precision: Annotated[Precision, typer.Option(help="bfloat16 is for the large matrix products only.")] = (
-        Precision.float32
-    ),
+    precision: PrecisionOption = Precision.float32,
     batch_size: BatchSize = "auto",
     arch: Arch = None,
     quiet: Quiet = 0,
@@ -120,21 +128,20 @@ def video(
     coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
     """
     together = number_together(batch_size)
-    if check is not None and not math.isfinite(check):
-        raise UsageError(f"--check {check}: expected a finite number")
     from coda_cli.accounts import refuse_style
     from coda_cli.clips.sheets import ClipDrawing
     from coda_cli.explain import Request
     from coda_cli.media.clips import Selection, parse_box, parse_time
 
-    if smooth % 2 == 0:
-        raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
     selection = Selection(
         parse_time(start), None if end is None else parse_time(end), every, fps,
         None if box is None else parse_box(box), max_frames,
     )  # fmt: skip
-    drawing = ClipDrawing(layout.value, _scale(scale), percentile, alpha, strip, centroid, height, style.value, smooth)
+    drawing = ClipDrawing(
+        layout.value, full_colour(scale, "clip", "frame"), percentile, alpha, strip, centroid, height, style.value,
+        smooth,
+    )  # fmt: skip
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request)
     refuse_style(net, style.value)
@@ -166,18 +173,6 @@ def _failure(source: str | int, error: CodaError) -> str:
     from coda_cli.report.clip_records import FailedClip, to_json
 
     return to_json(FailedClip.of(name_of(source), error))
-
-
-def _scale(text: str) -> Any:
-    if text in ("clip", "frame"):
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise UsageError(f"--scale {text}: expected clip, frame or a positive number of logit units")
-    return value
 
 
 def _plans(

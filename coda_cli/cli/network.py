@@ -1,0 +1,35 @@
+"""The network that a command works with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coda_cli.cli.console import console
+
+if TYPE_CHECKING:
+    from coda_cli.checkpoints.loading import Net
+    from coda_cli.explain import Request
+
+
+def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:
+    """Load the network, after everything that can be wrong with the request without it, and say what was assumed."""
+    from coda_cli.checkpoints.manifest import known
+    from coda_cli.checkpoints.targets import Targets
+
+    if model in known():  # a slip in a class name costs no model load
+        Targets(request.classes, request.versus, known()[model].checkpoint)
+    from coda_cli.checkpoints.loading import load
+    from coda_cli.devices import pick
+    from coda_cli.explain import DTYPES
+
+    where, dtype = pick(device, request.precision), DTYPES[request.precision]
+    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)
+    for assumption in net.assumed:
+        console.say(f"{net.path.name}: {assumption}")
+    if net.cut:
+        console.say(
+            f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
+            "spread over the pixels there; nothing below it is exact"
+        )
+    console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
+    return net
