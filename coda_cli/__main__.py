@@ -1,6 +1,6 @@
 """``python -m coda_cli`` is ``coda``."""
 
-from coda_cli.cli.app import main
+from coda_cli.cli.app import process
 
 if __name__ == "__main__":
-    main()
+    process()

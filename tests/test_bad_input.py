@@ -756,6 +756,24 @@ def test_only_a_run_that_would_go_on_says_so(
     assert ("the same command goes on here" in said) == goes_on
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="asks Linux for a full disk")
+@pytest.mark.parametrize(
+    "args", [("--help",), ("--version",), ("models", "list"), ("explain", "a.png", "--json", "-q")]
+)
+def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, args: tuple[str, ...]) -> None:
+    photo(tmp_path / "a.png")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            program.command(*args),
+            cwd=tmp_path,
+            env=program.environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "coda: error: output: No space left on device\n")
+
+
 def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     said = {}

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -873,6 +874,34 @@ def test_help_schema_and_version_do_not_import_torch(coda_process: Coda, args: t
     assert "coda_cli.cli.app" in imported
     assert not imported & {"torch", "numpy", "PIL", "cv2"}
     assert result.out
+
+
+def test_a_picture_takes_none_of_torchs_slow_imports(coda_process: Coda, tmp_path: Path) -> None:
+    """Sympy and what goes with it take a third of a second, and torch asks for them where it hardly needs them."""
+    photo(tmp_path / "a.png")
+    result = coda_process("explain", "a.png", "-q", python=("-X", "importtime"))
+    imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
+    assert "torch" in imported
+    assert not imported & {"sympy", "torchvision", "matplotlib", "captum"}
+
+
+LAST_WORDS = """
+import atexit, sys
+from coda_cli.cli.app import process
+class Kept:
+    def __del__(self): print("taken apart")
+kept = Kept()
+atexit.register(print, "at exit")
+process()
+"""
+
+
+@pytest.mark.parametrize(("argument", "status", "result"), [("--version", 0, "coda "), ("--versio", 2, "at exit")])
+def test_the_process_ends_at_once_but_for_what_asked_to_be_done(argument: str, status: int, result: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", LAST_WORDS, argument], capture_output=True, text=True)
+    assert ended.returncode == status
+    assert ended.stdout.startswith(result)
+    assert ended.stdout.endswith("at exit\n")
 
 
 def test_help_comes_at_once(coda_process: Coda) -> None:

@@ -147,8 +147,7 @@ def _load_own(path: Path) -> tuple[nn.Module, Checkpoint]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error})") from error
     model = _build(checkpoint, path)
-    # Files may store half precision; everything is computed in float32.
-    _fill(model, {key: value.float() for key, value in tensors.items()}, path)
+    _fill(model, tensors, path)
     return model, checkpoint
 
 
@@ -170,4 +169,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in wanted.items():
         if tensors[key].shape != tensor.shape:
             raise CheckpointError(f"{path}: {key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}")
-    model.to_empty(device="cpu").load_state_dict(tensors)
+    # Copies: a file that changes under a running program shall not matter. Of the type that is computed in: files may
+    # hold half precision. Not to_empty: its first call costs a quarter of a second of imports.
+    copies = {key: tensors[key].to(like.dtype, copy=True) for key, like in wanted.items()}
+    model.load_state_dict(copies, assign=True)

@@ -254,6 +254,7 @@ def _entry(name: str, url: str, file: str, sha256_prefix: str) -> Known:
     return Known(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
 
 
+@cache  # commands ask for ``known`` several times
 def published_checkpoint(name: str) -> Checkpoint:
     """The description of a published configuration, which its state dict cannot tell. Raises KeyError."""
     from coda_cli.core.published import PUBLISHED
