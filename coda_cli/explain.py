@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
@@ -22,7 +20,7 @@ from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
-from coda_cli.core.memory import out_of_memory
+from coda_cli.core.memory import as_many_as_fit, out_of_memory
 from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError, UsageError
 from coda_cli.media.stills import read_image
@@ -35,8 +33,6 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 # Pixels computed together, and pictures at most: on CPUs what stays in the cache, on GPUs what keeps one busy.
 TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 20, 64)}
-_LOG = logging.getLogger(__name__)
-_TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
 
 
 @dataclass(frozen=True)
@@ -144,31 +140,21 @@ def _computed(
 ) -> list[T]:
     """``compute`` of views and their encoding, in halves when memory runs out."""
     h, w = views[0].rgb.shape[:2]
-    if len(views) > 1 and len(views) * h * w >= _TOO_MANY.get(net.model, 1 << 62):
-        return _halved(views, net, request, compute)
-    try:
+
+    def computed(views: Sequence[View]) -> list[T]:
         x = encoded(views, net)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
             return compute(views, x)
+
+    try:
+        return as_many_as_fit(net.model, views, (w, h), computed)
     except ValueError as error:  # a picture smaller than a kernel
         raise MediaError(f"{error}; use --fit crop") from error
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
     # Not in the handler: the error holds on to everything that was computed before it.
-    if len(views) == 1:
-        raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")
-    half = -(-len(views) // 2)
-    _LOG.warning("memory ran out with %d pictures of %d x %d at once; going on with %d", len(views), w, h, half)
-    _TOO_MANY[net.model] = min(len(views) * h * w, _TOO_MANY.get(net.model, 1 << 62))
-    return _halved(views, net, request, compute)
-
-
-def _halved(
-    views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
-) -> list[T]:
-    half = -(-len(views) // 2)
-    return [result for part in (views[:half], views[half:]) for result in _computed(part, net, request, compute)]
+    raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")
 
 
 def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:

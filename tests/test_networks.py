@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
-from coda_cli.core.networks import CodaNet, build, coda_net, encode
+from coda_cli.core.networks import CodaNet, build, classify, coda_net, encode, forward
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS, published_name
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -290,3 +290,36 @@ def test_every_value_of_a_byte_is_encoded_within_zero_and_one() -> None:
     x = encode(torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256))
     assert (float(x.min()), float(x.max())) == (0.0, 1.0)
     assert len(x[0, 0].unique()) == 256
+
+
+class Scarce(torch.nn.Module):
+    """The mean colours of pictures, with memory for two at a time; ``asked`` says how many it was asked for."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.asked = most, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x.mean((2, 3))
+
+
+def test_batches_that_memory_does_not_hold_are_halved_said_once_and_remembered(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coda_cli.core.networks.parts", lambda x: (x,))  # no lanes
+    pictures, model = torch.randint(256, (10, 3, 6, 4), dtype=torch.uint8), Scarce(2)
+    logits = classify(model, pictures, batch=5)
+    torch.testing.assert_close(logits, encode(pictures).mean((2, 3)), rtol=0, atol=1e-6)
+    assert model.asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
+    assert [record.getMessage() for record in caplog.records] == [
+        "memory ran out with 5 pictures of 4 x 6 at once; going on with 3",
+        "memory ran out with 3 pictures of 4 x 6 at once; going on with 2",
+    ]
+
+
+def test_a_single_picture_that_memory_does_not_hold_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        forward(Scarce(0), torch.rand(3, 6, 4, 4))

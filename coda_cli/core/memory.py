@@ -1,11 +1,44 @@
-"""When memory ran out, on any device."""
+"""When memory runs out, on any device."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
 import torch
+from torch import Tensor, nn
+
+S = TypeVar("S", Sequence[Any], Tensor)
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error says: torch has no class of its own for a CPU's memory."""
     said = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")  # CPUs; CUDA; its libraries
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in said)
+
+
+def as_many_as_fit(model: nn.Module, pictures: S, size: tuple[int, int], compute: Callable[[S], list[T]]) -> list[T]:
+    """``compute`` of pictures of ``size`` (width, height), all at once, or in halves when memory runs out.
+
+    A warning of ``logging`` says so, and later batches of this model are as small. The error of a single picture that
+    does not fit is raised as it is.
+    """
+    w, h = size
+    half = -(-len(pictures) // 2)
+    if len(pictures) == 1 or len(pictures) * h * w < _TOO_MANY.get(model, 1 << 62):
+        try:
+            return compute(pictures)
+        except (RuntimeError, MemoryError) as error:
+            if len(pictures) == 1 or not out_of_memory(error):
+                raise
+        # Not in the handler: the error holds on to everything that was computed before it.
+        _LOG.warning("memory ran out with %d pictures of %d x %d at once; going on with %d", len(pictures), w, h, half)
+        _TOO_MANY[model] = min(len(pictures) * h * w, _TOO_MANY.get(model, 1 << 62))
+    return [
+        result for part in (pictures[:half], pictures[half:]) for result in as_many_as_fit(model, part, size, compute)
+    ]

@@ -20,6 +20,7 @@ from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.lanes import each, parts
+from coda_cli.core.memory import as_many_as_fit
 from coda_cli.core.precision import true_float32
 from coda_cli.core.published import PUBLISHED_BIAS
 
@@ -56,9 +57,13 @@ def classify(
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits [B, classes] of encoded pictures x float [B, C, h, w]; a part of the batch for every core."""
+    """Logits [B, classes] of encoded pictures x float [B, C, h, w]; a part of the batch for every core.
+
+    Where memory does not hold the batch it is computed in halves; see ``as_many_as_fit``.
+    """
+    size = x.shape[3], x.shape[2]
     with true_float32():
-        return torch.cat(each(model, parts(x)))
+        return torch.cat(as_many_as_fit(model, x, size, lambda some: each(model, parts(some))))
 
 
 def probabilities(model: nn.Module, logits: Tensor) -> Tensor:
