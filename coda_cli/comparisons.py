@@ -21,7 +21,7 @@ from coda_cli.media.view import Fit, View, fit
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.report.comparison import Comparison, MethodPart, to_json
-from coda_cli.report.files import Naming, prepare, refuse_inputs
+from coda_cli.report.files import Naming, prepare, refuse_inputs, withdraw
 from coda_cli.report.records import ViewPart
 from coda_cli.study.by_name import METHODS, is_exact, libraries_of, method_of, parameters_of, unit_of, usual
 
@@ -175,7 +175,7 @@ def _write(compared: Compared, names: dict[str, Path], folder: Path) -> Comparis
     files = {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}
     record = compared.record.model_copy(update={"files": files})
     text, methods = to_json(record), np.array([m.method for m in record.methods])
-    names["json"].unlink(missing_ok=True)  # its being there says that the others are, too
+    withdraw(names["json"])
     write_png(names["png"], compared.sheet, {RECORD_KEY: text})
     write_with(
         names["npz"],

@@ -138,7 +138,7 @@ def encoded(views: Sequence[View], net: Net) -> Tensor:
 def _computed(
     views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
 ) -> list[T]:
-    """``compute`` of views and their encoding, in halves when memory runs out."""
+    """``compute`` of views and their encoding, in halves when memory runs out. Raises MediaError for their size."""
     h, w = views[0].rgb.shape[:2]
 
     def computed(views: Sequence[View]) -> list[T]:
@@ -152,7 +152,10 @@ def _computed(
         raise MediaError(f"{error}; use --fit crop") from error
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
-            raise
+            if min(h, w) >= net.checkpoint.preprocessing.crop:
+                raise
+            reason = str(error).splitlines()[0]  # torch's own, of a picture smaller than a kernel
+            raise MediaError(f"too small for this network ({reason}); use --fit crop") from error
     # Not in the handler: the error holds on to everything that was computed before it.
     raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")
 

@@ -27,6 +27,7 @@ from coda_cli.accounts import (
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
+from coda_cli.core.memory import out_of_memory
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explain import Explanation, Request, arrays, explain_views, together
 from coda_cli.media.sources import RECORD_KEY, Item, identity
@@ -41,6 +42,7 @@ from coda_cli.report.files import (
     refuse_inputs,
     stored_record,
     sweep,
+    withdraw,
 )
 from coda_cli.report.pictures import STYLES, draw, draw_layers
 from coda_cli.report.records import Explained, Record, core_json, to_json
@@ -132,8 +134,8 @@ class _Run:
                 return stored
             p = self.net.checkpoint.preprocessing
             return _Loaded(item, picture, fit(picture.rgb, p.resize, p.crop, self.request.fit))
-        except CodaError as error:
-            return _failed(item, error)
+        except Exception as error:
+            return _failed(item, _told(error))
 
     # -- what is there already --
 
@@ -177,8 +179,8 @@ class _Run:
             record = self._record(x, result)
             written, record = self._write_files(x, result, record)
             return Outcome(x.item, record, written=written)
-        except CodaError as error:
-            return _failed(x.item, error)
+        except Exception as error:
+            return _failed(x.item, _told(error))
 
     def _record(self, loaded: _Loaded, explanation: Explanation) -> Record:
         source = source_part(loaded.item, loaded.picture, explanation.view)
@@ -190,6 +192,9 @@ class _Run:
         kinds, naming = self.output.drawing.kinds, self.output.naming
         if kinds:
             prepare(naming.folder / loaded.item.subfolder)
+        if self.output.if_exists == "overwrite":  # its record shall not stay if the pictures are new and it is not
+            refuse_inputs(naming.record_path(loaded.item), self.inputs)
+            withdraw(naming.record_path(loaded.item))
         written: list[Path] = []
         explained = []
         taken: set[Path] = set()
@@ -200,7 +205,7 @@ class _Run:
             index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
             files = {}
             for kind in (kind for kind in kinds if kind in STYLES):
-                path = self._target(self._free(naming.path(loaded.item, kind, name, index), taken), loaded)
+                path = self._target(self._free(loaded.item, kind, (name, index), taken), loaded)
                 if path is None:
                     continue
                 picture = draw(kind, loaded.picture.rgb, maps[k], explanation.view, part, record,
@@ -234,10 +239,10 @@ class _Run:
         names: tuple[str, str], taken: set[Path],
     ) -> Iterator[tuple[str, Path]]:  # fmt: skip
         """The layers of one class as a sheet, and as an animation from the last layer down to the input."""
-        kinds, naming = self.output.drawing.kinds, self.output.naming
+        kinds = self.output.drawing.kinds
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in kinds):
-            path = self._target(self._free(naming.path(loaded.item, kind, *names), taken), loaded)
+            path = self._target(self._free(loaded.item, kind, names, taken), loaded)
             if path is None:
                 continue
             frames = draw_layers(kind, loaded.picture.rgb, shares, explanation.view, part, record)
@@ -247,8 +252,12 @@ class _Run:
                 write_gif(path, frames, LAYER_SECONDS, core_json(record, part))
             yield kind, path
 
-    @staticmethod
-    def _free(path: Path, taken: set[Path]) -> Path:
+    def _free(self, item: Item, kind: str, names: tuple[str, str], taken: set[Path]) -> Path:
+        """The path of a file about the class of these names, added to those that are ``taken``."""
+        name, index = names
+        path = self.output.naming.path(item, kind, name, index)
+        if path in taken:  # names that differ in nothing that a file's name keeps: Cardigan and cardigan
+            path = self.output.naming.path(item, kind, f"{name} {index}", index)
         if path in taken:
             raise MediaError(f"{path}: two classes would get this name; add {{index}} to --name")
         taken.add(path)
@@ -386,6 +395,15 @@ def _batches(results: Iterator[T], net: Net, batch: int | None) -> Iterator[list
             group = []
     if group:
         yield group
+
+
+def _told(error: Exception) -> CodaError:
+    """An error of one input, which shall not end the run; raises what is none."""
+    if isinstance(error, CodaError):
+        return error
+    if not out_of_memory(error):
+        raise error
+    return MediaError("not enough memory to read or draw it; make it smaller first")
 
 
 def _failed(item: Item, error: CodaError) -> Outcome:

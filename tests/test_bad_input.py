@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from program import photo, photos, scene, tree
 
-from coda_cli import explain
+from coda_cli import explain, runs
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
 from coda_cli.core.decompose import decompose
@@ -539,6 +539,55 @@ def test_a_picture_that_does_not_fit_leaves_nothing_behind(
     assert result.errors == [f"in/{i}.png: {expected}" for i in range(4)]
 
 
+def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "in", "a.png", "b.png", "c.png")
+    dark = int(scene(seed=1).sum())
+
+    def scarce(function: Callable[..., Any], error: Exception, *places: int) -> Callable[..., Any]:
+        def tried(*args: Any) -> Any:
+            if any(int(args[place].sum()) == dark for place in places):
+                raise error
+            return function(*args)
+
+        return tried
+
+    said = "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function 'f'"
+    for name, error, place in (("fit", MemoryError(), 0), ("draw", RuntimeError(said), 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, name, scarce(getattr(runs, name), error, place))
+            result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
+        assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
+        assert result.error == "in/b.png: not enough memory to read or draw it; make it smaller first"
+
+
+def test_a_picture_too_small_for_a_network_costs_only_itself(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers of torch's own say it as a RuntimeError."""
+    photo(tmp_path / "in/a.png", 16, 16)
+    photo(tmp_path / "in/b.png", 32, 32)
+
+    def picky(model: Any, x: Any, *args: Any, **more: Any) -> Any:
+        if x.shape[2] < 32:
+            raise RuntimeError("Kernel size can't be greater than actual input size")
+        return decompose(model, x, *args, **more)
+
+    monkeypatch.setattr(explain, "decompose", picky)
+    result = looked_at(coda, "in", "--fit", "native", status=1)
+    assert [r["status"] for r in result.records] == ["error", "ok"]
+    assert result.error == (
+        "in/a.png: too small for this network (Kernel size can't be greater than actual input size); use --fit crop"
+    )
+
+
+def test_an_empty_name_is_not_this_folder(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    for command in ("explain", "video"):
+        assert "empty name" in coda(command, "", status=2).error
+
+
 def test_missing_files_and_folders_in_a_list_fail_alone(coda: Coda, tmp_path: Path) -> None:
     photos(tmp_path, "a.png", "folder/b.png")
     listed = ["missing.png", "a.png", "folder", "x" * 300 + ".png", "bad\0name.png"]
@@ -679,6 +728,22 @@ def test_a_list_from_a_terminal_is_asked_for_in_words(tmp_path: Path) -> None:
         os.close(inner)
     assert child.returncode == 2
     assert child.stderr.startswith("coda: error: - reads a list of paths from stdin, which is a terminal; ")
+
+
+def test_results_go_to_the_pipe_beside_a_progress_bar_on_the_terminal(tmp_path: Path) -> None:
+    photos(tmp_path / "in", "a.png", "b.png")
+    outer, inner = os.openpty()
+    try:
+        child = subprocess.run(program.command("explain", "in", "--json"), stdout=subprocess.PIPE, stderr=inner,
+                               cwd=tmp_path, env={**program.environment(), "TERM": "xterm"}, text=True)  # fmt: skip
+        shown = os.read(outer, 1 << 16).decode()
+    finally:
+        os.close(outer)
+        os.close(inner)
+    assert child.returncode == 0
+    assert [json.loads(line)["source"]["path"] for line in child.stdout.splitlines()] == ["in/a.png", "in/b.png"]
+    assert "explaining" in shown
+    assert '"schema"' not in shown
 
 
 def test_the_traceback_is_shown_to_who_asks(coda: Coda) -> None:

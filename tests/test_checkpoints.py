@@ -226,6 +226,24 @@ def put_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str |
     return entry
 
 
+def test_a_record_of_a_hash_that_is_none_is_about_its_own_network_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = put_published(tmp_path, monkeypatch, None)
+    manifest.recorded_hash_file(entry.path).write_bytes(b"\xff\xfe no hash")
+    load("cifar10")
+    refusal("9L-S-CoDA-SQ-10", "the manifest says")
+
+
+def test_loaded_weights_lie_in_memory_as_those_of_a_new_network(tmp_path: Path) -> None:
+    """Kernels in another order are copied in every forward pass."""
+    for net in (load("cifar10"), load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)):
+        new = build(net.checkpoint.architecture, net.checkpoint.arguments).state_dict()
+        assert {key: value.stride() for key, value in net.model.state_dict().items()} == {
+            key: value.stride() for key, value in new.items()
+        }
+
+
 def test_a_published_network_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = put_published(tmp_path, monkeypatch, None)
     manifest.recorded_hash_file(entry.path).write_text(file_sha256(entry.path), encoding="ascii")
@@ -390,6 +408,7 @@ def _small_but(changes: dict[str, Any]) -> bytes:
         (b"{", "not valid JSON"),
         (b"[]", "not valid"),
         (b'{"name": "x"}', "architecture: Field required"),
+        (_small_but({"preprocessing": {"resize": 8, "crop": 0}}), "greater than or equal to 1"),
         (_small_but({"classes": ["a", "b"], "wnids": None, "synonyms": None}), "2 classes and 3 outputs"),
     ],
 )

@@ -22,7 +22,11 @@ from foreign import authors_state
 from PIL import Image
 from program import CIFAR10, photo, photos, strict_json, tree
 
+from coda_cli import runs
+from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
+from coda_cli.core.networks import build
+from coda_cli.errors import MediaError
 from coda_cli.render.overlay import margin
 from coda_cli.report.records import from_json
 
@@ -958,3 +962,39 @@ def test_the_rate_of_a_run_is_its_own(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err.splitlines() == [
         f"coda: explaining: {done}/500 grids, 10 s each, {(500 - done) * 10.5:.0f} s left" for done in (401, 402, 403)
     ]
+
+
+def test_pictures_that_are_replaced_have_no_old_record_beside_them(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    coda("explain", "a.png")
+
+    def full(*_: object, **__: object) -> None:
+        raise MediaError("disk full")
+
+    monkeypatch.setattr(runs, "write_png", full)
+    assert coda("explain", "a.png", "--alpha", "0.1", "--force", status=1).error == "a.png: disk full"
+    assert not (tmp_path / "coda-out" / "a.coda.json").exists()
+
+
+def test_classes_of_one_file_name_are_told_apart_by_their_index(coda: Coda, tmp_path: Path) -> None:
+    """ImageNet has Cardigan, a dog, and cardigan."""
+    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
+                 "temperature": 1.0}  # fmt: skip
+    checkpoint = Checkpoint(
+        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )  # fmt: skip
+    save(build("coda_net", arguments), checkpoint, tmp_path / "net.safetensors")
+    photo(tmp_path / "a.png")
+    record = coda("explain", "a.png", "-m", "net.safetensors", "--class", "all", "--json").record
+    names = [part["files"]["overlay"] for part in record["explained"]]
+    assert sorted(names) == ["a.cardigan-1.overlay.png", "a.cardigan.overlay.png"]
+    assert all((tmp_path / "coda-out" / name).exists() for name in names)
+
+
+def test_numbers_beyond_all_sense_are_refused(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    for option, value in (("--smooth", "99999999999"), ("--check", "1e308")):
+        assert option in coda("explain", "a.png", option, value, status=2).err

@@ -30,6 +30,7 @@ def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tm
         "weights/index.json",
         "weights/imagenette.safetensors",
         "weights/cifar10.safetensors",
+        "weights/cifar10-bcos.safetensors",
         "checkpoints/classes.json",
         "py.typed",
     ]

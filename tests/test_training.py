@@ -990,6 +990,35 @@ def test_a_run_that_is_there_is_not_overwritten(pictures: Path) -> None:
     assert program.tree(Path("run"))[STATE_FILE] == before[STATE_FILE]
 
 
+def test_a_network_that_is_there_is_not_replaced(pictures: Path) -> None:
+    Path("run").mkdir()
+    Path("run/data.safetensors").write_bytes(b"hours of work")
+    refused = coda_train(pictures, "-o", "run", status=ExitCode.USAGE)
+    assert refused.error == "run/data.safetensors: exists; choose another --name or -o DIR"
+    assert Path("run/data.safetensors").read_bytes() == b"hours of work"
+
+
+def test_sizes_that_do_not_go_through_a_network_are_refused_before_pictures_are_read(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: pytest.fail("read"))
+    for arch, size, recipe, side in (
+        ("bcos-simple_vit_ti_patch16_224", 224, "imagenette", 168),
+        ("bcos-vgg11_bnu", 16, "cifar10", 10),
+    ):
+        options = ("--arch", arch, "--size", str(size), "--recipe", recipe)
+        refused = program.run("train", pictures, *options, status=ExitCode.USAGE)
+        assert refused.error.startswith(f"--size {size}: pictures of {side} x {side}, which the run shows, do not go")
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\3\4 cut off"])
+def test_a_damaged_state_is_one_line(pictures: Path, content: bytes) -> None:
+    coda_train(pictures, "-o", "run", "--time-budget", "0")
+    Path("run", STATE_FILE).write_bytes(content)
+    result = coda_train(pictures, "-o", "run", "--resume", status=ExitCode.FAILED)
+    assert result.error == f"run/{STATE_FILE}: damaged, or not the state of a run; start anew in another folder"
+
+
 def test_resuming_what_was_never_started_fails(pictures: Path) -> None:
     assert "no state to resume from" in coda_train(pictures, "-o", "run", "--resume", status=ExitCode.FAILED).error
 

@@ -28,6 +28,7 @@ from test_clips import UNEVEN, counted, film, largest_file, packets_of, picture
 import coda_cli
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build
+from coda_cli.errors import MediaError
 from coda_cli.media.clips import Reader, probe
 
 
@@ -117,10 +118,17 @@ def test_what_cannot_be_read_is_a_record_too(coda: Coda, tmp_path: Path) -> None
     assert result.records[-1]["status"] == "ok"
 
 
-def test_sound_that_cannot_go_along_is_said(coda: Coda, tmp_path: Path) -> None:
-    film(tmp_path / "a.mkv", counted(3))
-    *_, whole = coda("video", "a.mkv", "-o", "o.mp4", "-c", "cat", "--json").records
-    assert whole["notes"] == [] or "sound" in whole["notes"][0]
+def test_sound_and_frames_that_cannot_go_along_are_said(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undecodable(source: Path, *_: object) -> None:
+        raise MediaError(f"{source}: has no sound that can be decoded")
+
+    film(tmp_path / "a.mkv", counted(3), sound="flac")
+    with monkeypatch.context() as patch:
+        patch.setattr("coda_cli.media.clip_writers.Sound", undecodable)
+        *_, whole = coda("video", "a.mkv", "-o", "o.mp4", "-c", "cat", "--json").records
+    assert whole["notes"] == ["o.mp4: without sound: a.mkv: has no sound that can be decoded"]
     film(tmp_path / "fast.mkv", counted(30), rate=Fraction(120))
     *_, whole = coda("video", "fast.mkv", "-o", "fast.gif", "-c", "cat", "--json").records
     assert "frames dropped: gif cannot show them that fast" in whole["notes"][0]

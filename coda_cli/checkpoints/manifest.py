@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coda_cli.errors import CheckpointError, UsageError
 
@@ -41,8 +41,8 @@ class Preprocessing(BaseModel):
     """From a picture to the network's input: shorter side to ``resize`` pixels, centre ``crop``, no mean or std."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    resize: int
-    crop: int
+    resize: int = Field(ge=1)
+    crop: int = Field(ge=1)
 
 
 class Accuracy(BaseModel):
@@ -249,7 +249,8 @@ def _published() -> list[Known]:
 def _entry(name: str, url: str, file: str, sha256_prefix: str) -> Known:
     path = cache_folder() / name / file
     record = recorded_hash_file(path)
-    recorded = record.read_text(encoding="ascii").strip() if record.exists() else None
+    # What is no hash belongs to no file: loading it says so, other networks do not mind.
+    recorded = record.read_text(encoding="ascii", errors="replace").strip() if record.exists() else None
     checkpoint = published_checkpoint(name)
     return Known(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
 

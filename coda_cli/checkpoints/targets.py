@@ -66,7 +66,7 @@ class Targets:
 
     def weightings(self, logits: Tensor) -> Tensor:
         """Weightings [B, K, classes] for logits [B, classes]; rows of zeros follow where a picture has fewer than K."""
-        rows = [self.of(row) for row in logits.double().cpu().numpy()]
+        rows = [self.of(row) for row in logits.cpu().double().numpy()]
         weights = torch.zeros(len(rows), max(map(len, rows)), logits.shape[1])
         for b, targets in enumerate(rows):
             for k, target in enumerate(targets):

@@ -75,8 +75,10 @@ class Console:
     def _bar(self, what: str) -> Iterator[Advance]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._stderr(), transient=True) as bar:
+        name = TextColumn("{task.description}", markup=False)  # "[x].mp4" is a name
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # On one screen results go above the bar. In a pipe or a file they are none of its business.
+        with Progress(*columns, console=self._stderr(), transient=True, redirect_stdout=stdout_is_terminal()) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 

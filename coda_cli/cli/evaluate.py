@@ -11,7 +11,7 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import Arch, Device, Json, Model, Quiet, Verbose, odd
+from coda_cli.cli.options import WIDEST, Arch, Device, Json, Model, Quiet, Verbose, odd
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -80,7 +80,7 @@ def localisation(
         bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
     ] = False,
     smooth: Annotated[
-        int, typer.Option(min=1, metavar="N", callback=odd, help="Average maps over an odd window first.")
+        int, typer.Option(min=1, max=WIDEST, metavar="N", callback=odd, help="Average maps over an odd window first.")
     ] = 1,
     scores: ScoresFile = None,
     plot: Plot = None,

@@ -12,6 +12,8 @@ import typer
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 
+WIDEST = 9999  # of windows that maps are averaged over, in pixels
+
 
 class Fit(StrEnum):
     """How a picture is shown to the network."""
@@ -118,7 +120,7 @@ PrecisionOption = Annotated[
 ]
 Check = Annotated[
     float | None,
-    typer.Option("--check", min=0, metavar="TOLERANCE", callback=_finite, show_default=False,
+    typer.Option("--check", min=0, max=1e6, metavar="TOLERANCE", callback=_finite, show_default=False,
                  help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
                  "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4."),
 ]  # fmt: skip
@@ -132,7 +134,7 @@ StyleOption = Annotated[
 ]
 Smooth = Annotated[
     int,
-    typer.Option("--smooth", min=1, metavar="N", callback=odd,
+    typer.Option("--smooth", min=1, max=WIDEST, metavar="N", callback=odd,
                  help="Odd window of the colour explanation, in the network's pixels."),
 ]  # fmt: skip
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")]

@@ -83,6 +83,7 @@ def train(
     coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run/
     coda train photos/ --size 96 --epochs 20 --resume -o run/
     """
+    from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.devices import pick
     from coda_cli.media.locks import alone
     from coda_cli.report.files import prepare
@@ -103,6 +104,8 @@ def train(
         raise UsageError(f"--learning-rate {chosen.learning_rate}: expected a finite number")
     if (output / STATE_FILE).exists() and not resume:
         raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
+    if (output / f"{name}{SUFFIX}").exists() and not resume:
+        raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
     where = pick(device)
     prepare(output)
     with alone(output / STATE_FILE, "-o DIR starts another"):
@@ -165,6 +168,7 @@ def _run(
 ) -> None:
     import torch
 
+    from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.training import datasets
     from coda_cli.training.loop import finish, train
 
@@ -184,7 +188,7 @@ def _run(
     if not result.finished:
         console.say(f"time is up after step {result.steps}; go on with the same command and --resume")
         return
-    path = finish(result, recipe, splits, output / f"{stated['name']}.safetensors", **stated)
+    path = finish(result, recipe, splits, output / f"{stated['name']}{SUFFIX}", **stated)
     console.say(f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures; {result.seconds / 60:.0f} minutes")
     console.result(str(path))
 

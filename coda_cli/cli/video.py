@@ -85,8 +85,9 @@ def video(
         Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="A clip to write, or a folder for them.")
     ] = Path("coda-out"),
     formats: Annotated[
-        str, typer.Option("--format", metavar="KINDS", help="In a folder: mp4,webm,gif,webp,png or none.")
-    ] = "mp4",
+        str | None,
+        typer.Option("--format", metavar="KINDS", help="In a folder: mp4,webm,gif,webp,png or none [default: mp4]."),
+    ] = None,
     json: Json = False,
     start: Annotated[str, typer.Option(metavar="TIME", help="Seconds or a time code: 2.5, 00:02:53.6.")] = "0",
     end: Annotated[str | None, typer.Option("--end", "--seconds", metavar="TIME", help="Where to stop.")] = None,
@@ -176,7 +177,7 @@ def _failure(source: str | int, error: CodaError) -> str:
 
 
 def _plans(
-    sources: list[str], output: Path, formats: str, audio: bool, force: bool
+    sources: list[str], output: Path, formats: str | None, audio: bool, force: bool
 ) -> list[tuple[str | int, ClipOutputs]]:
     """What is written about each source; everything that can be wrong with it is found before any work."""
     from coda_cli.clips.sink import ClipOutputs
@@ -185,13 +186,15 @@ def _plans(
     from coda_cli.paths import utf8
     from coda_cli.report.files import one_file, prepare, sweep
 
-    asked = [k.strip() for k in formats.split(",") if k.strip() and k.strip() != "none"]
+    asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]
     if unknown := [k for k in asked if k not in KINDS]:
         raise UsageError(f"--format {unknown[0]}: choose from {', '.join(KINDS)}, or none")
     kinds = [k for k in KINDS if k in asked]
     single = output.suffix.lower().lstrip(".") if not output.is_dir() else ""
     if single and single not in KINDS:
         raise UsageError(f"--output {output}: clips are written as .mp4, .webm, .gif or .webp, or into a folder")
+    if single and formats is not None:
+        raise UsageError(f"--output {output}: is one file, whose name says its format; --format is for a folder")
     if single and len(sources) > 1:
         raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
     plans: list[tuple[str | int, ClipOutputs]] = []
@@ -222,6 +225,8 @@ def _plans(
 
 
 def _source(text: str) -> str | int:
+    if not text:
+        raise UsageError("a source is an empty name; . is this folder")
     number = text.removeprefix("camera:")
     if number != text:
         if not number.isdecimal():

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 S = TypeVar("S", Sequence[Any], Tensor)
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
+_SAID = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED", "Insufficient memory")
 _TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error says: torch has no class of its own for a CPU's memory."""
-    said = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")  # CPUs; CUDA; its libraries
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in said)
+    """Whether that is what an error says: torch has no class of its own for a CPU's memory, OpenCV none at all."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
 
 
 def as_many_as_fit(model: nn.Module, pictures: S, size: tuple[int, int], compute: Callable[[S], list[T]]) -> list[T]:

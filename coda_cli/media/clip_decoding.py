@@ -145,7 +145,10 @@ def opening_of(path: Path) -> Opening:
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
         codec, time_base = stream.codec_context.name, str(exact(stream.time_base)) if stream.time_base else None
-        info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, _notes_on(frame))
+        notes = _notes_on(frame)
+        if (shape := exact(stream.sample_aspect_ratio)) not in (0, 1):
+            notes += (f"its pixels are not square ({shape.numerator}:{shape.denominator}): shown as they are stored",)
+        info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, notes)
         return Opening(info, _seconds(frame.pts, stream), (frame.width, frame.height))
 
 

@@ -31,7 +31,7 @@ def resolve(
 
     A source is a file, a folder (its pictures in natural order, sub-folders with ``recursive``) or a pattern with
     ``*``, ``?`` or ``[``. ``leave_out`` is the output folder: nothing inside it is scanned, and pictures that coda drew
-    are skipped everywhere. Raises UsageError for a source that does not exist or holds no picture.
+    of pictures are skipped everywhere. Raises UsageError for a source that does not exist or holds no picture.
     """
     items: dict[Path, Item] = {}
     for source in sources:
@@ -58,6 +58,8 @@ def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[It
 
 
 def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+    if not source:
+        raise UsageError("a source is an empty name; . is this folder")
     path = Path(source)
     if path.is_dir():
         found = _pictures_in(path, recursive, leave_out)

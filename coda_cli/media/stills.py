@@ -54,7 +54,7 @@ def read_image(path: Path) -> Picture:
         with _PILLOW_SILENT, Image.open(io.BytesIO(data)) as image:
             _refuse_bombs(path, image.size)
             rgb, notes = _to_rgb(image)
-    except MediaError:
+    except (MediaError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise MediaError(f"{path}: not a picture in a format coda can read") from error

@@ -11,6 +11,7 @@ import sys
 import time
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,14 @@ def sweep(*folders: Path) -> None:
                 path.unlink()
 
 
+def withdraw(record: Path) -> None:
+    """Remove a record whose files are about to be replaced: its being there says that they are whole."""
+    try:
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise MediaError(f"{record}: cannot be replaced ({error.strerror or error})") from error
+
+
 def stored_record(path: Path) -> Record | None:
     """The record that an output file holds, be it JSON, PNG, GIF or npz; None when it holds none of this version."""
     try:
@@ -176,7 +185,7 @@ def stored_record(path: Path) -> Record | None:
             with np.load(path, allow_pickle=False) as content:
                 return from_json(str(content["record"]))
         return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

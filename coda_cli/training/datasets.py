@@ -155,7 +155,8 @@ def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
         (path, label)
         for label, name in enumerate(classes)
         for path in (sorted(folders[name].rglob("*")) if name in folders else ())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folders[name]).parts)
     ]
 
 

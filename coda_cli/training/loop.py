@@ -193,9 +193,14 @@ def finish(
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton and one for C for GPUs."""
+    """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton and one for C for GPUs.
+
+    On Linux, where a compiler that is found is one that torch asks for.
+    """
+    if sys.platform != "linux":
+        return False
     if device.type == "cuda":
-        return sys.platform == "linux" and bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+        return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
     return device.type == "cpu" and shutil.which("g++") is not None
 
 
@@ -303,8 +308,12 @@ def _load_state(
 ) -> tuple[int, float]:
     if not path.exists():
         raise TrainingError(f"{path}: no state to resume from; start without --resume")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["recipe"] != _identity(recipe):
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        belongs = state["recipe"]
+    except Exception as error:  # whatever torch meets in a file that is cut off, or is another
+        raise TrainingError(f"{path}: damaged, or not the state of a run; start anew in another folder") from error
+    if belongs != _identity(recipe):
         raise TrainingError(
             f"{path}: belongs to a run with another recipe; resume with the options it was started with"
         )

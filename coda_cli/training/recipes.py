@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from coda_cli.core.networks import build
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS
 from coda_cli.core.published_bcos import BCOS
 from coda_cli.errors import UsageError
@@ -51,6 +54,16 @@ class Recipe:
         """Raise UsageError for what cannot be trained."""
         if self.matrix_l1 and self.architecture != "coda_net":
             raise UsageError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
+        for side in sorted({self.size, *(round(part * self.size) for _, part in self.stages)}):
+            try:
+                with torch.no_grad():
+                    build(self.architecture, self.with_classes(2)).eval()(torch.zeros(1, 6, side, side))
+            except (ValueError, RuntimeError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UsageError(
+                    f"--size {self.size}: pictures of {side} x {side}, which the run shows, do not go through this "
+                    f"network ({reason}); choose another size"
+                ) from error
 
     @property
     def kept_size(self) -> int:
