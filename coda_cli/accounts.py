@@ -147,8 +147,8 @@ def _explained(explanation: Explanation, k: int, checkpoint: Checkpoint, drawing
 def _layer(share: LayerShare, percentile: float) -> LayerPart:
     h, w = share.pixels.shape
     return LayerPart(
-        name=share.name, height=h, width=w, sum=float(share.pixels.double().sum()), residual=share.residual,
-        tolerance=share.tolerance, exact=share.exact, approximate=share.approximate,
+        name=share.name, height=h, width=w, sum=float(share.pixels.double().sum()), positional=share.positional,
+        residual=share.residual, tolerance=share.tolerance, exact=share.exact, approximate=share.approximate,
         scale=robust_scale(share.pixels.cpu().numpy(), percentile),
     )  # fmt: skip
 

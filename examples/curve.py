@@ -1,6 +1,6 @@
 """Draws the training curve of a network from the log that coda train keeps: loss, and accuracy on held-out pictures.
 
-python examples/curve.py run/log.csv curve.png          needs matplotlib (pip install 'coda-cli[figures]')
+python examples/curve.py run/log.csv curve.png          needs matplotlib (pip install '.[figures]')
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def main() -> None:
     if not options.data.is_dir():
         parser.error(f"{options.data}: no such folder")
     options.output.mkdir(parents=True, exist_ok=True)
-    published = options.model == "cifar10"  # the configuration is the published one's, of rank 16
+    published = options.model == "cifar10"  # whose configuration is that of the published one at half its rank
     heads = ["method", "localisation", *["published"] * published, "removal", *["published"] * published]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     boxes, curves = {}, {}

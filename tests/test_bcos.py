@@ -146,6 +146,17 @@ def by_definition(model: nn.Module, x: Tensor, patch: pytest.MonkeyPatch) -> tup
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_a_network_in_training_is_decomposed_as_it_is_and_not_changed(name: str) -> None:
+    model, x = small(name)
+    expected = decompose(model, x, [1])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = decompose(model.train(), x, [1])
+    torch.testing.assert_close(found.contributions, expected.contributions)
+    assert found.exact.all()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_contributions_equal_the_definition(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small(name)
     d = decompose(model, x, range(3))

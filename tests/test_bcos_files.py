@@ -180,6 +180,12 @@ def test_the_program_explains_by_b_cos_networks_and_says_the_positional_share(co
     total = part["positive"] + part["negative"] + part["positional"] + part["bias"] + part["residual"]
     assert total == pytest.approx(part["logit"], abs=1e-6)
     assert " positional, residual" in result.err
+    layers = coda("explain", "a.png", "-m", "vit.pth", "--arch", VIT, "--class", "lorikeet", "--layer", "all", "--json",
+                  "-o", "layers").records[0]["explained"][0]["layers"]  # fmt: skip
+    for layer in layers:
+        total = layer["sum"] + layer["positional"] + part["bias"] + layer["residual"]
+        assert total == pytest.approx(part["logit"], abs=1e-5)
+    assert (layers[0]["positional"], layers[-1]["positional"]) == (pytest.approx(part["positional"], rel=1e-4), 0)
     coda("models", "convert", "vit.pth", "--arch", VIT, "-o", "vit.safetensors")
     again = coda("explain", "a.png", "-m", "vit.safetensors", "--class", "lorikeet", "--json", "-o", "b")
     assert again.records[0]["explained"][0]["logit"] == part["logit"]

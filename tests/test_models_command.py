@@ -174,7 +174,7 @@ def test_pull_prints_the_file_and_says_licence_and_hash(models: Models) -> None:
     assert path.read_bytes() == flat_file(NAME)
     sha256 = hashlib.sha256(flat_file(NAME)).hexdigest()
     assert "non-commercial research" in ran.err
-    assert f"sha256 {sha256} is recorded; none was published to compare it with" in ran.err
+    assert f"sha256 {sha256} is recorded, later pulls must match it; none was published" in ran.err
     again = models("pull", NAME, "-q")
     assert (again.out, again.err) == (ran.out, "")
 

@@ -217,6 +217,9 @@ def test_parts_of_a_clip(coda: Coda, tmp_path: Path) -> None:
         return [r["frame"] for r in records[:-1]]
 
     assert frames("--start", "0.5", "--end", "00:00:00.9") == [5, 6, 7, 8]
+    assert frames("--start", "0.5", "--seconds", "0.4") == [5, 6, 7, 8]
+    assert frames("--seconds", "0.2") == [0, 1]
+    assert "give one of them" in coda("video", "a.mkv", "--end", "1", "--seconds", "1", "-f", status=2).error
     assert frames("--every", "6") == [0, 6, 12, 18]
     assert frames("--max-frames", "3") == [0, 1, 2]
     assert len(frames("--fps", "5")) == 10

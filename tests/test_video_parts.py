@@ -128,7 +128,7 @@ def test_sound_and_frames_that_cannot_go_along_are_said(
     with monkeypatch.context() as patch:
         patch.setattr("coda_cli.media.clip_writers.Sound", undecodable)
         *_, whole = coda("video", "a.mkv", "-o", "o.mp4", "-c", "cat", "--json").records
-    assert whole["notes"] == ["o.mp4: without sound: a.mkv: has no sound that can be decoded"]
+    assert "without sound: a.mkv: has no sound that can be decoded" in whole["notes"][0]
     film(tmp_path / "fast.mkv", counted(30), rate=Fraction(120))
     *_, whole = coda("video", "fast.mkv", "-o", "fast.gif", "-c", "cat", "--json").records
     assert "frames dropped: gif cannot show them that fast" in whole["notes"][0]

@@ -53,7 +53,7 @@ def compare(
 
     Writes a sheet of all maps, each on its own stated scale with its sum and how far that is from what is to be shared
     out, logit less bias, and the same as arrays and JSON. Networks without an exact decomposition can be looked at as
-    well. Needs captum, and LIME scikit-learn and scikit-image.
+    well. Ours, occlusion and RISE come with coda; the others need captum, LIME also scikit-learn and scikit-image.
 
     \b
     coda compare photo.jpg
@@ -61,9 +61,9 @@ def compare(
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
 
     \b
-    Methods with parameters, and their defaults, which are the published values (but for the quicker forms of occlusion
-    and RISE where no method is named; published as occlusion 5, 9 and 50 are window=4,stride=2, window=8,stride=2 and
-    window=80,stride=20):
+    Methods with parameters, and their defaults, which are the published values (but for occlusion, published as 5, 9
+    and 50 are window=4,stride=2, window=8,stride=2 and window=80,stride=20; and for quicker forms of it and of RISE
+    where no method is named):
       gradient:absolute=0,channels=3
       input-x-gradient:channels=3
       integrated-gradients:steps=20,channels=3

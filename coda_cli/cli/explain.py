@@ -53,10 +53,16 @@ if TYPE_CHECKING:
 EPILOG = """
 \b
 Classes
-  --class cat                 a name, or the unique beginning of one; synonyms and WordNet ids where a network has them
+  --class church              a name, or the unique beginning of one; synonyms and WordNet ids where a network has them
   --class 3                   an index
   --class top:5, --class all  several, from one forward pass; the option can be repeated
-  --class cat --versus dog    the exact difference of two logits
+  --class church --versus tench
+                              the exact difference of two logits
+
+\b
+File names (--name)
+  {stem} {name} {suffix} {parent} of the picture, {class} {class_slug} {index} of the class, {model}, {kind} and {ext};
+  needs {stem} or {name}, and {kind}, and ends in .{ext}
 """
 
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
@@ -128,7 +134,7 @@ def explain(
     coda explain photo.jpg
     coda explain photos/ -r -o out/ --class top:3
     coda explain photos/ --json -q | jq '.explained[0].name'
-    find . -name '*.jpg' -print0 | coda explain -0 - --versus dog
+    find . -name '*.jpg' -print0 | coda explain -0 - --versus tench
     """  # fmt: skip
     kinds = _kinds(write)
     if layer is None and {"layers", "depth"} & {*kinds}:

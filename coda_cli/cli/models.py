@@ -98,7 +98,8 @@ def pull(
         )
     recorded = manifest.find(name).sha256
     if entry.sha256 is None:
-        console.say(f"sha256 {recorded} is recorded; none was published to compare it with, later pulls must match it")
+        held = f"begins with the published {entry.sha256_prefix}" if entry.sha256_prefix else "none was published"
+        console.say(f"sha256 {recorded} is recorded, later pulls must match it; {held}")
     else:
         console.say(f"sha256 {recorded} as recorded by the first pull")
     console.result(path.as_posix())
@@ -155,7 +156,7 @@ def verify(
     accuracy: Annotated[
         Path | None,
         typer.Option(
-            "--accuracy", metavar="DATA", help="Also classify the held-out pictures of a data set as of train."
+            "--accuracy", metavar="DATA", help="Also classify the held-out pictures, laid out as for coda train."
         ),
     ] = None,
     logits: Annotated[

@@ -28,13 +28,19 @@ Hybrids (--arch)
 \b
 Data
   a folder with cifar-10-batches-py (torchvision's CIFAR-10), or
-  train/CLASS/* beside test/CLASS/* (or val/), or CLASS/* alone: every tenth picture is then held out
+  train/CLASS/* beside test/CLASS/* (or val/, validation/), or CLASS/* alone: every tenth picture is then held out;
+  folders may have WordNet ids for names, as ImageNet's have
 """
 
 
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder per class, or CIFAR-10; see below.")],
-    recipe: Annotated[str, typer.Option(help="The recipe to start from; the options below change it.")] = "cifar10",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="cifar10|cifar10-bcos|imagenette", help="The recipe to start from; the options below change it."
+        ),
+    ] = "cifar10",
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run: state, log, network.")
     ] = Path("coda-train"),
@@ -80,8 +86,8 @@ def train(
 
     \b
     coda train cifar10/ -o run/
-    coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run/
-    coda train photos/ --size 96 --epochs 20 --resume -o run/
+    coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run-96/
+    coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
     from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.devices import pick

@@ -52,8 +52,9 @@ Sources
   camera:0                    a camera, for --seconds N or until Ctrl-C; each frame has its own class and scale
 \b
 Outputs
-  -o out.mp4                  one file for one source; .mp4, .webm, .gif or .webp
-  -o out/ --format mp4,gif    a folder for any number of sources: STEM.coda.mp4, STEM.coda.gif, STEM.coda.jsonl
+  -o out.mp4                  one clip for one source, .mp4, .webm, .gif or .webp, and its records, out.coda.jsonl
+  -o out/ --format mp4,gif    a folder for any number of sources: STEM.coda.mp4, STEM.coda.gif, STEM.coda.jsonl;
+                              png makes a folder of frames, STEM.coda
 """
 
 
@@ -90,7 +91,10 @@ def video(
     ] = None,
     json: Json = False,
     start: Annotated[str, typer.Option(metavar="TIME", help="Seconds or a time code: 2.5, 00:02:53.6.")] = "0",
-    end: Annotated[str | None, typer.Option("--end", "--seconds", metavar="TIME", help="Where to stop.")] = None,
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Where to stop.")] = None,
+    seconds: Annotated[
+        str | None, typer.Option("--seconds", metavar="TIME", help="How long from the start, in the place of --end.")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Explain every N-th frame.")] = 1,
     fps: Annotated[float | None, typer.Option(min=0, help="At most this many frames a second.")] = None,
     box: Annotated[
@@ -135,8 +139,12 @@ def video(
     from coda_cli.media.clips import Selection, parse_box, parse_time
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
+    if end is not None and seconds is not None:
+        raise UsageError("--end and --seconds both say where to stop; give one of them")
+    begins = parse_time(start)
+    stops = parse_time(end) if end is not None else begins + parse_time(seconds) if seconds is not None else None
     selection = Selection(
-        parse_time(start), None if end is None else parse_time(end), every, fps,
+        begins, stops, every, fps,
         None if box is None else parse_box(box), max_frames,
     )  # fmt: skip
     drawing = ClipDrawing(
@@ -298,10 +306,11 @@ def _describe(name: str, summary: ClipRecord) -> None:
         console.say(f"{name}: {note}")
     for e in summary.explained:
         title = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
+        embedding = f" {e.mean_positional:+.2f} positional" if e.mean_positional else ""
         leads = sum(end - start for start, end in e.leads)
         console.say(
             f"{name}: {title}: {e.frames} frames, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
-            f"{e.mean_negative:+.2f} + bias, leads for {leads:.1f} s"
+            f"{e.mean_negative:+.2f} + bias{embedding}, leads for {leads:.1f} s"
         )
     console.say(
         f"{name}: {summary.frames} frames in {summary.seconds:.1f} s, "

@@ -30,6 +30,7 @@ class _Tally:
     logit: float = 0.0
     positive: float = 0.0
     negative: float = 0.0
+    positional: float = 0.0
     similarity: float = 0.0
     similar: int = 0
     length: float = 0.0
@@ -41,6 +42,7 @@ class _Tally:
         self.logit += part.logit
         self.positive += part.positive
         self.negative += part.negative
+        self.positional += part.positional
         self.length += duration
         self.evidence += part.positive * duration
         if part.similarity is not None:
@@ -116,7 +118,8 @@ class Account:
             ExplainedClip(
                 index=t.first.index, name=t.first.name, wnid=t.first.wnid, versus=t.first.versus, frames=t.frames,
                 mean_logit=t.logit / t.frames, mean_positive=t.positive / t.frames,
-                mean_negative=t.negative / t.frames, stability=t.similarity / t.similar if t.similar else None,
+                mean_negative=t.negative / t.frames, mean_positional=t.positional / t.frames,
+                stability=t.similarity / t.similar if t.similar else None,
                 leads=tuple((start, end) for start, end, leader in self._spans if leader == t.first.index),
                 evidence_per_second=t.evidence / t.length if t.length else None,
             )

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coda_cli.core.held import hold
+from coda_cli.core.held import hold, is_held
 
 PATCH_EPSILON = 1e-6  # inside the root of a patch's norm, as published
 POWER_EPSILON = 1e-6  # added to the cosine where B is neither 1 nor 2
@@ -121,6 +121,7 @@ class BcosLinear(nn.Module):
 class UncentredBatchNorm2d(nn.Module):
     """Batch norm without centring and bias ("bnu"): [B, C, H, W] divided by the running deviation, times ``weight``.
 
+    In training by the batch's, which is also counted; not while it is held, for a decomposition is of one input alone.
     ``running_mean`` is kept, since the published files hold it, and used for nothing.
     """
 
@@ -135,7 +136,7 @@ class UncentredBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, C, H, W]."""
         variance: Tensor = self.running_var  # type: ignore[assignment]
-        if self.training:
+        if self.training and not is_held():
             variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
             with torch.no_grad():
                 count = x.numel() / x.shape[1]

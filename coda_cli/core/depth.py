@@ -29,6 +29,7 @@ class LayerShare:
     residual: float  # logit - sum of pixels - bias - the share of positional embeddings that are added above
     tolerance: float  # what |residual| may be
     exact: bool
+    positional: float = 0.0  # that share, of no position
     approximate: bool = False  # below the cut of a hybrid: input times gradient, which nothing makes exact
 
 
@@ -74,12 +75,13 @@ def shares_by_layer(
             continue
         products = _products(a, g)
         aside = [p for node, p in embeddings.items() if node in around]  # positional embeddings added above
-        residual = rest - float(products.sum()) - sum(float(p.sum()) for p in aside)
+        positional = sum(float(p.sum()) for p in aside)
+        residual = rest - float(products.sum()) - positional
         size = float(products.abs().sum() + abs(constant) * wide.abs().sum()) + sum(float(p.abs().sum()) for p in aside)
         tolerance = (tolerance_for(x) if relative_tolerance is None else relative_tolerance) * size
         approximate = hybrid and name == "input"
         exact = not approximate and abs(residual) <= tolerance
-        found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, approximate))
+        found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, positional, approximate))
     return found
 
 

@@ -16,7 +16,7 @@ OUTSIDE = (214, 214, 214)  # what the network did not see
 
 
 def _table() -> NDArray[np.uint8]:
-    # An odd number of entries: the middle one, exactly white, belongs to zero alone.
+    # An odd number of entries: zero is in the middle of one, which is exactly white.
     at = np.linspace(0, len(_ANCHORS) - 1, 513)
     columns = [np.interp(at, np.arange(len(_ANCHORS)), _ANCHORS[:, c]) for c in range(3)]
     return np.round(np.stack(columns, 1)).astype(np.uint8)

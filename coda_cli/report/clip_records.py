@@ -72,6 +72,7 @@ class ExplainedClip(ClassPart):
     mean_logit: float
     mean_positive: float
     mean_negative: float
+    mean_positional: float = 0.0  # of no pixel; see ``Sums``
     stability: float | None  # mean similarity of neighbouring maps; None with fewer than two
     leads: tuple[tuple[float, float], ...]  # spans of time, in seconds, in which the class has the highest logit
     evidence_per_second: float | None  # positive evidence integrated over time, over the time; None without times

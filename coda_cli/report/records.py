@@ -114,6 +114,8 @@ class Sums(ClassPart):
 class LayerPart(_Part):
     """A logit shared out over ``height`` x ``width`` positions of a layer's output: ``sum`` of them, and the proof.
 
+    logit == sum + positional + bias + residual, where positional embeddings added below the layer are in its sum.
+
     ``approximate``: input times gradient below the cut of a hybrid, where the residual says how far off it is.
     """
 
@@ -121,6 +123,7 @@ class LayerPart(_Part):
     height: int
     width: int
     sum: float
+    positional: float = 0.0
     residual: float
     tolerance: float
     exact: bool
