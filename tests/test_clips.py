@@ -64,6 +64,7 @@ def film(
     sound: str | None = None,
     sound_first: bool = False,
     turn: float | None = None,
+    shape: Fraction | None = None,
     matrix: int | None = None,
     full: bool = False,
     form: str | None = None,
@@ -81,6 +82,8 @@ def film(
         if matrix:
             stream.codec_context.colorspace = matrix
             stream.codec_context.color_range = 2 if full else 1
+        if shape:
+            stream.codec_context.sample_aspect_ratio = shape
         if turn is not None:
             stream.set_display_rotation(turn)
         tone = tone or (output.add_stream(sound, rate=48000) if sound else None)
@@ -209,6 +212,12 @@ def test_ten_bits_become_eight(tmp_path: Path) -> None:
     reader = Reader(path)
     assert all(close_to(f.rgb, picture(f.index)) for f in reader)
     assert reader.notes == ["10-bit converted to 8"] == list(probe(path).notes)
+
+
+def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", counted(3), shape=Fraction(16, 15))
+    assert probe(path).notes == ("its pixels are not square (16:15): shown as they are stored",)
+    assert probe(film(tmp_path / "b.mp4", counted(3), shape=Fraction(1))).notes == ()
 
 
 def test_odd_sizes_stay_odd(tmp_path: Path) -> None:

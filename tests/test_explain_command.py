@@ -994,6 +994,26 @@ def test_classes_of_one_file_name_are_told_apart_by_their_index(coda: Coda, tmp_
     assert all((tmp_path / "coda-out" / name).exists() for name in names)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x93NUMPY\1\0v\0{'descr': '<f4', 'fortran_order': False}"])
+def test_a_broken_file_of_the_same_name_is_in_the_way_of_one_picture(
+    coda: Coda, tmp_path: Path, content: bytes
+) -> None:
+    photos(tmp_path, "a.png", "b.png")
+    (tmp_path / "coda-out").mkdir()
+    (tmp_path / "coda-out" / "a.coda.npz").write_bytes(content)
+    result = coda("explain", "a.png", "b.png", "--write", "npz", "--json", status=1)
+    assert [r["status"] for r in result.records] == ["error", "ok"]
+    assert "a.coda.npz: exists from another picture" in result.error
+
+
+def test_a_whole_array_of_the_same_name_is_in_the_way(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "coda-out").mkdir()
+    with (tmp_path / "coda-out" / "a.coda.npz").open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    assert "a.coda.npz: exists" in coda("explain", "a.png", "--write", "npz", status=1).error
+
+
 def test_numbers_beyond_all_sense_are_refused(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     for option, value in (("--smooth", "99999999999"), ("--check", "1e308")):

@@ -138,6 +138,8 @@ def test_a_test_folder_comes_before_a_validation_folder(tmp_path: Path) -> None:
 
 def test_of_folders_per_class_alone_every_tenth_picture_is_held_out(tmp_path: Path) -> None:
     folders(tmp_path, 20)
+    (tmp_path / "red" / ".thumbnails").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "red" / ".thumbnails" / "05.png")
     train, test = datasets.load(tmp_path, 12)
     check_pictures(test, tmp_path, ["00", "10"])
     check_pictures(train, tmp_path, [f"{n:02}" for n in range(20) if n % 10])

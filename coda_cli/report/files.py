@@ -182,7 +182,10 @@ def stored_record(path: Path) -> Record | None:
         if path.suffix == ".gif":
             return from_json(read_gif_text(path) or "")
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as content:
+            with (
+                path.open("rb") as stream,
+                np.load(stream, allow_pickle=False) as content,
+            ):  # or a broken one stays open
                 return from_json(str(content["record"]))
         return from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):

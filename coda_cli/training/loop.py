@@ -8,6 +8,7 @@ would have done.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -342,10 +343,11 @@ class _Log:
         if keep_until and path.exists():
             with path.open(newline="") as stream:
                 rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= keep_until]
-        with path.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, LOG_FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, LOG_FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_with(path, lambda stream: stream.write(text.getvalue().encode()))  # whole, or as it was
 
     def write(self, *values: float) -> None:
         """Append one line, in the order of LOG_FIELDS."""
