@@ -181,11 +181,8 @@ def stored_record(path: Path) -> Record | None:
             return from_json(read_png_text(path, RECORD_KEY) or "")
         if path.suffix == ".gif":
             return from_json(read_gif_text(path) or "")
-        if path.suffix == ".npz":
-            with (
-                path.open("rb") as stream,
-                np.load(stream, allow_pickle=False) as content,
-            ):  # or a broken one stays open
+        if path.suffix == ".npz":  # opened here: numpy would leave a broken one open
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return from_json(str(content["record"]))
         return from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
