@@ -14,33 +14,50 @@ from typing import TYPE_CHECKING
 from coda_cli.errors import CodaError
 
 if TYPE_CHECKING:
+    from coda_cli.accounts import Drawing
     from coda_cli.checkpoints.loading import Net, load, save
     from coda_cli.clips.run import explain_clip
+    from coda_cli.clips.sheets import ClipDrawing
+    from coda_cli.clips.sink import ClipOutputs
     from coda_cli.core.decompose import Decomposition, decompose
+    from coda_cli.core.depth import shares_by_layer
     from coda_cli.core.networks import encode
     from coda_cli.explain import Explanation, Request, explain_image
-    from coda_cli.runs import explain_many
+    from coda_cli.media.clips import Selection
+    from coda_cli.media.sources import resolve
+    from coda_cli.report.files import Naming
+    from coda_cli.runs import Output, explain_many
 
 _HOMES = {
     "Net": "checkpoints.loading", "load": "checkpoints.loading", "save": "checkpoints.loading",
     "Decomposition": "core.decompose", "decompose": "core.decompose", "encode": "core.networks",
-    "Explanation": "explain", "Request": "explain", "explain_image": "explain", "explain_many": "runs",
-    "explain_clip": "clips.run",
+    "shares_by_layer": "core.depth", "Explanation": "explain", "Request": "explain", "explain_image": "explain",
+    "explain_many": "runs", "Output": "runs", "Naming": "report.files", "Drawing": "accounts",
+    "resolve": "media.sources", "explain_clip": "clips.run", "Selection": "media.clips",
+    "ClipDrawing": "clips.sheets", "ClipOutputs": "clips.sink",
 }  # fmt: skip
 
 __all__ = [
+    "ClipDrawing",
+    "ClipOutputs",
     "CodaError",
     "Decomposition",
+    "Drawing",
     "Explanation",
+    "Naming",
     "Net",
+    "Output",
     "Request",
+    "Selection",
     "decompose",
     "encode",
     "explain_clip",
     "explain_image",
     "explain_many",
     "load",
+    "resolve",
     "save",
+    "shares_by_layer",
 ]
 
 

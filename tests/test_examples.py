@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -262,3 +263,16 @@ def test_the_table_of_temperatures_has_the_mean_and_its_interval(monkeypatch: py
     text = script.localised(net, pictures, 2)
     assert text.startswith("0.500 (0.4")
     assert script.localised(net, pictures, 1) == "0.400 (0.400 to 0.400)"
+
+
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "photos").mkdir()
+    for path in (tmp_path / "photo.jpg", tmp_path / "photos" / "church.png"):
+        shutil.copy(EXAMPLES / "pictures" / "church.png", path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "photos/church.png church\n"
+    assert (tmp_path / "out" / "church.church.overlay.png").exists()
