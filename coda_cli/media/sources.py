@@ -31,7 +31,7 @@ def resolve(
 
     A source is a file, a folder (its pictures in natural order, sub-folders with ``recursive``) or a pattern with
     ``*``, ``?`` or ``[``. ``leave_out`` is the output folder: nothing inside it is scanned, and pictures that coda drew
-    of pictures are skipped everywhere. Raises UsageError for a source that does not exist or holds no picture.
+    are skipped everywhere, PNG and GIF of layers. Raises UsageError for a source that does not exist or holds no picture.
     """
     items: dict[Path, Item] = {}
     for source in sources:
