@@ -209,13 +209,6 @@ def test_every_kind_of_output_is_written_and_lasts_as_long_as_its_source(
         assert total == 800
 
 
-def test_frames_that_coda_drew_are_not_explained_again(coda: Coda, tmp_path: Path) -> None:
-    clip(tmp_path / "a.mkv", frames=2)
-    coda("video", "a.mkv", "-c", "0", "--format", "png")
-    assert len(list((tmp_path / "coda-out" / "a.coda").glob("*.png"))) == 2
-    assert "no pictures in this folder" in coda("explain", ".", "-r", "-o", "out", status=2).error
-
-
 def test_parts_of_a_clip(coda: Coda, tmp_path: Path) -> None:
     clip(tmp_path / "a.mkv", frames=20)
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from coda_cli.errors import MediaError
 from coda_cli.media import png
 from coda_cli.media.clip_decoding import exact, opened, opening_of
-from coda_cli.media.sources import RECORD_KEY
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -357,8 +356,7 @@ class Pictures:
 
     def add(self, rgb: RGB, _at: int) -> None:
         """Write a frame as the next picture."""
-        text = {RECORD_KEY: '{"schema":"coda.frame"}'}  # its record is in the clip's; nobody wants it explained again
-        (self.path / f"{self.count:06d}.png").write_bytes(png.encode(rgb, text))
+        (self.path / f"{self.count:06d}.png").write_bytes(png.encode(rgb))
         self.count += 1
 
     def finish(self, end: int) -> None:
