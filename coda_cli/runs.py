@@ -192,7 +192,7 @@ class _Run:
         kinds, naming = self.output.drawing.kinds, self.output.naming
         if kinds:
             prepare(naming.folder / loaded.item.subfolder)
-        if self.output.if_exists == "overwrite":  # its record shall not stay if the pictures are new and it is not
+        if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove
             refuse_inputs(naming.record_path(loaded.item), self.inputs)
             withdraw(naming.record_path(loaded.item))
         written: list[Path] = []

@@ -23,11 +23,15 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from coda_cli.checkpoints.loading import save
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.cli import app as cli_app
 from coda_cli.cli.console import console
+from coda_cli.core.networks import build
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
@@ -272,3 +276,16 @@ def photos(folder: Path, *names: str) -> list[Path]:
 def tree(folder: Path) -> dict[str, bytes]:
     """All files below a folder with their bytes; names relative and with /."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def woollen(path: Path) -> Path:
+    """A network whose classes differ in case alone, as two of ImageNet's do: Cardigan, a dog, and cardigan."""
+    torch.manual_seed(0)
+    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
+                 "temperature": 1.0}  # fmt: skip
+    checkpoint = Checkpoint(
+        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )  # fmt: skip
+    save(build("coda_net", arguments), checkpoint, path)
+    return path

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Coda
 from program import photo
+from test_clips import counted, film
 from torch import Tensor, nn
 
 from coda_cli.checkpoints import manifest
@@ -182,6 +183,12 @@ def test_the_program_explains_by_b_cos_networks_and_says_the_positional_share(co
     assert " positional, residual" in result.err
     layers = coda("explain", "a.png", "-m", "vit.pth", "--arch", VIT, "--class", "lorikeet", "--layer", "all", "--json",
                   "-o", "layers").records[0]["explained"][0]["layers"]  # fmt: skip
+    film(tmp_path / "a.mkv", counted(2))
+    *_, whole = coda("video", "a.mkv", "-m", "vit.pth", "--arch", VIT, "-c", "lorikeet", "--format", "none",
+                     "--json").records  # fmt: skip
+    (clip,) = whole["explained"]
+    total = clip["mean_positive"] + clip["mean_negative"] + clip["mean_positional"] + part["bias"]
+    assert total == pytest.approx(clip["mean_logit"], abs=1e-5)
     for layer in layers:
         total = layer["sum"] + layer["positional"] + part["bias"] + layer["residual"]
         assert total == pytest.approx(part["logit"], abs=1e-5)

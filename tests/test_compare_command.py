@@ -12,7 +12,7 @@ import torch
 import torchvision
 from conftest import Coda
 from PIL import Image
-from program import photo
+from program import photo, woollen
 
 from coda_cli import comparisons
 from coda_cli.checkpoints.loading import save
@@ -141,15 +141,7 @@ def test_mistakes_are_one_line(coda: Coda, tmp_path: Path) -> None:
 
 
 def test_classes_of_one_file_name_do_not_replace_each_other(coda: Coda, tmp_path: Path) -> None:
-    """ImageNet has Cardigan, a dog, and cardigan."""
-    torch.manual_seed(0)
-    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
-                 "temperature": 1.0}  # fmt: skip
-    checkpoint = Checkpoint(
-        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
-        preprocessing=Preprocessing(resize=16, crop=16),
-    )  # fmt: skip
-    save(build("coda_net", arguments), checkpoint, tmp_path / "net.safetensors")
+    woollen(tmp_path / "net.safetensors")
     photo(tmp_path / "a.png")
     both = coda("compare", "a.png", "-m", "net.safetensors", "-c", "0", "-c", "1", "--method", "ours", "--json")
     names = [record["files"][kind] for record in both.records for kind in ("png", "npz", "json")]

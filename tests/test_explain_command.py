@@ -20,12 +20,10 @@ import pytest
 import torch
 from foreign import authors_state
 from PIL import Image
-from program import CIFAR10, photo, photos, strict_json, tree
+from program import CIFAR10, photo, photos, strict_json, tree, woollen
 
 from coda_cli import runs
-from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
-from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.render.overlay import margin
 from coda_cli.report.records import from_json
@@ -978,15 +976,17 @@ def test_pictures_that_are_replaced_have_no_old_record_beside_them(
     assert not (tmp_path / "coda-out" / "a.coda.json").exists()
 
 
+@pytest.mark.parametrize("kinds", ["heatmap", "npz", "none"])
+def test_a_record_that_is_not_written_anew_is_not_removed(coda: Coda, tmp_path: Path, kinds: str) -> None:
+    photo(tmp_path / "a.png")
+    coda("explain", "a.png")
+    before = (tmp_path / "coda-out" / "a.coda.json").read_bytes()
+    coda("explain", "a.png", "--write", kinds, "--force")
+    assert (tmp_path / "coda-out" / "a.coda.json").read_bytes() == before
+
+
 def test_classes_of_one_file_name_are_told_apart_by_their_index(coda: Coda, tmp_path: Path) -> None:
-    """ImageNet has Cardigan, a dog, and cardigan."""
-    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
-                 "temperature": 1.0}  # fmt: skip
-    checkpoint = Checkpoint(
-        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
-        preprocessing=Preprocessing(resize=16, crop=16),
-    )  # fmt: skip
-    save(build("coda_net", arguments), checkpoint, tmp_path / "net.safetensors")
+    woollen(tmp_path / "net.safetensors")
     photo(tmp_path / "a.png")
     record = coda("explain", "a.png", "-m", "net.safetensors", "--class", "all", "--json").record
     names = [part["files"]["overlay"] for part in record["explained"]]

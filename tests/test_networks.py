@@ -13,6 +13,7 @@ from torch import Tensor
 
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.memory import out_of_memory
 from coda_cli.core.networks import CodaNet, build, classify, coda_net, encode, forward
 from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS, published_name
 
@@ -323,3 +324,17 @@ def test_batches_that_memory_does_not_hold_are_halved_said_once_and_remembered(
 def test_a_single_picture_that_memory_does_not_hold_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         forward(Scarce(0), torch.rand(3, 6, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("said", "memory"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to", True),  # Linux
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.", True),  # Windows
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes", True),
+        ("Kernel size can't be greater than actual input size", False),
+    ],
+)
+def test_memory_that_runs_out_is_known_by_the_words_of_every_platform(said: str, memory: bool) -> None:
+    assert out_of_memory(RuntimeError(said)) == memory

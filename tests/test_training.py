@@ -1068,3 +1068,15 @@ def test_a_network_that_was_trained_explains_pictures(pictures: Path) -> None:
     (part,) = explained.record["explained"]
     assert part["name"] in CLASSES
     assert part["exact"] is True
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_nothing_is_compiled_where_a_compiler_that_is_found_may_not_be_torchs(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert loop.can_compile(CPU)
+    monkeypatch.setattr("sys.platform", platform)
+    assert not loop.can_compile(CPU)
+    assert not loop.can_compile(torch.device("cuda"))
