@@ -51,16 +51,17 @@ def measure(pixels: NDArray[np.float32], parts: bool = True) -> Evidence:
 
 def _half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
     """The fewest pixels that hold half of the positive evidence; a stable order decides between equals."""
-    # Few pixels hold half of it: an eighth is sorted, and all only where that is not enough. It saves most of the time.
-    flat, chosen = gain.ravel(), np.arange(gain.size)
-    if gain.size >= 1024:
-        least = np.partition(flat, -(gain.size // 8))[-(gain.size // 8)]
-        if float(flat[flat >= least].sum()) > total / 2:
-            chosen = np.flatnonzero(flat >= least)
-    order = chosen[np.argsort(-flat[chosen], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(flat[order]), total / 2)) + 1
-    mask = np.zeros(gain.size, bool)
-    mask[order[:count]] = True
+    # Few pixels hold half of it, those above the mean: only they are sorted, and all where they are not enough.
+    flat = gain.ravel()
+    chosen = flat[flat > total / flat.size]
+    if not float(chosen.sum()) > total / 2:
+        chosen = flat
+    falling = np.sort(chosen)[::-1]
+    count = int(np.searchsorted(np.cumsum(falling), total / 2)) + 1
+    least = falling[min(count, len(falling)) - 1]
+    mask = flat > least
+    equal = np.flatnonzero(flat == least)
+    mask[equal[: count - int(mask.sum())]] = True
     return mask.reshape(gain.shape)
 
 
