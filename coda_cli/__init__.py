@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from coda_cli.explain import Explanation, Request, explain_image
     from coda_cli.media.clips import Selection
     from coda_cli.media.sources import resolve
+    from coda_cli.outputs import Output
     from coda_cli.report.files import Naming
-    from coda_cli.runs import Output, explain_many
+    from coda_cli.runs import explain_many
 
 _HOMES = {
     "Net": "checkpoints.loading", "load": "checkpoints.loading", "save": "checkpoints.loading",
     "Decomposition": "core.decompose", "decompose": "core.decompose", "encode": "core.networks",
     "shares_by_layer": "core.depth", "Explanation": "explain", "Request": "explain", "explain_image": "explain",
-    "explain_many": "runs", "Output": "runs", "Naming": "report.files", "Drawing": "accounts",
+    "explain_many": "runs", "Output": "outputs", "Naming": "report.files", "Drawing": "accounts",
     "resolve": "media.sources", "explain_clip": "clips.run", "Selection": "media.clips",
     "ClipDrawing": "clips.sheets", "ClipOutputs": "clips.sink",
 }  # fmt: skip

@@ -3,97 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import (
-    Drawing,
-    colour_explanation_of,
-    described,
-    make_record,
-    refuse_style,
-    source_part,
-    versions,
-)
+from coda_cli.accounts import refuse_style
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.memory import out_of_memory
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explain import Explanation, Request, arrays, explain_views, together
-from coda_cli.media.sources import RECORD_KEY, Item, identity
-from coda_cli.media.stills import Picture, read_image, write_gif, write_png, write_with
+from coda_cli.explain import Explanation, Request, explain_views, together
+from coda_cli.media.sources import Item
+from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
+from coda_cli.outputs import DRAWN, Loaded, Outcome, Output, Writer
 from coda_cli.render.colour import Magnitudes
-from coda_cli.report.files import (
-    Naming,
-    free_neighbour,
-    prepare,
-    refuse_collisions,
-    refuse_inputs,
-    stored_record,
-    sweep,
-    withdraw,
-)
-from coda_cli.report.pictures import STYLES, draw, draw_layers
-from coda_cli.report.records import Explained, Record, core_json, to_json
+from coda_cli.report.files import prepare, refuse_collisions, sweep
 
 READ_AHEAD = 6  # pictures
-DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
-LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it
 GROUP_BYTES = 128e6  # of pictures that are computed together; three such groups are on their way at a time
-IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one input ended: explained (``record``), skipped because its output is there already, or failed."""
-
-    item: Item
-    record: Record | None = None
-    error: CodaError | None = None
-    skipped: bool = False
-    written: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where and how results are written. "match" skips an input whose results are there from equal settings."""
-
-    naming: Naming
-    drawing: Drawing
-    if_exists: IfExists = "match"
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    item: Item
-    picture: Picture
-    view: View
-
-
-_Read: TypeAlias = _Loaded | Outcome  # an outcome where reading has ended it
+_Read: TypeAlias = Loaded | Outcome  # an outcome where reading has ended it
 
 
 class _Run:
     """One run over many inputs: reading, computing and writing overlap; memory is bounded; order is kept."""
 
     def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output, batch: int | None) -> None:
-        self.net, self.request, self.output, self.batch = net, request, output, batch
+        self.net, self.items, self.request, self.batch = net, items, request, batch
         self.targets = request.targets(net)
-        self.items = items
-        self.inputs = {identity(item.path): item for item in items}
-        self.settings = _settings_hash(request, output.drawing, net)
+        self.writer = Writer(net, items, request, output)
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Outcomes in the order of the inputs; closing the generator ends the run."""
@@ -122,51 +68,20 @@ class _Run:
 
     def _explained(self, group: Sequence[_Read]) -> list[tuple[_Read, Explanation | CodaError | None]]:
         """Every member of a group with its explanation, or why there is none; None for what has ended already."""
-        views = [x.view for x in group if isinstance(x, _Loaded)]
+        views = [x.view for x in group if isinstance(x, Loaded)]
         results = iter(_explain_each(views, self.net, self.request, self.targets))
-        return [(x, next(results) if isinstance(x, _Loaded) else None) for x in group]
+        return [(x, next(results) if isinstance(x, Loaded) else None) for x in group]
 
     def _read(self, item: Item) -> _Read:
         try:
             _refuse_no_file(item.path)
             picture = read_image(item.path)
-            if (stored := self._stored(item, picture)) is not None:
+            if (stored := self.writer.stored(item, picture)) is not None:
                 return stored
             p = self.net.checkpoint.preprocessing
-            return _Loaded(item, picture, fit(picture.rgb, p.resize, p.crop, self.request.fit))
+            return Loaded(item, picture, fit(picture.rgb, p.resize, p.crop, self.request.fit))
         except Exception as error:
             return _failed(item, _told(error))
-
-    # -- what is there already --
-
-    def _stored(self, item: Item, picture: Picture) -> Outcome | None:
-        """The outcome for an input whose results exist, or None when it has to be explained."""
-        policy, path = self.output.if_exists, self.output.naming.record_path(item)
-        if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
-            return None
-        record = stored_record(path)
-        if policy == "skip":
-            return Outcome(item, record, skipped=True)
-        if policy == "match" and record and self._matches(record, picture):
-            # Somebody may have deleted a picture since: then it is drawn again.
-            return Outcome(item, record, skipped=True) if self._complete(record) else None
-        raise self._in_the_way(path)
-
-    def _in_the_way(self, path: Path) -> MediaError:
-        why = "exists" if self.output.if_exists == "error" else "exists from another picture, network or settings"
-        return MediaError(f"{path}: {why}; use --if-exists overwrite, skip or rename, or another --output")
-
-    def _matches(self, record: Record, picture: Picture) -> bool:
-        """Whether a stored record is of this picture, network and settings."""
-        return (record.source.sha256, record.network.sha256, record.settings) == (
-            picture.sha256, self.net.sha256, self.settings)  # fmt: skip
-
-    def _complete(self, record: Record) -> bool:
-        """Whether everything that a stored record names is there."""
-        files = [*record.files.values(), *(f for e in record.explained for f in e.files.values())]
-        return all((self.output.naming.folder / f).exists() for f in files)
-
-    # -- writing --
 
     def _end(self, x: _Read, result: Explanation | CodaError | None) -> Outcome:
         """Write what was explained; what ended before stays as it is."""
@@ -176,108 +91,9 @@ class _Run:
             return _failed(x.item, result)
         assert result is not None
         try:
-            record = self._record(x, result)
-            written, record = self._write_files(x, result, record)
-            return Outcome(x.item, record, written=written)
+            return self.writer.write(x, result)
         except Exception as error:
             return _failed(x.item, _told(error))
-
-    def _record(self, loaded: _Loaded, explanation: Explanation) -> Record:
-        source = source_part(loaded.item, loaded.picture, explanation.view)
-        return make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
-
-    def _write_files(
-        self, loaded: _Loaded, explanation: Explanation, record: Record
-    ) -> tuple[tuple[Path, ...], Record]:
-        kinds, naming = self.output.drawing.kinds, self.output.naming
-        if kinds:
-            prepare(naming.folder / loaded.item.subfolder)
-        if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove
-            refuse_inputs(naming.record_path(loaded.item), self.inputs)
-            withdraw(naming.record_path(loaded.item))
-        written: list[Path] = []
-        explained = []
-        taken: set[Path] = set()
-        drawing, maps = self.output.drawing, explanation.maps
-        for k, part in enumerate(record.explained):
-            hues = colour_explanation_of(explanation, k, drawing.smooth) if drawing.style == "colour" else None
-            name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
-            index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
-            files = {}
-            for kind in (kind for kind in kinds if kind in STYLES):
-                path = self._target(self._free(loaded.item, kind, (name, index), taken), loaded)
-                if path is None:
-                    continue
-                picture = draw(kind, loaded.picture.rgb, maps[k], explanation.view, part, record,
-                               drawing.alpha, hues)  # fmt: skip
-                write_png(path, picture, {RECORD_KEY: core_json(record, part)})
-                written.append(path)
-                files[kind] = path.relative_to(naming.folder).as_posix()
-            if part.layers:
-                for kind, path in self._write_layers(loaded, explanation, k, part, record, (name, index), taken):
-                    written.append(path)
-                    files[kind] = path.relative_to(naming.folder).as_posix()
-            explained.append(part.model_copy(update={"files": files}))
-        shared = {}
-        if "npz" in kinds:
-            path = self._target(naming.array_path(loaded.item), loaded)
-            if path is not None:
-                content = {**arrays(explanation), "record": np.array(to_json(record))}
-                write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
-                written.append(path)
-                shared["npz"] = path.relative_to(naming.folder).as_posix()
-        record = record.model_copy(update={"explained": tuple(explained), "files": shared})
-        if "json" in kinds:  # last: its presence says that everything else is there
-            path = self._target(naming.record_path(loaded.item), loaded)
-            if path is not None:
-                write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
-                written.append(path)
-        return tuple(written), record
-
-    def _write_layers(
-        self, loaded: _Loaded, explanation: Explanation, k: int, part: Explained, record: Record,
-        names: tuple[str, str], taken: set[Path],
-    ) -> Iterator[tuple[str, Path]]:  # fmt: skip
-        """The layers of one class as a sheet, and as an animation from the last layer down to the input."""
-        kinds = self.output.drawing.kinds
-        shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
-        for kind in (kind for kind in ("layers", "depth") if kind in kinds):
-            path = self._target(self._free(loaded.item, kind, names, taken), loaded)
-            if path is None:
-                continue
-            frames = draw_layers(kind, loaded.picture.rgb, shares, explanation.view, part, record)
-            if kind == "layers":
-                write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
-            else:
-                write_gif(path, frames, LAYER_SECONDS, core_json(record, part))
-            yield kind, path
-
-    def _free(self, item: Item, kind: str, names: tuple[str, str], taken: set[Path]) -> Path:
-        """The path of a file about the class of these names, added to those that are ``taken``."""
-        name, index = names
-        path = self.output.naming.path(item, kind, name, index)
-        if path in taken:  # names that differ in nothing that a file's name keeps: Cardigan and cardigan
-            path = self.output.naming.path(item, kind, f"{name} {index}", index)
-        if path in taken:
-            raise MediaError(f"{path}: two classes would get this name; add {{index}} to --name")
-        taken.add(path)
-        return path
-
-    def _target(self, path: Path, loaded: _Loaded) -> Path | None:
-        """Where a file is really written; None when one is there that stays."""
-        policy = self.output.if_exists
-        if policy == "rename":
-            return free_neighbour(path)
-        if policy == "skip" and path.exists():
-            return None
-        refuse_inputs(path, self.inputs)
-        if policy == "overwrite" or not path.exists():
-            return path
-        # A run that was stopped leaves pictures without their record: those are replaced by the same again.
-        stored = stored_record(path) if policy == "match" else None
-        if stored is None or not self._matches(stored, loaded.picture):
-            raise self._in_the_way(path)
-        return path
 
 
 def explain_many(
@@ -380,7 +196,7 @@ def _batches(results: Iterator[T], net: Net, batch: int | None) -> Iterator[list
     size: tuple[int, ...] | None = None
     held = views = 0
     for result in results:
-        view = result.view if isinstance(result, _Loaded) else result if isinstance(result, View) else None
+        view = result.view if isinstance(result, Loaded) else result if isinstance(result, View) else None
         if view is not None:
             limit = batch or together(net, view)
             if size is not None and (view.rgb.shape != size or views >= limit or held > GROUP_BYTES):
@@ -410,8 +226,3 @@ def _failed(item: Item, error: CodaError) -> Outcome:
     if not str(error).startswith(str(item.path)) and "/" not in str(error).split(":")[0]:
         error = type(error)(f"{item.path}: {error}")
     return Outcome(item, error=error)
-
-
-def _settings_hash(request: Request, drawing: Drawing, net: Net) -> str:
-    everything = {**asdict(request), **asdict(drawing), "network": described(net), "coda": versions()["coda"]}
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from program import photo, photos, scene, tree
 
-from coda_cli import explain, runs
+from coda_cli import explain, outputs, runs
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
 from coda_cli.core.decompose import decompose
@@ -554,9 +554,9 @@ def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
         return tried
 
     said = "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function 'f'"
-    for name, error, place in (("fit", MemoryError(), 0), ("draw", RuntimeError(said), 1)):
+    for home, name, error, place in ((runs, "fit", MemoryError(), 0), (outputs, "draw", RuntimeError(said), 1)):
         with monkeypatch.context() as patch:
-            patch.setattr(runs, name, scarce(getattr(runs, name), error, place))
+            patch.setattr(home, name, scarce(getattr(home, name), error, place))
             result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
         assert result.error == "in/b.png: not enough memory to read or draw it; make it smaller first"

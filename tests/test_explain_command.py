@@ -22,7 +22,7 @@ from foreign import authors_state
 from PIL import Image
 from program import CIFAR10, photo, photos, strict_json, tree, woollen
 
-from coda_cli import runs
+from coda_cli import outputs
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError
 from coda_cli.render.overlay import margin
@@ -971,7 +971,7 @@ def test_pictures_that_are_replaced_have_no_old_record_beside_them(
     def full(*_: object, **__: object) -> None:
         raise MediaError("disk full")
 
-    monkeypatch.setattr(runs, "write_png", full)
+    monkeypatch.setattr(outputs, "write_png", full)
     assert coda("explain", "a.png", "--alpha", "0.1", "--force", status=1).error == "a.png: disk full"
     assert not (tmp_path / "coda-out" / "a.coda.json").exists()
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # A module may import from folders of strictly lower rank and from its own folder. The package's own __init__ and
 # __main__ stand above all: they show what lies below.
 RANKS = {"errors": 0, "ahead": 0, "paths": 0, "devices": 1, "core": 1, "media": 2, "render": 2, "checkpoints": 3,
-         "report": 4, "study": 4, "training": 4, "explain": 5, "accounts": 6, "runs": 7, "clips": 7, "comparisons": 7,
-         "cli": 8, "__init__": 9, "__main__": 9}  # fmt: skip
+         "report": 4, "study": 4, "training": 4, "explain": 5, "accounts": 6, "outputs": 7, "clips": 7,
+         "comparisons": 7, "runs": 8, "cli": 9, "__init__": 10, "__main__": 10}  # fmt: skip
 
 # Library: the folders (with a slash) and files that may import it.
 HOMES: dict[str, tuple[str, ...]] = {

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from coda_cli.media.sources import Item
+    from coda_cli.outputs import Outcome
     from coda_cli.report.records import Explained, Record
-    from coda_cli.runs import Outcome
 
 EPILOG = """
 \b
@@ -149,8 +149,9 @@ def explain(
 
     from coda_cli.accounts import Drawing
     from coda_cli.explain import Request
+    from coda_cli.outputs import Output
     from coda_cli.report.files import Naming
-    from coda_cli.runs import Output, explain_many
+    from coda_cli.runs import explain_many
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
     drawing = Drawing(kinds, full_colour(scale, "image", "run"), percentile, alpha, style.value, smooth)

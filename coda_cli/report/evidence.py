@@ -59,7 +59,7 @@ def _half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
     falling = np.sort(chosen)[::-1]
     count = int(np.searchsorted(np.cumsum(falling), total / 2)) + 1
     least = falling[min(count, len(falling)) - 1]
-    mask = flat > least
+    mask: NDArray[np.bool_] = flat > least
     equal = np.flatnonzero(flat == least)
     mask[equal[: count - int(mask.sum())]] = True
     return mask.reshape(gain.shape)
