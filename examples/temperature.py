@@ -19,8 +19,9 @@ from coda_cli.core.published import PUBLISHED
 from coda_cli.errors import CodaError
 from coda_cli.study.localisation import localise
 from coda_cli.training import datasets
-from coda_cli.training.loop import STATE_FILE, finish, train
+from coda_cli.training.loop import finish, train
 from coda_cli.training.recipes import RECIPES
+from coda_cli.training.state import STATE_FILE
 
 CONFIGURATION = "9L-S-CoDA-SQ-rank-4"
 

@@ -36,7 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "skimage": ("study/methods.py",),
     "matplotlib": ("study/plots.py",),
 }
-UNPICKLERS = ("checkpoints/foreign.py", "training/loop.py")
+UNPICKLERS = ("checkpoints/foreign.py", "training/state.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}
 PRINTERS = ("cli/",)
 
@@ -173,7 +173,7 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("checkpoints/foreign.py", "import pickle\nimport torch\nfrom coda_cli.media.stills import w\ntorch.load('x')"),
         ("checkpoints/fetch.py", "import pooch\nfrom coda_cli.core.published import PUBLISHED"),
         ("study/methods.py", "def ig():\n    from captum.attr import IntegratedGradients"),
-        ("training/loop.py", "import torch\nimport coda_cli.checkpoints.loading\ntorch.load('x', weights_only=True)"),
+        ("training/state.py", "import torch\nimport coda_cli.checkpoints.loading\ntorch.load('x', weights_only=True)"),
         ("report/files.py", "from coda_cli import __version__\nimport json\njson.load"),
         ("explain.py", "from coda_cli import errors\nfrom coda_cli.report import records\nfrom .media import stills"),
         ("cli/app.py", "import typer\nfrom rich.console import Console\nfrom coda_cli.explain import e\nprint('x')"),

@@ -13,7 +13,7 @@ from coda_cli.core.dau import NORMS
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.errors import UsageError
-from coda_cli.training import loop
+from coda_cli.training import batches, loop
 
 
 def small_net(norm: str = "SQ", **changes: object) -> CodaNet:
@@ -75,13 +75,13 @@ def test_training_with_it_makes_the_matrices_smaller(tmp_path: Path) -> None:
 
 def test_a_picture_s_own_class_and_another_one() -> None:
     labels = torch.arange(3000) % 3
-    chosen = loop.two_classes(labels, 3, TINY, 5)
+    chosen = batches.two_classes(labels, 3, TINY, 5)
     assert torch.equal(chosen[:, 0], labels)
     assert (chosen[:, 1] != labels).all()
     assert torch.bincount(chosen[:, 1] * 3 + labels, minlength=9).tolist().count(0) == 3
     assert all(400 < n < 600 for n in torch.bincount(chosen[:, 1] * 3 + labels).tolist() if n)
-    assert not torch.equal(chosen, loop.two_classes(labels, 3, TINY, 6))
-    assert torch.equal(chosen, loop.two_classes(labels, 3, TINY, 5))
+    assert not torch.equal(chosen, batches.two_classes(labels, 3, TINY, 6))
+    assert torch.equal(chosen, batches.two_classes(labels, 3, TINY, 5))
 
 
 def test_other_networks_have_none(tmp_path: Path) -> None:

@@ -30,20 +30,12 @@ from coda_cli.core.networks import build, encode
 from coda_cli.errors import ExitCode, MediaError, TrainingError, UsageError
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import fit
-from coda_cli.training import datasets, loop
+from coda_cli.training import batches, datasets, loop
+from coda_cli.training.batches import MOST_STRETCH, augment, batch_of_step
 from coda_cli.training.datasets import Split
-from coda_cli.training.loop import (
-    LOG_FIELDS,
-    LOG_FILE,
-    MOST_STRETCH,
-    STATE_FILE,
-    Tick,
-    augment,
-    batch_of_step,
-    finish,
-    learning_rate,
-)
+from coda_cli.training.loop import Tick, finish, learning_rate
 from coda_cli.training.recipes import RECIPES, Recipe
+from coda_cli.training.state import LOG_FIELDS, LOG_FILE, STATE_FILE, load_state
 
 CLASSES = ("blue", "green", "red")
 CPU = torch.device("cpu")
@@ -495,10 +487,9 @@ def test_a_step_is_the_same_whenever_it_is_asked_for_and_differs_from_others() -
 
 def test_stages_show_smaller_pictures_first(data: tuple[Split, Split], tmp_path: Path) -> None:
     sizes: list[int] = []
-    original = loop.batch_of_step
 
     def listening(*args: Any) -> tuple[Tensor, Tensor]:
-        images, labels = original(*args)
+        images, labels = batch_of_step(*args)
         sizes.append(images.shape[-1])
         return images, labels
 
@@ -738,7 +729,7 @@ def test_lines_of_epochs_that_are_done_again_are_dropped(data: tuple[Split, Spli
 
 def _reseeding(patch: pytest.MonkeyPatch) -> None:
     """Batches counted from the start of the call instead of the run."""
-    original, counts = loop.batch_of_step, Counter[str]()
+    counts = Counter[str]()
     train = loop.train
 
     def counting(*args: Any, **options: Any) -> Any:
@@ -748,7 +739,7 @@ def _reseeding(patch: pytest.MonkeyPatch) -> None:
     def wrong(split: Split, recipe: Recipe, step: int, per_epoch: int, crop: int | None = None) -> Any:
         del step
         counts["step"] += 1
-        return original(split, recipe, counts["step"] - 1, per_epoch, crop)
+        return batch_of_step(split, recipe, counts["step"] - 1, per_epoch, crop)
 
     patch.setattr(loop, "train", counting)
     patch.setattr(loop, "batch_of_step", wrong)
@@ -759,17 +750,15 @@ def _forgetting_the_optimiser(patch: pytest.MonkeyPatch) -> None:
 
 
 def _drawing_from_the_global_generator(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loop, "_generator", lambda *_: None)
+    patch.setattr(batches, "_generator", lambda *_: None)
 
 
 def _counting_the_last_step_twice(patch: pytest.MonkeyPatch) -> None:
-    original = loop._load_state
-
     def wrong(*args: Any) -> tuple[int, float]:
-        step, seconds = original(*args)
+        step, seconds = load_state(*args)
         return max(0, step - 1) if step == 10 else step, seconds
 
-    patch.setattr(loop, "_load_state", wrong)
+    patch.setattr(loop, "load_state", wrong)
 
 
 @pytest.mark.parametrize(
@@ -892,21 +881,21 @@ def test_accuracy_counts_hits() -> None:
 
     split = numbered(250)
     assert loop.accuracy(Reader(), split) == pytest.approx(1 - 63 / 250)
-    assert loop.accuracy(Reader(), loop.resized(split, 2, limit=250)) == pytest.approx(1 - 63 / 250)
+    assert loop.accuracy(Reader(), batches.resized(split, 2, limit=250)) == pytest.approx(1 - 63 / 250)
 
 
 def test_a_sample_is_always_the_same_and_scaled() -> None:
     split = numbered(250)
-    some, again = (loop.resized(split, side, limit=40) for side in (2, 2))
+    some, again = (batches.resized(split, side, limit=40) for side in (2, 2))
     assert torch.equal(some.images, again.images)
     assert len(set(some.images[:, 0, 0, 0].tolist())) == len(some) == 40
     assert some.labels.tolist() == (some.images[:, 0, 0, 0].long() * 7 % 10).tolist()
-    large = loop.resized(split, 5, limit=40)
+    large = batches.resized(split, 5, limit=40)
     assert large.images.shape == (40, 3, 5, 5)
     assert torch.equal(large.images[:, :, 2, 2], some.images[:, :, 0, 0])
     checkers = Split(squares(9, 0).images, torch.zeros(9, dtype=torch.int64), CLASSES)
     exact = F.adaptive_avg_pool2d(checkers.images.float(), 6)
-    assert float((loop.resized(checkers, 6, limit=9).images.float().mean() - exact.mean()).abs()) < 1
+    assert float((batches.resized(checkers, 6, limit=9).images.float().mean() - exact.mean()).abs()) < 1
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -93,8 +93,8 @@ def train(
     from coda_cli.devices import pick
     from coda_cli.media.locks import alone
     from coda_cli.report.files import prepare
-    from coda_cli.training.loop import STATE_FILE
     from coda_cli.training.recipes import RECIPES
+    from coda_cli.training.state import STATE_FILE
 
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")

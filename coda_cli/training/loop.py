@@ -1,15 +1,10 @@
 """The training loop, in plain sight. A run can be stopped at any step and resumed to the same weights.
 
-Loss: binary cross entropy of the sigmoid probabilities, mean over batch and classes (CVPR 2021, section 4). Everything
-random in step n is drawn from a generator seeded by (seed, n), so that a resumed run repeats what an uninterrupted one
-would have done.
+Loss: binary cross entropy of the sigmoid probabilities, mean over batch and classes (CVPR 2021, section 4).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import os
 import shutil
@@ -29,14 +24,12 @@ from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build, classify, encode
 from coda_cli.errors import TrainingError
-from coda_cli.media.stills import write_with
+from coda_cli.training.batches import batch_of_step, resized, two_classes
 from coda_cli.training.datasets import Split
 from coda_cli.training.recipes import Recipe
+from coda_cli.training.state import LOG_FILE, STATE_FILE, Log, load_state, save_state
 
-STATE_FILE, LOG_FILE = "training-state.pt", "log.csv"
-LOG_FIELDS = ("step", "epoch", "seconds", "learning_rate", "loss", "accuracy", "images_per_second")
 STATE_EVERY = 120.0  # seconds between two saved states
-MOST_STRETCH = 1.2  # crops are up to this much wider or higher than square ones
 QUICK_TEST = 2000  # held-out pictures looked at after every epoch; the final accuracy is of all
 
 
@@ -94,8 +87,8 @@ def train(
         raise TrainingError(f"{len(train_split)} training pictures do not fill one batch of {recipe.batch}")
     steps, step, before = recipe.epochs * per_epoch, 0, 0.0
     if resume:
-        step, before = _load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
-    log = _Log(folder / LOG_FILE, keep_until=step)
+        step, before = load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
+    log = Log(folder / LOG_FILE, keep_until=step)
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
@@ -146,7 +139,7 @@ def train(
             losses, window_start = [], time.monotonic()
         if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
             seconds = before + time.monotonic() - start
-            _save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, seconds)
+            save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, seconds)
             saved = time.monotonic()
         if out_of_time and step < steps:
             return Result(model, False, step, before + time.monotonic() - start)
@@ -213,143 +206,9 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def batch_of_step(split: Split, recipe: Recipe, step: int, per_epoch: int, side: int) -> tuple[Tensor, Tensor]:
-    """The augmented pictures float32 [batch, 3, side, side] and labels int64 [batch] of one step of a run."""
-    # One permutation per epoch, made anew for each step: cheap, and nothing has to be remembered for a resume.
-    order = torch.randperm(len(split), generator=_generator(recipe.seed, step // per_epoch, 0))
-    first = (step % per_epoch) * recipe.batch
-    chosen = order[first : first + recipe.batch].to(split.labels.device)
-    return augment(split.images[chosen], recipe, _generator(recipe.seed, step, 1), side), split.labels[chosen]
-
-
-def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, side: int) -> Tensor:
-    """Pictures uint8 [B, 3, s, s] to float32 [B, 3, side, side] in [0, 1], each its own way, all at once.
-
-    Each is cropped at random, scaled to ``side``, mirrored, and changed in brightness and contrast, as far as the
-    recipe asks for it.
-    """
-    x = images.float() / 255
-    while x.shape[-1] >= 2 * side:  # bilinear sampling alone would alias
-        x = F.avg_pool2d(x, 2)
-    B = len(x)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(B, generator=generator)
-
-    stretch = MOST_STRETCH if recipe.smallest_crop < 1 else 1.0
-    area, aspect = uniform(recipe.smallest_crop, 1), uniform(-1, 1).mul(math.log(stretch)).exp()
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    mirrored = uniform(0, 1) < (0.5 if recipe.flip else 0)
-    theta = torch.zeros(B, 2, 3)  # in grid_sample's coordinates the picture reaches from -1 to 1
-    theta[:, 0, 0], theta[:, 1, 1] = torch.where(mirrored, -width, width), height
-    theta[:, 0, 2], theta[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    grid = F.affine_grid(theta.to(x.device), [B, 3, side, side], align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    contrast = uniform(1 - recipe.jitter, 1 + recipe.jitter).to(x.device)[:, None, None, None]
-    brightness = uniform(-recipe.jitter / 2, recipe.jitter / 2).to(x.device)[:, None, None, None]
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return ((x - mean) * contrast + mean + brightness).clamp(0, 1)
-
-
-def two_classes(labels: Tensor, count: int, recipe: Recipe, step: int) -> Tensor:
-    """The class of every picture and another one drawn evenly from the rest, int64 [B, 2]."""
-    generator = _generator(recipe.seed + 7_919, step, 1)  # not the one that augments
-    others = torch.randint(count - 1, (len(labels),), generator=generator).to(labels.device)
-    return torch.stack([labels, (labels + 1 + others) % count], 1)
-
-
-def _generator(seed: int, n: int, stream: int) -> torch.Generator:
-    # Odd multipliers keep (seed, n, stream) apart; the generator hashes its seed itself.
-    return torch.Generator().manual_seed((seed * 1_000_003 + n) * 2 + stream)
-
-
-def resized(split: Split, side: int, limit: int) -> Split:
-    """A fixed sample of at most ``limit`` pictures, scaled to ``side``."""
-    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
-    images = split.images[chosen]
-    if images.shape[-1] != side:
-        scaled = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
-        images = scaled.round().to(torch.uint8)
-    return Split(images, split.labels[chosen], split.classes)
-
-
 def accuracy(model: nn.Module, split: Split, *, autocast: bool = False) -> float:
     """Share of pictures whose highest logit is their label's."""
     model.eval()
     with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
         right = classify(model, split.images).argmax(1) == split.labels
     return int(right.sum()) / len(split)
-
-
-# ---- state and log ---------------------------------------------------------------------------------------------------
-
-
-def _save_state(
-    path: Path,
-    recipe: Recipe,
-    data: Split,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
-) -> None:
-    state = {
-        "recipe": _identity(recipe),
-        "data": _described(data),
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": step,
-        "seconds": seconds,
-    }
-    write_with(path, lambda stream: torch.save(state, stream))
-
-
-def _load_state(
-    path: Path, recipe: Recipe, data: Split, model: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    if not path.exists():
-        raise TrainingError(f"{path}: no state to resume from; start without --resume")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        belongs = state["recipe"]
-    except Exception as error:  # whatever torch meets in a file that is cut off, or is another
-        raise TrainingError(f"{path}: damaged, or not the state of a run; start anew in another folder") from error
-    if belongs != _identity(recipe):
-        raise TrainingError(
-            f"{path}: belongs to a run with another recipe; resume with the options it was started with"
-        )
-    described = state.get("data", _described(data))
-    if described != _described(data):
-        raise TrainingError(f"{path}: belongs to a run on other data: {described}; this is {_described(data)}")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"], state["seconds"]
-
-
-def _described(data: Split) -> str:
-    return f"{len(data)} pictures of the classes {', '.join(data.classes)}"
-
-
-def _identity(recipe: Recipe) -> str:
-    return json.dumps(asdict(recipe), sort_keys=True)
-
-
-class _Log:
-    """A CSV file of one line per epoch; lines after the step that a resumed run starts from are dropped."""
-
-    def __init__(self, path: Path, keep_until: int) -> None:
-        self.path = path
-        rows = []
-        if keep_until and path.exists():
-            with path.open(newline="") as stream:
-                rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= keep_until]
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, LOG_FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_with(path, lambda stream: stream.write(text.getvalue().encode()))  # whole, or as it was
-
-    def write(self, *values: float) -> None:
-        """Append one line, in the order of LOG_FIELDS."""
-        with self.path.open("a", newline="") as stream:
-            csv.writer(stream).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)

@@ -1,0 +1,97 @@
+"""What a run keeps on disk while it lasts: the state that it resumes from, and its log."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from coda_cli.errors import TrainingError
+from coda_cli.media.stills import write_with
+from coda_cli.training.datasets import Split
+from coda_cli.training.recipes import Recipe
+
+STATE_FILE, LOG_FILE = "training-state.pt", "log.csv"
+LOG_FIELDS = ("step", "epoch", "seconds", "learning_rate", "loss", "accuracy", "images_per_second")
+
+
+def save_state(
+    path: Path,
+    recipe: Recipe,
+    data: Split,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
+    """Keep everything that the rest of a run needs, whole or as it was. Raises MediaError."""
+    state = {
+        "recipe": _identity(recipe),
+        "data": _described(data),
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    write_with(path, lambda stream: torch.save(state, stream))
+
+
+def load_state(
+    path: Path, recipe: Recipe, data: Split, model: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Put a kept state into the model and the optimiser; returns the step it is of, and the seconds spent.
+
+    Raises TrainingError for a file that is not there, is damaged, or is of another recipe or other data.
+    """
+    if not path.exists():
+        raise TrainingError(f"{path}: no state to resume from; start without --resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        belongs = state["recipe"]
+    except Exception as error:  # whatever torch meets in a file that is cut off, or is another
+        raise TrainingError(f"{path}: damaged, or not the state of a run; start anew in another folder") from error
+    if belongs != _identity(recipe):
+        raise TrainingError(
+            f"{path}: belongs to a run with another recipe; resume with the options it was started with"
+        )
+    described = state.get("data", _described(data))
+    if described != _described(data):
+        raise TrainingError(f"{path}: belongs to a run on other data: {described}; this is {_described(data)}")
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"], state["seconds"]
+
+
+def _described(data: Split) -> str:
+    return f"{len(data)} pictures of the classes {', '.join(data.classes)}"
+
+
+def _identity(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe), sort_keys=True)
+
+
+class Log:
+    """A CSV file of one line per epoch; lines after the step that a resumed run starts from are dropped."""
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        """Raises MediaError when ``path`` cannot be written."""
+        self.path = path
+        rows = []
+        if keep_until and path.exists():
+            with path.open(newline="") as stream:
+                rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= keep_until]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, LOG_FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_with(path, lambda stream: stream.write(text.getvalue().encode()))  # whole, or as it was
+
+    def write(self, *values: float) -> None:
+        """Append one line, in the order of LOG_FIELDS."""
+        with self.path.open("a", newline="") as stream:
+            csv.writer(stream).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)
