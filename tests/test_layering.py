@@ -27,7 +27,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "captum": ("study/methods.py",),
     "isal": ("media/png.py",),
     "imageio": ("media/clip_animations.py",),
-    "av": ("media/clip_decoding.py", "media/clip_encoders.py", "media/clip_writers.py"),
+    "av": ("media/clip_files.py", "media/clip_decoding.py", "media/clip_encoders.py", "media/clip_writers.py"),
     "PIL": ("media/",),
     "cv2": ("media/", "render/", "report/"),
     "pooch": ("checkpoints/fetch.py",),

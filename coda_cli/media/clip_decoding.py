@@ -7,19 +7,18 @@ clip gives: a generator of frames, and what was lost or changed. Nothing here de
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.spans import TOLERANCE, parse_time
+from coda_cli.errors import MediaError
+from coda_cli.media.clip_files import exact, opened, reason, seconds, stated_duration, video_stream
+from coda_cli.media.spans import TOLERANCE
 from coda_cli.media.stills import _refuse_bombs
 
 if TYPE_CHECKING:
@@ -87,40 +86,6 @@ class Account:
             self.lost += count
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """A file of sound or video, open in libav; raises MediaError for what goes wrong in opening it or in the block."""
-    import av
-
-    _refuse_non_files(path)
-    # PyAV 18 has to be told to bear with a title that is no UTF-8; 19 does, and does not know the option.
-    lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-    try:
-        # With "file:" a name such as "pipe:0" or "a:b.mp4" is a name; without other protocols, a playlist that calls
-        # itself clip.mp4 opens no connection.
-        with av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"}, **lenient) as container:
-            yield container
-    except (av.FFmpegError, OSError) as error:
-        reason = _reason(error)
-        raise MediaError(
-            f"{path}: not a clip that can be read, or broken ({reason}); does a player show it?"
-        ) from error
-
-
-def _refuse_non_files(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            empty = not stream.read(1)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if empty:
-        raise MediaError(f"{path}: the file is empty")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
-
-
 @dataclass(frozen=True)
 class Opening:
     """What has to be known before the first frame: ``zero``, its presentation time in seconds, begins the clip."""
@@ -133,7 +98,7 @@ class Opening:
 def opening_of(path: Path) -> Opening:
     """Decode a video up to its first frame. Raises MediaError where there is none."""
     with opened(path) as container:
-        stream = _video_stream(path, container)
+        stream = video_stream(path, container)
         frame, _ = next(_decoded(stream, Account()), (None, False))
         if frame is None:
             raise MediaError(f"{path}: none of its video can be decoded; the file is broken or cut off too early")
@@ -141,7 +106,7 @@ def opening_of(path: Path) -> Opening:
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
         _refuse_bombs(path, (width, height))
         rate = exact(stream.average_rate) or None
-        duration = _stated_duration(container, stream)
+        duration = stated_duration(container, stream)
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
         codec, time_base = stream.codec_context.name, str(exact(stream.time_base)) if stream.time_base else None
@@ -149,60 +114,7 @@ def opening_of(path: Path) -> Opening:
         if (shape := exact(stream.sample_aspect_ratio)) not in (0, 1):
             notes += (f"its pixels are not square ({shape.numerator}:{shape.denominator}): shown as they are stored",)
         info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, notes)
-        return Opening(info, _seconds(frame.pts, stream), (frame.width, frame.height))
-
-
-def exact(rational: Any) -> Fraction:
-    """A rational number of PyAV: 18 has Python's fractions, 19 its own; 0 for none."""
-    return Fraction(rational.numerator, rational.denominator) if rational else Fraction(0)
-
-
-def _seconds(pts: int | None, stream: VideoStream) -> Fraction:
-    return (pts or 0) * exact(stream.time_base)
-
-
-def _stated_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds of video that the header promises."""
-    if stream.duration and stream.time_base:
-        return float(_seconds(stream.duration, stream))
-    with contextlib.suppress(KeyError, UsageError):
-        return parse_time(stream.metadata["DURATION"]) or None  # Matroska's, of this stream alone
-    return container.duration / 1e6 if container.duration else None
-
-
-def _video_stream(path: Path, container: InputContainer) -> VideoStream:
-    from av.stream import Disposition
-
-    # The cover of a song is a video stream with one picture.
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        held = ", ".join(sorted({s.type for s in container.streams})) or "nothing that can be decoded"
-        raise MediaError(f"{path}: no video in it, only {held}; give a file with pictures")
-    if streams[0].codec_context is None:  # PyAV's way of saying that there is no decoder
-        raise MediaError(
-            f"{path}: no decoder for its codec, {_codec_named_by_libav(path)}; convert it to H.264 with another program"
-        )
-    return streams[0]
-
-
-def _codec_named_by_libav(path: Path) -> str:
-    """What a stream without a decoder is coded in: libav says it in its log and nowhere else."""
-    import av
-    import av.logging
-
-    level, skipping = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(av.logging.WARNING)
-    av.logging.set_skip_repeated(False)
-    try:
-        with av.logging.Capture(local=True) as lines, av.open(f"file:{path}"):
-            pass
-    finally:
-        av.logging.set_level(level)
-        av.logging.set_skip_repeated(skipping)
-    found = re.search(r"Video: (\w+)(?: \((\w+))?", " ".join(line[2] for line in lines))
-    if not found:
-        return "unknown"
-    return found[1] if found[1] != "none" else f"unknown, marked {found[2]}"
+        return Opening(info, seconds(frame.pts, stream), (frame.width, frame.height))
 
 
 def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
@@ -254,7 +166,7 @@ def video(path: Path, account: Account) -> Generator[Coded]:
     rate = opening.info.rate or Fraction(25)
     key = _key_frame_before(path, opening.zero + Fraction(account.start - MARGIN)) if account.start > MARGIN else None
     with opened(path) as container:
-        stream = _video_stream(path, container)
+        stream = video_stream(path, container)
         # Not thread_type "AUTO": with frame threads libav drops good frames beside a broken one (measured).
         if key:
             container.seek(key.pts, stream=stream)
@@ -262,11 +174,11 @@ def video(path: Path, account: Account) -> Generator[Coded]:
         end = 0.0
         for frame, damaged in _decoded(stream, account, opening.zero, key):
             number = account.passed - 1
-            time = float(_seconds(frame.pts, stream) - opening.zero)
+            time = float(seconds(frame.pts, stream) - opening.zero)
             if frame.pts is None:  # a bare stream of H.264 has no times
                 time = float(number / rate)
                 account.note(f"no time stamps in it: taken as {float(rate):g} frames a second")
-            duration = float(_seconds(frame.duration, stream)) or None
+            duration = float(seconds(frame.duration, stream)) or None
             end = time + (duration or 0.0)
 
             def colours(frame: VideoFrame = frame) -> NDArray[np.uint8]:
@@ -287,7 +199,7 @@ def _missing_at_the_end(container: InputContainer, stream: VideoStream, passed: 
         return sum(not entry.is_discard for entry in stream.index_entries) - passed
     # Other formats only state a length, and the file's as a whole may be that of its sound.
     own = stream.duration or "DURATION" in stream.metadata
-    short = (_stated_duration(container, stream) or 0.0) - end if own else 0.0
+    short = (stated_duration(container, stream) or 0.0) - end if own else 0.0
     return round(short * rate) if short > 0.5 else 0
 
 
@@ -322,13 +234,13 @@ def _decoded(
             shown = frame.pts
             gone = _overtaken(waiting, frame.pts)
             for pts in gone:
-                account.lose(1, float(_seconds(pts, stream) - zero))
+                account.lose(1, float(seconds(pts, stream) - zero))
             intact = frame.key_frame and not frame.is_corrupt
             mending = not intact and (mending or bool(gone) or frame.is_corrupt)
             account.passed += len(gone) + 1
             yield frame, mending
     for pts in waiting:
-        account.lose(1, float(_seconds(pts, stream) - zero))
+        account.lose(1, float(seconds(pts, stream) - zero))
     account.passed += len(waiting)
 
 
@@ -340,7 +252,7 @@ def _until_broken(stream: VideoStream, account: Account) -> Iterator[Packet[Vide
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            account.note(f"broken inside ({_reason(error)}): read up to there")
+            account.note(f"broken inside ({reason(error)}): read up to there")
             return
         if packet is None:
             return
@@ -380,7 +292,7 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
     import av
 
     with opened(path) as container:
-        stream = _video_stream(path, container)
+        stream = video_stream(path, container)
         if not stream.time_base:
             return None
         goal = int(target / exact(stream.time_base))
@@ -393,7 +305,7 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
             return None
         found = key.pts
     with opened(path) as container:
-        stream, index = _video_stream(path, container), 0
+        stream, index = video_stream(path, container), 0
         for packet in container.demux(stream):
             if packet.dts is not None and packet.dts >= found:  # nothing later in the file is shown earlier
                 return _Key(index, found)
