@@ -1,6 +1,18 @@
-"""``python -m coda_cli`` is ``coda``."""
+"""``coda``, and ``python -m coda_cli``, which is the same."""
 
-from coda_cli.cli.app import process
+import os
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """The program. Ctrl-C while it is still being imported ends it in silence, as nothing has begun."""
+    try:
+        from coda_cli.cli.app import process
+
+        process()
+    except KeyboardInterrupt:
+        os._exit(130)
+
 
 if __name__ == "__main__":
-    process()
+    run()

@@ -39,7 +39,8 @@ TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 20, 64)}
 class Request:
     """What is asked about a picture.
 
-    ``classes`` and ``versus``: see ``Targets``. ``precision``: float64 needs a network loaded with that dtype.
+    ``classes`` (one name may stand alone) and ``versus``: see ``Targets``. ``precision``: float64 needs a network
+    loaded with that dtype.
     ``tolerance`` replaces the relative tolerance of the residual. ``layer`` asks for the contributions of layers'
     outputs as well: "all", a number counted from the input (0), or a name.
     """
@@ -50,6 +51,10 @@ class Request:
     precision: Precision = "float32"
     tolerance: float | None = None
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, str):  # which is a sequence, of letters
+            object.__setattr__(self, "classes", (self.classes,))
 
     def targets(self, net: Net) -> Targets:
         """The classes asked for, resolved for a network; raises UsageError for one it does not have."""

@@ -18,6 +18,7 @@ from coda_cli.explain import Explanation, Request, arrays
 from coda_cli.media.sources import RECORD_KEY, Item, identity
 from coda_cli.media.stills import Picture, write_gif, write_png, write_with
 from coda_cli.media.view import View
+from coda_cli.render.colour import TABLE
 from coda_cli.report.files import Naming, free_neighbour, prepare, refuse_inputs, stored_record, withdraw
 from coda_cli.report.pictures import STYLES, draw, draw_layers
 from coda_cli.report.records import Explained, Record, core_json, to_json
@@ -29,7 +30,10 @@ IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one input ended: explained (``record``), skipped because its output is there already, or failed."""
+    """How one input ended: explained (``record``), skipped because its output is there already, or failed.
+
+    ``written`` are its files, in the order they are written in; of one that is skipped, those that are there.
+    """
 
     item: Item
     record: Record | None = None
@@ -71,10 +75,11 @@ class Writer:
             return None
         record = stored_record(path)
         if policy == "skip":
-            return Outcome(item, record, skipped=True)
+            return Outcome(item, record, skipped=True, written=self._files(record, path))
         if policy == "match" and record and self._matches(record, picture):
             # Somebody may have deleted a picture since: then it is drawn again.
-            return Outcome(item, record, skipped=True) if self._complete(record) else None
+            files = self._files(record, path)
+            return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
         raise self._in_the_way(path)
 
     def _in_the_way(self, path: Path) -> MediaError:
@@ -86,10 +91,11 @@ class Writer:
         return (record.source.sha256, record.network.sha256, record.settings) == (
             picture.sha256, self.net.sha256, self.settings)  # fmt: skip
 
-    def _complete(self, record: Record) -> bool:
-        """Whether everything that a stored record names is there."""
-        files = [*record.files.values(), *(f for e in record.explained for f in e.files.values())]
-        return all((self.output.naming.folder / f).exists() for f in files)
+    def _files(self, record: Record | None, path: Path) -> tuple[Path, ...]:
+        """Everything that the record in ``path`` names, and itself."""
+        named = [f for e in record.explained for f in e.files.values()] if record else []
+        named += record.files.values() if record else []
+        return (*(self.output.naming.folder / f for f in named), path)
 
     # -- what is written --
 
@@ -103,6 +109,8 @@ class Writer:
         if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove
             refuse_inputs(naming.record_path(item), self.inputs)
             withdraw(naming.record_path(item))
+        elif "json" in kinds:  # another run may have written it since: then nothing of this one is left beside it
+            self._target(naming.record_path(item), loaded)
         taken: set[Path] = set()
         of_classes = [
             {**self._write_pictures(loaded, explanation, k, record, taken),
@@ -154,7 +162,7 @@ class Writer:
                 if kind == "layers":
                     write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
                 else:
-                    write_gif(path, frames, LAYER_SECONDS, core_json(record, part))
+                    write_gif(path, frames, LAYER_SECONDS, core_json(record, part), TABLE[::4])
                 files[kind] = path
         return files
 

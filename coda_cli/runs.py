@@ -118,9 +118,7 @@ def explain_many(
         naming = output.naming
         if not naming.tells_classes_apart and _several(net, request) and any(kind in DRAWN for kind in kinds):
             raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
-        example = "'{name}.{class_slug}.{kind}.{ext}' for one"
-        refuse_collisions(items, naming.record_path,
-                          f"give them different names with --name, {example}, or explain them in two runs")  # fmt: skip
+        refuse_collisions(items, naming.record_path, _other_names)
         prepare(naming.folder)
         sweep(*{naming.folder / item.subfolder for item in items})
     if output.drawing.scale == "run":
@@ -159,6 +157,14 @@ def run_scale(
             if on_step:
                 on_step(done, len(items))
     return magnitudes.percentile(percentile)
+
+
+def _other_names(one: Item, other: Item) -> str:
+    """A --name that tells two inputs apart, where one can."""
+    differ = "{name}" if one.path.name != other.path.name else "{parent}-{stem}"
+    if differ != "{name}" and one.path.absolute().parent.name == other.path.absolute().parent.name:
+        return "explain them in two runs, with an --output each"
+    return f"give them different names, for one with --name '{differ}.{{class_slug}}.{{kind}}.{{ext}}'"
 
 
 def _several(net: Net, request: Request) -> bool:

@@ -329,7 +329,7 @@ def test_a_damaged_or_missing_checkpoint_is_refused(coda: Coda, tmp_path: Path) 
     assert coda("explain", "a.png", "-m", "cut.safetensors", status=3).error.startswith("cut.safetensors: damaged")
     (tmp_path / "text.pth").write_text("no weights")
     assert coda("explain", "a.png", "-m", "text.pth", status=3).error.startswith("text.pth: ")
-    assert "known: imagenette" in coda("explain", "a.png", "-m", "cifra10", status=3).error
+    assert "did you mean 'cifar10'" in coda("explain", "a.png", "-m", "cifra10", status=3).error
     missing = coda("explain", "a.png", "-m", "9L-S-CoDA-SQ-1000", status=3).error
     assert missing.endswith("get it with: coda models pull 9L-S-CoDA-SQ-1000")
 
@@ -668,7 +668,9 @@ def test_any_name_will_do(coda: Coda, tmp_path: Path, name: str) -> None:
     assert written < tree(tmp_path / "coda-out").keys()
     (stored,) = (tmp_path / "coda-out").glob("*.json")
     assert json.loads(stored.read_text(encoding="utf-8")) == record
-    assert coda("explain", f"in/{name}", *args).out == ""  # found again
+    again = coda("explain", f"in/{name}", *args)  # found again
+    assert "0 explained" not in again.err
+    assert "(already there)" in again.err
 
 
 def test_a_file_that_begins_with_a_hyphen_is_named_after_two_hyphens(coda: Coda, tmp_path: Path) -> None:
@@ -883,7 +885,82 @@ def test_ctrl_c_before_anything_was_done_leaves_quietly(coda: Coda, monkeypatch:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("coda_cli.media.sources.resolve", interrupted)
-    assert coda("explain", "a.png", status=130).out == ""
+    result = coda("explain", "a.png", status=130)
+    assert (result.out, result.err) == ("", "coda: interrupted\n")
+
+
+def test_ctrl_c_while_the_program_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from coda_cli.__main__ import run
+run()
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["explain", "a.png", "--fit", "stretch"], "--fit: 'stretch' is not one of 'crop', 'pad', 'native'; see coda"),
+        (["explain"], "missing argument 'SOURCES...'; see coda explain --help"),
+        (["explain", "a.png", "--alpha", "2"], "--alpha: "),
+        (["explain", "a.png", "--percentil", "2"], "no such option: --percentil"),
+        (["expalin"], "no such command 'expalin'. Did you mean 'explain'?"),
+        (["explain", "a.png", "--model"], "option '--model' requires an argument"),
+        (["video", "a.png", "--fps", "0"], "fps is 0; it must be more than 0"),
+        (["explain", "a.png", "--force", "--if-exists", "skip"], "--force overwrites, and --if-exists skip does not"),
+        (["explain", "a.png", "--write", "none,overlay"], "--write none: "),
+    ],
+)
+def test_wrong_usage_is_one_line_of_codas_own(coda: Coda, tmp_path: Path, arguments: list[str], says: str) -> None:
+    photo(tmp_path / "a.png")
+    result = coda(*arguments, status=2)
+    assert result.error.startswith(says)
+    assert len(result.err.splitlines()) == 1
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("paths", "name"), [(["x/a.png", "y/a.png"], "{parent}-{stem}"), (["a.png", "a.jpg"], "{name}")]
+)
+def test_the_names_that_are_advised_do_tell_the_inputs_apart(
+    coda: Coda, tmp_path: Path, paths: list[str], name: str
+) -> None:
+    photos(tmp_path, *paths)
+    said = coda("explain", *paths, "-c", "cat", status=2).error
+    advised = said.split("--name ")[1].strip("'")
+    assert advised == name + ".{class_slug}.{kind}.{ext}"
+    assert len(coda("explain", *paths, "-c", "cat", "--name", advised).lines) == 4
+
+
+def test_inputs_that_no_name_tells_apart_are_for_two_runs(coda: Coda, tmp_path: Path) -> None:
+    photos(tmp_path, "1/x/a.png", "2/x/a.png")
+    assert "in two runs, with an --output each" in coda("explain", "1/x/a.png", "2/x/a.png", status=2).error
+
+
+def test_a_record_that_another_run_wrote_meanwhile_stops_a_picture_before_its_files(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    coda("explain", "a.png", "-c", "cat")
+    record = tmp_path / "coda-out" / "a.coda.json"
+    text = record.read_bytes()
+    (tmp_path / "coda-out" / "a.cat.overlay.png").unlink()
+    record.unlink()
+
+    def explain_views(*args: Any) -> Any:
+        record.write_bytes(text)
+        return explain.explain_views(*args)
+
+    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
+    assert "exists from another picture" in coda("explain", "a.png", "-c", "dog", status=1).error
+    assert tree(tmp_path / "coda-out").keys() == {"a.coda.json"}
+    assert record.read_bytes() == text
 
 
 def test_ctrl_c_while_a_file_is_written_leaves_no_temporary_file(

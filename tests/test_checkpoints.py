@@ -203,9 +203,11 @@ def test_arch_is_refused_where_the_file_describes_itself(tmp_path: Path) -> None
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_neither_name_nor_file_lists_the_names() -> None:
-    message = refusal("zebra", "no such file, and no network has that name")
-    assert all(name in message for name in known())
+def test_neither_name_nor_file_says_what_is_near_or_here() -> None:
+    message = refusal("zebra", "no such file, and no network has that name; here are ")
+    assert all((name in message) == entry.here for name, entry in known().items())
+    assert "coda models list shows all" in message
+    assert "did you mean 'imagenette'?" in refusal("imagenett", "no such file, and no network has that name")
 
 
 def test_a_published_network_that_is_not_here_says_how_to_get_it(

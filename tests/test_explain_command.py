@@ -25,6 +25,7 @@ from program import CIFAR10, photo, photos, strict_json, tree, woollen
 from coda_cli import outputs
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError
+from coda_cli.explain import Request
 from coda_cli.render.overlay import margin
 from coda_cli.report.records import from_json
 
@@ -312,8 +313,19 @@ def test_the_record_is_found_again_under_every_template(coda: Coda, tmp_path: Pa
     for i, template in enumerate(("{class}_{index}-{stem}.{kind}.{ext}", "{kind}.{name}.{class_slug}.{ext}")):
         args = ("explain", "a.png", "--name", template, "-o", f"out{i}")
         written = coda(*args).lines
-        assert coda(*args).out == ""
+        assert coda(*args).lines == written
         assert len(tree(tmp_path / f"out{i}")) == len(written) == 2
+
+
+def test_a_picture_at_its_own_size_is_warned_of_where_logits_are_sums(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    assert "grow with its area" in coda("explain", "a.png", "--fit", "native").err
+    assert "grow with its area" not in coda("explain", "a.png", "--fit", "pad", "-o", "p").err
+    assert "grow with its area" not in coda("explain", "a.png", "--fit", "native", "-m", "cifar10-bcos", "-o", "b").err
+
+
+def test_one_class_may_stand_alone_in_a_request() -> None:
+    assert Request("cat").classes == ("cat",)  # type: ignore[arg-type]
 
 
 # ---- what is there already -------------------------------------------------------------------------------------------
@@ -332,7 +344,12 @@ def test_running_again_skips_what_is_there_and_touches_nothing(coda: Coda, tmp_p
     assert again.out == first.out
     assert "coda: 0 explained, 2 skipped in" in again.err
     assert state() == before
-    assert coda("explain", "in", "--write", "overlay,npz,json").out == ""
+    there = coda("explain", "in", "--write", "overlay,npz,json").lines  # as if they had been written now
+    files = [
+        [r["explained"][0]["files"]["overlay"], r["files"]["npz"], f"{name}.coda.json"]
+        for name, r in zip("ab", first.records, strict=True)
+    ]
+    assert there == [f"coda-out/{file}" for group in files for file in group]
 
 
 @pytest.mark.parametrize("change", ["settings", "picture"])

@@ -436,7 +436,7 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch
         ("9L-S-CoDA-SQ-11", "did you mean '9L-S-CoDA-SQ-10"),
         ("9l-s-coda-sq-10", "did you mean '9L-S-CoDA-SQ-10'"),
         ("9L-S-CoDA-SQ-10000", "the authors published no weights"),
-        ("zebra", "known: "),
+        ("zebra", "coda models list shows all"),
     ],
 )
 def test_an_unknown_name_is_a_usage_error_with_suggestions(name: str, message: str) -> None:

@@ -59,6 +59,7 @@ def test_cifar_classes_by_index_and_name(text: str, index: int) -> None:
         ("N01443537", 1),
         ("great white shark", 2),
         ("great_white_shark", 2),
+        ("great-white-shark", 2),  # as in the names of files
         ("Great  White\tShark", 2),
         ("  great white shark ", 2),
         ("white shark", 2),  # synonym
@@ -142,9 +143,19 @@ def test_what_fits_two_classes_at_any_step_lists_both(network: Checkpoint) -> No
     message = refusal("crane", network)
     assert "fits 2 classes" in message
     for index in (0, 1):
-        assert f"{index} ({network.classes[index]})" in message
+        assert f"{index} ({network.classes[index]}" in message
     assert "use an index" in message
     assert "dog" not in message
+
+
+def test_the_synonym_that_fits_is_named() -> None:
+    network = checkpoint("church", "parachute", "dog", synonyms=((), ("chute",), ()))
+    assert "0 (church), 1 (parachute, chute); use an index" in refusal("ch", network)
+
+
+def test_several_names_with_commas_are_told_how() -> None:
+    assert "by repeating the option" in refusal("cat,dog", CIFAR10)
+    assert "its classes are: airplane, " in refusal("zebra", CIFAR10)
 
 
 def test_a_synonym_that_fits_twice_within_one_class_is_not_ambiguous() -> None:

@@ -20,6 +20,7 @@ from program import Result
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import known
+from coda_cli.cli import catalogue
 from coda_cli.core.networks import build
 from coda_cli.core.published import PUBLISHED
 
@@ -95,6 +96,23 @@ def test_a_listing_for_a_pipe_is_not_cut_to_the_width_of_a_screen(models: Models
     whole = models("list")
     models.env["COLUMNS"] = "40"
     assert models("list").out == whole.out
+
+
+@pytest.mark.parametrize("width", [50, 60, 70, 80, 100, 120])
+def test_a_listing_for_a_narrow_screen_has_fewer_columns_and_whole_names(width: int) -> None:
+    heading, *rows = catalogue.table(known().values(), width)
+    assert max(map(len, [heading, *rows])) <= width
+    assert [row.split()[0] for row in rows] == list(known())
+    assert {"NAME", "WHERE"} <= {*heading.split()}
+    whole = catalogue.table(known().values())
+    assert len(whole[0].split()) == 7
+    assert whole == catalogue.table(known().values(), max(map(len, whole)))
+
+
+def test_the_example_that_lists_what_is_here_does(models: Models) -> None:
+    models.put(NAME)
+    here = [record["name"] for record in models("list", "--json").records if record["where"] != "not here"]
+    assert here == [*BUNDLED, NAME]
 
 
 def test_list_as_json_is_an_object_for_each_network(models: Models) -> None:

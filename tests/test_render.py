@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,18 @@ from PIL import Image
 from coda_cli.media.view import View, fit, paste_back
 from coda_cli.render import colour, overlay, text
 from coda_cli.render.colour import NEGATIVE, OUTSIDE, POSITIVE, TABLE, coloured, robust_scale, strength
-from coda_cli.render.overlay import DIMMED, FADED, drawing_size, enlarged, framed, heatmap, margin, side_by_side
+from coda_cli.render.overlay import (
+    DIMMED,
+    FADED,
+    drawing_size,
+    enlarged,
+    framed,
+    heatmap,
+    margin,
+    of_heatmap,
+    of_overlay,
+    side_by_side,
+)
 from coda_cli.report import pictures
 from coda_cli.report.pictures import STYLES, draw
 from coda_cli.report.records import (
@@ -322,6 +333,31 @@ def test_a_bar_upside_down_or_of_other_colours_is_caught(monkeypatch: pytest.Mon
             check_bar()
 
 
+def test_the_bar_of_an_overlay_has_the_colours_that_an_overlay_has() -> None:
+    """A grey picture with evidence of every strength, and the bar beside it, are one and the same colours."""
+    grey, strengths = np.full((321, 400, 3), 128, np.uint8), np.linspace(1, -1, 321, dtype=np.float32)
+    drawn = overlay.overlay(grey, np.repeat(strengths[:, None] * 0.5, 400, 1), 0.5, 0.7)
+    result = framed(drawn, 0.5, "t", [], bars=[of_overlay(0.7), of_heatmap])
+    m, unit = margin(drawn), overlay._unit(drawn)
+    left = m + 400 + m
+    first, second = (result[m : m + 321, left + x].astype(int) for x in (unit // 4, 3 * unit // 4))
+    top = m + round(unit * 1.4) - m  # below the unit's name
+    rows = np.linspace(0, 320, 321 - top).round().astype(int)
+    assert np.abs(first[top + 1 : -1] - drawn[rows, 0][1:-1]).max() <= 4
+    assert np.abs(second[top + 1 : -1] - heatmap(strengths[rows, None], 1.0)[1:-1, 0]).max() <= 8
+
+
+def test_labels_of_a_bar_that_is_too_short_for_three_do_not_lie_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, str]] = []
+    monkeypatch.setattr(overlay.text, "draw", lambda _, text, at, *_more: written.append((at[1], text)))
+    for height in range(1, 200):
+        written.clear()
+        framed(np.zeros((height, 900, 3), np.uint8), 0.5, "", [])
+        tops = [y for y, text in written if text in overlay._bar_labels(0.5)]
+        assert tops
+        assert all(later - earlier >= 10 for earlier, later in pairwise(tops)), f"{height}: {tops}"
+
+
 def test_the_bar_states_the_scale_and_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     original = text.draw
@@ -452,9 +488,9 @@ def test_class_names_of_many_languages_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (PARTS[0], ["cat", "logit -12.35", "p 0.012", "1.50 for − 11.65 against -2.20 bias", "residual -1.2e-07",
+        (PARTS[0], ["cat", "logit -12.35", "p 0.012", "1.50 for − 11.65 against − 2.20 bias", "residual -1.2e-07",
                     "cifar10", "float32", "full colour ±0.5 logit a pixel"]),
-        (PARTS[1], ["cat − dog", "logit 3.00", "+0.00 bias"]),
+        (PARTS[1], ["cat − dog", "difference of logits 3.00", "+ 0.00 bias"]),
         (PARTS[2], ["residual 5.0e-01 ABOVE ITS TOLERANCE"]),
     ],
 )  # fmt: skip
@@ -482,7 +518,8 @@ def test_every_kind_of_picture_shows_the_map_at_its_place_at_the_records_scale(
     body = {"overlay": covered, "heatmap": alone, "panel": side_by_side([large, covered, alone])}[kind]
     m = margin(body)
     np.testing.assert_array_equal(drawn[m : m + body.shape[0], m : m + body.shape[1]], body)
-    np.testing.assert_array_equal(drawn, framed(body, 0.7, *pictures._caption(part, whole)))
+    bars = {"overlay": [of_overlay(0.6)], "heatmap": [of_heatmap], "panel": [of_overlay(0.6), of_heatmap]}[kind]
+    np.testing.assert_array_equal(drawn, framed(body, 0.7, *pictures._caption(part, whole), bars=bars))
     assert np.isnan(pasted).any()
     assert not np.isnan(pasted).all()
 

@@ -30,6 +30,8 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.media.clips import Reader, probe
+from coda_cli.render import clip
+from coda_cli.render.clip import GAP, Curve, Sheet, Tile
 
 
 def _cut(path: Path) -> Path:
@@ -261,3 +263,40 @@ def test_the_written_clip_starts_at_zero_and_its_index_comes_first(coda: Coda, t
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert next(container.decode(video=0)).pts == 0
+
+
+def test_a_clip_without_sound_is_no_news(coda: Coda, tmp_path: Path) -> None:
+    film(tmp_path / "a.mkv", counted(3))
+    result = coda("video", "a.mkv", "-o", "o.mp4", "-c", "cat", "--json")
+    assert "sound" not in result.err
+    assert result.records[-1]["notes"] == []
+
+
+# ---- sheets ----------------------------------------------------------------------------------------------------------
+
+
+def test_many_tiles_stand_in_rows_each_above_its_own_words() -> None:
+    tiles = [Tile(np.full((30, 40, 3), 20 * n, np.uint8), f"tile {n}") for n in range(1, 8)]
+    sheet = Sheet([tile.label for tile in tiles], (40, 30), [], "note")
+    frame = sheet.frame(tiles, 0.0, "note")
+    assert frame.shape == (*sheet.shape, 3)
+    assert frame.shape[1] == 4 * 40 + 3 * GAP
+    second = next(y for y in range(31, frame.shape[0]) if (frame[y, :40] == 100).all())
+    for n, tile in enumerate(tiles):
+        y, x = n // 4 * second, n % 4 * (40 + GAP)
+        np.testing.assert_array_equal(frame[y : y + 30, x : x + 40], tile.picture)
+        words = frame[y + 30 : y + second, x : x + 40]
+        assert (words < 120).any(), f"no words below tile {n}"
+    assert (frame[:second, 3 * (40 + GAP) + 40 :] == 255).all()
+
+
+def test_the_axis_of_a_strip_says_how_far_down_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(clip.text, "draw", lambda _, text, *_more: written.append(text))
+    times = np.linspace(0, 1, 5)
+    Sheet(["a"], (400, 300), [Curve("cat", times, times * 4 - 12.6)], "")
+    assert "−13" in written
+    written.clear()
+    Sheet(["a"], (400, 300), [Curve("cat", times, times * 4)], "")
+    assert {"4", "0"} <= {*written}
+    assert not any(text.startswith("−") for text in written)

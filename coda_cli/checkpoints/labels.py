@@ -14,9 +14,9 @@ def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]
     """The index of the class that ``text`` names in a network.
 
     In this order: index or WordNet id, exact name, exact synonym, unique beginning, unique whole words. Upper case,
-    ``_`` and runs of spaces do not matter; ``name:7`` asks for a class whose name is a number. Raises UsageError for
-    an index out of range, a name that fits several classes, and a name that fits none: with suggestions, and with the
-    networks among ``others`` that do know it. A slip is never silently corrected.
+    ``_``, ``-`` and runs of spaces do not matter; ``name:7`` asks for a class whose name is a number. Raises UsageError
+    for an index out of range, a name that fits several classes, and a name that fits none: with suggestions, and with
+    the networks among ``others`` that do know it. A slip is never silently corrected.
     """
     index = _find(text, checkpoint)
     if index is None:
@@ -52,12 +52,19 @@ def _find(text: str, checkpoint: Checkpoint) -> int | None:
         if len(found) == 1:
             return found[0]
         if found:
-            candidates = ", ".join(f"{i} ({checkpoint.classes[i]})" for i in found[:8])
+            candidates = ", ".join(_as_found(i, groups[i], fits, checkpoint) for i in found[:8])
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
             raise UsageError(
                 f"{text!r} fits {len(found)} classes of {checkpoint.name!r}: {candidates}{more}; use an index"
             )
     return None
+
+
+def _as_found(i: int, group: list[str], fits: Callable[[str], bool], checkpoint: Checkpoint) -> str:
+    """A class by index and name, and the synonym that brought it up, if it was one."""
+    name = checkpoint.classes[i]
+    other = "" if fits(_folded(name)) else next((f", {s}" for s in group if fits(s)), "")
+    return f"{i} ({name}{other})"
 
 
 def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> str:
@@ -67,11 +74,13 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
         names.update({_folded(s): name for s in group})
     close = difflib.get_close_matches(_folded(text), names, n=3)
     hints = [f"did you mean {' or '.join(dict.fromkeys(repr(names[c]) for c in close))}?"] if close else []
+    if "," in text and all(part.strip() for part in text.split(",")):
+        hints = ["several are asked for by repeating the option"]
     hints += _network_that_has(text, others)
+    if not close and len(names) <= 20:
+        hints.insert(0, f"its classes are: {', '.join(checkpoint.classes)}.")
     if hints:
-        return f"{message}; {' '.join(hints)}"
-    if len(names) <= 20:
-        return f"{message}; its classes are: {', '.join(checkpoint.classes)}"
+        return f"{message}; {' '.join(hints).rstrip('.')}"
     return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
 
 
@@ -90,4 +99,4 @@ def _network_that_has(text: str, others: Mapping[str, Known]) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"[\s_]+", " ", text).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", text).strip().casefold()

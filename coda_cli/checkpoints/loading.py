@@ -19,6 +19,7 @@ from coda_cli.checkpoints.manifest import (
     Checkpoint,
     Known,
     known,
+    names_near,
     parse_checkpoint,
     read_metadata,
 )
@@ -115,8 +116,7 @@ def _missing(name: str, entry: Known | None) -> str:
         return f"{name!r} is not on this machine; get it with: coda models pull {name}"
     if entry:
         return f"{entry.path}: the bundled weights are missing; reinstall coda-cli"
-    names = ", ".join(known())
-    return f"{name}: no such file, and no network has that name; known: {names}"
+    return f"{name}: no such file, and no network has that name; {names_near(name)}"
 
 
 def _refuse_inexact(checkpoint: Checkpoint, name: str) -> None:

@@ -194,10 +194,17 @@ def find(name: str) -> Known:
 
     if name in PUBLISHED:
         raise UsageError(f"the authors published no weights of {name!r}; there are: {', '.join(entries)}")
+    raise UsageError(f"no network is called {name!r}; {names_near(name)}")
+
+
+def names_near(name: str) -> str:
+    """What to try in the place of a name that no network has, in a few words: there are dozens."""
+    entries = known()
     folded = {known_name.casefold(): known_name for known_name in entries}
-    close = difflib.get_close_matches(name.casefold(), folded, n=3)
-    hint = f"did you mean {' or '.join(repr(folded[c]) for c in close)}?" if close else f"known: {', '.join(entries)}"
-    raise UsageError(f"no network is called {name!r}; {hint}")
+    if close := difflib.get_close_matches(name.casefold(), folded, n=3):
+        return f"did you mean {' or '.join(repr(folded[c]) for c in close)}?"
+    here = ", ".join(known_name for known_name, entry in entries.items() if entry.here)
+    return f"here are {here}; coda models list shows all {len(entries)}"
 
 
 @cache

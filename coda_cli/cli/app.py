@@ -8,11 +8,13 @@ import gc
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from coda_cli.cli import compare, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
@@ -106,7 +108,16 @@ def main() -> NoReturn:
         else:  # of a pipe or a file the bytes count
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        app()
+        ended = app(prog_name="coda", standalone_mode=False)  # or typer would write its errors itself, over four lines
+        if ended == ExitCode.INTERRUPTED:
+            console.interrupted()
+        sys.exit(ended or ExitCode.OK)
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # private, as all of the option parser's errors
+            error.show()  # type: ignore[attr-defined]
+        else:
+            console.error(_one_line(error))
+        sys.exit(ExitCode.USAGE)
     except CodaError as error:
         if _show_traceback:
             raise
@@ -127,7 +138,14 @@ def main() -> NoReturn:
     except _Terminated:
         console.say("terminated")
         sys.exit(ExitCode.TERMINATED)
-    sys.exit(ExitCode.OK)
+
+
+def _one_line(error: TyperException) -> str:
+    """What the option parser complains of, as coda says such things."""
+    text = re.sub(r"^Invalid value for '([^']+)': (Value error, )?", r"\1: ", error.format_message()).rstrip(".")
+    text = re.sub(r"(^|: |\()([A-Z])(?=[a-z])", lambda found: found[1] + found[2].lower(), text)
+    context = getattr(error, "ctx", None)
+    return f"{text}; see {context.command_path} --help" if context else text
 
 
 def process() -> NoReturn:

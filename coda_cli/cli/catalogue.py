@@ -8,7 +8,6 @@ from typing import Any
 
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.manifest import Known
-from coda_cli.cli.console import stdout_is_terminal
 from coda_cli.errors import CheckpointError, UsageError
 
 
@@ -91,27 +90,29 @@ def _row(entry: Known) -> list[str]:
         f"{(_parameters(entry) or 0) / 1e6:.1f} M",
         str(len(checkpoint.classes)),
         f"{crop} x {crop}",
-        f"{accuracy.value:.2%}" if accuracy else "not measured",
+        f"{accuracy.value:.2%}" if accuracy else "–",
         _where(entry),
     ]
 
 
-def table(entries: Iterable[Known]) -> list[str]:
-    """``list`` for people: lines without colour and frame, so that they can be piped into anything."""
-    import io
+COLUMNS = ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE")
+LEAST = ("PARAMETERS", "CLASSES", "INPUT", "FAMILY", "ACCURACY")  # left out in this order where a screen is narrow
 
-    from rich.console import Console
-    from rich.table import Table
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHERE"):
-        grid.add_column(heading, no_wrap=True, justify="right" if heading in ("PARAMETERS", "CLASSES") else "left")
-    for entry in entries:
-        grid.add_row(*_row(entry))
-    stream = io.StringIO()
-    # A pipe has no width, and rich would cut the names at 80 columns.
-    Console(file=stream, color_system=None, width=None if stdout_is_terminal() else 200).print(grid)
-    return [line.rstrip() for line in stream.getvalue().splitlines()]
+def table(entries: Iterable[Known], width: int | None = None) -> list[str]:
+    """``list`` for people: lines without colour and frame, so that they can be piped into anything.
+
+    Columns that a screen of ``width`` characters has no room for are left out; without a width there is room for all.
+    """
+    rows = [dict(zip(COLUMNS, COLUMNS, strict=True))]
+    rows += [dict(zip(COLUMNS, _row(entry), strict=True)) for entry in entries]
+    widths = {column: max(len(row[column]) for row in rows) for column in COLUMNS}
+    for column in LEAST:
+        if width is not None and sum(widths.values()) + 2 * (len(widths) - 1) > width:
+            del widths[column]
+    right = ("PARAMETERS", "CLASSES")
+    cells = ([row[c].rjust(n) if c in right else row[c].ljust(n) for c, n in widths.items()] for row in rows)
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 def lines(d: dict[str, Any]) -> list[str]:

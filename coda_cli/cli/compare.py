@@ -91,7 +91,7 @@ def compare(
     refuse_collisions(
         items,
         lambda item: naming.path(item, "compare", "class", "0"),
-        "compare them in two runs, with an --output each",
+        lambda *_: "compare them in two runs, with an --output each",
     )
     inputs = {identity(item.path): item for item in items}
     prepare(output)

@@ -52,6 +52,13 @@ class Console:
         self._stderr().print(f"coda: {label}", end="", style=style or None, markup=False, highlight=False)
         self._stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def interrupted(self, text: str = "interrupted") -> None:
+        """What Ctrl-C leaves behind; said once."""
+        if not self._told:
+            self._told = True
+            self.say(text)
+
+    _told = False
     _rich: RichConsole | None = None
 
     def _stderr(self) -> RichConsole:

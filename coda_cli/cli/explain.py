@@ -15,7 +15,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.network import load_network
+from coda_cli.cli.network import load_network, warn_of_native
 from coda_cli.cli.options import (
     Alpha,
     Arch,
@@ -100,7 +100,7 @@ def explain(
     fit: FitOption = Fit.crop,
     scale: Annotated[
         str,
-        typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per picture, per run, given."),
+        typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per map, per run, given."),
     ] = "image",
     percentile: Percentile = 99.5,
     alpha: Alpha = 0.85,
@@ -141,6 +141,8 @@ def explain(
         layer = "all"
     elif layer is not None and not {"layers", "depth"} & {*kinds} and kinds:
         kinds += ("layers", "depth") if layer == "all" else ("layers",)
+    if force and if_exists not in (IfExists.match, IfExists.overwrite):
+        raise UsageError(f"--force overwrites, and --if-exists {if_exists.value} does not; choose one")
     together = number_together(batch_size)
     items = _items(sources, recursive, null, output)
     if not items:
@@ -156,6 +158,7 @@ def explain(
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
     drawing = Drawing(kinds, full_colour(scale, "image", "run"), percentile, alpha, style.value, smooth)
     net = load_network(model, arch, device, request)
+    warn_of_native(net, fit)
     naming = Naming(output, net.checkpoint.name, name)
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)
     with console.progress("finding the scale") as on_scale:
@@ -166,7 +169,9 @@ def explain(
 def _kinds(write: str) -> tuple[str, ...]:
     from coda_cli.report.files import KINDS
 
-    kinds = tuple(dict.fromkeys(k.strip() for k in write.split(",") if k.strip() and k.strip() != "none"))
+    kinds = tuple(dict.fromkeys(k.strip() for k in write.split(",") if k.strip()))
+    if kinds == ("none",):
+        return ()
     if unknown := [k for k in kinds if k not in KINDS]:
         raise UsageError(f"--write {unknown[0]}: choose from {', '.join(KINDS)}, or none")
     return kinds
@@ -210,7 +215,7 @@ def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fa
                     break
     except KeyboardInterrupt:
         rest = "; the same command goes on here" if resumes else ""
-        console.say(f"interrupted: {_summary(counts, worst, time.monotonic() - start)}{rest}")
+        console.interrupted(f"interrupted: {_summary(counts, worst, time.monotonic() - start)}{rest}")
         raise
     if total > 1 or counts["failed"]:
         console.say(_summary(counts, worst, time.monotonic() - start))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
-from coda_cli.cli.console import console
+from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.options import Arch, Json, Offline, Quiet, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
@@ -30,14 +31,16 @@ def list_models(as_json: Json = False) -> None:
 
     \b
     coda models list
-    coda models list --json | jq -r 'select(.where == "here") | .name'
+    coda models list --json | jq -r 'select(.where != "not here") | .name'
     """
     entries = manifest.known().values()
     if as_json:
         for entry in entries:
             console.result(_json(catalogue.summary(entry)))
     else:
-        for line in catalogue.table(entries):
+        # A pipe has no width.
+        width = shutil.get_terminal_size().columns if stdout_is_terminal() else None
+        for line in catalogue.table(entries, width):
             console.result(line)
 
 

@@ -8,6 +8,7 @@ from coda_cli.cli.console import console
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
+    from coda_cli.cli.options import Fit
     from coda_cli.explain import Request
 
 
@@ -33,3 +34,14 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
         )
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
     return net
+
+
+def warn_of_native(net: Net, fit: Fit) -> None:
+    """Say what pictures at their own size do to logits that are sums over positions."""
+    from coda_cli.training.recipes import SUMMED
+
+    if fit.value == "native" and net.checkpoint.architecture in SUMMED:
+        console.say(
+            f"--fit native: logits of {net.checkpoint.name} are sums over the picture and grow with its area; "
+            "contributions are exact, but its classes and probabilities were not trained at this size"
+        )

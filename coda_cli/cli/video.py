@@ -96,7 +96,7 @@ def video(
         str | None, typer.Option("--seconds", metavar="TIME", help="How long from the start, in the place of --end.")
     ] = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Explain every N-th frame.")] = 1,
-    fps: Annotated[float | None, typer.Option(min=0, help="At most this many frames a second.")] = None,
+    fps: Annotated[float | None, typer.Option(help="At most this many frames a second, more than 0.")] = None,
     box: Annotated[
         str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Only this part: pixels, or shares such as 0,0,0.5,1.")
     ] = None,
@@ -263,7 +263,7 @@ def _one(
 
     def interrupted(summary: ClipRecord) -> None:
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
-        console.say(f"{name}: interrupted: its first {summary.frames} frames are in {', '.join(kept)}")
+        console.interrupted(f"{name}: interrupted: its first {summary.frames} frames are in {', '.join(kept)}")
         if json:
             console.result(to_json(summary))
 
@@ -286,6 +286,9 @@ def _one(
                             summary = record
                         else:
                             advance(n, max(n, frames or 0))
+        except KeyboardInterrupt:
+            console.interrupted(f"{name}: interrupted before its first frame was written; nothing is kept")
+            raise
         except CodaError as error:
             raise error if str(error).startswith(name) else type(error)(f"{name}: {error}") from error
     assert summary is not None
@@ -313,7 +316,7 @@ def _describe(name: str, summary: ClipRecord) -> None:
             f"{e.mean_negative:+.2f} + bias{embedding}, leads for {leads:.1f} s"
         )
     console.say(
-        f"{name}: {summary.frames} frames in {summary.seconds:.1f} s, "
+        f"{name}: {summary.frames} {'frame' if summary.frames == 1 else 'frames'} in {summary.seconds:.1f} s, "
         f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"
     )
     if not summary.exact:

@@ -136,7 +136,7 @@ class _Run:
     def rate_and_sound(self) -> tuple[Fraction | None, Path | None]:
         """What a writer of the clip should know: its rate, while every frame is taken, and where its sound is."""
         every_frame = self.selection.every == 1 and not self.reader.fps
-        file = None if isinstance(self.source, int) or not Path(self.source).is_file() else Path(self.source)
+        file = Path(self.source) if isinstance(self.source, str | Path) and self.info.has_audio else None
         return self.info.rate if every_frame else None, file
 
     def explained(self) -> Iterator[tuple[Frame, Explanation]]:

@@ -15,7 +15,7 @@ from coda_cli.clips.survey import Survey, name_of
 from coda_cli.explain import Explanation
 from coda_cli.media.clips import Frame
 from coda_cli.media.view import paste_back
-from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, resized
+from coda_cli.render.clip import ACROSS, GAP, Curve, Sheet, Tile, marked, resized
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import heatmap, overlay
 from coda_cli.report.clip_records import ExplainedFrame, FrameRecord
@@ -95,9 +95,10 @@ class Painter:
     def _size(self, frame: Frame) -> tuple[int, int]:
         """(width, height) a picture is drawn at."""
         height, width = frame.rgb.shape[:2]
-        drawn = self.drawing.height or min(max(height, LOWEST), HIGHEST)
-        places = len(self._columns)
-        room = (WIDEST - GAP * (places - 1)) / places
+        across = min(ACROSS, len(self._columns))
+        rows = -(-len(self._columns) // ACROSS)
+        drawn = self.drawing.height or min(max(height, LOWEST), max(LOWEST, HIGHEST // rows))
+        room = (WIDEST - GAP * (across - 1)) / across
         factor = min(drawn / height, room / width)
         return max(1, round(width * factor)), max(1, round(height * factor))
 

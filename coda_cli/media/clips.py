@@ -85,7 +85,7 @@ class Selection:
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
             raise UsageError("every and max-frames must be 1 or more")
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise UsageError("fps must be more than 0")
+            raise UsageError(f"fps is {self.fps:g}; it must be more than 0, and finite")
 
 
 class Reader(Account):

@@ -172,12 +172,38 @@ def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None
     write_with(path, lambda stream: stream.write(png.encode(rgb, text)))
 
 
-def write_gif(path: Path, frames: Sequence[NDArray[np.uint8]], seconds: float, text: str) -> None:
-    """Write frames uint8 [H, W, 3] of one size as an endless GIF, ``seconds`` each, with a comment, atomically."""
-    first, *rest = (Image.fromarray(frame) for frame in frames)
+def write_gif(
+    path: Path, frames: Sequence[NDArray[np.uint8]], seconds: float, text: str, kept: NDArray[np.uint8]
+) -> None:
+    """Write frames uint8 [H, W, 3] of one size as an endless GIF, ``seconds`` each, with a comment, atomically.
+
+    Its one palette has the colours ``kept`` uint8 [n, 3], at most 255, which mean something, and of the first frame as
+    many as there is room for: a palette made for the pictures alone loses what covers a few pixels, as a colour bar.
+    """
+    others = Image.fromarray(frames[0]).quantize(256 - len(kept)).getpalette() or []
+    palette = np.concatenate([kept, np.array(others, np.uint8).reshape(-1, 3)])
+    first, *rest = (Image.fromarray(_indexed(frame, palette), "P") for frame in frames)
+    for image in (first, *rest):
+        image.putpalette(palette.tobytes())
     write_with(path, lambda stream: first.save(
         stream, "GIF", save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0, comment=text.encode()
     ))  # fmt: skip
+
+
+def _indexed(frame: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The nearest colour of a palette uint8 [n, 3] for every pixel of uint8 [H, W, 3]: indices uint8 [H, W].
+
+    Pillow's own search takes colours in cells of four by four by four, and white for what lies beside it.
+    """
+    packed = frame.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colours, place = np.unique(packed, return_inverse=True)
+    apart = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.float32)
+    own = palette.astype(np.float32)
+    nearest = np.empty(len(apart), np.uint8)
+    for first in range(0, len(apart), 1 << 14):
+        some = apart[first : first + (1 << 14)]
+        nearest[first : first + len(some)] = ((own**2).sum(1) - 2 * some @ own.T).argmin(1)
+    return nearest[place].reshape(frame.shape[:2])
 
 
 def read_gif_text(path: Path) -> str | None:

@@ -15,9 +15,11 @@ from coda_cli.render.overlay import INK, PAPER, QUIET_INK
 
 Picture = NDArray[np.uint8]
 
-# Told apart by all common forms of colour blindness; the first is the red of positive evidence.
-LINES = ((205, 42, 48), (33, 96, 190), (30, 130, 90), (150, 90, 190), (200, 130, 20))
+# The first is the red of positive evidence; the first five are told apart by all common forms of colour blindness.
+LINES = ((205, 42, 48), (33, 96, 190), (30, 130, 90), (150, 90, 190), (200, 130, 20),
+         (70, 175, 215), (120, 75, 50), (225, 115, 165), (125, 150, 30), (100, 100, 108))  # fmt: skip
 GAP = 8  # pixels between pictures
+ACROSS = 4  # pictures in a row
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,28 @@ class Tile:
 class Sheet:
     """What all frames of a clip share: where the pictures stand, and the strip with its axes and curves.
 
-    One tile for each of ``labels`` stands in a row, its picture of ``size`` (width, height). Without ``curves`` there
-    is only the text. ``labels`` and ``note`` are the widest that can come: there is room for them in every frame. All
-    frames have the same ``shape`` [height, width], both even, as video formats ask.
+    Tiles, one for each of ``labels``, stand ACROSS in a row, their pictures of ``size`` (width, height). Without
+    ``curves`` there is only the text. ``labels`` and ``note`` are the widest that can come: there is room for them in
+    every frame. All frames have the same ``shape`` [height, width], both even, as video formats ask.
     """
 
     def __init__(self, labels: Sequence[str], size: tuple[int, int], curves: Sequence[Curve], note: str) -> None:
         self.size = size
         width, height = size
         self.unit = int(np.clip(min(size) / 22, 12, 26))
-        total = len(labels) * width + (len(labels) - 1) * GAP
+        across = min(ACROSS, len(labels))
+        total = across * width + (across - 1) * GAP
         total += total % 2
         self._pad, self._line = self.unit // 2, round(self.unit * 1.35)
         self._label_lines = max(len(self._wrapped(label, width)) for label in labels)
         self._note_lines = len(self._wrapped(note, total))
-        words = self._line * (self._label_lines + self._note_lines) + round(self.unit * 0.4)
+        self._row = height + self._line * self._label_lines + round(self.unit * 0.4)
+        self._words_top = -(-len(labels) // ACROSS) * self._row
+        words = self._words_top + self._line * self._note_lines
         plot = round(self.unit * 4.2) + self._small if curves else 0
-        full = height + words + plot
+        full = words + plot
         self.shape = (full + full % 2, total)
-        self._plot_top, self._plot_height = height + words + self._small, plot - self._small
+        self._plot_top, self._plot_height = words + self._small, plot - self._small
         self._paper = np.full((*self.shape, 3), PAPER, np.uint8)
         self._curves = list(curves)
         several = zip(curves, itertools.cycle(LINES), strict=False) if len(curves) > 1 else ()
@@ -70,13 +75,14 @@ class Sheet:
     def frame(self, tiles: Sequence[Tile], time: float, note: str, warning: str = "") -> Picture:
         """One frame uint8 [H, W, 3] at ``time`` in seconds. A ``warning`` comes before the note, in red."""
         sheet = self._paper.copy()
-        (width, height), x = self.size, 0
-        for tile in tiles:
-            sheet[:height, x : x + width] = tile.picture
+        width, height = self.size
+        for n, tile in enumerate(tiles):
+            y, x = n // ACROSS * self._row, n % ACROSS * (width + GAP)
+            sheet[y : y + height, x : x + width] = tile.picture
             lines = self._wrapped(tile.label, width)[: self._label_lines]
-            self._write(sheet, lines, (x + (self._pad if x == 0 else 0), height), self._colours.get(tile.curve, INK))
-            x += width + GAP
-        y = height + self._line * self._label_lines
+            corner = x + (self._pad if x == 0 else 0), y + height
+            self._write(sheet, lines, corner, self._colours.get(tile.curve, INK))
+        y = self._words_top - round(self.unit * 0.4)
         words = self._wrapped(f"{warning} · {note}" if warning else note, self.shape[1])[: self._note_lines]
         self._write(sheet, words, (self._pad, y), LINES[0] if warning else QUIET_INK)
         if self._curves:
@@ -107,14 +113,18 @@ class Sheet:
         self._range = low - room, high + room
         times = np.concatenate([c.times for c in self._curves])
         self._span = float(times.min()), max(float(times.max()), float(times.min()) + 1e-9)
-        labels = [f"{high:.0f}", "0"] if high - low >= 2 else [f"{high:.1f}", "0"]
-        self._left = self.unit + max(text.width(label, self._small) for label in labels)
+        digits = 0 if high - low >= 2 else 1
+        ends = [f"{end:.{digits}f}".replace("-", "−") for end in (high, low)]
+        self._left = self.unit + max(text.width(label, self._small) for label in (*ends, "0"))
         zero = self._y(0.0)
         cv2.line(self._paper, (self._left, zero), (self.shape[1] - 1, zero), (200, 200, 206), 1)
         text.draw(self._paper, "0", (self.unit // 2, zero - text.ascent(self._small) // 2), self._small, QUIET_INK)
-        top = self._y(high)
-        if zero - top > text.ascent(self._small) * 1.5:
-            text.draw(self._paper, labels[0], (self.unit // 2, top), self._small, QUIET_INK)
+        letters = text.ascent(self._small)
+        top, bottom = self._y(high), self._y(low)
+        if zero - top > letters * 1.5:
+            text.draw(self._paper, ends[0], (self.unit // 2, top), self._small, QUIET_INK)
+        if bottom - zero > letters * 1.5:
+            text.draw(self._paper, ends[1], (self.unit // 2, bottom - letters), self._small, QUIET_INK)
         x = self._left + self.unit // 2
         coloured = list(zip(self._curves, itertools.cycle(LINES), strict=False))
         for curve, colour in coloured[::-1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import cv2
@@ -15,6 +15,7 @@ from coda_cli.render.colour import NEGATIVE, POSITIVE, coloured, strength
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
 Values = TypeVar("Values", Picture, Map)
+Colours = Callable[[Map], Picture]
 
 INK, QUIET_INK, OUTLINE = (28, 28, 30), (110, 110, 116), (170, 170, 176)
 PAPER = 255  # white; filling with one number is ten times as fast as with a colour
@@ -94,13 +95,24 @@ def in_rows(tiles: Sequence[Picture], columns: int, gap: int = 10) -> Picture:
     return canvas
 
 
+def of_heatmap(values: Map) -> Picture:
+    """The colours of strengths in [-1, 1] in a heat map, for a bar."""
+    return coloured(values, 1.0)
+
+
+def of_overlay(alpha: float) -> Colours:
+    """The colours of strengths in [-1, 1] in an overlay, for a bar: over a grey as bright as half of white."""
+    return lambda values: overlay(np.full((*values.shape, 3), 128, np.uint8), values, 1.0, alpha)
+
+
 def framed(
-    picture: Picture, scale: float | None, title: str, lines: Sequence[str], measured_in: str = "logit"
-) -> Picture:
+    picture: Picture, scale: float | None, title: str, lines: Sequence[str], measured_in: str = "logit",
+    bars: Sequence[Colours] = (of_heatmap,),
+) -> Picture:  # fmt: skip
     """A drawn picture uint8 [H, W, 3] with a colour bar, in logit units or others, at its right and a caption below.
 
-    The picture itself is in the result unchanged, at row and column ``margin(picture)``. Without a ``scale`` there is
-    no bar.
+    The picture itself is in the result unchanged, at row and column ``margin(picture)``. The bar has a strip for each
+    of ``bars``; without a ``scale`` there is none.
     """
     height, width = picture.shape[:2]
     unit = _unit(picture)
@@ -113,7 +125,7 @@ def framed(
     canvas = np.full((m + height + below, m + inner + m, 3), PAPER, np.uint8)
     canvas[m : m + height, m : m + width] = picture
     if scale is not None:
-        _draw_bar(canvas, (m + width + m, m, height), scale, small, unit, measured_in)
+        _draw_bar(canvas, (m + width + m, m, height), scale, small, unit, measured_in, bars)
     y = m + height + m // 2
     for line in title_lines:
         text.draw(canvas, line, (m, y), unit, INK)
@@ -144,15 +156,22 @@ def _bar_width(scale: float, letters: int, unit: int) -> int:
 
 
 def _draw_bar(
-    canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int, measured_in: str
-) -> None:
+    canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int, measured_in: str,
+    bars: Sequence[Colours],
+) -> None:  # fmt: skip
     """The colour bar with its unit above, full height of the picture; ``at`` is left, top, height."""
     left, top, height = at
     text.draw(canvas, measured_in, (left, top), letters, QUIET_INK)
     top, tall = top + round(unit * 1.4), max(1, height - round(unit * 1.4))
     bar = canvas[top : top + tall, left : left + unit]
     bar[:] = OUTLINE
-    bar[1:-1, 1:-1] = coloured(np.linspace(1, -1, tall, dtype=np.float32)[:, None], 1.0)[1:-1]
+    inside = np.linspace(1, -1, tall, dtype=np.float32)[1:-1, None]
+    edges = np.linspace(1, unit - 1, len(bars) + 1).round().astype(int)
+    for colours, first, end in zip(bars, edges, edges[1:], strict=False):
+        bar[1:-1, first:end] = colours(inside) if len(inside) else OUTLINE
     room = tall - text.ascent(letters)  # the first label's top is the bar's top, the last one's foot its foot
-    for label, share in zip(_bar_labels(scale), (0.0, 0.5, 1.0), strict=True):
+    labels = list(zip(_bar_labels(scale), (0.0, 0.5, 1.0), strict=True))
+    if room < 2.5 * letters:  # labels would lie on each other
+        labels = labels[::2] if room > 1.2 * letters else labels[:1]
+    for label, share in labels:
         text.draw(canvas, label, (left + round(unit * 1.5), top + round(share * room)), letters, INK)

@@ -119,13 +119,16 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text.casefold()).strip("-_") or "class"
 
 
-def refuse_collisions(items: Sequence[Item], written: Callable[[Item], Path], advice: str) -> None:
+def refuse_collisions(
+    items: Sequence[Item], written: Callable[[Item], Path], advice: Callable[[Item, Item], str]
+) -> None:
     """Raise UsageError, with ``advice``, when two inputs are ``written`` to one path; before any work."""
     taken: dict[str, Item] = {}
     for item in items:
         path = written(item)
         if (key := one_file(path)) in taken:
-            raise UsageError(f"{taken[key].path} and {item.path} would both be written as {path}; {advice}")
+            both = f"{taken[key].path} and {item.path} would both be written as {path}"
+            raise UsageError(f"{both}; {advice(taken[key], item)}")
         taken[key] = item
 
 

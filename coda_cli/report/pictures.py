@@ -9,7 +9,19 @@ from numpy.typing import NDArray
 
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
-from coda_cli.render.overlay import PAPER, drawing_size, enlarged, framed, heatmap, in_rows, overlay, side_by_side
+from coda_cli.render.overlay import (
+    PAPER,
+    Colours,
+    drawing_size,
+    enlarged,
+    framed,
+    heatmap,
+    in_rows,
+    of_heatmap,
+    of_overlay,
+    overlay,
+    side_by_side,
+)
 from coda_cli.render.weights import on_paper
 from coda_cli.report.records import Explained, Record
 
@@ -35,17 +47,17 @@ def draw(
     [h, w, 4], a colour explanation, is drawn in the place of the overlay and the heat map.
     """
     picture, values = _drawn(rgb, pixels, view)
-    row = [picture] if kind == "panel" else []
+    row, bars = [picture] if kind == "panel" else [], list[Colours]()
     if hues is not None:
         row.append(coloured_weights(hues, view, (picture.shape[1], picture.shape[0])))
     elif kind != "heatmap":
         row.append(overlay(picture, values, part.scale, alpha))
+        bars.append(of_overlay(alpha))
     if kind == "panel" or (kind == "heatmap" and hues is None):
         row.append(heatmap(values, part.scale))
-    with_bar = hues is None or kind == "panel"
-    return framed(
-        side_by_side(row), part.scale if with_bar else None, *_caption(part, record, hues is not None, with_bar)
-    )
+        bars.append(of_heatmap)
+    title, lines = _caption(part, record, hues is not None, bool(bars))
+    return framed(side_by_side(row), part.scale if bars else None, title, lines, bars=bars)
 
 
 def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Explained, record: Record) -> list[RGB]:
@@ -92,15 +104,21 @@ def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
 
 def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = True) -> tuple[str, list[str]]:
     name = part.name if part.versus is None else f"{part.name} − {part.versus.name}"
-    title = f"{name} · logit {part.logit:.2f}"
+    what = "logit" if part.versus is None else "difference of logits"
+    title = f"{name} · {what} {part.logit:.2f}"
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
-    sums = f"logit = {part.positive:.2f} for − {abs(part.negative):.2f} against {part.bias:+.2f} bias"
+    sums = f"{what} = {part.positive:.2f} for{_added(-abs(part.negative))} against{_added(part.bias)} bias"
     if part.positional:
-        sums += f" {part.positional:+.2f} positional"
+        sums += f"{_added(part.positional)} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
     scale = f", full colour ±{part.scale:.2g} logit a pixel" if bar else ""
     lines = [f"{sums}, {proof}", f"{record.network.title}, {record.precision}{scale}"]
     if hues:
         lines.append("hue: which colour the weights ask for, opacity: their norm, smoothed; evidence against is hidden")
     return title, lines
+
+
+def _added(term: float) -> str:
+    """A term of a sum, its sign set apart from the number."""
+    return f" {'−' if term < 0 else '+'} {abs(term):.2f}"

@@ -79,7 +79,11 @@ def require(methods: Iterable[str]) -> None:
         except ImportError:
             missing.append(library)
     if missing:
-        raise UsageError(f"{', '.join(missing)} not installed; get it with: pip install {' '.join(missing)}")
+        free = " ".join(f"--method {name}" for name, known in METHODS.items() if not known.libraries)
+        raise UsageError(
+            f"{', '.join(missing)} not installed; get it with: pip install {' '.join(missing)}, or ask for what needs "
+            f"nothing more: {free}"
+        )
 
 
 def usual(methods: Iterable[str], side: int) -> tuple[str, ...]:

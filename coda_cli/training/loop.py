@@ -84,7 +84,9 @@ def train(
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     per_epoch = len(train_split) // recipe.batch
     if not per_epoch:
-        raise TrainingError(f"{len(train_split)} training pictures do not fill one batch of {recipe.batch}")
+        raise TrainingError(
+            f"{len(train_split)} training pictures do not fill one batch of {recipe.batch}; choose a smaller --batch"
+        )
     steps, step, before = recipe.epochs * per_epoch, 0, 0.0
     if resume:
         step, before = load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
