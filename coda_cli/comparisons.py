@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,14 @@ class Compared:
 def compare(
     item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming,
     *, force: bool = False, inputs: Mapping[Path, Item] | None = None,
+    on_method: Callable[[int, int], None] | None = None,
 ) -> Iterator[Comparison]:  # fmt: skip
     """Every class asked for of one file, under ``methods`` (see ``study.by_name``), written as ``naming`` says.
 
     Without any methods, under all that work with the network; the record says which did not, and why. Raises
     UsageError for a method or class that does not exist, CodaError where a method that was asked for fails, MediaError
     for what cannot be read or, unless ``force``, would be overwritten; ``inputs``, by their resolved paths, never are.
-    Errors name the file.
+    ``on_method`` hears of each method that is done (done, of how many). Errors name the file.
     """
     try:
         picture, p = read_image(item.path), net.checkpoint.preprocessing
@@ -58,7 +59,7 @@ def compare(
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
         targets = request.targets(net).of(logits)
         files = _free(item, net, targets, naming, force, inputs or {})
-        found = _maps(net, view, targets, methods)
+        found = _maps(net, view, targets, methods, on_method)
         for k, (target, names) in enumerate(zip(targets, files, strict=True)):
             record = _record(picture, item, view, net, target, float(logits[target.index]), request.fit, found, k)
             maps = np.stack([method.maps[k] for method in found.methods])
@@ -103,11 +104,17 @@ class _Found:
     left_out: dict[str, str]
 
 
-def _maps(net: Net, view: View, targets: Sequence[Target], methods: Sequence[str]) -> _Found:
+def _maps(
+    net: Net, view: View, targets: Sequence[Target], methods: Sequence[str],
+    on_method: Callable[[int, int], None] | None,
+) -> _Found:  # fmt: skip
     """Every method once, for all classes: those by masks look at each masked picture once."""
     x, classes = encoded([view], net), [target.index for target in targets]
-    found, left_out = [], {}
-    for text in methods or default_methods(net, view):
+    found, left_out = list[_Method](), dict[str, str]()
+    every = methods or default_methods(net, view)
+    for text in every:
+        if on_method:
+            on_method(len(found) + len(left_out), len(every))
         start = time.perf_counter()
         try:
             maps = method_of(text)(net.model, x, classes).float().cpu().numpy()

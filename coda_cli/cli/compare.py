@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.cli.console import console
+from coda_cli.cli.console import Advance, console
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
     Arch,
@@ -97,10 +97,20 @@ def compare(
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
     failures: set[ExitCode] = set()
-    with console.progress("comparing", " pictures") as advance:
-        for n, item in enumerate(items, 1):
+    with console.progress("comparing", " methods") as advance:
+
+        def of_picture(n: int) -> Advance:
+            return lambda done, of: advance(n * of + done, len(items) * of)
+
+        for n, item in enumerate(items):
             try:
-                for record in compare_file(item, net, request, methods or (), naming, force=force, inputs=inputs):
+                for record in compare_file(
+                    item, net, request, methods or (), naming, force=force, inputs=inputs, on_method=of_picture(n)
+                ):
+                    seconds = sum(m.seconds for m in record.methods) * record.together
+                    console.say(
+                        f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s"
+                    )
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     for name, reason in record.left_out.items():
                         console.say(f"{item.path}: without {name}: {reason}")
@@ -111,6 +121,5 @@ def compare(
                 if json:
                     console.result(to_json(FailedComparison.of(item.path.as_posix(), error)))
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
-            advance(n, len(items))
     if failures:
         raise typer.Exit(max(failures))

@@ -75,8 +75,9 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
         if layer.approximate:
             proof = f"APPROXIMATE: input x gradient, off by {0 - layer.residual:+.2g}"  # as in compare: sum less logit
-        lines = [f"{layer.name}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
-        depth = {"input": "input", record.network.cut: "the cut"}.get(layer.name, f"layer {k}")
+        whose = layer.name if layer.name == "input" else f"output of {layer.name}"
+        lines = [f"{whose}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
+        depth = {"input": "input", record.network.cut: "the cut"}.get(layer.name, f"layer {k} of {len(shares) - 1}")
         label = depth if len(shares) > 1 else layer.name
         if kind == "layers":
             tiles.append(framed(drawn, layer.scale, label, lines))
