@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import jsonschema
@@ -17,6 +18,7 @@ from program import photo, woollen
 from coda_cli import comparisons
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
+from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.study.by_name import Known
@@ -227,3 +229,17 @@ def test_a_sheet_that_is_replaced_has_no_old_record_beside_it(
     monkeypatch.setattr(comparisons, "write_png", full)
     coda("compare", "a.png", "-c", "cat", "--method", "ours", "--force", status=1)
     assert not (tmp_path / "coda-out" / "a.cat.compare.json").exists()
+
+
+def test_every_class_has_a_line_and_the_progress_counts_methods(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, int]] = []
+    monkeypatch.setattr(console, "progress", lambda *_: nullcontext(lambda done, total: heard.append((done, total))))
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / name)
+    methods = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=16,stride=16")
+    result = coda("compare", "a.png", "b.png", "-c", "cat", "-c", "dog", *methods)
+    said = [line.split(" methods in ")[0] for line in result.err.splitlines()]
+    assert said == [f"coda: {name}: {which}: 3" for name in ("a.png", "b.png") for which in ("cat", "dog")]
+    assert heard == [(0, 6), (1, 6), (2, 6), (3, 6), (4, 6), (5, 6)]

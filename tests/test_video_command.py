@@ -396,3 +396,17 @@ def test_imageio_reads_what_was_written(coda: Coda, tmp_path: Path) -> None:
 def test_a_format_beside_a_file_that_says_another_is_refused(coda: Coda, tmp_path: Path) -> None:
     clip(tmp_path / "a.mkv", frames=1)
     assert "--format is for a folder" in coda("video", "a.mkv", "-o", "a.mp4", "--format", "gif", status=2).error
+
+
+def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> Any:
+        raise KeyboardInterrupt
+        yield
+
+    clip(tmp_path / "a.mkv", frames=3)
+    monkeypatch.setattr("coda_cli.clips.run.explain_clip", stopped)
+    result = coda("video", "a.mkv", status=130)
+    assert result.err == "coda: a.mkv: interrupted before its first frame was written; nothing is kept\n"
+    assert not list((tmp_path / "coda-out").iterdir())
