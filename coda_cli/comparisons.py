@@ -113,8 +113,6 @@ def _maps(
     found, left_out = list[_Method](), dict[str, str]()
     every = methods or default_methods(net, view)
     for text in every:
-        if on_method:
-            on_method(len(found) + len(left_out), len(every))
         start = time.perf_counter()
         try:
             maps = method_of(text)(net.model, x, classes).float().cpu().numpy()
@@ -124,8 +122,10 @@ def _maps(
             if methods:
                 raise
             left_out[text] = str(error)
-            continue
-        found.append(_Method(text, maps, (time.perf_counter() - start) / len(classes)))
+        else:
+            found.append(_Method(text, maps, (time.perf_counter() - start) / len(classes)))
+        if on_method:
+            on_method(len(found) + len(left_out), len(every))
     if not found:
         raise MediaError(f"no method works with {net.checkpoint.name}: {'; '.join(left_out.values())}")
     return _Found(tuple(found), left_out)

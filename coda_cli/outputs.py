@@ -75,7 +75,8 @@ class Writer:
             return None
         record = stored_record(path)
         if policy == "skip":
-            return Outcome(item, record, skipped=True, written=self._files(record, path))
+            there = tuple(f for f in self._files(record, path) if f.exists())
+            return Outcome(item, record, skipped=True, written=there)
         if policy == "match" and record and self._matches(record, picture):
             # Somebody may have deleted a picture since: then it is drawn again.
             files = self._files(record, path)
@@ -109,7 +110,10 @@ class Writer:
         if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove
             refuse_inputs(naming.record_path(item), self.inputs)
             withdraw(naming.record_path(item))
-        elif "json" in kinds:  # another run may have written it since: then nothing of this one is left beside it
+        elif "json" in kinds and self.output.if_exists in (
+            "match",
+            "error",
+        ):  # another run may have written it since: then nothing of this one is left beside it
             self._target(naming.record_path(item), loaded)
         taken: set[Path] = set()
         of_classes = [

@@ -1,4 +1,4 @@
-"""The verb for many pictures: explain them, write their files, and keep the account. Prints nothing, exits nowhere."""
+"""The verb for many pictures: reading, computing and writing overlap. Prints nothing, exits nowhere."""
 
 from __future__ import annotations
 
@@ -161,8 +161,11 @@ def run_scale(
 
 def _other_names(one: Item, other: Item) -> str:
     """A --name that tells two inputs apart, where one can."""
-    differ = "{name}" if one.path.name != other.path.name else "{parent}-{stem}"
-    if differ != "{name}" and one.path.absolute().parent.name == other.path.absolute().parent.name:
+    if one.path.name != other.path.name:
+        differ = "{name}"
+    elif one.path.absolute().parent.name != other.path.absolute().parent.name:
+        differ = "{parent}-{name}"  # not {stem}: there may be others of two formats
+    else:
         return "explain them in two runs, with an --output each"
     return f"give them different names, for one with --name '{differ}.{{class_slug}}.{{kind}}.{{ext}}'"
 

@@ -914,7 +914,12 @@ run()
         (["explain", "a.png", "--model"], "option '--model' requires an argument"),
         (["video", "a.png", "--fps", "0"], "fps is 0; it must be more than 0"),
         (["explain", "a.png", "--force", "--if-exists", "skip"], "--force overwrites, and --if-exists skip does not"),
-        (["explain", "a.png", "--write", "none,overlay"], "--write none: "),
+        (["explain", "a.png", "--write", "none,overlay"], "--write none,overlay: none stands alone"),
+        (
+            ["models", "show", "cifar10", "Holiday.jpg"],
+            "got unexpected extra argument(s) (Holiday.jpg); see ",
+        ),
+        (["Foo: Bar"], "no such command 'Foo: Bar'"),
     ],
 )
 def test_wrong_usage_is_one_line_of_codas_own(coda: Coda, tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -926,7 +931,7 @@ def test_wrong_usage_is_one_line_of_codas_own(coda: Coda, tmp_path: Path, argume
 
 
 @pytest.mark.parametrize(
-    ("paths", "name"), [(["x/a.png", "y/a.png"], "{parent}-{stem}"), (["a.png", "a.jpg"], "{name}")]
+    ("paths", "name"), [(["x/a.png", "y/a.png"], "{parent}-{name}"), (["a.png", "a.jpg"], "{name}")]
 )
 def test_the_names_that_are_advised_do_tell_the_inputs_apart(
     coda: Coda, tmp_path: Path, paths: list[str], name: str

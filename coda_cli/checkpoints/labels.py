@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -14,9 +15,9 @@ def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]
     """The index of the class that ``text`` names in a network.
 
     In this order: index or WordNet id, exact name, exact synonym, unique beginning, unique whole words. Upper case,
-    ``_``, ``-`` and runs of spaces do not matter; ``name:7`` asks for a class whose name is a number. Raises UsageError
-    for an index out of range, a name that fits several classes, and a name that fits none: with suggestions, and with
-    the networks among ``others`` that do know it. A slip is never silently corrected.
+    ``_``, hyphens and runs of spaces do not matter; ``name:7`` asks for a class whose name is a number. Raises
+    UsageError for an index out of range, a name that fits several classes, and a name that fits none: with suggestions,
+    and with the networks among ``others`` that do know it. A slip is never silently corrected.
     """
     index = _find(text, checkpoint)
     if index is None:
@@ -37,6 +38,9 @@ def _find(text: str, checkpoint: Checkpoint) -> int | None:
         return None
     if checkpoint.wnids and wanted in checkpoint.wnids:
         return checkpoint.wnids.index(wanted)
+    exact = text.removeprefix("name:").strip()
+    if checkpoint.classes.count(exact) == 1:
+        return checkpoint.classes.index(exact)
     names = [[_folded(name)] for name in checkpoint.classes]
     synonyms = [[_folded(s) for s in group] for group in checkpoint.synonyms or [()] * len(names)]
     everything = [name + more for name, more in zip(names, synonyms, strict=True)]
@@ -60,6 +64,15 @@ def _find(text: str, checkpoint: Checkpoint) -> int | None:
     return None
 
 
+def _named_in(text: str, checkpoint: Checkpoint) -> set[int]:
+    """The classes that the parts of a text with commas name."""
+    found = set()
+    for part in text.split(","):
+        with contextlib.suppress(UsageError):
+            found.add(_find(part, checkpoint))
+    return {index for index in found if index is not None}
+
+
 def _as_found(i: int, group: list[str], fits: Callable[[str], bool], checkpoint: Checkpoint) -> str:
     """A class by index and name, and the synonym that brought it up, if it was one."""
     name = checkpoint.classes[i]
@@ -73,11 +86,14 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
     for name, group in zip(checkpoint.classes, checkpoint.synonyms or (), strict=False):
         names.update({_folded(s): name for s in group})
     close = difflib.get_close_matches(_folded(text), names, n=3)
-    hints = [f"did you mean {' or '.join(dict.fromkeys(repr(names[c]) for c in close))}?"] if close else []
-    if "," in text and all(part.strip() for part in text.split(",")):
+    meant = list(dict.fromkeys(names[c] for c in close))
+    if "," in text and (parts := _named_in(text, checkpoint)):  # "tench, Tinca tinca", or two classes
+        meant = [checkpoint.classes[i] for i in sorted(parts)]
+    hints = [f"did you mean {' or '.join(map(repr, meant))}?"] if meant else []
+    if "," in text and len(meant) > 1:
         hints = ["several are asked for by repeating the option"]
     hints += _network_that_has(text, others)
-    if not close and len(names) <= 20:
+    if not meant and len(names) <= 20:
         hints.insert(0, f"its classes are: {', '.join(checkpoint.classes)}.")
     if hints:
         return f"{message}; {' '.join(hints).rstrip('.')}"
@@ -99,4 +115,4 @@ def _network_that_has(text: str, others: Mapping[str, Known]) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"[\s_-]+", " ", text).strip().casefold()
+    return re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", text).strip().casefold()  # a minus before a number is its sign

@@ -142,8 +142,11 @@ def main() -> NoReturn:
 
 def _one_line(error: TyperException) -> str:
     """What the option parser complains of, as coda says such things."""
-    text = re.sub(r"^Invalid value for '([^']+)': (Value error, )?", r"\1: ", error.format_message()).rstrip(".")
-    text = re.sub(r"(^|: |\()([A-Z])(?=[a-z])", lambda found: found[1] + found[2].lower(), text)
+    text = error.format_message().rstrip(".").replace("(Possible options", "(possible options")
+    option = re.match(r"Invalid value for '([^']+)': (?:Value error, )?", text)
+    said = text[option.end() :] if option else text
+    said = said[:1].lower() + said[1:]
+    text = f"{option[1]}: {said}" if option else said
     context = getattr(error, "ctx", None)
     return f"{text}; see {context.command_path} --help" if context else text
 

@@ -11,6 +11,7 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import Advance, console
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
+    FEW,
     Arch,
     Classes,
     Device,
@@ -97,10 +98,11 @@ def compare(
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
     failures: set[ExitCode] = set()
-    with console.progress("comparing", " methods") as advance:
+    say = console.detail if len(items) > FEW else console.say
+    with console.progress("comparing", " pictures") as advance:
 
         def of_picture(n: int) -> Advance:
-            return lambda done, of: advance(n * of + done, len(items) * of)
+            return lambda done, of: advance(n + done / of, len(items))
 
         for n, item in enumerate(items):
             try:
@@ -108,9 +110,9 @@ def compare(
                     item, net, request, methods or (), naming, force=force, inputs=inputs, on_method=of_picture(n)
                 ):
                     seconds = sum(m.seconds for m in record.methods) * record.together
-                    console.say(
-                        f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s"
-                    )
+                    shared = f" (of {record.together} classes together)" if record.together > 1 else ""
+                    took = f"{len(record.methods)} methods in {seconds:.1f} s{shared}"
+                    say(f"{item.path}: {record.explained.name}: {took}")
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     for name, reason in record.left_out.items():
                         console.say(f"{item.path}: without {name}: {reason}")
@@ -120,6 +122,7 @@ def compare(
                 console.error(str(error))
                 if json:
                     console.result(to_json(FailedComparison.of(item.path.as_posix(), error)))
+                advance(n + 1, len(items))
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
     if failures:
         raise typer.Exit(max(failures))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 PLAIN_EVERY = 10.0  # seconds between progress lines where stderr is no terminal
-Advance = Callable[[int, int], None]  # done, total
+Advance = Callable[[float, int], None]  # done, which may be in the midst of one, and total
 
 
 @dataclass
@@ -91,9 +91,9 @@ class Console:
 
     def _plain(self, what: str, unit: str) -> Advance:
         start = last = time.monotonic()
-        before: int | None = None  # was done when this run began: the first call is about one more
+        before: float | None = None  # was done when this run began: the first call is about one more
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: float, total: int) -> None:
             """Say how far it is, if nothing was said for a while."""
             nonlocal last, before
             now = time.monotonic()
@@ -104,12 +104,12 @@ class Console:
             last = now
             rate = (done - before) / (now - start)
             said = f"{rate:.1f}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
-            self.say(f"{what}: {done}/{total}{unit}, {said}, {(total - done) / rate:.0f} s left")
+            self.say(f"{what}: {int(done)}/{total}{unit}, {said}, {(total - done) / rate:.0f} s left")
 
         return advance
 
 
-def _silent(done: int, total: int) -> None:
+def _silent(done: float, total: int) -> None:
     del done, total
 
 

@@ -15,8 +15,9 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
-from coda_cli.cli.network import load_network, warn_of_native
+from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
+    FEW,
     Alpha,
     Arch,
     BatchSize,
@@ -64,8 +65,6 @@ File names (--name)
   {stem} {name} {suffix} {parent} of the picture, {class} {class_slug} {index} of the class, {model}, {kind} and {ext};
   needs {stem} or {name}, and {kind}, and ends in .{ext}
 """
-
-FEW = 20  # up to this many inputs, each gets a line of its own without -v
 
 
 class IfExists(StrEnum):
@@ -158,7 +157,6 @@ def explain(
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
     drawing = Drawing(kinds, full_colour(scale, "image", "run"), percentile, alpha, style.value, smooth)
     net = load_network(model, arch, device, request)
-    warn_of_native(net, fit)
     naming = Naming(output, net.checkpoint.name, name)
     out = Output(naming, drawing, "overwrite" if force else if_exists.value)
     with console.progress("finding the scale") as on_scale:
@@ -172,6 +170,8 @@ def _kinds(write: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(k.strip() for k in write.split(",") if k.strip()))
     if kinds == ("none",):
         return ()
+    if "none" in kinds:
+        raise UsageError(f"--write {write}: none stands alone")
     if unknown := [k for k in kinds if k not in KINDS]:
         raise UsageError(f"--write {unknown[0]}: choose from {', '.join(KINDS)}, or none")
     return kinds
@@ -273,10 +273,11 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
     for e in record.explained:
         name = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
         p = "" if e.probability is None else f", p {e.probability:.3f}"
+        what = "logit" if e.versus is None else "difference of logits"
         there = " (already there)" if skipped else ""
         embedding = f" {e.positional:+.3f} positional" if e.positional else ""
         say(
-            f"{record.source.path}: {name}{p}: logit {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
+            f"{record.source.path}: {name}{p}: {what} {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
             f"{e.bias:+.3f} bias{embedding}, residual {e.residual:.1e}{there}"
         )
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):

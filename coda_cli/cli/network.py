@@ -8,7 +8,6 @@ from coda_cli.cli.console import console
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
-    from coda_cli.cli.options import Fit
     from coda_cli.explain import Request
 
 
@@ -22,6 +21,7 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
     from coda_cli.checkpoints.loading import load
     from coda_cli.devices import pick
     from coda_cli.explain import DTYPES
+    from coda_cli.training.recipes import SUMMED
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
     net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)
@@ -32,16 +32,10 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
             f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
             "spread over the pixels there; nothing below it is exact"
         )
+    if request.fit == "native" and net.checkpoint.architecture in SUMMED:
+        console.say(
+            f"--fit native: logits of {net.checkpoint.name} are sums over the picture and grow with its area; its "
+            "classes and probabilities were not trained at this size"
+        )
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
     return net
-
-
-def warn_of_native(net: Net, fit: Fit) -> None:
-    """Say what pictures at their own size do to logits that are sums over positions."""
-    from coda_cli.training.recipes import SUMMED
-
-    if fit.value == "native" and net.checkpoint.architecture in SUMMED:
-        console.say(
-            f"--fit native: logits of {net.checkpoint.name} are sums over the picture and grow with its area; "
-            "contributions are exact, but its classes and probabilities were not trained at this size"
-        )

@@ -12,6 +12,7 @@ import typer
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 
+FEW = 20  # up to this many inputs, each gets a line of its own without -v
 WIDEST = 9999  # of windows that maps are averaged over, in pixels
 
 

@@ -263,7 +263,7 @@ def _one(
 
     def interrupted(summary: ClipRecord) -> None:
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
-        console.interrupted(f"{name}: interrupted: its first {summary.frames} frames are in {', '.join(kept)}")
+        console.interrupted(f"{name}: interrupted: its first {_frames(summary.frames)} in {', '.join(kept)}")
         if json:
             console.result(to_json(summary))
 
@@ -275,6 +275,7 @@ def _one(
             net, source, selection, request, drawing, outputs, policy=policy, batch=batch,
             on_survey=lambda done: looking(done, max(done, frames or 0)), on_interrupt=interrupted,
         )  # fmt: skip
+        first = None
         try:
             with contextlib.closing(records):
                 first = next(records)
@@ -287,7 +288,8 @@ def _one(
                         else:
                             advance(n, max(n, frames or 0))
         except KeyboardInterrupt:
-            console.interrupted(f"{name}: interrupted before its first frame was written; nothing is kept")
+            if first is None:
+                console.interrupted(f"{name}: interrupted before its first frame was written; nothing is kept")
             raise
         except CodaError as error:
             raise error if str(error).startswith(name) else type(error)(f"{name}: {error}") from error
@@ -316,11 +318,15 @@ def _describe(name: str, summary: ClipRecord) -> None:
             f"{e.mean_negative:+.2f} + bias{embedding}, leads for {leads:.1f} s"
         )
     console.say(
-        f"{name}: {summary.frames} {'frame' if summary.frames == 1 else 'frames'} in {summary.seconds:.1f} s, "
+        f"{name}: {_frames(summary.frames)} in {summary.seconds:.1f} s, "
         f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"
     )
     if not summary.exact:
         console.error(f"{name}: NOT EXACT: a residual is above its tolerance; do not trust these maps")
+
+
+def _frames(count: int) -> str:
+    return f"{count} {'frame' if count == 1 else 'frames'}"
 
 
 def _residual(summary: ClipRecord) -> str:

@@ -15,7 +15,7 @@ from coda_cli.clips.survey import Survey, name_of
 from coda_cli.explain import Explanation
 from coda_cli.media.clips import Frame
 from coda_cli.media.view import paste_back
-from coda_cli.render.clip import ACROSS, GAP, Curve, Sheet, Tile, marked, resized
+from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, places, resized
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import heatmap, overlay
 from coda_cli.report.clip_records import ExplainedFrame, FrameRecord
@@ -27,7 +27,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "panel": ("picture", "overlay", "heatmap"),
 }  # fmt: skip
 HIGHEST, LOWEST = 720, 240  # pictures are drawn at the source's height within these bounds
-WIDEST = 4096  # of a sheet: what H.264 decoders in hardware take
+WIDEST = 4096  # of a sheet, and about its height: what H.264 decoders in hardware take
 RGB = NDArray[np.uint8]
 
 
@@ -66,7 +66,7 @@ class Painter:
         self._names = self._longest_names(targets)
         self._columns = [
             k for kind in LAYOUTS[drawing.layout] for k in ([None] if kind == "picture" else range(len(self._names)))
-        ]  # what stands from left to right: None for the picture, else which of the classes
+        ]  # what stands in the sheet: None for the picture, else which of the classes
         self._curves: list[Curve] = found.curves(lasting, net) if drawing.strip and found else []
         self._sheet: Sheet | None = None
 
@@ -95,9 +95,9 @@ class Painter:
     def _size(self, frame: Frame) -> tuple[int, int]:
         """(width, height) a picture is drawn at."""
         height, width = frame.rgb.shape[:2]
-        across = min(ACROSS, len(self._columns))
-        rows = -(-len(self._columns) // ACROSS)
+        across, rows = places(len(self._columns))
         drawn = self.drawing.height or min(max(height, LOWEST), max(LOWEST, HIGHEST // rows))
+        drawn = min(drawn, WIDEST // (rows + 1))  # beside the words
         room = (WIDEST - GAP * (across - 1)) / across
         factor = min(drawn / height, room / width)
         return max(1, round(width * factor)), max(1, round(height * factor))

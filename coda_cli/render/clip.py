@@ -1,8 +1,9 @@
-"""Frames of an explained clip: pictures in a row, the classes' logits over time below. Arrays in, arrays out."""
+"""Frames of an explained clip: pictures in rows, the classes' logits over time below. Arrays in, arrays out."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ Picture = NDArray[np.uint8]
 LINES = ((205, 42, 48), (33, 96, 190), (30, 130, 90), (150, 90, 190), (200, 130, 20),
          (70, 175, 215), (120, 75, 50), (225, 115, 165), (125, 150, 30), (100, 100, 108))  # fmt: skip
 GAP = 8  # pixels between pictures
-ACROSS = 4  # pictures in a row
+ACROSS = 4  # pictures in a row, unless there are more than that squared
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,16 @@ class Tile:
     curve: str = ""
 
 
+def places(count: int) -> tuple[int, int]:
+    """How many of ``count`` pictures stand in a row of a sheet, and how many rows there are."""
+    across = min(count, max(ACROSS, math.isqrt(count - 1) + 1))
+    return across, -(-count // across)
+
+
 class Sheet:
     """What all frames of a clip share: where the pictures stand, and the strip with its axes and curves.
 
-    Tiles, one for each of ``labels``, stand ACROSS in a row, their pictures of ``size`` (width, height). Without
+    Tiles, one for each of ``labels``, stand as ``places`` says, their pictures of ``size`` (width, height). Without
     ``curves`` there is only the text. ``labels`` and ``note`` are the widest that can come: there is room for them in
     every frame. All frames have the same ``shape`` [height, width], both even, as video formats ask.
     """
@@ -52,14 +59,14 @@ class Sheet:
         self.size = size
         width, height = size
         self.unit = int(np.clip(min(size) / 22, 12, 26))
-        across = min(ACROSS, len(labels))
-        total = across * width + (across - 1) * GAP
+        self._across, rows = places(len(labels))
+        total = self._across * width + (self._across - 1) * GAP
         total += total % 2
         self._pad, self._line = self.unit // 2, round(self.unit * 1.35)
         self._label_lines = max(len(self._wrapped(label, width)) for label in labels)
         self._note_lines = len(self._wrapped(note, total))
         self._row = height + self._line * self._label_lines + round(self.unit * 0.4)
-        self._words_top = -(-len(labels) // ACROSS) * self._row
+        self._words_top = rows * self._row
         words = self._words_top + self._line * self._note_lines
         plot = round(self.unit * 4.2) + self._small if curves else 0
         full = words + plot
@@ -77,7 +84,7 @@ class Sheet:
         sheet = self._paper.copy()
         width, height = self.size
         for n, tile in enumerate(tiles):
-            y, x = n // ACROSS * self._row, n % ACROSS * (width + GAP)
+            y, x = n // self._across * self._row, n % self._across * (width + GAP)
             sheet[y : y + height, x : x + width] = tile.picture
             lines = self._wrapped(tile.label, width)[: self._label_lines]
             corner = x + (self._pad if x == 0 else 0), y + height

@@ -79,10 +79,10 @@ def require(methods: Iterable[str]) -> None:
         except ImportError:
             missing.append(library)
     if missing:
-        free = " ".join(f"--method {name}" for name, known in METHODS.items() if not known.libraries)
+        free = ", ".join(name for name, known in METHODS.items() if not known.libraries)
         raise UsageError(
-            f"{', '.join(missing)} not installed; get it with: pip install {' '.join(missing)}, or ask for what needs "
-            f"nothing more: {free}"
+            f"{', '.join(missing)} not installed; get it with: pip install {' '.join(missing)}, or name "
+            f"only methods that need nothing more: {free}"
         )
 
 
