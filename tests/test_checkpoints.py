@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,13 +58,13 @@ def picture(size: int = 32) -> Tensor:
     return encode(torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)))
 
 
-def refusal(path: Path | str, match: str, error: type[CodaError] = CheckpointError, **options: Any) -> str:
-    """Loading must fail with one line that names the file, or the option that is wrong."""
-    with pytest.raises(error, match=match) as caught:
+def refusal(path: Path | str, error: type[CodaError] = CheckpointError, **options: Any) -> str:
+    """What loading is refused with: one line, which names the file unless an option is wrong."""
+    with pytest.raises(error) as caught:
         load(path, **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert (match if error is UsageError else Path(path).name) in message
+    assert error is UsageError or Path(path).name in message
     return message
 
 
@@ -154,15 +155,17 @@ def test_a_description_that_does_not_fit_is_named(
     tmp_path: Path, change: Callable[[Any], object], message: str
 ) -> None:
     path = rewrite(small_file(tmp_path / "net.safetensors"), description=change)
-    assert str(path) in refusal(path, message)
+    said = refusal(path)
+    assert re.search(message, said)
+    assert str(path) in said
 
 
 def test_missing_and_additional_tensors_are_named(tmp_path: Path) -> None:
     path = rewrite(small_file(tmp_path / "net.safetensors"), tensors=lambda k, v: None if k == "layers.1.b" else v)
-    refusal(path, r"lacks 1 tensors of its architecture, layers\.1\.b among them")
+    assert re.search(r"lacks 1 tensors of its architecture, layers\.1\.b among them", refusal(path))
     content = safetensors.torch.load_file(small_file(path)) | {"layers.9.b": torch.zeros(1)}
     path.write_bytes(safetensors.torch.save(content, manifest.read_metadata(path)))
-    refusal(path, r"holds 1 tensors its architecture has not, layers\.9\.b among them")
+    assert re.search(r"holds 1 tensors its architecture has not, layers\.9\.b among them", refusal(path))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -173,12 +176,12 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
         return tensor
 
     path = rewrite(small_file(tmp_path / "net.safetensors"), tensors=spoil)
-    refusal(path, r"1 of 48 values of layers\.1\.U are not finite")
+    assert re.search(r"1 of 48 values of layers\.1\.U are not finite", refusal(path))
 
 
 def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "net.safetensors")
-    refusal(tmp_path / "net.safetensors", "without coda's description")
+    assert re.search("without coda's description", refusal(tmp_path / "net.safetensors"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
@@ -186,35 +189,38 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path: Path, share: float) -
     path = small_file(tmp_path / "net.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    refusal(path, "not a safetensors file|damaged or truncated")
+    assert re.search("not a safetensors file|damaged or truncated", refusal(path))
 
 
 @pytest.mark.parametrize("content", [b"I am text\n" * 9, struct.pack("<Q", 1 << 60), struct.pack("<Q", 2) + b"[]"])
 def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "net.safetensors").write_bytes(content)
-    refusal(tmp_path / "net.safetensors", "not a safetensors file")
+    assert re.search("not a safetensors file", refusal(tmp_path / "net.safetensors"))
 
 
 def test_arch_is_refused_where_the_file_describes_itself(tmp_path: Path) -> None:
     path = small_file(tmp_path / "net.safetensors")
-    refusal(path, "--arch is for files without a description", UsageError, arch=RANK_4)
+    assert re.search("--arch is for files without a description", refusal(path, UsageError, arch=RANK_4))
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def test_neither_name_nor_file_says_what_is_near_or_here() -> None:
-    message = refusal("zebra", "no such file, and no network has that name; here are ")
+    message = refusal("zebra")
+    assert re.search("no such file, and no network has that name; here are ", message)
     assert all((name in message) == entry.here for name, entry in known().items())
     assert "coda models list shows all" in message
-    assert "did you mean 'imagenette'?" in refusal("imagenett", "no such file, and no network has that name")
+    message = refusal("imagenett")
+    assert re.search("no such file, and no network has that name", message)
+    assert "did you mean 'imagenette'?" in message
 
 
 def test_a_published_network_that_is_not_here_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODA_CACHE_DIR", str(tmp_path))
-    refusal("9L-S-CoDA-SQ-10", "not on this machine; get it with: coda models pull 9L-S-CoDA-SQ-10")
+    assert re.search("not on this machine; get it with: coda models pull 9L-S-CoDA-SQ-10", refusal("9L-S-CoDA-SQ-10"))
 
 
 def put_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> Known:
@@ -234,7 +240,7 @@ def test_a_record_of_a_hash_that_is_none_is_about_its_own_network_alone(
     entry = put_published(tmp_path, monkeypatch, None)
     manifest.recorded_hash_file(entry.path).write_bytes(b"\xff\xfe no hash")
     load("cifar10")
-    refusal("9L-S-CoDA-SQ-10", "the manifest says")
+    assert re.search("the manifest says", refusal("9L-S-CoDA-SQ-10"))
 
 
 def test_loaded_weights_lie_in_memory_as_those_of_a_new_network(tmp_path: Path) -> None:
@@ -252,7 +258,7 @@ def test_a_published_network_is_loaded_by_its_name(tmp_path: Path, monkeypatch: 
     net = load("9L-S-CoDA-SQ-10")
     assert net.checkpoint == entry.checkpoint
     assert net.assumed == ()  # the name says it all
-    refusal("9L-S-CoDA-SQ-10", "has its own", UsageError, arch="9L-S-CoDA-SQ-50")
+    assert re.search("has its own", refusal("9L-S-CoDA-SQ-10", UsageError, arch="9L-S-CoDA-SQ-50"))
 
 
 def test_a_hash_that_does_not_match_is_refused_and_mended_by_a_pull(
@@ -417,11 +423,12 @@ def _small_but(changes: dict[str, Any]) -> bytes:
 def test_a_bad_sidecar_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = authors_file(tmp_path / "weights.pkl")
     (tmp_path / "weights.pkl.json").write_bytes(content)
-    refusal(path, message)
+    assert re.search(message, refusal(path))
 
 
 def test_where_nothing_names_the_configuration_the_fitting_ones_are_listed(tmp_path: Path) -> None:
-    message = refusal(authors_file(tmp_path / "weights.pkl"), "weights alone do not tell stride, norm, temperature")
+    message = refusal(authors_file(tmp_path / "weights.pkl"))
+    assert re.search("weights alone do not tell stride, norm, temperature", message)
     assert f"its shapes fit {RANK_4}; " in message
     assert "--arch NAME" in message
     assert "weights.pkl.json" in message
@@ -429,40 +436,49 @@ def test_where_nothing_names_the_configuration_the_fitting_ones_are_listed(tmp_p
 
 def test_shapes_that_fit_several_configurations_list_all_of_them(tmp_path: Path) -> None:
     path = authors_file(tmp_path / "weights.pkl", authors_state(PUBLISHED["9L-S-CoDA-SQ-10"]))
-    message = refusal(path, "its shapes fit")
+    message = refusal(path)
+    assert re.search("its shapes fit", message)
     for name, arguments in PUBLISHED.items():
         assert (f" {name}," in message or f" {name};" in message) == (arguments["ranks"] == [32, 32] + [64] * 7)
 
 
 def test_shapes_that_fit_none_are_said_to(tmp_path: Path) -> None:
-    refusal(authors_file(tmp_path / "weights.pkl", authors_state(SMALL)), "its shapes fit no published network")
+    assert re.search(
+        "its shapes fit no published network", refusal(authors_file(tmp_path / "weights.pkl", authors_state(SMALL)))
+    )
 
 
 def test_a_wrong_arch_names_key_and_shapes(tmp_path: Path) -> None:
     path = authors_file(tmp_path / "weights.pkl")
-    message = refusal(path, r"0\.weight_mod\.weighting_f\.0\.weight: ", arch="9L-S-CoDA-SQ-rank-8")
+    message = refusal(path, arch="9L-S-CoDA-SQ-rank-8")
+    assert re.search(r"0\.weight_mod\.weighting_f\.0\.weight: ", message)
     assert "9L-S-CoDA-SQ-rank-8 expects [8, 6, 3, 3], got [4, 6, 3, 3]" in message
     assert "--arch" in message
 
 
 def test_an_unknown_arch_lists_the_configurations(tmp_path: Path) -> None:
-    message = refusal(authors_file(tmp_path / "weights.pkl"), "--arch zebra", UsageError, arch="zebra")
+    message = refusal(authors_file(tmp_path / "weights.pkl"), UsageError, arch="zebra")
+    assert re.search("--arch zebra", message)
     assert all(name in message for name in PUBLISHED)
 
 
 def test_missing_and_additional_authors_tensors_are_named(tmp_path: Path) -> None:
     state = rank_4_state()
     del state["8.weight_mod.weighting_f.1.bias"]
-    refusal(authors_file(tmp_path / "a.pkl", state), r"lacks 8\.weight_mod\.weighting_f\.1\.bias", arch=RANK_4)
+    assert re.search(
+        r"lacks 8\.weight_mod\.weighting_f\.1\.bias", refusal(authors_file(tmp_path / "a.pkl", state), arch=RANK_4)
+    )
     state = rank_4_state() | {"11.weight": torch.zeros(2)}
-    refusal(authors_file(tmp_path / "b.pkl", state), r"holds 1 tensors .* has not, 11\.weight among", arch=RANK_4)
+    assert re.search(
+        r"holds 1 tensors .* has not, 11\.weight among", refusal(authors_file(tmp_path / "b.pkl", state), arch=RANK_4)
+    )
 
 
 def test_authors_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state = rank_4_state()
     state["3.weight_mod.weighting_f.1.weight"][5] = float("nan")
     path = authors_file(tmp_path / "weights.pkl", state)
-    refusal(path, r"8 of .* values of layers\.3\.U are not finite", arch=RANK_4)
+    assert re.search(r"8 of .* values of layers\.3\.U are not finite", refusal(path, arch=RANK_4))
 
 
 @pytest.mark.parametrize(
@@ -477,7 +493,7 @@ def test_authors_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None
 )
 def test_weights_of_another_family_are_named(tmp_path: Path, keys: list[str], family: str) -> None:
     path = authors_file(tmp_path / "weights.pkl", dict.fromkeys(keys, torch.zeros(2)))
-    refusal(path, family, arch=RANK_4)
+    assert re.search(family, refusal(path, arch=RANK_4))
 
 
 def test_every_published_name_is_found_in_a_path_of_its_own() -> None:
@@ -516,7 +532,7 @@ class Payload:
 def test_code_in_a_pickle_is_not_run(tmp_path: Path, write: Callable[[Path, Payload], object]) -> None:
     path, made = tmp_path / "weights.pkl", tmp_path / "made by the payload"
     write(path, Payload(made))
-    refusal(path, "it was not opened further, since that could run code in it", arch=RANK_4)
+    assert re.search("it was not opened further, since that could run code in it", refusal(path, arch=RANK_4))
     assert not made.exists()
 
 
@@ -541,7 +557,7 @@ def test_the_payload_of_the_test_above_works(tmp_path: Path) -> None:
 )
 def test_what_is_no_torch_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights.pkl").write_bytes(content)
-    refusal(tmp_path / "weights.pkl", "not a torch file|holds no state dict", arch=RANK_4)
+    assert re.search("not a torch file|holds no state dict", refusal(tmp_path / "weights.pkl", arch=RANK_4))
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -551,7 +567,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, legacy: bool) -> Non
     for length in range(0, len(content) - 1, 11):
         path = tmp_path / "weights.pkl"
         path.write_bytes(content[:length])
-        refusal(path, "not a torch file", arch=RANK_4)
+        assert re.search("not a torch file", refusal(path, arch=RANK_4))
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -566,16 +582,16 @@ def test_a_file_with_changed_bytes_never_escapes_as_anything_but_a_checkpoint_er
         for place, value in torch.randint(0, 1 << 20, (3, 2), generator=draw).tolist():
             broken[place % min(len(content), 700)] = value % 256
         (tmp_path / "weights.pkl").write_bytes(broken)
-        refusal(tmp_path / "weights.pkl", "weights.pkl", arch=RANK_4)
+        assert re.search("weights.pkl", refusal(tmp_path / "weights.pkl", arch=RANK_4))
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], torch.zeros(3), {"a": 1}, {"a": torch.zeros(2), "b": "text"}])
 def test_a_torch_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
-    refusal(authors_file(tmp_path / "weights.pkl", content), "holds no state dict", arch=RANK_4)
+    assert re.search("holds no state dict", refusal(authors_file(tmp_path / "weights.pkl", content), arch=RANK_4))
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    refusal(tmp_path, "no such file")
+    assert re.search("no such file", refusal(tmp_path))
 
 
 # ---- converting ------------------------------------------------------------------------------------------------------

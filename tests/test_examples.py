@@ -241,15 +241,15 @@ def test_the_table_of_methods_holds_what_was_measured(
 
 
 def test_the_table_of_temperatures_goes_on_where_it_stopped(scenes: Path, tmp_path: Path) -> None:
-    wanted = (scenes, tmp_path, "10", "--matrix-l1", "0", "0.5", "--epochs", "1", "--grids", "1")
+    wanted = (scenes, tmp_path, "10", "100", "--matrix-l1", "0", "0.5", "--epochs", "1", "--grids", "1")
     (heads, *rows), _ = table("temperature.py", *wanted)
     assert heads == ["T", "matrix L1", "accuracy", "3 x 3 localisation, 1 grids"]
-    assert [row[:2] for row in rows] == [["10", "0"], ["10", "0.5"]]
+    assert [row[:2] for row in rows] == [["10", "0"], ["10", "0.5"], ["100", "0"], ["100", "0.5"]]
     assert all(row[3].startswith("none: no 3 x 3 grid can be made") for row in rows)
     networks = sorted(tmp_path.glob("*/network.safetensors"))
     checkpoints = [coda_cli.load(str(path)).checkpoint for path in networks]
     assert [(c.arguments["temperature"], c.training["recipe"]["matrix_l1"]) for c in checkpoints] == [
-        (10.0, 0.0), (10.0, 0.5)]  # fmt: skip
+        (10.0, 0.0), (10.0, 0.5), (100.0, 0.0), (100.0, 0.5)]  # fmt: skip
     networks[0].unlink()  # this one is made again, from its last state; the other is taken as it is
     kept = networks[1].stat().st_mtime_ns
     assert table("temperature.py", *wanted)[0] == [heads, *rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -290,9 +291,9 @@ def test_a_part_that_was_complete_already_is_downloaded_anew(target: Path) -> No
 # ---- refused ---------------------------------------------------------------------------------------------------------
 
 
-def refused(error: type[Exception], match: str, target: Path, *, kept: bytes | None = None, force: bool = False) -> str:
-    """A pull must fail with one line, and leave under the final name what was there."""
-    with pytest.raises(error, match=match) as caught:
+def refused(error: type[Exception], target: Path, *, kept: bytes | None = None, force: bool = False) -> str:
+    """What a pull is refused with: one line; under the final name is left what was there, ``kept``."""
+    with pytest.raises(error) as caught:
         pull(NAME, force=force)
     assert "\n" not in str(caught.value)
     assert (target.read_bytes() if target.exists() else None) == kept
@@ -301,14 +302,14 @@ def refused(error: type[Exception], match: str, target: Path, *, kept: bytes | N
 
 def test_a_truncated_answer_is_a_network_error(server: FileServer, target: Path) -> None:
     server.announced = len(CONTENT) + 1
-    refused(NetworkError, "pull again, it goes on where this one stopped", target)
+    assert re.search("pull again, it goes on where this one stopped", refused(NetworkError, target))
 
 
 def test_a_server_that_sends_less_of_the_rest_than_there_is_is_noticed(server: FileServer, target: Path) -> None:
     expect(target, CONTENT)
     cut(server, 40_000)
     server.announced = server.cut_after = 10  # a whole answer by its own length
-    refused(NetworkError, f"ended after 40010 of {len(CONTENT)} bytes", target)
+    assert re.search(f"ended after 40010 of {len(CONTENT)} bytes", refused(NetworkError, target))
     server.announced = server.cut_after = None
     pull(NAME)
     assert target.read_bytes() == CONTENT
@@ -318,7 +319,8 @@ def test_another_file_than_the_recorded_one_is_refused_and_the_old_kept(server: 
     expect(target, CONTENT)
     pull(NAME)
     server.files[ADDRESS] = CONTENT[::-1]
-    message = refused(CheckpointError, "sent another file", target, kept=CONTENT, force=True)
+    message = refused(CheckpointError, target, kept=CONTENT, force=True)
+    assert re.search("sent another file", message)
     assert str(manifest.recorded_hash_file(target)) in message
     assert hashlib.sha256(CONTENT).hexdigest() in message
     assert not part_of(target).exists()  # or the next pull would go on from it
@@ -327,7 +329,8 @@ def test_another_file_than_the_recorded_one_is_refused_and_the_old_kept(server: 
 
 def test_a_first_pull_that_brings_something_else_is_refused_and_not_recorded(server: FileServer, target: Path) -> None:
     server.files[ADDRESS] = b"<html>Log in to the hotel's network</html>"
-    message = refused(CheckpointError, "not the checkpoint 9L-S-CoDA-SQ-10", target)
+    message = refused(CheckpointError, target)
+    assert re.search("not the checkpoint 9L-S-CoDA-SQ-10", message)
     assert ".incoming" not in message
     assert manifest.known()[NAME].sha256 is None
     server.files[ADDRESS] = flat_file(NAME)
@@ -337,21 +340,21 @@ def test_a_first_pull_that_brings_something_else_is_refused_and_not_recorded(ser
 
 def test_a_first_pull_that_brings_another_network_is_refused(server: FileServer, target: Path) -> None:
     server.files[ADDRESS] = flat_file("9L-S-CoDA-SQ-rank-4")
-    refused(CheckpointError, r"expects \[32, 6, 3, 3\], got \[4, 6, 3, 3\]", target)
+    assert re.search(r"expects \[32, 6, 3, 3\], got \[4, 6, 3, 3\]", refused(CheckpointError, target))
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
 def test_an_http_error_is_named(server: FileServer, target: Path, status: int) -> None:
     del server.files[ADDRESS]
     server.status[ADDRESS] = status
-    refused(NetworkError, f"HTTP {status} .*CODA_MIRROR", target)
+    assert re.search(f"HTTP {status} .*CODA_MIRROR", refused(NetworkError, target))
 
 
 def test_a_part_survives_an_http_error(server: FileServer, target: Path) -> None:
     expect(target, CONTENT)
     cut(server, 40_000)
     content = server.files.pop(ADDRESS)
-    refused(NetworkError, "HTTP 404", target)
+    assert re.search("HTTP 404", refused(NetworkError, target))
     server.files[ADDRESS] = content
     pull(NAME)
     assert server.asked[-1] == (ADDRESS, "bytes=40000-")
@@ -363,7 +366,7 @@ def test_a_server_that_falls_silent_ends_in_an_error(
     monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
     expect(target, CONTENT)
     server.stall_after = 5000
-    refused(NetworkError, r"no answer for 0\.2 s", target)
+    assert re.search(r"no answer for 0\.2 s", refused(NetworkError, target))
     assert part_of(target).read_bytes() == CONTENT[:5000]
 
 
@@ -372,7 +375,7 @@ def test_a_server_that_never_answers_ends_in_an_error(
 ) -> None:
     monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
     server.wait = 1
-    refused(NetworkError, r"no answer for 0\.2 s", target)
+    assert re.search(r"no answer for 0\.2 s", refused(NetworkError, target))
 
 
 def test_a_server_that_trickles_ends_in_an_error(
@@ -381,7 +384,7 @@ def test_a_server_that_trickles_ends_in_an_error(
     monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
     server.files[ADDRESS] = bytes(150)
     server.trickle = 0.02  # far under the timeout between two pieces, and 50 bytes per second
-    refused(NetworkError, r"stalled, \d+ bytes in", target)
+    assert re.search(r"stalled, \d+ bytes in", refused(NetworkError, target))
 
 
 def test_a_refused_connection_says_so_and_what_to_do(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,13 +392,14 @@ def test_a_refused_connection_says_so_and_what_to_do(target: Path, monkeypatch: 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("CODA_MIRROR", f"http://127.0.0.1:{port}")
-    message = refused(NetworkError, "Connection refused", target)
+    message = refused(NetworkError, target)
+    assert re.search("Connection refused", message)
     assert f"copy the file from another machine to {target}" in message
 
 
 def test_endless_redirects_end(server: FileServer, target: Path) -> None:
     server.redirects[ADDRESS] = ADDRESS
-    refused(NetworkError, "redirects", target)
+    assert re.search("redirects", refused(NetworkError, target))
 
 
 def test_offline_never_asks(server: FileServer, target: Path) -> None:
@@ -410,7 +414,9 @@ def test_a_password_in_the_mirrors_address_is_not_shown(
     server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODA_MIRROR", server.url.replace("//", "//me:hunter2@") + "/missing")
-    assert "hunter2" not in refused(NetworkError, "HTTP 404", target)
+    message = refused(NetworkError, target)
+    assert re.search("HTTP 404", message)
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("mirror", ["mirror.example.org", "ftp://mirror.example.org", "http://", "http://["])
@@ -418,7 +424,7 @@ def test_a_mirror_that_is_no_address_is_a_usage_error(
     target: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
 ) -> None:
     monkeypatch.setenv("CODA_MIRROR", mirror)
-    refused(UsageError, "CODA_MIRROR", target)
+    assert re.search("CODA_MIRROR", refused(UsageError, target))
 
 
 @pytest.mark.usefixtures("target")

@@ -142,8 +142,9 @@ def test_characters_of_regular_expressions_mean_themselves() -> None:
 def test_what_fits_two_classes_at_any_step_lists_both(network: Checkpoint) -> None:
     message = refusal("crane", network)
     assert "fits 2 classes" in message
+    synonym = ", crane" if network.synonyms else ""
     for index in (0, 1):
-        assert f"{index} ({network.classes[index]}" in message
+        assert f"{index} ({network.classes[index]}{synonym})" in message
     assert "use an index" in message
     assert "dog" not in message
 
@@ -164,6 +165,9 @@ def test_a_sign_is_no_hyphen_and_an_exact_name_comes_first() -> None:
 def test_several_names_with_commas_are_told_how() -> None:
     assert "did you mean 'tench'" in refusal("tench, Tinca tinca", checkpoint("tench", "dog"))
     assert "by repeating the option" in refusal("cat,dog", CIFAR10)
+    assert "did you mean 'crane, bird' or 'crane, birds'?" in refusal(
+        "crane, brid", checkpoint("crane, bird", "crane, birds")
+    )
     assert "its classes are: airplane, " in refusal("zebra", CIFAR10)
 
 

@@ -64,13 +64,14 @@ def _find(text: str, checkpoint: Checkpoint) -> int | None:
     return None
 
 
-def _named_in(text: str, checkpoint: Checkpoint) -> set[int]:
-    """The classes that the parts of a text with commas name."""
-    found = set()
+def _named_in(text: str, checkpoint: Checkpoint) -> list[str]:
+    """The names of the classes that the parts of a text with commas ask for."""
+    found = []
     for part in text.split(","):
         with contextlib.suppress(UsageError):
-            found.add(_find(part, checkpoint))
-    return {index for index in found if index is not None}
+            if (index := _find(part, checkpoint)) is not None:
+                found.append(checkpoint.classes[index])
+    return list(dict.fromkeys(found))
 
 
 def _as_found(i: int, group: list[str], fits: Callable[[str], bool], checkpoint: Checkpoint) -> str:
@@ -87,16 +88,16 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
         names.update({_folded(s): name for s in group})
     close = difflib.get_close_matches(_folded(text), names, n=3)
     meant = list(dict.fromkeys(names[c] for c in close))
-    if "," in text and (parts := _named_in(text, checkpoint)):  # "tench, Tinca tinca", or two classes
-        meant = [checkpoint.classes[i] for i in sorted(parts)]
-    hints = [f"did you mean {' or '.join(map(repr, meant))}?"] if meant else []
-    if "," in text and len(meant) > 1:
+    parts = _named_in(text, checkpoint) if "," in text else []  # "tench, Tinca tinca", or two classes
+    if len(parts) > 1:
         hints = ["several are asked for by repeating the option"]
+    elif parts or meant:
+        hints = [f"did you mean {' or '.join(map(repr, parts or meant))}?"]
+    else:
+        hints = [f"its classes are: {', '.join(checkpoint.classes)}"] if len(names) <= 20 else []
     hints += _network_that_has(text, others)
-    if not meant and len(names) <= 20:
-        hints.insert(0, f"its classes are: {', '.join(checkpoint.classes)}.")
     if hints:
-        return f"{message}; {' '.join(hints).rstrip('.')}"
+        return f"{message}; {'; '.join(hints).replace('?; ', '? ')}"
     return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
 
 

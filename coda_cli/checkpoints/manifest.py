@@ -24,6 +24,7 @@ METADATA_KEY = "coda"
 DEFAULT = "imagenette"
 TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision
 STANDARD = ("standard_vit", "torchvision")  # architectures that are not dynamic linear
+SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
 
 PUBLISHED_LICENCE = (
     "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "

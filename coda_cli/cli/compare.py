@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,10 @@ from coda_cli.cli.options import (
     Verbose,
 )
 from coda_cli.errors import CodaError, ExitCode
+
+if TYPE_CHECKING:
+    from coda_cli.media.sources import Item
+    from coda_cli.report.comparison import Comparison
 
 
 def compare(
@@ -98,7 +102,6 @@ def compare(
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
     failures: set[ExitCode] = set()
-    say = console.detail if len(items) > FEW else console.say
     with console.progress("comparing", " pictures") as advance:
 
         def of_picture(n: int) -> Advance:
@@ -109,15 +112,8 @@ def compare(
                 for record in compare_file(
                     item, net, request, methods or (), naming, force=force, inputs=inputs, on_method=of_picture(n)
                 ):
-                    seconds = sum(m.seconds for m in record.methods) * record.together
-                    shared = f" (of {record.together} classes together)" if record.together > 1 else ""
-                    took = f"{len(record.methods)} methods in {seconds:.1f} s{shared}"
-                    say(f"{item.path}: {record.explained.name}: {took}")
                     console.result(to_json(record) if json else str(output / record.files["png"]))
-                    for name, reason in record.left_out.items():
-                        console.say(f"{item.path}: without {name}: {reason}")
-                    for m in record.methods:
-                        console.detail(f"{item.path}: {m.method}: sum {m.sum:.4g}, off by {m.off:+.2g}")
+                    _describe(item, record, many=len(items) > FEW)
             except CodaError as error:
                 console.error(str(error))
                 if json:
@@ -126,3 +122,14 @@ def compare(
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
     if failures:
         raise typer.Exit(max(failures))
+
+
+def _describe(item: Item, record: Comparison, many: bool) -> None:
+    seconds = sum(m.seconds for m in record.methods) * record.together
+    shared = f" (of {record.together} classes together)" if record.together > 1 else ""
+    say = console.detail if many else console.say
+    say(f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
+    for name, reason in record.left_out.items():
+        console.say(f"{item.path}: without {name}: {reason}")
+    for m in record.methods:
+        console.detail(f"{item.path}: {m.method}: sum {m.sum:.4g}, off by {m.off:+.2g}")

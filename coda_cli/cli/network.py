@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:
     """Load the network, after everything that can be wrong with the request without it, and say what was assumed."""
-    from coda_cli.checkpoints.manifest import known
+    from coda_cli.checkpoints.manifest import SUMMED, known
     from coda_cli.checkpoints.targets import Targets
 
     if model in known():  # a slip in a class name costs no model load
@@ -21,7 +21,6 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
     from coda_cli.checkpoints.loading import load
     from coda_cli.devices import pick
     from coda_cli.explain import DTYPES
-    from coda_cli.training.recipes import SUMMED
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
     net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)

@@ -262,8 +262,9 @@ def _one(
     from coda_cli.report.clip_records import ClipRecord, to_json
 
     def interrupted(summary: ClipRecord) -> None:
+        are = "is" if summary.frames == 1 else "are"
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
-        console.interrupted(f"{name}: interrupted: its first {_frames(summary.frames)} in {', '.join(kept)}")
+        console.interrupted(f"{name}: interrupted: its first {_frames(summary.frames)} {are} in {', '.join(kept)}")
         if json:
             console.result(to_json(summary))
 
@@ -314,7 +315,7 @@ def _describe(name: str, summary: ClipRecord) -> None:
         embedding = f" {e.mean_positional:+.2f} positional" if e.mean_positional else ""
         leads = sum(end - start for start, end in e.leads)
         console.say(
-            f"{name}: {title}: {e.frames} frames, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
+            f"{name}: {title}: {_frames(e.frames)}, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
             f"{e.mean_negative:+.2f} + bias{embedding}, leads for {leads:.1f} s"
         )
     console.say(

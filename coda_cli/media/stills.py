@@ -10,7 +10,7 @@ import os
 import secrets
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -182,7 +182,7 @@ def write_gif(
     """
     others = Image.fromarray(frames[0]).quantize(256 - len(kept)).getpalette() or []
     palette = np.concatenate([kept, np.array(others, np.uint8).reshape(-1, 3)])
-    first, *rest = (Image.fromarray(indices, "P") for indices in map(_nearest(palette), frames))
+    first, *rest = (Image.fromarray(indices, "P") for indices in _indexed(frames, palette))
     for image in (first, *rest):
         image.putpalette(palette.tobytes())
     write_with(path, lambda stream: first.save(
@@ -190,16 +190,15 @@ def write_gif(
     ))  # fmt: skip
 
 
-def _nearest(palette: NDArray[np.uint8]) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What finds the nearest colour of a palette uint8 [n, 3] for every pixel of uint8 [H, W, 3]: indices uint8 [H, W].
+def _indexed(frames: Iterable[NDArray[np.uint8]], palette: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Frames uint8 [H, W, 3] as indices uint8 [H, W] of the nearest colours of a palette uint8 [n, 3].
 
     Pillow's own search takes colours in cells of four by four by four, and white for what lies beside it. Here every
     colour is looked for once, for all frames; a million pixels at a time.
     """
     own = palette.astype(np.float32)
     table, known = np.zeros(1 << 24, np.uint8), np.zeros(1 << 24, bool)
-
-    def indices(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    for frame in frames:
         result = np.empty(frame.shape[:2], np.uint8)
         rows = max(1, (1 << 20) // frame.shape[1])
         for top in range(0, len(frame), rows):
@@ -212,9 +211,7 @@ def _nearest(palette: NDArray[np.uint8]) -> Callable[[NDArray[np.uint8]], NDArra
                 table[some] = ((own**2).sum(1) - 2 * apart @ own.T).argmin(1)
             known[new] = True
             result[top : top + rows] = table[packed]
-        return result
-
-    return indices
+        yield result
 
 
 def read_gif_text(path: Path) -> str | None:

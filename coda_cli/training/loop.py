@@ -79,7 +79,6 @@ def train(
     torch.manual_seed(recipe.seed)
     model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
     assert isinstance(model, CodaNet | BcosNet | HybridNet)
-    model_classes = len(train_split.classes)
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     per_epoch = len(train_split) // recipe.batch
@@ -92,7 +91,6 @@ def train(
         step, before = load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
     log = Log(folder / LOG_FILE, keep_until=step)
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
     saved = window_start = time.monotonic()
     losses: list[Tensor] = []
@@ -103,20 +101,14 @@ def train(
         lr = learning_rate(recipe, step, steps)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        x = encode(images).contiguous(memory_format=torch.channels_last)
-        rows = None
-        with autocast:
-            if recipe.matrix_l1:
-                assert isinstance(model, CodaNet)
-                logits, rows = model.logits_and_rows(x, two_classes(labels, model_classes, recipe, step))
-            else:
-                logits = forward(x)
         # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
         sharpness = model.temperature / recipe.temperature(progress)
-        logits = (logits.float() - model.bias) * sharpness + model.bias
+        two = two_classes(labels, len(train_split.classes), recipe, step) if recipe.matrix_l1 else None
+        logits, rows = _outputs(model, forward, images, two, recipe.precision)
+        logits = (logits - model.bias) * sharpness + model.bias
         loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).float())
         if rows is not None:
-            loss = loss + recipe.matrix_l1 * sharpness * rows.float().abs().mean()
+            loss = loss + recipe.matrix_l1 * sharpness * rows.abs().mean()
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -150,6 +142,19 @@ def train(
     model.eval()
     final = accuracy(model, test_split)
     return Result(model, True, step, before + time.monotonic() - start, final)
+
+
+def _outputs(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, two: Tensor | None, precision: str
+) -> tuple[Tensor, Tensor | None]:
+    """Logits float32 [B, classes] of pictures [B, 3, s, s], and of ``two`` classes [B, 2] of each the rows of W(x)."""
+    x = encode(images).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        if two is None:
+            return forward(x).float(), None
+        assert isinstance(model, CodaNet)
+        logits, rows = model.logits_and_rows(x, two)
+        return logits.float(), rows.float()
 
 
 def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError:
