@@ -131,6 +131,11 @@ def together(net: Net, view: View) -> int:
     return max(1, min(most, 3 * pixels // view.rgb.size))
 
 
+def batches(net: Net) -> int:
+    """How many batches to compute at a time: on CPUs one fills the pauses of the other, a GPU takes them in turn."""
+    return 1 if next(net.model.parameters()).is_cuda else 2
+
+
 def encoded(views: Sequence[View], net: Net) -> Tensor:
     """Pictures of one size as the input of a network, [B, 6, h, w], of its type and on its device."""
     parameter = next(net.model.parameters())

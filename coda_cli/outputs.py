@@ -67,6 +67,7 @@ class Writer:
         self.net, self.request, self.output = net, request, output
         self.inputs = {identity(item.path): item for item in items}
         self.settings = _settings_hash(request, output.drawing, net)
+        self.ready: set[Path] = set()  # folders that can be written
 
     def stored(self, item: Item, picture: Picture) -> Outcome | None:
         """The outcome for an input whose results exist, or None when it has to be explained."""
@@ -105,8 +106,9 @@ class Writer:
         item, kinds, naming = loaded.item, self.output.drawing.kinds, self.output.naming
         source = source_part(item, loaded.picture, explanation.view)
         record = make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
-        if kinds:
-            prepare(naming.folder / item.subfolder)
+        if kinds and (folder := naming.folder / item.subfolder) not in self.ready:
+            prepare(folder)
+            self.ready.add(folder)
         if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove
             refuse_inputs(naming.record_path(item), self.inputs)
             withdraw(naming.record_path(item))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.memory import out_of_memory
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explain import Explanation, Request, explain_views, together
+from coda_cli.explain import Explanation, Request, batches, explain_views, together
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
@@ -40,6 +41,7 @@ class _Run:
         self.net, self.items, self.request, self.batch = net, items, request, batch
         self.targets = request.targets(net)
         self.writer = Writer(net, items, request, output)
+        self.alone = threading.Lock()  # for pictures so large that each is a batch: two would take twice the memory
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Outcomes in the order of the inputs; closing the generator ends the run."""
@@ -62,14 +64,15 @@ class _Run:
     def _computed(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor) -> Iterator[list[Future[Outcome]]]:
         """Read ahead, compute batch after batch, and hand every result to the writers."""
         groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.net, self.batch)
-        with ThreadPoolExecutor(1) as computing:
+        with ThreadPoolExecutor(batches(self.net)) as computing:
             for results in ahead(computing, self._explained, groups, 1):
                 yield [writing.submit(self._end, *result) for result in results]
 
     def _explained(self, group: Sequence[_Read]) -> list[tuple[_Read, Explanation | CodaError | None]]:
         """Every member of a group with its explanation, or why there is none; None for what has ended already."""
         views = [x.view for x in group if isinstance(x, Loaded)]
-        results = iter(_explain_each(views, self.net, self.request, self.targets))
+        with self.alone if len(views) == 1 else contextlib.nullcontext():
+            results = iter(_explain_each(views, self.net, self.request, self.targets))
         return [(x, next(results) if isinstance(x, Loaded) else None) for x in group]
 
     def _read(self, item: Item) -> _Read:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -494,8 +495,32 @@ def test_a_picture_too_large_for_the_memory_costs_only_itself(
         assert result.error == "in/b.png: not enough memory"
 
 
-def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
+def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
+    counting, inside, most = threading.Lock(), 0, 0
+
+    def explain_views(views: Any, *args: Any) -> Any:
+        nonlocal inside, most
+        with counting:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.2)
+        with counting:
+            inside -= 1
+        return explain.explain_views(views, *args)
+
+    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
+    for size, together in ((2, 2), (1, 1)):
+        most = 0
+        looked_at(coda, "in", "--batch-size", str(size))
+        assert most == together
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])  # batches: as on a GPU, as on a CPU
+def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
     photos(tmp_path / "in", *(f"{i}.png" for i in range(10)))
     alone = [r["explained"] for r in looked_at(coda, "in", "--batch-size", "1").records]
@@ -504,12 +529,15 @@ def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
     def scarce(model: Any, x: Any, *args: Any, **more: Any) -> Any:
         asked.append(len(x))
         if len(x) > 2:
+            time.sleep(0.05)  # for a batch beside this one to come as far
             raise MemoryError
         return decompose(model, x, *args, **more)
 
     monkeypatch.setattr(explain, "decompose", scarce)
+    monkeypatch.setattr("coda_cli.runs.batches", lambda _: at_a_time)
     result = looked_at(coda, "in", "--batch-size", "5")
-    assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
+    if at_a_time == 1:
+        assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
     said = [line for line in result.err.splitlines() if "memory" in line]
     assert said == [
         "coda: warning: memory ran out with 5 pictures of 32 x 32 at once; going on with 3",

@@ -24,9 +24,9 @@ from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.clips.account import Account
 from coda_cli.clips.sheets import ClipDrawing, Painter
 from coda_cli.clips.sink import ClipOutputs, Sink
-from coda_cli.clips.survey import Survey, batches, grouped_views, survey
+from coda_cli.clips.survey import Survey, grouped_views, survey
 from coda_cli.errors import CodaError
-from coda_cli.explain import Explanation, Request, explain_views
+from coda_cli.explain import Explanation, Request, batches, explain_views
 from coda_cli.media.clips import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
 from coda_cli.media.spans import pixel_box
 from coda_cli.media.view import View

@@ -15,7 +15,7 @@ from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import MediaError
-from coda_cli.explain import Request, classify_views, explain_views, together
+from coda_cli.explain import Request, batches, classify_views, explain_views, together
 from coda_cli.media.clips import Frame
 from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
@@ -25,14 +25,6 @@ SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found fr
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
 MOST = 16  # frames computed together, whatever the device: they are held at their full size
-
-
-def batches(net: Net) -> int:
-    """How many batches are computed at a time, each a part of what it would be alone.
-
-    On CPUs one fills the pauses of the other; a GPU would take one after the other.
-    """
-    return 1 if next(net.model.parameters()).is_cuda else 2
 
 
 def grouped_views(

@@ -37,8 +37,10 @@ def as_many_as_fit(model: nn.Module, pictures: S, size: tuple[int, int], compute
             if len(pictures) == 1 or not out_of_memory(error):
                 raise
         # Not in the handler: the error holds on to everything that was computed before it.
-        _LOG.warning("memory ran out with %d pictures of %d x %d at once; going on with %d", len(pictures), w, h, half)
-        _TOO_MANY[model] = min(len(pictures) * h * w, _TOO_MANY.get(model, 1 << 62))
+        if (pixels := len(pictures) * h * w) < _TOO_MANY.get(model, 1 << 62):  # else another batch has said it
+            _TOO_MANY[model] = pixels
+            said = "memory ran out with %d pictures of %d x %d at once; going on with %d"
+            _LOG.warning(said, len(pictures), w, h, half)
     return [
         result for part in (pictures[:half], pictures[half:]) for result in as_many_as_fit(model, part, size, compute)
     ]

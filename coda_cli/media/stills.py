@@ -112,10 +112,9 @@ def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         notes.append(f"first of {getattr(image, 'n_frames')} frames")  # noqa: B009 (not an attribute of every Image)
         image.seek(0)
     image.load()
-    turned = ImageOps.exif_transpose(image)
     if image.getexif().get(0x0112) in range(2, 9):
+        image = ImageOps.exif_transpose(image)
         notes.append("turned as its EXIF orientation says")
-    image = turned
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit: convert("RGB") would clip
         clear = image.info.get("transparency")  # of a grey PNG: the one grey that is transparent
         opaque = np.asarray(image) != clear if isinstance(clear, int) else None
@@ -129,7 +128,7 @@ def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
             notes.append("transparency laid on white")
         background = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(background, rgba)
-    return np.asarray(image.convert("RGB")), tuple(notes)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), tuple(notes)
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:

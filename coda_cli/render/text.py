@@ -38,8 +38,11 @@ def ascent(size: int) -> int:
 
 def wrapped(text: str, size: int, limit: int) -> list[str]:
     """Lines of at most ``limit`` pixels, broken between words; a word that is too long is cut with an ellipsis."""
+    words = text.split()
+    if width(whole := " ".join(words), size) <= limit:  # as most are; every question costs
+        return [whole] if words else []
     lines, line = [], ""
-    for word in text.split():
+    for word in words:
         while width(word, size) > limit and len(word) > 2:
             word = word[:-2].rstrip("…") + "…"
         longer = f"{line} {word}".strip()

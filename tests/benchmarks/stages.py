@@ -6,9 +6,11 @@ import io
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,42 +24,40 @@ from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.explain import Request, explain_views
 from coda_cli.media import png
-from coda_cli.media.sources import resolve
-from coda_cli.media.stills import read_image
+from coda_cli.media.sources import RECORD_KEY, resolve
+from coda_cli.media.stills import atomic, read_image
 from coda_cli.media.view import fit
 from coda_cli.report.pictures import draw
-from coda_cli.report.records import to_json
+from coda_cli.report.records import core_json, to_json
 
 REPETITIONS = 30
+T = TypeVar("T")
 
 
 def stages_table() -> None:
-    """Median times of the steps, each alone and on one thread."""
+    """Median times of the steps over different pictures, one step after the other, on one thread."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     net, request, drawing = load(DEFAULT), Request(), Drawing()
-    p = net.checkpoint.preprocessing
+    p, taken = net.checkpoint.preprocessing, Stopwatch()
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "picture.jpg")
-        scene(0).save(path, quality=90)
-        picture = read_image(path)
-        view = fit(picture.rgb, p.resize, p.crop)
-        (explanation,) = explain_views([view], net, request, request.targets(net))
-        source = source_part(resolve([name], recursive=False)[0], picture, view)
-        record = make_record(explanation, net, request, drawing, source, "")
-        part = record.explained[0]
-        drawn = draw("overlay", picture.rgb, explanation.maps[0], view, part, record, drawing.alpha)
-        steps: dict[str, Callable[[], object]] = {
-            "reading": lambda: read_image(path),
-            "scaling": lambda: fit(picture.rgb, p.resize, p.crop),
-            "record": lambda: to_json(make_record(explanation, net, request, drawing, source, "")),
-            "drawing": lambda: draw("overlay", picture.rgb, explanation.maps[0], view, part, record, drawing.alpha),
-            "PNG": lambda: png.encode(drawn),
-        }
-        taken = {step: milliseconds(run) for step, run in steps.items()}
-    print(f"\noutside the network, a JPEG of {SIZE[0]} x {SIZE[1]}, each step alone on one thread")
-    print(", ".join(f"{step} {ms:.1f} ms" for step, ms in taken.items()))
+        folder = Path(name)
+        for n in range(REPETITIONS):
+            scene(n).save(folder / f"{n}.jpg", quality=90)
+        for item in resolve([name]):
+            picture = taken.by("reading", partial(read_image, item.path))
+            view = taken.by("scaling", partial(fit, picture.rgb, p.resize, p.crop))
+            (explanation,) = explain_views([view], net, request, request.targets(net))
+            source = source_part(item, picture, view)
+            record = taken.by("record", partial(make_record, explanation, net, request, drawing, source, ""))
+            part, pixels = record.explained[0], explanation.maps[0]
+            drawing_of = partial(draw, "overlay", picture.rgb, pixels, view, part, record, drawing.alpha)
+            drawn = taken.by("drawing", drawing_of)
+            data = taken.by("PNG", partial(png.encode, drawn, {RECORD_KEY: core_json(record, part)}))
+            taken.by("writing", partial(write, item.path, data, to_json(record).encode()))
+    print(f"\noutside the network, {REPETITIONS} JPEG of {SIZE[0]} x {SIZE[1]}, one step after the other on one thread")
+    print(", ".join(f"{step} {ms:.1f} ms" for step, ms in taken.medians().items()))
     encoders: dict[str, Callable[[], int]] = {"coda": lambda: len(png.encode(drawn))}
     for level in (1, 3, 6):
         encoders[f"Pillow, level {level}"] = partial(by_pillow, drawn, level)
@@ -69,6 +69,31 @@ def stages_table() -> None:
     cv2.setNumThreads(threads[1])
 
 
+class Stopwatch:
+    """The times of steps, by their names."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
+
+    def by(self, step: str, run: Callable[[], T]) -> T:
+        """What a step gives, its time taken."""
+        start = time.perf_counter()
+        result = run()
+        self.seconds[step].append(time.perf_counter() - start)
+        return result
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds."""
+        return {step: 1e3 * statistics.median(seconds) for step, seconds in self.seconds.items()}
+
+
+def write(picture: Path, drawn: bytes, record: bytes) -> None:
+    """Write both files about a picture."""
+    for suffix, data in ((".png", drawn), (".json", record)):
+        with atomic(picture.with_suffix(suffix)) as stream:
+            stream.write(data)
+
+
 def by_pillow(rgb: NDArray[np.uint8], level: int) -> int:
     """Bytes of a picture as Pillow writes it."""
     stream = io.BytesIO()
@@ -78,9 +103,7 @@ def by_pillow(rgb: NDArray[np.uint8], level: int) -> int:
 
 def milliseconds(run: Callable[[], object]) -> float:
     """The median time of a call."""
-    times = []
+    taken = Stopwatch()
     for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+        taken.by("", run)
+    return taken.medians()[""]
