@@ -118,6 +118,7 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, data: Path, tmp_path
     assert found["removed"][-1] == 0.25
     with Image.open(tmp_path / "curve.png") as figure:
         assert figure.format == "PNG"
+    assert "no pictures" in coda("explain", tmp_path, status=2).error  # the figure is not taken for one
     # Stopped after two pictures and a half line, the same command gives the same.
     coda(*command, "--scores", "kept.jsonl")
     lines = (tmp_path / "kept.jsonl").read_text().splitlines()

@@ -288,7 +288,7 @@ REFUSALS: list[tuple[Callable[[Path], Path], str]] = [
 @pytest.mark.parametrize(("make", "message"), REFUSALS)
 def test_what_is_no_data_set_is_refused(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     root = make(tmp_path)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(UsageError) as caught:
         datasets.load(root, 12)
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
@@ -1042,10 +1042,10 @@ def test_numbers_that_train_nothing_are_usage_errors(pictures: Path, options: li
 
 def test_folders_that_are_no_data_set_fail_with_a_line_that_says_why(pictures: Path) -> None:
     Path("empty").mkdir()
-    assert "holds 0 folders" in coda_train("empty", status=ExitCode.FAILED).error
+    assert "holds 0 folders" in coda_train("empty", status=ExitCode.USAGE).error
     folders(Path("one"), 3, classes=("red",))
-    assert "holds 1 folders" in coda_train("one", status=ExitCode.FAILED).error
-    assert "no such folder" in coda_train("missing", status=ExitCode.FAILED).error
+    assert "holds 1 folders" in coda_train("one", status=ExitCode.USAGE).error
+    assert "no such folder" in coda_train("missing", status=ExitCode.USAGE).error
     (pictures / "red" / "05.png").write_bytes(b"broken")
     assert str(Path("red/05.png")) in coda_train(pictures, status=ExitCode.FAILED).error
 

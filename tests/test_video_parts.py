@@ -297,12 +297,15 @@ def test_places_are_enough_and_no_row_is_empty(count: int) -> None:
     assert across <= max(4, rows + 1)
 
 
-def test_the_axis_of_a_strip_says_how_far_down_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_axis_of_a_strip_says_what_it_shows_and_how_far_down_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(clip.text, "draw", lambda _, text, *_more: written.append(text))
     times = np.linspace(0, 1, 5)
     Sheet(["a"], (400, 300), [Curve("cat", times, times * 4 - 12.6)], "")
-    assert "−13" in written
+    assert {"logit of cat", "−13"} <= {*written}
+    written.clear()
+    Sheet(["a"], (400, 300), [Curve("cat − dog", times, times * 4, difference=True)], "")
+    assert "difference of logits cat − dog" in written
     written.clear()
     Sheet(["a"], (400, 300), [Curve("cat", times, times * 4)], "")
     assert {"4", "0"} <= {*written}

@@ -93,7 +93,10 @@ class Survey:
 
     def curves(self, targets: Targets, net: Net) -> list[Curve]:
         """The logits of targets over time."""
-        return [Curve(name_of(t, net), np.array(self.times), self._of(t)) for t in targets.of(self._mean())]
+        return [
+            Curve(name_of(t, net), np.array(self.times), self._of(t), t.versus is not None)
+            for t in targets.of(self._mean())
+        ]
 
     def _of(self, target: Target) -> NDArray[np.float64]:
         rows = ((row[target.index], 0 if target.versus is None else row[target.versus]) for row in self.logits)

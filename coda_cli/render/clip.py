@@ -25,11 +25,15 @@ ACROSS = 4  # pictures in a row, unless there are more than that squared
 
 @dataclass(frozen=True)
 class Curve:
-    """A class's logits over time: ``times`` [n] in seconds, rising, and ``values`` [n]; NaN where there is none."""
+    """A class's logits over time: ``times`` [n] in seconds, rising, and ``values`` [n]; NaN where there is none.
+
+    Or, as its name says, the ``difference`` of two classes' logits.
+    """
 
     name: str
     times: NDArray[np.float64]
     values: NDArray[np.float64]
+    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class Sheet:
             if points:
                 cv2.polylines(self._paper, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)
         for curve, colour in coloured:
-            label = f"logit of {curve.name}" if len(self._curves) == 1 else curve.name
+            what = "difference of logits" if curve.difference else "logit of"
+            label = f"{what} {curve.name}" if len(self._curves) == 1 else curve.name
             if x + text.width(label, self._small) > self.shape[1]:
                 break
             text.draw(self._paper, label, (x, self._plot_top - self._small), self._small, colour)

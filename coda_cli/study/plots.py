@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import UsageError
+from coda_cli.media.sources import RECORD_KEY
 from coda_cli.media.stills import write_with
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def _in_lines(label: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all."""
-    write_with(path, lambda stream: figure.savefig(stream, format=path.suffix.lower().lstrip("."), dpi=160))
+    """Write a figure, whole or not at all; a PNG is marked as coda's own, which no run takes for a photograph."""
+    kind = path.suffix.lower().lstrip(".")
+    marked = {RECORD_KEY: "figure"} if kind == "png" else None
+    write_with(path, lambda stream: figure.savefig(stream, format=kind, dpi=160, metadata=marked))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

@@ -53,7 +53,8 @@ def load(
 
     Three layouts: torchvision's CIFAR-10 (a folder ``cifar-10-batches-py``), ``train/CLASS/...`` beside
     ``test/CLASS/...`` (or ``val``, ``validation``), and ``CLASS/...`` alone, of which every tenth picture (in the
-    order of names) is held out. Raises TrainingError for anything else, MediaError for a picture that cannot be read.
+    order of names) is held out. Raises UsageError for anything else, TrainingError for a CIFAR-10 that is damaged or of
+    another size, MediaError for a picture that cannot be read.
     """
     if (root / "cifar-10-batches-py").is_dir():
         return _torchvision_cifar(root, size, train=True), _torchvision_cifar(root, size, train=False)
@@ -77,7 +78,7 @@ def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None 
         indices = _indices(root, split.classes, checkpoint)
         return Split(split.images, torch.tensor(indices)[split.labels], checkpoint.classes), note
     if not root.is_dir():
-        raise TrainingError(f"{root}: no such folder")
+        raise UsageError(f"{root}: no such folder")
     folder = _held_out_folder(root)
     names = tuple(_class_folders(folder or root))
     indices = _indices(folder or root, names, checkpoint)
@@ -89,7 +90,7 @@ def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None 
             f"the folders into {root / HELD_OUT_FOLDERS[0]}"
         )
     if not listing:
-        raise TrainingError(f"{folder or root}: no pictures in its folders")
+        raise UsageError(f"{folder or root}: no pictures in its folders")
     items = [(path, indices[label]) for path, label in listing]
     return _decode(items, checkpoint.classes, p.resize, p.crop, _shifted(progress, 0, len(items))), note
 
@@ -107,30 +108,30 @@ def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list
 
 
 def _held_out_folder(root: Path) -> Path | None:
-    """The folder of held-out pictures, or None where ``root`` has a folder per class. Raises TrainingError."""
+    """The folder of held-out pictures, or None where ``root`` has a folder per class. Raises UsageError."""
     found = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
     if found is None and (root / "train").is_dir():
-        raise TrainingError(f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it")
+        raise UsageError(f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it")
     return found
 
 
 def _listings(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list[tuple[Path, int]]]:
     """Class names, and the files of the training and of the held-out split with their labels."""
     if not root.is_dir():
-        raise TrainingError(f"{root}: no such folder")
+        raise UsageError(f"{root}: no such folder")
     if (root / "train").is_dir() and (held_out := _held_out_folder(root)):
         classes = tuple(_class_folders(root / "train"))
         if extra := set(_class_folders(held_out)) - set(classes):
-            raise TrainingError(f"{held_out}: has classes that train/ lacks: {', '.join(sorted(extra))}")
+            raise UsageError(f"{held_out}: has classes that train/ lacks: {', '.join(sorted(extra))}")
         parts = [_listing(root / "train", classes), _listing(held_out, classes)]
     else:
         classes = tuple(_class_folders(root))
         listing = _listing(root, classes)
         parts = [[x for i, x in enumerate(listing) if i % EVERY], listing[::EVERY]]
     if empty := [name for i, name in enumerate(classes) if i not in {label for _, label in parts[0]}]:
-        raise TrainingError(f"{root}: no training pictures of {', '.join(empty)}; remove the folder, or fill it")
+        raise UsageError(f"{root}: no training pictures of {', '.join(empty)}; remove the folder, or fill it")
     if not parts[1]:
-        raise TrainingError(f"{root}: no held-out pictures")
+        raise UsageError(f"{root}: no held-out pictures")
     return classes, parts[0], parts[1]
 
 
@@ -142,10 +143,10 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     """Folders by class name, in the order of names. A WordNet id of ImageNet stands for the name of its class."""
     found = sorted((name_of_wnid(p.name), p) for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(found) < 2:
-        raise TrainingError(f"{folder}: holds {len(found)} folders; expected one folder per class, at least two")
+        raise UsageError(f"{folder}: holds {len(found)} folders; expected one folder per class, at least two")
     folders = dict(found)
     if len(folders) < len(found):
-        raise TrainingError(f"{folder}: two folders are of the same class, one by its name and one by its WordNet id")
+        raise UsageError(f"{folder}: two folders are of the same class, one by its name and one by its WordNet id")
     return folders
 
 
