@@ -15,7 +15,8 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     Raises UsageError for a device that does not exist here, or cannot compute in ``precision``.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() and not _refusal(torch.device("cuda")) else "cpu")
+        usable = torch.cuda.is_available() and not _refusal(torch.device("cuda"))
+        return torch.device("cuda" if usable and not _emulated(precision) else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9]\d?))?", name):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
@@ -23,12 +24,19 @@ def pick(name: str, precision: str = "float32") -> torch.device:
         raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here")
     if device.type == "cuda" and (why := _refusal(device)):
         raise UsageError(f"--device {name}: this GPU cannot be used ({why}); use --device cpu")
+    if device.type == "cuda" and _emulated(precision):
+        raise UsageError(f"--device {name}: this GPU only emulates bfloat16, slowly; use --precision float32")
     if device.type == "mps":
         if not torch.backends.mps.is_available():
             raise UsageError("--device mps: torch finds no Apple GPU here")
         if precision == "float64":
             raise UsageError("--device mps: Apple GPUs have no float64; use --device cpu")
     return device
+
+
+def _emulated(precision: str) -> bool:
+    """Whether the GPU has no products in ``precision``: bfloat16 came with compute capability 8.0."""
+    return precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _refusal(device: torch.device) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Target, Targets
+from coda_cli.core import lanes
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
@@ -33,6 +35,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 # Pixels computed together, and pictures at most: on CPUs what stays in the cache, on GPUs what keeps one busy.
 TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 20, 64)}
+WEIGHTS_TOGETHER = 1 << 28  # numbers, 1 GB in float32: the dynamic weights of many classes
 
 
 @dataclass(frozen=True)
@@ -125,15 +128,23 @@ def classify_views(views: Sequence[View], net: Net, request: Request) -> list[ND
     return _computed(views, net, request, lambda _, x: list(forward(net.model, x).float().cpu().numpy()))
 
 
-def together(net: Net, view: View) -> int:
-    """How many pictures of a size to compute at once, unless the user knows better."""
+def together(net: Net, view: View, targets: int = 1) -> int:
+    """How many pictures of a size, with so many targets each, to compute at once, unless the user knows better."""
     pixels, most = TOGETHER.get(next(net.model.parameters()).device.type, TOGETHER["cpu"])
-    return max(1, min(most, 3 * pixels // view.rgb.size))
+    inputs = 2 * view.rgb.size  # six channels
+    return max(1, min(most, 3 * pixels // view.rgb.size, WEIGHTS_TOGETHER // (inputs * max(1, targets))))
 
 
 def batches(net: Net) -> int:
     """How many batches to compute at a time: on CPUs one fills the pauses of the other, a GPU takes them in turn."""
-    return 1 if next(net.model.parameters()).is_cuda else 2
+    return 2 if next(net.model.parameters()).device.type == "cpu" else 1
+
+
+def computing(net: Net) -> ThreadPoolExecutor:
+    """A thread for each of the ``batches`` that are computed at a time."""
+    if batches(net) > 1:
+        lanes.prepare()
+    return ThreadPoolExecutor(batches(net))
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:

@@ -106,7 +106,8 @@ class Writer:
         item, kinds, naming = loaded.item, self.output.drawing.kinds, self.output.naming
         source = source_part(item, loaded.picture, explanation.view)
         record = make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
-        if kinds and (folder := naming.folder / item.subfolder) not in self.ready:
+        folder = naming.folder / item.subfolder
+        if kinds and not (folder in self.ready and folder.is_dir()):
             prepare(folder)
             self.ready.add(folder)
         if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove

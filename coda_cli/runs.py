@@ -18,9 +18,10 @@ from coda_cli.accounts import refuse_style
 from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
+from coda_cli.core.lanes import divides
 from coda_cli.core.memory import out_of_memory
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explain import Explanation, Request, batches, explain_views, together
+from coda_cli.explain import Explanation, Request, computing, explain_views, together
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
@@ -41,7 +42,8 @@ class _Run:
         self.net, self.items, self.request, self.batch = net, items, request, batch
         self.targets = request.targets(net)
         self.writer = Writer(net, items, request, output)
-        self.alone = threading.Lock()  # for pictures so large that each is a batch: two would take twice the memory
+        self.alone = threading.Lock()  # for batches that take all cores: two of them would take twice the memory
+        self.ended = threading.Event()
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Outcomes in the order of the inputs; closing the generator ends the run."""
@@ -49,11 +51,12 @@ class _Run:
         reading, writing = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
         try:
             finishing: deque[Future[Outcome]] = deque()
-            for outcomes in self._computed(reading, writing):
-                finishing += outcomes
-                # Two batches may wait to be written; more would pile up pictures in memory.
-                while len(finishing) > 2 * workers or (finishing and finishing[0].done()):
-                    yield finishing.popleft().result()
+            with contextlib.closing(self._computed(reading, writing)) as computed:
+                for outcomes in computed:
+                    finishing += outcomes
+                    # Two pictures for each writer may wait; more would pile up in memory.
+                    while len(finishing) > 2 * workers or (finishing and finishing[0].done()):
+                        yield finishing.popleft().result()
             while finishing:
                 yield finishing.popleft().result()
         finally:
@@ -61,17 +64,24 @@ class _Run:
             reading.shutdown(cancel_futures=True)
             writing.shutdown(cancel_futures=True)
 
-    def _computed(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor) -> Iterator[list[Future[Outcome]]]:
+    def _computed(
+        self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor
+    ) -> Generator[list[Future[Outcome]], None, None]:
         """Read ahead, compute batch after batch, and hand every result to the writers."""
-        groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.net, self.batch)
-        with ThreadPoolExecutor(batches(self.net)) as computing:
-            for results in ahead(computing, self._explained, groups, 1):
-                yield [writing.submit(self._end, *result) for result in results]
+        groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.net, self.targets, self.batch)
+        with computing(self.net) as pool:
+            try:
+                for results in ahead(pool, self._explained, groups, 1):
+                    yield [writing.submit(self._end, *result) for result in results]
+            finally:
+                self.ended.set()  # before the pool waits for its threads
 
     def _explained(self, group: Sequence[_Read]) -> list[tuple[_Read, Explanation | CodaError | None]]:
         """Every member of a group with its explanation, or why there is none; None for what has ended already."""
         views = [x.view for x in group if isinstance(x, Loaded)]
-        with self.alone if len(views) == 1 else contextlib.nullcontext():
+        with self.alone if views and not divides(len(views)) else contextlib.nullcontext():
+            if self.ended.is_set():  # while this one waited
+                return []
             results = iter(_explain_each(views, self.net, self.request, self.targets))
         return [(x, next(results) if isinstance(x, Loaded) else None) for x in group]
 
@@ -151,7 +161,7 @@ def run_scale(
         return None
 
     with ThreadPoolExecutor(2) as reading:
-        for group in _batches(ahead(reading, read, items, READ_AHEAD), net, batch):
+        for group in _batches(ahead(reading, read, items, READ_AHEAD), net, targets, batch):
             views = [v for v in group if v is not None]
             for e in _explain_each(views, net, request, targets):
                 if isinstance(e, Explanation):
@@ -202,7 +212,7 @@ def _refuse_no_file(path: Path) -> None:
         raise MediaError(f"{path}: no such file ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _batches(results: Iterator[T], net: Net, batch: int | None) -> Iterator[list[T]]:
+def _batches(results: Iterator[T], net: Net, targets: Targets, batch: int | None) -> Iterator[list[T]]:
     """Group what was read so that the views of a group share one size and the pictures fit in memory together."""
     group: list[T] = []
     size: tuple[int, ...] | None = None
@@ -210,7 +220,7 @@ def _batches(results: Iterator[T], net: Net, batch: int | None) -> Iterator[list
     for result in results:
         view = result.view if isinstance(result, Loaded) else result if isinstance(result, View) else None
         if view is not None:
-            limit = batch or together(net, view)
+            limit = batch or together(net, view, targets.most)
             if size is not None and (view.rgb.shape != size or views >= limit or held > GROUP_BYTES):
                 yield group
                 group, held, views = [], 0, 0

@@ -26,12 +26,15 @@ from PIL import Image
 from program import photo, photos, scene, tree
 
 from coda_cli import explain, outputs, runs
+from coda_cli.accounts import Drawing
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media import stills
+from coda_cli.media.sources import resolve
+from coda_cli.report.files import Naming
 from coda_cli.report.records import from_json
 
 Coda = Callable[..., program.Result]
@@ -518,6 +521,26 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
         assert most == together
 
 
+def test_nothing_more_is_computed_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
+    begun = []
+
+    def explain_views(views: Any, *args: Any) -> Any:
+        begun.append(views)
+        time.sleep(0.2)  # for the next one to wait for this
+        if len(begun) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.2)
+        return explain.explain_views(views, *args)
+
+    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
+    net, output = loading.load("cifar10"), outputs.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
+    run = runs.explain_many(net, resolve([str(tmp_path / "in")]), explain.Request(), output, batch=1)
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert len(begun) == 1
+
+
 @pytest.mark.parametrize("at_a_time", [1, 2])  # batches: as on a GPU, as on a CPU
 def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
@@ -534,7 +557,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
         return decompose(model, x, *args, **more)
 
     monkeypatch.setattr(explain, "decompose", scarce)
-    monkeypatch.setattr("coda_cli.runs.batches", lambda _: at_a_time)
+    monkeypatch.setattr(explain, "batches", lambda _: at_a_time)
     result = looked_at(coda, "in", "--batch-size", "5")
     if at_a_time == 1:
         assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again

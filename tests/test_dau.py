@@ -297,6 +297,12 @@ def _optimiser_step(layer: DAUConv2d) -> None:
     optimiser.step()
 
 
+def _fused_step(layer: DAUConv2d) -> None:  # which torch does not count as a change
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1.0, fused=True)
+    layer(torch.rand(1, 2, 5, 5)).sum().backward()
+    optimiser.step()
+
+
 def _load_state(layer: DAUConv2d) -> None:
     layer.load_state_dict(DAUConv2d(2, 3, 3, 4).state_dict())
 
@@ -322,7 +328,7 @@ def _to_double_and_scaled(layer: DAUConv2d) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_optimiser_step, _load_state, _copy_b, _scale_u, _new_parameter, _to_double_and_scaled]
+    "change", [_optimiser_step, _fused_step, _load_state, _copy_b, _scale_u, _new_parameter, _to_double_and_scaled]
 )
 def test_norms_follow_a_change_of_the_weights(change: Callable[[DAUConv2d], None]) -> None:
     layer, x = DAUConv2d(2, 3, 3, 4), torch.rand(2, 5, 5)

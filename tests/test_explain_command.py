@@ -22,9 +22,9 @@ from foreign import authors_state
 from PIL import Image
 from program import CIFAR10, photo, photos, strict_json, tree, woollen
 
-from coda_cli import outputs
+from coda_cli import devices, outputs
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
-from coda_cli.errors import MediaError
+from coda_cli.errors import MediaError, UsageError
 from coda_cli.explain import Request
 from coda_cli.render.overlay import margin
 from coda_cli.report.records import from_json
@@ -882,6 +882,17 @@ def test_a_device_that_does_not_exist_is_refused(coda: Coda, tmp_path: Path, dev
     result = coda("explain", "a.png", "--device", device, status=2)
     assert result.error.startswith(f"--device {device}: ")
     assert message in result.error
+
+
+def test_a_gpu_that_only_emulates_bfloat16_is_not_used_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(devices, "_refusal", lambda _: "")
+    assert (devices.pick("auto").type, devices.pick("auto", "bfloat16").type) == ("cuda", "cpu")
+    assert devices.pick("cuda").type == "cuda"
+    with pytest.raises(UsageError, match="emulates bfloat16, slowly; use --precision float32"):
+        devices.pick("cuda", "bfloat16")
 
 
 # ---- the process -----------------------------------------------------------------------------------------------------

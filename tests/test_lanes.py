@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +19,8 @@ from coda_cli.core import networks as core_networks
 from coda_cli.core.bcos_nets import bcos_chain
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import classify, coda_net, forward
+from coda_cli.explain import batches, computing, together
+from coda_cli.media.view import View
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +133,40 @@ def test_many_callers_share_the_lanes() -> None:
         caller.join(30)
     assert len(results) == 4
     assert all(torch.equal(r, expected) for r in results)
+
+
+def test_only_cpus_compute_two_batches_at_a_time() -> None:
+    model = networks()[0]
+    assert batches(cast(Any, SimpleNamespace(model=model))) == 2
+    assert batches(cast(Any, SimpleNamespace(model=model.to("meta")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "targets", "count"),
+    [("cpu", 128, 1, 16), ("cpu", 128, 10, 16), ("cpu", 2000, 1, 1), ("cpu", 224, 1000, 1), ("cpu", 224, 200, 4)],
+)
+def test_together_bounds_pixels_and_dynamic_weights(device: str, side: int, targets: int, count: int) -> None:
+    net: Any = SimpleNamespace(model=networks()[0].to(device))
+    view = View(np.zeros((side, side, 3), np.uint8), (0, 0, side, side), (side, side))
+    assert together(net, view, targets) == count
+
+
+def test_lanes_are_made_before_the_threads_that_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = lanes._made
+
+    def slowly(count: int) -> ThreadPoolExecutor:
+        torch.set_num_threads(1)  # as the lanes do
+        time.sleep(0.2)
+        torch.set_num_threads(4)
+        return made(count)
+
+    monkeypatch.setattr(lanes, "_POOLS", {})
+    monkeypatch.setattr(lanes, "_made", slowly)
+    net: Any = SimpleNamespace(model=networks()[0])
+    with computing(net) as pool:
+        pool.submit(lanes.each, lambda i: i, range(4))
+        time.sleep(0.1)
+        assert pool.submit(torch.get_num_threads).result() == 4
 
 
 def test_lanes_that_cannot_be_made_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,6 +332,8 @@ def test_a_single_picture_that_memory_does_not_hold_is_an_error() -> None:
         ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to", True),  # Linux
         ("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.", True),  # Windows
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("GET was unable to find an engine to execute this computation", True),
         ("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes", True),
         ("Kernel size can't be greater than actual input size", False),
     ],

@@ -1061,11 +1061,15 @@ def test_a_network_that_was_trained_explains_pictures(pictures: Path) -> None:
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_nothing_is_compiled_where_a_compiler_that_is_found_may_not_be_torchs(
-    monkeypatch: pytest.MonkeyPatch, platform: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
+    assert not loop.can_compile(CPU)  # without Python's headers
+    (tmp_path / "Python.h").touch()
     assert loop.can_compile(CPU)
+    assert loop.can_compile(torch.device("cuda"))
     monkeypatch.setattr("sys.platform", platform)
     assert not loop.can_compile(CPU)
     assert not loop.can_compile(torch.device("cuda"))

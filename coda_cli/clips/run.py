@@ -2,7 +2,8 @@
 
 Frames stream through decoding, the network, drawing and encoding, each in threads of its own with bounded queues
 between them: of each only its logits stay in memory. What has to be known of the whole clip before the first frame is
-drawn, the class predicted most often, the curve of its logits and the colour scale, comes from one plain forward pass.
+drawn comes from a first look: the class predicted most often and the curve of its logits from a plain forward pass, the
+colour scale from some evenly spaced frames that are decomposed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,7 @@ from coda_cli.clips.sheets import ClipDrawing, Painter
 from coda_cli.clips.sink import ClipOutputs, Sink
 from coda_cli.clips.survey import Survey, grouped_views, survey
 from coda_cli.errors import CodaError
-from coda_cli.explain import Explanation, Request, batches, explain_views
+from coda_cli.explain import Explanation, Request, computing, explain_views
 from coda_cli.media.clips import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
 from coda_cli.media.spans import pixel_box
 from coda_cli.media.view import View
@@ -147,8 +147,8 @@ class _Run:
             return [(frame, e) for (frame, _), e in zip(group, explanations, strict=True)]
 
         groups = grouped_views(_with_durations(self.reader), self.net, self.request, self.batch)
-        with ThreadPoolExecutor(batches(self.net)) as computing, contextlib.closing(groups):
-            for group in ahead(computing, explain, groups, batches(self.net) - 1):
+        with computing(self.net) as pool, contextlib.closing(groups):
+            for group in ahead(pool, explain, groups, 1):
                 self.view = group[0][1].view
                 yield from group
 

@@ -15,13 +15,13 @@ from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import MediaError
-from coda_cli.explain import Request, batches, classify_views, explain_views, together
+from coda_cli.explain import Request, batches, classify_views, computing, explain_views, together
 from coda_cli.media.clips import Frame
 from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
 
-SCALE_FRAMES = 24  # of a clip, evenly spaced: what its colour scale is found from
+SCALE_FRAMES = 24  # of a clip, evenly spaced, up to twice as many: what its colour scale is found from
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
 AHEAD = 12  # frames read before the network wants them
 MOST = 16  # frames computed together, whatever the device: they are held at their full size
@@ -31,7 +31,7 @@ def grouped_views(
     frames: Iterable[Frame], net: Net, request: Request, batch: int | None = None
 ) -> Generator[list[tuple[Frame, View]], None, None]:
     """Frames with what the network sees of them, read ahead in a thread of their own, in batches of one size."""
-    p = net.checkpoint.preprocessing
+    p, targets = net.checkpoint.preprocessing, request.targets(net).most
     source = iter(frames)
 
     def following() -> tuple[Frame, View] | None:
@@ -46,7 +46,7 @@ def grouped_views(
             while (pair := waiting.popleft().result()) is not None:
                 waiting.append(pool.submit(following))
                 group.append(pair)
-                if len(group) >= (batch or max(1, min(MOST, together(net, pair[1]) // batches(net)))):
+                if len(group) >= (batch or max(1, min(MOST, together(net, pair[1], targets) // batches(net)))):
                     yield group
                     group = []
             if group:
@@ -112,7 +112,7 @@ class Survey:
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
         """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""
         sample = self.sample[:: max(1, len(self.sample) // SCALE_FRAMES)]
-        size, magnitudes = together(net, sample[0]), Magnitudes()
+        size, magnitudes = together(net, sample[0], targets.most), Magnitudes()
         for i in range(0, len(sample), size):
             for explanation in explain_views(sample[i : i + size], net, request, targets):
                 magnitudes.add(explanation.maps)
@@ -134,8 +134,8 @@ def survey(
         return [(frame.time, row, view) for (frame, view), row in zip(group, rows, strict=True)]
 
     groups = grouped_views(frames, net, request, batch)
-    with ThreadPoolExecutor(batches(net)) as computing, closing(groups):
-        for group in ahead(computing, classify, groups, batches(net) - 1):
+    with computing(net) as pool, closing(groups):
+        for group in ahead(pool, classify, groups, 1):
             for classified in group:
                 found.add(*classified)
             if on_frame:

@@ -155,10 +155,12 @@ class DAUConv2d(nn.Module):
         QR rather than the Gram matrix ``[U b]^T [U b]``: a sum of squares cannot be negative and does not cancel.
         """
         U, b = self.U, self.b
-        # `_version` counts in-place changes, so an optimiser step or load_state_dict invalidates the cache; writing
-        # through `.data` alone goes past it. The tensors themselves are kept: no other can get their address.
+        # `_version` counts in-place changes, so load_state_dict or an optimiser's step invalidates the cache. Fused
+        # optimisers go past it, and so what is being trained is looked at; writing through `.data` goes past both. The
+        # tensors themselves are kept: no other can get their address.
         held = (U.detach(), None if b is None else b.detach())
-        key = (U.data_ptr(), U._version, None if b is None else (b.data_ptr(), b._version), U.dtype, U.device)
+        seen = tuple(float(torch.linalg.vector_norm(t.detach())) for t in (U, b) if t is not None and t.requires_grad)
+        key = (U.data_ptr(), U._version, None if b is None else (b.data_ptr(), b._version), U.dtype, U.device, seen)
         with _FACTORING:
             if self._factors is None or self._factors[0] != key:
                 self._factors = (key, self._factorised(), held)

@@ -186,9 +186,10 @@ def _sums(x: Tensor, W: Tensor) -> Tensor:
     """
     if x.device.type == "mps":  # it has no float64
         x, W = x.cpu(), W.cpu()
-    found, together = [], 1 if x.device.type == "cpu" else TOGETHER
+    found, together = [], 1 if x.device.type == "cpu" else max(1, min(TOGETHER, (1 << 26) // x[0].numel()))
     for one, weights in zip(x, W, strict=True):
         for part in weights.split(together):
-            products = (one * part).double().flatten(1)
-            found.append(torch.stack([products.sum(1), products.abs().sum(1)], 1))
+            products = (one * part).double()
+            of_each = tuple(range(1, products.ndim))  # not flattened, which copies maps that are channels last
+            found.append(torch.stack([products.sum(of_each), products.abs().sum(of_each)], 1))
     return torch.cat(found).cpu().view(len(x), -1, 2)

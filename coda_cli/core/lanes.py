@@ -23,8 +23,21 @@ def parts(x: Tensor) -> tuple[Tensor, ...]:
 
     Whole on other devices than CPUs, too.
     """
-    threads = torch.get_num_threads()
-    return torch.tensor_split(x, threads) if x.device.type == "cpu" and len(x) >= threads else (x,)
+    return torch.tensor_split(x, torch.get_num_threads()) if x.device.type == "cpu" and divides(len(x)) else (x,)
+
+
+def divides(count: int) -> bool:
+    """Whether a batch of so many has a part for every thread; a smaller one is computed by all of them together."""
+    return count >= torch.get_num_threads()
+
+
+def prepare() -> None:
+    """Make the lanes, before threads are started that compute batches at the same time.
+
+    Making them changes torch's number of threads for a moment, and a thread that asks for it just then keeps it.
+    """
+    if (threads := torch.get_num_threads()) > 1:
+        _pool(threads)
 
 
 def each(function: Callable[..., T], *sequences: Sequence[Any]) -> list[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -13,7 +14,12 @@ from torch import Tensor, nn
 S = TypeVar("S", Sequence[Any], Tensor)
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_SAID = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED", "Insufficient memory")
+_SAID = (
+    "can't allocate memory", "not enough memory", "out of memory", "Insufficient memory", "ALLOC_FAILED",
+    # What cuBLAS and cuDNN say when there is none left for their handles and workspaces.
+    "ALLOCATION_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine", "No valid execution plan",
+)  # fmt: skip
+_CHANGING = threading.Lock()  # several batches may be under way
 _TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
 
 
@@ -37,10 +43,11 @@ def as_many_as_fit(model: nn.Module, pictures: S, size: tuple[int, int], compute
             if len(pictures) == 1 or not out_of_memory(error):
                 raise
         # Not in the handler: the error holds on to everything that was computed before it.
-        if (pixels := len(pictures) * h * w) < _TOO_MANY.get(model, 1 << 62):  # else another batch has said it
-            _TOO_MANY[model] = pixels
-            said = "memory ran out with %d pictures of %d x %d at once; going on with %d"
-            _LOG.warning(said, len(pictures), w, h, half)
+        with _CHANGING:
+            if (pixels := len(pictures) * h * w) < _TOO_MANY.get(model, 1 << 62):  # else another batch has said it
+                _TOO_MANY[model] = pixels
+                said = "memory ran out with %d pictures of %d x %d at once; going on with %d"
+                _LOG.warning(said, len(pictures), w, h, half)
     return [
         result for part in (pictures[:half], pictures[half:]) for result in as_many_as_fit(model, part, size, compute)
     ]

@@ -30,8 +30,9 @@ def resolve(
     """The files that ``sources`` name, in order and each once; then those ``listed`` one path each, taken as they are.
 
     A source is a file, a folder (its pictures in natural order, sub-folders with ``recursive``) or a pattern with
-    ``*``, ``?`` or ``[``. ``leave_out`` is the output folder: nothing inside it is scanned, and what coda explain and
-    coda compare drew is skipped everywhere. Raises UsageError for a source that does not exist or holds no picture.
+    ``*``, ``?`` or ``[``. ``leave_out`` is the output folder: nothing inside it is scanned, and what coda explain, coda
+    compare and coda evaluate drew is skipped everywhere. Raises UsageError for a source that does not exist or holds no
+    picture.
     """
     items: dict[Path, Item] = {}
     for source in sources:

@@ -157,7 +157,7 @@ class Record(_Part):
     device: str
     precision: str
     versions: dict[str, str]
-    seconds: float  # of the decomposition; a share of its batch
+    seconds: float  # of the decomposition; a share of its batch, beside which another may have been computed
 
 
 class ErrorPart(_Part):

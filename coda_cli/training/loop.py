@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -196,9 +197,9 @@ def finish(
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton and one for C for GPUs.
 
-    On Linux, where a compiler that is found is one that torch asks for.
+    On Linux, where a compiler that is found is one that torch asks for, and with the headers of Python.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not Path(sysconfig.get_path("include"), "Python.h").exists():
         return False
     if device.type == "cuda":
         return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))

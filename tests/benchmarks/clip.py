@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from textbook import decompose_textbook, textbook
 
+from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.clips.run import explain_clip
@@ -22,7 +24,7 @@ from coda_cli.clips.sheets import ClipDrawing
 from coda_cli.clips.sink import ClipOutputs
 from coda_cli.clips.survey import Survey, grouped_views
 from coda_cli.core.networks import CodaNet, encode
-from coda_cli.explain import Request, classify_views, explain_views
+from coda_cli.explain import Request, classify_views, computing, explain_views
 from coda_cli.media.clips import ClipWriter, Reader, Selection
 from coda_cli.media.view import fit
 
@@ -80,15 +82,17 @@ def _network_alone(net: Net, source: Path) -> float:
     """Seconds for everything that the network computes for a clip, on views that are ready."""
     request = Request()
     groups = list(grouped_views(Reader(source), net, request))
+    views = [[view for _, view in group] for group in groups]
     start = time.perf_counter()
     found = Survey()
-    for group in groups:
-        for (frame, view), row in zip(group, classify_views([v for _, v in group], net, request), strict=True):
-            found.add(frame.time, row, view)
-    targets = found.targets(net, request)
-    found.scale(net, request, targets, 99.5)
-    for group in groups:
-        explain_views([v for _, v in group], net, request, targets)
+    with computing(net) as pool:
+        classified = ahead(pool, lambda group: classify_views(group, net, request), views, 1)
+        for group, rows in zip(groups, classified, strict=True):
+            for (frame, view), row in zip(group, rows, strict=True):
+                found.add(frame.time, row, view)
+        targets = found.targets(net, request)
+        found.scale(net, request, targets, 99.5)
+        deque(ahead(pool, lambda group: explain_views(group, net, request, targets), views, 1), maxlen=0)
     return time.perf_counter() - start
 
 

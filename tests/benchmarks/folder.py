@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from coda_cli.accounts import Drawing
+from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.explain import Explanation, Request, explain_views
+from coda_cli.explain import Explanation, Request, computing, explain_views
 from coda_cli.media.sources import resolve
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
@@ -88,9 +90,10 @@ def network_alone(folder: Path) -> float:
     p, targets = net.checkpoint.preprocessing, request.targets(net)
     views: list[View] = [fit(read_image(path).rgb, p.resize, p.crop) for path in sorted(folder.glob("*.jpg"))]
     explain_views(views[:BATCH], net, request, targets)
+    groups = [views[first : first + BATCH] for first in range(0, len(views), BATCH)]
     start = time.perf_counter()
-    for first in range(0, len(views), BATCH):
-        explain_views(views[first : first + BATCH], net, request, targets)
+    with computing(net) as pool:
+        deque(ahead(pool, lambda group: explain_views(group, net, request, targets), groups, 1), maxlen=0)
     return time.perf_counter() - start
 
 
