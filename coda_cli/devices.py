@@ -16,7 +16,7 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     """
     if name == "auto":
         usable = torch.cuda.is_available() and not _refusal(torch.device("cuda"))
-        return torch.device("cuda" if usable and not _emulated(precision) else "cpu")
+        return torch.device("cuda" if usable and not emulated(precision) else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9]\d?))?", name):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
     device = torch.device(name)
@@ -24,7 +24,7 @@ def pick(name: str, precision: str = "float32") -> torch.device:
         raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here")
     if device.type == "cuda" and (why := _refusal(device)):
         raise UsageError(f"--device {name}: this GPU cannot be used ({why}); use --device cpu")
-    if device.type == "cuda" and _emulated(precision):
+    if device.type == "cuda" and emulated(precision):
         raise UsageError(f"--device {name}: this GPU only emulates bfloat16, slowly; use --precision float32")
     if device.type == "mps":
         if not torch.backends.mps.is_available():
@@ -34,8 +34,8 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     return device
 
 
-def _emulated(precision: str) -> bool:
-    """Whether the GPU has no products in ``precision``: bfloat16 came with compute capability 8.0."""
+def emulated(precision: str) -> bool:
+    """Whether NVIDIA's GPU here has no products in ``precision``: bfloat16 came with compute capability 8.0."""
     return precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -1059,6 +1059,17 @@ def test_a_network_that_was_trained_explains_pictures(pictures: Path) -> None:
     assert part["exact"] is True
 
 
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Recipe] = []
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, precision="bfloat16"))
+    monkeypatch.setattr("coda_cli.devices.pick", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr("coda_cli.devices.emulated", lambda precision: precision == "bfloat16")
+    monkeypatch.setattr("coda_cli.cli.train._run", lambda recipe, *_, **__: trained.append(recipe))
+    result = coda_train(pictures)
+    assert [recipe.precision for recipe in trained] == ["float32"]
+    assert "this GPU only emulates bfloat16, slowly; training in float32" in result.err
+
+
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_nothing_is_compiled_where_a_compiler_that_is_found_may_not_be_torchs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str

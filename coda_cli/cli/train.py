@@ -90,7 +90,7 @@ def train(
     coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.devices import pick
+    from coda_cli.devices import emulated, pick
     from coda_cli.media.locks import alone
     from coda_cli.report.files import prepare
     from coda_cli.training.recipes import RECIPES
@@ -112,7 +112,10 @@ def train(
         raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
     if (output / f"{name}{SUFFIX}").exists() and not resume:
         raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
-    where = pick(device)
+    where = pick(device, precision or "float32")
+    if precision is None and where.type == "cuda" and emulated(chosen.precision):
+        console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
+        chosen = replace(chosen, precision="float32")
     prepare(output)
     with alone(output / STATE_FILE, "-o DIR starts another"):
         _run(chosen, data, output, {"name": name, "about": data_note or name, "licence": licence}, resume=resume,

@@ -33,6 +33,7 @@ BATCH, PIXELS = 32, 1 << 20  # pictures that are computed together, at most
 # On CPUs: numbers that the ordinary graph of DAU layers may keep for the copies that gradients are taken of together.
 # Measured with `cifar10`, 15 million at 96 x 96 pixels: nine copies one at a time take half the time of nine together.
 # With `imagenette`, a tenth of that at 128 x 128, more at a time are faster, and so they are without such layers.
+# On GPUs 32 times as many, for the sake of their memory.
 KEPT_NUMBERS = 1 << 24
 
 
@@ -143,7 +144,7 @@ def _together(x: Tensor) -> int:
 @torch.no_grad()
 def _copies(model: nn.Module, x: Tensor) -> int:
     """How many copies of a picture gradients are taken of at a time."""
-    layers = [m for m in model.modules() if isinstance(m, DAUConv2d)] if x.device.type == "cpu" else []
+    layers = [m for m in model.modules() if isinstance(m, DAUConv2d)]
     if not layers:
         return _together(x)
     numbers = 0
@@ -158,7 +159,8 @@ def _copies(model: nn.Module, x: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, min(_together(x), KEPT_NUMBERS // numbers))
+    kept = KEPT_NUMBERS if x.device.type == "cpu" else 32 * KEPT_NUMBERS  # 2 GB in float32
+    return max(1, min(_together(x), kept // numbers))
 
 
 @contextmanager

@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "METHOD"), help=argparse.SUPPRESS)  # the child process
     arguments = parser.parse_args()
+    if arguments.device.type not in ("cpu", "cuda"):
+        parser.error("--device: cpu or cuda; times and memory of others are not known here")
     if arguments.memory:
         print(json.dumps(extra_memory(*arguments.memory, arguments.device)))
         return
