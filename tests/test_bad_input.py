@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -519,6 +520,18 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
         most = 0
         looked_at(coda, "in", "--batch-size", str(size))
         assert most == together
+
+
+def test_an_output_folder_that_disappears_is_made_again(tmp_path: Path) -> None:
+    photos(tmp_path / "in", "a.png", "b.png")
+    net, output = loading.load("cifar10"), outputs.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
+    writer = outputs.Writer(net, items := resolve([str(tmp_path / "in")]), request := explain.Request(), output)
+    for item in items:
+        picture = stills.read_image(item.path)
+        explanation = explain.explain_image(picture.rgb, net, request)
+        writer.write(outputs.Loaded(item, picture, explanation.view), explanation)
+        assert len(tree(tmp_path / "out")) == 2
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_nothing_more_is_computed_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
