@@ -14,6 +14,7 @@ from coda_cli.checkpoints.manifest import DEFAULT, known
 from coda_cli.core.dau import DAUConv2d, NormFactors
 from coda_cli.core.decompose import _forward, _sums
 from coda_cli.core.networks import build, encode
+from coda_cli.study import methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a key of a cache
 SIZE = 64
@@ -57,6 +58,16 @@ def test_the_ways_through_a_layer_and_back_are_on_the_gpu(rank: int, groups: int
     for count in (1, 2, 10):
         back = layer._pull_back(torch.zeros(count, *y.shape, device="cuda"), z, g, x.shape, product)
         assert (back.device, back.shape) == (x.device, (count, *x.shape))
+
+
+def test_few_copies_at_a_time_where_the_graph_of_a_layer_keeps_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("cuda"):
+        model = torch.nn.Sequential(DAUConv2d(6, 4, 3, 8)).requires_grad_(False)
+        x = torch.zeros(1, 6, 16, 16)
+    kept_of_one = 4 * 8 * 16 * 16
+    for copies in (1, 3):  # 32 times what a CPU may keep
+        monkeypatch.setattr(methods, "KEPT_NUMBERS", copies * kept_of_one // 32)
+        assert methods._copies(model, x) == copies
 
 
 def test_the_sums_of_the_proof_come_to_the_cpu() -> None:

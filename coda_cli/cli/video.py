@@ -262,6 +262,7 @@ def _one(
     from coda_cli.report.clip_records import ClipRecord, to_json
 
     def interrupted(summary: ClipRecord) -> None:
+        """Say how far the clip came and where that is."""
         are = "is" if summary.frames == 1 else "are"
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
         console.interrupted(f"{name}: interrupted: its first {_frames(summary.frames)} {are} in {', '.join(kept)}")
