@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING
 from coda_cli.errors import CodaError
 
 if TYPE_CHECKING:
-    from coda_cli.accounts import Drawing
     from coda_cli.checkpoints.loading import Net, load, save
-    from coda_cli.clips.run import explain_clip
-    from coda_cli.clips.sheets import ClipDrawing
-    from coda_cli.clips.sink import ClipOutputs
     from coda_cli.core.decompose import Decomposition, decompose
     from coda_cli.core.depth import shares_by_layer
     from coda_cli.core.networks import encode
-    from coda_cli.explain import Explanation, Request, explain_image
-    from coda_cli.media.clips import Selection
+    from coda_cli.explanation.clip.drawing import ClipDrawing
+    from coda_cli.explanation.clip.files import ClipOutputs
+    from coda_cli.explanation.clip.run import explain_clip
+    from coda_cli.explanation.files import Output
+    from coda_cli.explanation.naming import Naming
+    from coda_cli.explanation.picture import Explanation, Request, explain_image
+    from coda_cli.explanation.record import Drawing
+    from coda_cli.explanation.run import explain_many
     from coda_cli.media.sources import resolve
-    from coda_cli.outputs import Output
-    from coda_cli.report.files import Naming
-    from coda_cli.runs import explain_many
+    from coda_cli.video.reading import Selection
 
 _HOMES = {
     "Net": "checkpoints.loading", "load": "checkpoints.loading", "save": "checkpoints.loading",
     "Decomposition": "core.decompose", "decompose": "core.decompose", "encode": "core.networks",
-    "shares_by_layer": "core.depth", "Explanation": "explain", "Request": "explain", "explain_image": "explain",
-    "explain_many": "runs", "Output": "outputs", "Naming": "report.files", "Drawing": "accounts",
-    "resolve": "media.sources", "explain_clip": "clips.run", "Selection": "media.clips",
-    "ClipDrawing": "clips.sheets", "ClipOutputs": "clips.sink",
+    "shares_by_layer": "core.depth", "Explanation": "explanation.picture",
+    "Request": "explanation.picture", "explain_image": "explanation.picture",
+    "explain_many": "explanation.run", "Output": "explanation.files", "Naming": "explanation.naming",
+    "Drawing": "explanation.record",
+    "resolve": "media.sources", "explain_clip": "explanation.clip.run", "Selection": "video.reading",
+    "ClipDrawing": "explanation.clip.drawing", "ClipOutputs": "explanation.clip.files",
 }  # fmt: skip
 
 __all__ = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from coda_cli.checkpoints.loading import Net, load
-from coda_cli.core.published import PUBLISHED
+from coda_cli.checkpoints.published import PUBLISHED
 from coda_cli.errors import CodaError
 from coda_cli.study.localisation import localise
 from coda_cli.training import datasets

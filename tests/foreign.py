@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coda_cli.core.published import PUBLISHED
+from coda_cli.checkpoints.published import PUBLISHED
 
 RANK_4 = "9L-S-CoDA-SQ-rank-4"  # the smallest published configuration
 

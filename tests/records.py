@@ -23,7 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "tests" / "data" / "records.json"
 TOLERANCE = 2e-4
 LEFT_OUT = {"seconds", "versions", "device"}
-NOISE = {"residual", "worst_residual", "off", "residual_float32", "residual_float64", "map_difference"}  # what rounding left over: no two machines have the same
+NOISE = {
+    "residual",
+    "worst_residual",
+    "off",
+    "residual_float32",
+    "residual_float64",
+    "map_difference",
+}  # what rounding left over: no two machines have the same
 EVERY = "overlay,heatmap,panel,layers,depth,npz,json"
 
 # What is run, in one folder, one after the other; a line that begins with "!" is expected to fail.

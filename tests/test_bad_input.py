@@ -26,17 +26,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from program import photo, photos, scene, tree
 
-from coda_cli import explain, outputs, runs
-from coda_cli.accounts import Drawing
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.explanation import files
+from coda_cli.explanation import picture as pictures
+from coda_cli.explanation import run as runs
+from coda_cli.explanation.naming import Naming
+from coda_cli.explanation.record import Drawing
 from coda_cli.media import stills
 from coda_cli.media.sources import resolve
-from coda_cli.report.files import Naming
-from coda_cli.report.records import from_json
+from coda_cli.schema.pictures import from_json
 
 Coda = Callable[..., program.Result]
 
@@ -390,7 +392,7 @@ def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
 ) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr("coda_cli.runs.explain_views", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("coda_cli.explanation.run.explain_views", lambda *_: pytest.fail("something was computed"))
     result = coda("explain", "a.png", "-o", output, "--scale", "run", status=2)
     assert result.error.startswith(f"{output}: cannot write into this folder (")
     assert (tmp_path / "file").read_text() == "mine"
@@ -456,7 +458,7 @@ def test_two_inputs_with_one_output_are_refused_before_any_work(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos(tmp_path, "x/a.png", "y/a.png", "a.jpg")
-    monkeypatch.setattr("coda_cli.runs.explain_views", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("coda_cli.explanation.run.explain_views", lambda *_: pytest.fail("something was computed"))
     for pair in (("x/a.png", "y/a.png"), ("x/a.png", "a.jpg")):
         result = coda("explain", *pair, status=2)
         assert result.error.startswith(f"{pair[0]} and {pair[1]} would both be written as coda-out/a.coda.json; ")
@@ -490,9 +492,9 @@ def test_a_picture_too_large_for_the_memory_costs_only_itself(
     def explain_views(views: Any, *args: Any) -> Any:
         if any(int(view.rgb.sum()) == dark for view in views):
             raise MediaError("not enough memory")
-        return explain.explain_views(views, *args)
+        return pictures.explain_views(views, *args)
 
-    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
     for scale in ("image", "run"):
         result = looked_at(coda, "in", "--fit", "native", "--scale", scale, status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
@@ -513,9 +515,9 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
         time.sleep(0.2)
         with counting:
             inside -= 1
-        return explain.explain_views(views, *args)
+        return pictures.explain_views(views, *args)
 
-    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
     for size, together in ((2, 2), (1, 1)):
         most = 0
         looked_at(coda, "in", "--batch-size", str(size))
@@ -524,12 +526,12 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
 
 def test_an_output_folder_that_disappears_is_made_again(tmp_path: Path) -> None:
     photos(tmp_path / "in", "a.png", "b.png")
-    net, output = loading.load("cifar10"), outputs.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
-    writer = outputs.Writer(net, items := resolve([str(tmp_path / "in")]), request := explain.Request(), output)
+    net, output = loading.load("cifar10"), files.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
+    writer = files.Writer(net, items := resolve([str(tmp_path / "in")]), request := pictures.Request(), output)
     for item in items:
         picture = stills.read_image(item.path)
-        explanation = explain.explain_image(picture.rgb, net, request)
-        writer.write(outputs.Loaded(item, picture, explanation.view), explanation)
+        explanation = pictures.explain_image(picture.rgb, net, request)
+        writer.write(files.Loaded(item, picture, explanation.view), explanation)
         assert len(tree(tmp_path / "out")) == 2
         shutil.rmtree(tmp_path / "out")
 
@@ -544,11 +546,11 @@ def test_nothing_more_is_computed_after_ctrl_c(tmp_path: Path, monkeypatch: pyte
         if len(begun) == 1:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.2)
-        return explain.explain_views(views, *args)
+        return pictures.explain_views(views, *args)
 
-    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
-    net, output = loading.load("cifar10"), outputs.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
-    run = runs.explain_many(net, resolve([str(tmp_path / "in")]), explain.Request(), output, batch=1)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
+    net, output = loading.load("cifar10"), files.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
+    run = runs.explain_many(net, resolve([str(tmp_path / "in")]), pictures.Request(), output, batch=1)
     with pytest.raises(KeyboardInterrupt):
         next(run)
     assert len(begun) == 1
@@ -569,8 +571,8 @@ def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
             raise MemoryError
         return decompose(model, x, *args, **more)
 
-    monkeypatch.setattr(explain, "decompose", scarce)
-    monkeypatch.setattr(explain, "batches", lambda _: at_a_time)
+    monkeypatch.setattr(pictures, "decompose", scarce)
+    monkeypatch.setattr(pictures, "batches", lambda _: at_a_time)
     result = looked_at(coda, "in", "--batch-size", "5")
     if at_a_time == 1:
         assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
@@ -596,7 +598,7 @@ def test_a_picture_that_does_not_fit_leaves_nothing_behind(
         computed.append(weakref.ref(graph))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(explain, "decompose", scarce)
+    monkeypatch.setattr(pictures, "decompose", scarce)
     result = looked_at(coda, "in", "--batch-size", "4", status=1)
     assert len(computed) == 7
     expected = "not enough memory for 32 x 32 pixels; use --fit crop, or make it smaller"
@@ -618,7 +620,7 @@ def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
         return tried
 
     said = "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function 'f'"
-    for home, name, error, place in ((runs, "fit", MemoryError(), 0), (outputs, "draw", RuntimeError(said), 1)):
+    for home, name, error, place in ((runs, "fit", MemoryError(), 0), (files, "draw", RuntimeError(said), 1)):
         with monkeypatch.context() as patch:
             patch.setattr(home, name, scarce(getattr(home, name), error, place))
             result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
@@ -638,7 +640,7 @@ def test_a_picture_too_small_for_a_network_costs_only_itself(
             raise RuntimeError("Kernel size can't be greater than actual input size")
         return decompose(model, x, *args, **more)
 
-    monkeypatch.setattr(explain, "decompose", picky)
+    monkeypatch.setattr(pictures, "decompose", picky)
     result = looked_at(coda, "in", "--fit", "native", status=1)
     assert [r["status"] for r in result.records] == ["error", "ok"]
     assert result.error == (
@@ -1024,9 +1026,9 @@ def test_a_record_that_another_run_wrote_meanwhile_stops_a_picture_before_its_fi
 
     def explain_views(*args: Any) -> Any:
         record.write_bytes(text)
-        return explain.explain_views(*args)
+        return pictures.explain_views(*args)
 
-    monkeypatch.setattr("coda_cli.runs.explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
     assert "exists from another picture" in coda("explain", "a.png", "-c", "dog", status=1).error
     assert tree(tmp_path / "coda-out").keys() == {"a.coda.json"}
     assert record.read_bytes() == text

@@ -59,7 +59,9 @@ def test_nothing_is_looked_at_twice_that_need_not_be(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip(tmp_path / "a.mkv", frames=4)
-    monkeypatch.setattr("coda_cli.clips.run.survey", lambda *_: pytest.fail("a first pass, and nothing to find out"))
+    monkeypatch.setattr(
+        "coda_cli.explanation.clip.run.survey", lambda *_: pytest.fail("a first pass, and nothing to find out")
+    )
     *frames, whole = coda("video", "a.mkv", *MODEL, "-c", "cat", "--scale", "0.02", "--no-strip", "--json").records
     assert {f["explained"][0]["scale"] for f in frames} == {0.02}
     assert (whole["scale"], whole["scale_frames"]) == (0.02, None)

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
+from coda_cli.checkpoints.published_bcos import BCOS
 from coda_cli.core.networks import build
-from coda_cli.core.published_bcos import BCOS
 
 W = r"\.linear\.weight"
 NORM = r"(weight|running_mean|running_var|num_batches_tracked)"

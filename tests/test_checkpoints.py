@@ -21,8 +21,8 @@ from torch import Tensor
 from coda_cli.checkpoints import manifest, proof
 from coda_cli.checkpoints.loading import Net, file_sha256, load, save
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Known, Preprocessing, known
+from coda_cli.checkpoints.published import PUBLISHED, published_name
 from coda_cli.core.networks import CodaNet, build, encode
-from coda_cli.core.published import PUBLISHED, published_name
 from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, MediaError, UsageError
 
 SMALL: dict[str, Any] = {

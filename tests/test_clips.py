@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media import clip_decoding, clip_encoders, clips
-from coda_cli.media.clips import ClipWriter, Reader, Selection, kind_of, parse_box, parse_time, probe, read_frames
+from coda_cli.video import decoding, encoders, reading
+from coda_cli.video.reading import ClipWriter, Reader, Selection, kind_of, parse_box, parse_time, probe, read_frames
 
 RGB = NDArray[np.uint8]
 W, H = 64, 48
@@ -275,13 +275,13 @@ def test_a_start_that_is_sought_gives_what_decoding_everything_gives(
     everything = list(read_frames(path))
     assert [number(f.rgb) for f in everything] == list(range(100))
     jumps = []
-    key_frame_before = clip_decoding._key_frame_before
+    key_frame_before = decoding._key_frame_before
 
     def watched(*args: Any) -> Any:
         jumps.append(key_frame_before(*args))
         return jumps[-1]
 
-    monkeypatch.setattr(clip_decoding, "_key_frame_before", watched)
+    monkeypatch.setattr(decoding, "_key_frame_before", watched)
     for start, end in [(0.52, 0.7), (1.0, 1.2), (2.0, 2.04), (3.37, 3.9), (3.96, None)]:
         reader = Reader(path, Selection(start=start, end=end))
         found = [(f.index, f.time, f.pts, number(f.rgb)) for f in reader]
@@ -613,7 +613,7 @@ def test_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
 
     clock = itertools.count(100.0, 0.05)
     monkeypatch.setattr("cv2.VideoCapture", Camera)
-    monkeypatch.setattr(clips, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(reading, "monotonic", lambda: next(clock))
     frames = list(read_frames(0, end=0.42))
     assert [number(f.rgb) for f in frames] == list(range(9))
     assert [f.time for f in frames] == pytest.approx([k * 0.05 for k in range(9)])
@@ -705,8 +705,8 @@ def test_hidden_frames_of_vp8_are_none() -> None:
         is_discard = False
 
     stream: Any = SimpleNamespace(codec_context=SimpleNamespace(name="vp8"))
-    assert clip_decoding._shows(Packet(b"\x10"), stream)  # type: ignore[arg-type]
-    assert not clip_decoding._shows(Packet(b"\x01"), stream)  # type: ignore[arg-type]
+    assert decoding._shows(Packet(b"\x10"), stream)  # type: ignore[arg-type]
+    assert not decoding._shows(Packet(b"\x01"), stream)  # type: ignore[arg-type]
 
 
 def test_an_mp4_plays_in_a_browser(tmp_path: Path) -> None:
@@ -875,14 +875,14 @@ def test_after_ctrl_c_the_frames_so_far_are_a_valid_clip(tmp_path: Path, name: s
 
 
 def test_ctrl_c_between_the_encoder_and_the_file_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame_of = clip_encoders.Video._frame
+    frame_of = encoders.Video._frame
 
     def interrupted(self: Any, rgb: RGB, at: int) -> Any:
         if number(rgb) == 5:
             signal.raise_signal(signal.SIGINT)
         return frame_of(self, rgb, at)
 
-    monkeypatch.setattr(clip_encoders.Video, "_frame", interrupted)
+    monkeypatch.setattr(encoders.Video, "_frame", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_until(tmp_path / "a.mp4", counted(20), AssertionError("not interrupted"))
     assert numbers(tmp_path / "a.mp4") == list(range(6))

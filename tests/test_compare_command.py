@@ -15,12 +15,12 @@ from conftest import Coda
 from PIL import Image
 from program import photo, woollen
 
-from coda_cli import comparisons
 from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
+from coda_cli.explanation import compare as comparisons
 from coda_cli.study.by_name import Known
 
 QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
@@ -98,7 +98,7 @@ def test_what_is_there_is_seen_before_anything_is_computed(
 ) -> None:
     photo(tmp_path / "a.png")
     coda("compare", "a.png", "--method", "ours")
-    monkeypatch.setattr("coda_cli.comparisons.method_of", lambda _: pytest.fail("computed for nothing"))
+    monkeypatch.setattr("coda_cli.explanation.compare.method_of", lambda _: pytest.fail("computed for nothing"))
     assert "exists" in coda("compare", "a.png", "--method", "ours", status=1).error
 
 
@@ -108,7 +108,7 @@ def test_where_no_method_works_it_is_said(coda: Coda, tmp_path: Path, monkeypatc
 
     photo(tmp_path / "a.png")
     monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": Known(broken)})
-    monkeypatch.setattr("coda_cli.comparisons.default_methods", lambda *_: ("gradient",))
+    monkeypatch.setattr("coda_cli.explanation.compare.default_methods", lambda *_: ("gradient",))
     assert (
         "no method works with cifar10: gradient does not work here: no luck" in coda("compare", "a.png", status=1).error
     )

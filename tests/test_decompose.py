@@ -16,6 +16,7 @@ from oracle import bcos_matrix, network_maps, written_out
 from torch import Tensor, nn
 
 import coda_cli.core.decompose as decompose_module
+from coda_cli.checkpoints.published import PUBLISHED
 from coda_cli.core import dau
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import NORMS, DAUConv2d
@@ -23,7 +24,6 @@ from coda_cli.core.decompose import RELATIVE_TOLERANCE, Decomposition, decompose
 from coda_cli.core.held import held, is_held
 from coda_cli.core.networks import CodaNet, build, coda_net, encode
 from coda_cli.core.patches import Patches
-from coda_cli.core.published import PUBLISHED
 
 pytestmark = pytest.mark.filterwarnings("error")
 

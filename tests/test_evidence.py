@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coda_cli.accounts import to_source
+from coda_cli.explanation import evidence
+from coda_cli.explanation.evidence import MOST_REGIONS, Evidence, Region, measure
+from coda_cli.explanation.record import to_source
 from coda_cli.media.view import fit
-from coda_cli.report import evidence
-from coda_cli.report.evidence import MOST_REGIONS, Evidence, Region, measure
 
 Map = NDArray[np.float32]
 

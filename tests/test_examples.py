@@ -20,10 +20,10 @@ from PIL import Image
 
 import coda_cli
 from coda_cli.checkpoints.loading import Net
-from coda_cli.media.clips import Reader, Selection
-from coda_cli.report.records import from_json
+from coda_cli.schema.pictures import from_json
 from coda_cli.study.localisation import Localisation
 from coda_cli.training.datasets import Split
+from coda_cli.video.reading import Reader, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

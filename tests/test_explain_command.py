@@ -22,12 +22,13 @@ from foreign import authors_state
 from PIL import Image
 from program import CIFAR10, photo, photos, strict_json, tree, woollen
 
-from coda_cli import devices, outputs
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.explain import Request
+from coda_cli.explanation import files
+from coda_cli.explanation.picture import Request
+from coda_cli.machine import devices
 from coda_cli.render.overlay import margin
-from coda_cli.report.records import from_json
+from coda_cli.schema.pictures import from_json
 
 Coda = Callable[..., program.Result]
 Json = dict[str, Any]
@@ -1000,7 +1001,7 @@ def test_pictures_that_are_replaced_have_no_old_record_beside_them(
     def full(*_: object, **__: object) -> None:
         raise MediaError("disk full")
 
-    monkeypatch.setattr(outputs, "write_png", full)
+    monkeypatch.setattr(files, "write_png", full)
     assert coda("explain", "a.png", "--alpha", "0.1", "--force", status=1).error == "a.png: disk full"
     assert not (tmp_path / "coda-out" / "a.coda.json").exists()
 

@@ -24,7 +24,7 @@ from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.hybrid import HybridNet, spread
 from coda_cli.core.networks import CodaNet, build, encode, hybrid_table
 from coda_cli.core.standard_nets import DEVIATION, MEAN
-from coda_cli.explain import Request, explain_image
+from coda_cli.explanation.picture import Request, explain_image
 from coda_cli.media.sources import RECORD_KEY
 
 ARCHITECTURES = [("cifar-resnet20", "layer1"), ("cifar-resnet20", "layer3"), ("resnet18", "layer2")]
@@ -211,7 +211,7 @@ def test_explain_says_how_far_down_it_is_exact(trained: Path, coda: Coda, tmp_pa
 
 
 def test_the_caption_says_it_too(trained: Path) -> None:
-    from coda_cli.accounts import network_part
+    from coda_cli.explanation.record import network_part
 
     assert network_part(load(trained)).title == "tiny, exact down to layer2, not to the pixels"
     assert network_part(load("cifar10")).title == "cifar10"

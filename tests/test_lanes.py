@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core import lanes
 from coda_cli.core import networks as core_networks
 from coda_cli.core.bcos_nets import bcos_chain
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import classify, coda_net, forward
-from coda_cli.explain import batches, computing, together
+from coda_cli.explanation.picture import batches, computing, together
+from coda_cli.machine import lanes
 from coda_cli.media.view import View
 
 

@@ -20,9 +20,9 @@ from program import Result
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import known
+from coda_cli.checkpoints.published import PUBLISHED
 from coda_cli.cli import catalogue
 from coda_cli.core.networks import build
-from coda_cli.core.published import PUBLISHED
 
 NAME = "9L-S-CoDA-SQ-10"
 ADDRESS = f"/{NAME}/model_epoch_200.pkl"

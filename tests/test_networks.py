@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from coda_cli.checkpoints.published import PUBLISHED, PUBLISHED_BIAS, published_name
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
-from coda_cli.core.memory import out_of_memory
 from coda_cli.core.networks import CodaNet, build, classify, coda_net, encode, forward
-from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS, published_name
+from coda_cli.machine.memory import out_of_memory
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.networks import forward
-from coda_cli.core.precision import true_float32
+from coda_cli.machine.precision import true_float32
 from coda_cli.study import by_name
 
 SWITCHES = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]

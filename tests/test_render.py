@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from coda_cli.explanation import drawing
+from coda_cli.explanation.drawing import STYLES, draw
 from coda_cli.media.view import View, fit, paste_back
 from coda_cli.render import colour, overlay, text
 from coda_cli.render.colour import NEGATIVE, OUTSIDE, POSITIVE, TABLE, coloured, robust_scale, strength
@@ -27,9 +29,7 @@ from coda_cli.render.overlay import (
     of_overlay,
     side_by_side,
 )
-from coda_cli.report import pictures
-from coda_cli.report.pictures import STYLES, draw
-from coda_cli.report.records import (
+from coda_cli.schema.pictures import (
     ClassPart,
     EvidencePart,
     Explained,
@@ -476,7 +476,7 @@ def missing_characters(line: str) -> set[str]:
 @pytest.mark.parametrize("part", PARTS)
 def test_captions_hold_only_characters_that_the_font_has(part: Explained) -> None:
     view = fit(random_picture(32, 32), 32, 32)
-    title, lines = pictures._caption(part, record(part, view=view))
+    title, lines = drawing._caption(part, record(part, view=view))
     assert missing_characters(title + "".join(lines) + "".join(overlay._bar_labels(part.scale)) + "logit…") == set()
 
 
@@ -495,7 +495,7 @@ def test_class_names_of_many_languages_can_be_read() -> None:
     ],
 )  # fmt: skip
 def test_the_caption_states_class_sum_proof_and_scale(part: Explained, says: list[str]) -> None:
-    title, lines = pictures._caption(part, record(part, view=fit(random_picture(8, 8), 8, 8)))
+    title, lines = drawing._caption(part, record(part, view=fit(random_picture(8, 8), 8, 8)))
     whole = " ".join([title, *lines])
     assert [phrase for phrase in says if phrase not in whole] == []
     assert ("ABOVE" in whole) == (not part.exact)
@@ -519,7 +519,7 @@ def test_every_kind_of_picture_shows_the_map_at_its_place_at_the_records_scale(
     m = margin(body)
     np.testing.assert_array_equal(drawn[m : m + body.shape[0], m : m + body.shape[1]], body)
     bars = {"overlay": [of_overlay(0.6)], "heatmap": [of_heatmap], "panel": [of_overlay(0.6), of_heatmap]}[kind]
-    np.testing.assert_array_equal(drawn, framed(body, 0.7, *pictures._caption(part, whole), bars=bars))
+    np.testing.assert_array_equal(drawn, framed(body, 0.7, *drawing._caption(part, whole), bars=bars))
     assert np.isnan(pasted).any()
     assert not np.isnan(pasted).all()
 

@@ -14,7 +14,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import ExitCode, UsageError
-from coda_cli.explain import Explanation, Request, arrays, explain_views
+from coda_cli.explanation.picture import Explanation, Request, arrays, explain_views
 from coda_cli.media.view import fit
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")

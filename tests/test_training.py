@@ -1062,8 +1062,8 @@ def test_a_network_that_was_trained_explains_pictures(pictures: Path) -> None:
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Recipe] = []
     monkeypatch.setitem(RECIPES, "tiny", replace(TINY, precision="bfloat16"))
-    monkeypatch.setattr("coda_cli.devices.pick", lambda *_: torch.device("cuda"))
-    monkeypatch.setattr("coda_cli.devices.emulated", lambda precision: precision == "bfloat16")
+    monkeypatch.setattr("coda_cli.machine.devices.pick", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr("coda_cli.machine.devices.emulated", lambda precision: precision == "bfloat16")
     monkeypatch.setattr("coda_cli.cli.train._run", lambda recipe, *_, **__: trained.append(recipe))
     result = coda_train(pictures)
     assert [recipe.precision for recipe in trained] == ["float32"]

@@ -21,8 +21,8 @@ from program import photo, scene, strict_json
 
 import coda_cli
 from coda_cli.errors import MediaError
-from coda_cli.media.clips import ClipWriter, Reader
-from coda_cli.report.clip_records import FrameRecord
+from coda_cli.schema.clips import FrameRecord
+from coda_cli.video.reading import ClipWriter, Reader
 
 WIDTH, HEIGHT = 64, 48
 
@@ -372,7 +372,7 @@ def test_nothing_is_left_of_a_clip_that_cannot_be_finished(
             raise MemoryError
         return original(*args)
 
-    import coda_cli.clips.run as clip_run
+    import coda_cli.explanation.clip.run as clip_run
 
     original = clip_run.explain_views
 
@@ -407,7 +407,7 @@ def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
         yield
 
     clip(tmp_path / "a.mkv", frames=3)
-    monkeypatch.setattr("coda_cli.clips.run.explain_clip", stopped)
+    monkeypatch.setattr("coda_cli.explanation.clip.run.explain_clip", stopped)
     result = coda("video", "a.mkv", status=130)
     assert result.err == "coda: a.mkv: interrupted before its first frame was written; nothing is kept\n"
 
@@ -415,5 +415,5 @@ def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
         yield FrameRecord.model_construct()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coda_cli.clips.run.explain_clip", stopped_later)
+    monkeypatch.setattr("coda_cli.explanation.clip.run.explain_clip", stopped_later)
     assert coda("video", "a.mkv", status=130).err == "coda: interrupted\n"

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from coda_cli.checkpoints.manifest import STANDARD, TORCHVISION, Checkpoint, parse_checkpoint, published_checkpoint
+from coda_cli.checkpoints.published import PUBLISHED, published_name
+from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in
 from coda_cli.core.networks import build
-from coda_cli.core.published import PUBLISHED, published_name
-from coda_cli.core.published_bcos import BCOS, bcos_named_in
 from coda_cli.errors import CheckpointError, UsageError
 
 State = Mapping[str, Tensor]

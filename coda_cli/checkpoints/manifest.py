@@ -191,7 +191,7 @@ def find(name: str) -> Known:
     entries = known()
     if name in entries:
         return entries[name]
-    from coda_cli.core.published import PUBLISHED
+    from coda_cli.checkpoints.published import PUBLISHED
 
     if name in PUBLISHED:
         raise UsageError(f"the authors published no weights of {name!r}; there are: {', '.join(entries)}")
@@ -243,7 +243,7 @@ def recorded_hash_file(path: Path) -> Path:
 
 
 def _published() -> list[Known]:
-    from coda_cli.core.published_bcos import BCOS
+    from coda_cli.checkpoints.published_bcos import BCOS
 
     files = [(name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "") for name, (code, epoch) in _LINKS.items()]
     for name, entry in BCOS.items():
@@ -266,8 +266,8 @@ def _entry(name: str, url: str, file: str, sha256_prefix: str) -> Known:
 @cache  # commands ask for ``known`` several times
 def published_checkpoint(name: str) -> Checkpoint:
     """The description of a published configuration, which its state dict cannot tell. Raises KeyError."""
-    from coda_cli.core.published import PUBLISHED
-    from coda_cli.core.published_bcos import BCOS
+    from coda_cli.checkpoints.published import PUBLISHED
+    from coda_cli.checkpoints.published_bcos import BCOS
 
     architecture, arguments, licence, accuracy, resize, crop = "", dict[str, Any](), "", None, 256, 224
     if name.startswith(TORCHVISION):

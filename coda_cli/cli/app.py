@@ -124,7 +124,7 @@ def main() -> NoReturn:
         console.error(str(error))
         sys.exit(error.exit_code)
     except (RuntimeError, MemoryError) as error:
-        from coda_cli.core.memory import out_of_memory
+        from coda_cli.machine.memory import out_of_memory
 
         if _show_traceback or not out_of_memory(error):
             raise

@@ -69,7 +69,7 @@ def _where(entry: Known) -> str:
 
 def _parameters(entry: Known) -> int | None:
     """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
-    from coda_cli.core.published_bcos import BCOS
+    from coda_cli.checkpoints.published_bcos import BCOS
 
     a, name = entry.checkpoint.arguments, entry.checkpoint.name
     if entry.path.suffix == ".safetensors" and entry.path.exists():

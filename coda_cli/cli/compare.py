@@ -28,7 +28,7 @@ from coda_cli.errors import CodaError, ExitCode
 
 if TYPE_CHECKING:
     from coda_cli.media.sources import Item
-    from coda_cli.report.comparison import Comparison
+    from coda_cli.schema.comparisons import Comparison
 
 
 def compare(
@@ -78,11 +78,11 @@ def compare(
       rise:masks=6000,cells=6,kept=0.1,seed=42
       lime:samples=256,features=3,kernel=1.0,seed=42
     """  # fmt: skip
-    from coda_cli.comparisons import compare as compare_file
-    from coda_cli.explain import Request
+    from coda_cli.explanation.compare import compare as compare_file
+    from coda_cli.explanation.naming import Naming, prepare, refuse_collisions, sweep
+    from coda_cli.explanation.picture import Request
     from coda_cli.media.sources import identity, resolve
-    from coda_cli.report.comparison import FailedComparison, to_json
-    from coda_cli.report.files import Naming, prepare, refuse_collisions, sweep
+    from coda_cli.schema.comparisons import FailedComparison, to_json
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output)

@@ -100,9 +100,9 @@ def localisation(
     coda evaluate localisation imagenette/ --grid 2x2 --grids 100 --json
     coda evaluate localisation imagenette/ --method grad-cam --scores grad-cam.jsonl --plot grad-cam.png
     """
-    from coda_cli.accounts import network_part
     from coda_cli.core.networks import classify
-    from coda_cli.report.measurements import LocalisationRecord, to_json
+    from coda_cli.explanation.record import network_part
+    from coda_cli.schema.measurements import LocalisationRecord, to_json
     from coda_cli.study.by_name import method_of
     from coda_cli.study.localisation import SEED, localise
     from coda_cli.study.scores import Scores
@@ -187,8 +187,8 @@ def removal(
     """
     import numpy as np
 
-    from coda_cli.accounts import network_part
-    from coda_cli.report.measurements import RemovalRecord, to_json
+    from coda_cli.explanation.record import network_part
+    from coda_cli.schema.measurements import RemovalRecord, to_json
     from coda_cli.study.by_name import method_of
     from coda_cli.study.removal import Removal, counts, remove
     from coda_cli.study.scores import Scores
@@ -236,7 +236,7 @@ def removal(
 
 def _decided_by(net: Net, method: str) -> dict[str, Any]:
     """What records say of the network and the method that are measured."""
-    from coda_cli.accounts import network_part
+    from coda_cli.explanation.record import network_part
     from coda_cli.study.by_name import parameters_of
 
     network = network_part(net).model_dump(mode="json", exclude_none=True)
@@ -245,14 +245,14 @@ def _decided_by(net: Net, method: str) -> dict[str, Any]:
 
 def _besides(net: Net) -> dict[str, Any]:
     """What else scores depend on: numbers that need not be in the network's file, and the program's version."""
-    from coda_cli.accounts import described, versions
+    from coda_cli.explanation.record import described, versions
 
     return {"described": described(net), "coda": versions()["coda"]}
 
 
 def _computed_by(net: Net, method: str) -> dict[str, Any]:
     """Where and by which libraries it was measured; a measurement may go on elsewhere."""
-    from coda_cli.accounts import versions
+    from coda_cli.explanation.record import versions
     from coda_cli.study.by_name import libraries_of
 
     device = next(net.model.parameters()).device
@@ -263,7 +263,7 @@ def _prepared(
     data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
 ) -> tuple[Net, Split]:
     """The network and the held-out pictures, after everything that can be wrong without them."""
-    from coda_cli.explain import Request
+    from coda_cli.explanation.picture import Request
     from coda_cli.study import plots
     from coda_cli.study.by_name import is_exact, require
     from coda_cli.training.datasets import load_held_out

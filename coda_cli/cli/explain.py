@@ -47,9 +47,9 @@ from coda_cli.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from coda_cli.explanation.files import Outcome
     from coda_cli.media.sources import Item
-    from coda_cli.outputs import Outcome
-    from coda_cli.report.records import Explained, Record
+    from coda_cli.schema.pictures import Explained, Record
 
 EPILOG = """
 \b
@@ -148,11 +148,11 @@ def explain(
         console.say("nothing to explain: the list on stdin is empty")
         return
 
-    from coda_cli.accounts import Drawing
-    from coda_cli.explain import Request
-    from coda_cli.outputs import Output
-    from coda_cli.report.files import Naming
-    from coda_cli.runs import explain_many
+    from coda_cli.explanation.files import Output
+    from coda_cli.explanation.naming import Naming
+    from coda_cli.explanation.picture import Request
+    from coda_cli.explanation.record import Drawing
+    from coda_cli.explanation.run import explain_many
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
     drawing = Drawing(kinds, full_colour(scale, "image", "run"), percentile, alpha, style.value, smooth)
@@ -165,7 +165,7 @@ def explain(
 
 
 def _kinds(write: str) -> tuple[str, ...]:
-    from coda_cli.report.files import KINDS
+    from coda_cli.explanation.naming import KINDS
 
     kinds = tuple(dict.fromkeys(k.strip() for k in write.split(",") if k.strip()))
     if kinds == ("none",):
@@ -248,7 +248,7 @@ def _summary(counts: Counter[str], worst: float, seconds: float) -> str:
 
 def _announce(outcome: Outcome, json: bool, many: bool) -> str:
     """Results of one input on stdout, and a line for people on stderr; returns what it counts as."""
-    from coda_cli.report.records import FailedRecord, to_json
+    from coda_cli.schema.pictures import FailedRecord, to_json
 
     if outcome.error:
         console.error(str(outcome.error))

@@ -29,10 +29,10 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.report import clip_records, comparison, measurements, records
+    from coda_cli.schema import clips, comparisons, measurements, pictures
 
     kinds = {
-        Command.explain: records, Command.video: clip_records, Command.compare: comparison,
+        Command.explain: pictures, Command.video: clips, Command.compare: comparisons,
         Command.evaluate: measurements,
     }  # fmt: skip
     console.result(json.dumps(kinds[command].json_schema(), indent=2))

@@ -90,9 +90,9 @@ def train(
     coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.devices import emulated, pick
+    from coda_cli.explanation.naming import prepare
+    from coda_cli.machine.devices import emulated, pick
     from coda_cli.media.locks import alone
-    from coda_cli.report.files import prepare
     from coda_cli.training.recipes import RECIPES
     from coda_cli.training.state import STATE_FILE
 
@@ -124,8 +124,8 @@ def train(
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
     from coda_cli.checkpoints.manifest import STANDARD
-    from coda_cli.core.published import PUBLISHED
-    from coda_cli.core.published_bcos import BCOS
+    from coda_cli.checkpoints.published import PUBLISHED
+    from coda_cli.checkpoints.published_bcos import BCOS
 
     architecture, arguments = recipe.architecture, recipe.arguments
     trained = [name for name, entry in BCOS.items() if entry.architecture not in STANDARD]

@@ -40,9 +40,9 @@ from coda_cli.cli.options import (
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from coda_cli.clips.sheets import ClipDrawing
-    from coda_cli.clips.sink import ClipOutputs
-    from coda_cli.report.clip_records import ClipRecord
+    from coda_cli.explanation.clip.drawing import ClipDrawing
+    from coda_cli.explanation.clip.files import ClipOutputs
+    from coda_cli.schema.clips import ClipRecord
 
 EPILOG = """
 \b
@@ -133,10 +133,10 @@ def video(
     coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
     """
     together = number_together(batch_size)
-    from coda_cli.accounts import refuse_style
-    from coda_cli.clips.sheets import ClipDrawing
-    from coda_cli.explain import Request
-    from coda_cli.media.clips import Selection, parse_box, parse_time
+    from coda_cli.explanation.clip.drawing import ClipDrawing
+    from coda_cli.explanation.picture import Request
+    from coda_cli.explanation.record import refuse_style
+    from coda_cli.video.reading import Selection, parse_box, parse_time
 
     request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
     if end is not None and seconds is not None:
@@ -178,8 +178,8 @@ def video(
 
 
 def _failure(source: str | int, error: CodaError) -> str:
-    from coda_cli.media.clips import name_of
-    from coda_cli.report.clip_records import FailedClip, to_json
+    from coda_cli.schema.clips import FailedClip, to_json
+    from coda_cli.video.reading import name_of
 
     return to_json(FailedClip.of(name_of(source), error))
 
@@ -188,11 +188,11 @@ def _plans(
     sources: list[str], output: Path, formats: str | None, audio: bool, force: bool
 ) -> list[tuple[str | int, ClipOutputs]]:
     """What is written about each source; everything that can be wrong with it is found before any work."""
-    from coda_cli.clips.sink import ClipOutputs
-    from coda_cli.media.clips import KINDS, Kind, kind_of
+    from coda_cli.explanation.clip.files import ClipOutputs
+    from coda_cli.explanation.naming import one_file, prepare, sweep
     from coda_cli.media.sources import identity
     from coda_cli.paths import utf8
-    from coda_cli.report.files import one_file, prepare, sweep
+    from coda_cli.video.reading import KINDS, Kind, kind_of
 
     asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]
     if unknown := [k for k in asked if k not in KINDS]:
@@ -257,9 +257,9 @@ def _one(
     json: bool,
 ) -> ClipRecord:
     """Explain one clip, saying what happens; returns its record."""
-    from coda_cli.clips.run import explain_clip
-    from coda_cli.media.clips import name_of, probe
-    from coda_cli.report.clip_records import ClipRecord, to_json
+    from coda_cli.explanation.clip.run import explain_clip
+    from coda_cli.schema.clips import ClipRecord, to_json
+    from coda_cli.video.reading import name_of, probe
 
     def interrupted(summary: ClipRecord) -> None:
         """Say how far the clip came and where that is."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
-from coda_cli.core.lanes import each, parts
-from coda_cli.core.precision import true_float32
+from coda_cli.machine.lanes import each, parts
+from coda_cli.machine.precision import true_float32
 
 # Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
 RELATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-2}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from coda_cli.core.decompose import tolerance_for
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
-from coda_cli.core.precision import true_float32
+from coda_cli.machine.precision import true_float32
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
-from coda_cli.core.lanes import each, parts
-from coda_cli.core.memory import as_many_as_fit
-from coda_cli.core.precision import true_float32
-from coda_cli.core.published import PUBLISHED_BIAS
+from coda_cli.machine.lanes import each, parts
+from coda_cli.machine.memory import as_many_as_fit
+from coda_cli.machine.precision import true_float32
 
+BIAS = math.log(0.1 / 0.9)  # unless told otherwise: a class has probability 0.1 where a picture holds no evidence
 CLASSIFIED = 1 << 21  # pixels of pictures that are classified together
 
 
@@ -111,7 +111,7 @@ def coda_net(
     ranks: Sequence[int],
     norm: str,
     temperature: float,
-    bias: float = PUBLISHED_BIAS,
+    bias: float = BIAS,
     paddings: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
     antialias: bool = False,
@@ -161,7 +161,7 @@ def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, A
         width = resnet(name, cut)[1]
     return {
         "backbone": name, "cut": cut, "channels": [width, 64, 64, 10], "kernels": [3, 3, 1], "strides": [1, 1, 1],
-        "ranks": [32, 32, 32], "norm": "SQ", "temperature": temperature, "bias": PUBLISHED_BIAS,
+        "ranks": [32, 32, 32], "norm": "SQ", "temperature": temperature, "bias": BIAS,
     }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.precision import true_float32
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.machine.precision import true_float32
 from coda_cli.study.methods import (
     Method,
     deeplift,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from coda_cli.checkpoints.manifest import SUMMED
+from coda_cli.checkpoints.published import PUBLISHED, PUBLISHED_BIAS
+from coda_cli.checkpoints.published_bcos import BCOS
 from coda_cli.core.networks import build
-from coda_cli.core.published import PUBLISHED, PUBLISHED_BIAS
-from coda_cli.core.published_bcos import BCOS
 from coda_cli.errors import UsageError
 
 

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from textbook import decompose_textbook, textbook
 
-from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.clips.run import explain_clip
-from coda_cli.clips.sheets import ClipDrawing
-from coda_cli.clips.sink import ClipOutputs
-from coda_cli.clips.survey import Survey, grouped_views
 from coda_cli.core.networks import CodaNet, encode
-from coda_cli.explain import Request, classify_views, computing, explain_views
-from coda_cli.media.clips import ClipWriter, Reader, Selection
+from coda_cli.explanation.clip.drawing import ClipDrawing
+from coda_cli.explanation.clip.files import ClipOutputs
+from coda_cli.explanation.clip.run import explain_clip
+from coda_cli.explanation.clip.survey import Survey, grouped_views
+from coda_cli.explanation.picture import Request, classify_views, computing, explain_views
+from coda_cli.machine.ahead import ahead
 from coda_cli.media.view import fit
+from coda_cli.video.reading import ClipWriter, Reader, Selection
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "clip.mp4"
 

@@ -16,17 +16,17 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from coda_cli.accounts import Drawing
-from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.explain import Explanation, Request, computing, explain_views
+from coda_cli.explanation.files import Output
+from coda_cli.explanation.naming import Naming
+from coda_cli.explanation.picture import Explanation, Request, computing, explain_views
+from coda_cli.explanation.record import Drawing
+from coda_cli.explanation.run import explain_many
+from coda_cli.machine.ahead import ahead
 from coda_cli.media.sources import resolve
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
-from coda_cli.outputs import Output
-from coda_cli.report.files import Naming
-from coda_cli.runs import explain_many
 
 LARGE = (1500, 1000)
 # Not the parent's count of its children's memory: a child's starts at what its parent had.
@@ -107,7 +107,7 @@ def rest_alone(folder: Path, out: Path) -> float:
             first.extend(explain_views(views[:1], *of))
         return [replace(first[0], view=view) for view in views]
 
-    with mock.patch("coda_cli.runs.explain_views", explained):
+    with mock.patch("coda_cli.explanation.run.explain_views", explained):
         start = time.perf_counter()
         for _ in explain_many(net, resolve([str(folder)]), request, Output(Naming(out, DEFAULT), Drawing())):
             pass

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.networks import CodaNet
-from coda_cli.core.precision import true_float32
+from coda_cli.machine.precision import true_float32
 
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices: large enough for the full rate
 

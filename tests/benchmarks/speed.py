@@ -17,11 +17,11 @@ from textbook import decompose_textbook, textbook
 from torch import Tensor
 
 from coda_cli.checkpoints.loading import load
+from coda_cli.checkpoints.published import PUBLISHED
+from coda_cli.checkpoints.published_bcos import BCOS
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import CodaNet, build, encode
-from coda_cli.core.precision import true_float32
-from coda_cli.core.published import PUBLISHED
-from coda_cli.core.published_bcos import BCOS
+from coda_cli.machine.precision import true_float32
 
 # Configuration, pixels, batch; how many of a batch the textbook form takes at once: more do not fit in memory.
 CASES = {

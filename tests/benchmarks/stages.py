@@ -19,16 +19,16 @@ from folder import SIZE, scene
 from numpy.typing import NDArray
 from PIL import Image
 
-from coda_cli.accounts import Drawing, make_record, source_part
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.explain import Request, explain_views
+from coda_cli.explanation.drawing import draw
+from coda_cli.explanation.picture import Request, explain_views
+from coda_cli.explanation.record import Drawing, make_record, source_part
 from coda_cli.media import png
 from coda_cli.media.sources import RECORD_KEY, resolve
 from coda_cli.media.stills import atomic, read_image
 from coda_cli.media.view import fit
-from coda_cli.report.pictures import draw
-from coda_cli.report.records import core_json, to_json
+from coda_cli.schema.pictures import core_json, to_json
 
 REPETITIONS = 30
 T = TypeVar("T")

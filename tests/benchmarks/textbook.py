@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.networks import CodaNet
-from coda_cli.core.precision import true_float32
+from coda_cli.machine.precision import true_float32
 
 
 class TextbookDAU(torch.nn.Module):

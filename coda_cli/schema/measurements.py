@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coda_cli.report.records import Network, _Part, schema_of
+from coda_cli.schema.pictures import Network, _Part, schema_of
 
 
 class LocalisationRecord(_Part):

@@ -18,13 +18,13 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Target, Targets
-from coda_cli.core import lanes
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
-from coda_cli.core.memory import as_many_as_fit, out_of_memory
 from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError, UsageError
+from coda_cli.machine import lanes
+from coda_cli.machine.memory import as_many_as_fit, out_of_memory
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import Fit, View, fit
 

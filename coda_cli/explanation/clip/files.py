@@ -15,12 +15,12 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.clips.sheets import Painter
-from coda_cli.explain import Explanation
-from coda_cli.media.clips import ClipWriter, Frame, Kind
+from coda_cli.explanation.clip.drawing import Painter
+from coda_cli.explanation.picture import Explanation
 from coda_cli.media.stills import atomic
 from coda_cli.paths import utf8
-from coda_cli.report.clip_records import ClipRecord, FrameRecord, to_json
+from coda_cli.schema.clips import ClipRecord, FrameRecord, to_json
+from coda_cli.video.reading import ClipWriter, Frame, Kind
 
 UNDER_WAY = 12  # frames drawn or encoded at once, at most: they hold memory
 RGB = NDArray[np.uint8]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coda_cli.report.records import ClassPart, Failed, Network, ScoredClass, Sums, ViewPart, _Part
+from coda_cli.schema.pictures import ClassPart, Failed, Network, ScoredClass, Sums, ViewPart, _Part
 
 FRAME_SCHEMA: Literal["coda.frame"] = "coda.frame"
 CLIP_SCHEMA: Literal["coda.clip"] = "coda.clip"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.spans import parse_time
+from coda_cli.video.spans import parse_time
 
 if TYPE_CHECKING:
     from av.container import InputContainer

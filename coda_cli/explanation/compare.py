@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.accounts import class_part, network_part, source_part, versions
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.errors import CodaError, ExactnessError, MediaError
-from coda_cli.explain import Request, classify_views, encoded
+from coda_cli.explanation.naming import Naming, prepare, refuse_inputs, withdraw
+from coda_cli.explanation.picture import Request, classify_views, encoded
+from coda_cli.explanation.record import class_part, network_part, source_part, versions
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, read_image, write_png, write_with
 from coda_cli.media.view import Fit, View, fit
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
-from coda_cli.report.comparison import Comparison, MethodPart, to_json
-from coda_cli.report.files import Naming, prepare, refuse_inputs, withdraw
-from coda_cli.report.records import ViewPart
+from coda_cli.schema.comparisons import Comparison, MethodPart, to_json
+from coda_cli.schema.pictures import ViewPart
 from coda_cli.study.by_name import METHODS, is_exact, libraries_of, method_of, parameters_of, unit_of, usual
 
 RGB = NDArray[np.uint8]

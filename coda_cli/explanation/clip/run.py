@@ -18,21 +18,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from coda_cli.accounts import described, network_part, refuse_style, versions
-from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net, file_sha256
-from coda_cli.clips.account import Account
-from coda_cli.clips.sheets import ClipDrawing, Painter
-from coda_cli.clips.sink import ClipOutputs, Sink
-from coda_cli.clips.survey import Survey, grouped_views, survey
 from coda_cli.errors import CodaError
-from coda_cli.explain import Explanation, Request, computing, explain_views
-from coda_cli.media.clips import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
-from coda_cli.media.spans import pixel_box
+from coda_cli.explanation.clip.drawing import ClipDrawing, Painter
+from coda_cli.explanation.clip.files import ClipOutputs, Sink
+from coda_cli.explanation.clip.record import Account
+from coda_cli.explanation.clip.survey import Survey, grouped_views, survey
+from coda_cli.explanation.picture import Explanation, Request, computing, explain_views
+from coda_cli.explanation.record import described, network_part, refuse_style, versions
+from coda_cli.machine.ahead import ahead
 from coda_cli.media.view import View
 from coda_cli.paths import utf8
-from coda_cli.report.clip_records import ClipRecord, ClipSource, FrameRecord, SelectionPart
-from coda_cli.report.records import ViewPart
+from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
+from coda_cli.schema.pictures import ViewPart
+from coda_cli.video.reading import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
+from coda_cli.video.spans import pixel_box
 
 Policy = Literal["clip", "frame"]  # whose prediction is explained
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.media.clip_decoding import Account, ClipInfo, Coded
 from coda_cli.media.stills import _PILLOW_SILENT, BACKGROUND, _refuse_bombs
+from coda_cli.video.decoding import Account, ClipInfo, Coded
 
 _MAGIC = (b"GIF8", b"\x89PNG", b"RIFF")
 

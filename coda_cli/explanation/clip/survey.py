@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import MediaError
-from coda_cli.explain import Request, batches, classify_views, computing, explain_views, together
-from coda_cli.media.clips import Frame
+from coda_cli.explanation.picture import Request, batches, classify_views, computing, explain_views, together
+from coda_cli.machine.ahead import ahead
 from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
+from coda_cli.video.reading import Frame
 
 SCALE_FRAMES = 24  # of a clip, evenly spaced, up to twice as many: what its colour scale is found from
 VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
 from coda_cli.media import png
-from coda_cli.media.clip_decoding import opening_of
-from coda_cli.media.clip_files import exact, opened
+from coda_cli.video.containers import exact, opened
+from coda_cli.video.decoding import opening_of
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame

@@ -8,18 +8,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.accounts import colour_explanation_of, sigmoid
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
-from coda_cli.clips.survey import Survey, name_of
-from coda_cli.explain import Explanation
-from coda_cli.media.clips import Frame
+from coda_cli.explanation.clip.survey import Survey, name_of
+from coda_cli.explanation.drawing import coloured_weights
+from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.record import colour_explanation_of, sigmoid
 from coda_cli.media.view import paste_back
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, places, resized
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import heatmap, overlay
-from coda_cli.report.clip_records import ExplainedFrame, FrameRecord
-from coda_cli.report.pictures import coloured_weights
+from coda_cli.schema.clips import ExplainedFrame, FrameRecord
+from coda_cli.video.reading import Frame
 
 Layout = Literal["side", "overlay", "heatmap", "panel"]
 LAYOUTS: dict[str, tuple[str, ...]] = {

@@ -14,20 +14,20 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from coda_cli.accounts import refuse_style
-from coda_cli.ahead import ahead
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
-from coda_cli.core.lanes import divides
-from coda_cli.core.memory import out_of_memory
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explain import Explanation, Request, computing, explain_views, together
+from coda_cli.explanation.files import DRAWN, Loaded, Outcome, Output, Writer
+from coda_cli.explanation.naming import prepare, refuse_collisions, sweep
+from coda_cli.explanation.picture import Explanation, Request, computing, explain_views, together
+from coda_cli.explanation.record import refuse_style
+from coda_cli.machine.ahead import ahead
+from coda_cli.machine.lanes import divides
+from coda_cli.machine.memory import out_of_memory
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
-from coda_cli.outputs import DRAWN, Loaded, Outcome, Output, Writer
 from coda_cli.render.colour import Magnitudes
-from coda_cli.report.files import prepare, refuse_collisions, sweep
 
 READ_AHEAD = 6  # pictures
 GROUP_BYTES = 128e6  # of pictures that are computed together; three such groups are on their way at a time

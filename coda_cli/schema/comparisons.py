@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coda_cli.report.records import ClassPart, Failed, Network, Source, ViewPart, _Part, schema_of
+from coda_cli.schema.pictures import ClassPart, Failed, Network, Source, ViewPart, _Part, schema_of
 
 SCHEMA: Literal["coda.comparison"] = "coda.comparison"
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.accounts import TOP, class_part, sigmoid, sums, to_source
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
-from coda_cli.explain import Explanation
-from coda_cli.media.clips import Frame
+from coda_cli.explanation.evidence import measure
+from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.record import TOP, class_part, sigmoid, sums, to_source
 from coda_cli.media.view import View
-from coda_cli.report.clip_records import ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
-from coda_cli.report.evidence import measure
-from coda_cli.report.records import ScoredClass
+from coda_cli.schema.clips import ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
+from coda_cli.schema.pictures import ScoredClass
+from coda_cli.video.reading import Frame
 
 
 @dataclass

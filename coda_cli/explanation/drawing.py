@@ -23,7 +23,7 @@ from coda_cli.render.overlay import (
     side_by_side,
 )
 from coda_cli.render.weights import on_paper
-from coda_cli.report.records import Explained, Record
+from coda_cli.schema.pictures import Explained, Record
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.clip_animations import animation, animation_info, is_animation
-from coda_cli.media.clip_decoding import Account, ClipInfo, Coded, opening_of, video
-from coda_cli.media.clip_encoders import Kind
-from coda_cli.media.clip_writers import KINDS, ClipWriter, kind_of, uninterrupted
 from coda_cli.media.sources import resolve
-from coda_cli.media.spans import TOLERANCE, Box, parse_box, parse_time, pixel_box
 from coda_cli.media.stills import read_image
+from coda_cli.video.animations import animation, animation_info, is_animation
+from coda_cli.video.decoding import Account, ClipInfo, Coded, opening_of, video
+from coda_cli.video.encoders import Kind
+from coda_cli.video.spans import TOLERANCE, Box, parse_box, parse_time, pixel_box
+from coda_cli.video.writing import KINDS, ClipWriter, kind_of, uninterrupted
 
 __all__ = ["KINDS", "Box", "ClipInfo", "ClipWriter", "Frame", "Kind", "Reader", "Selection", "Source",
            "kind_of", "name_of", "parse_box", "parse_time", "probe", "read_frames", "uninterrupted"]  # fmt: skip

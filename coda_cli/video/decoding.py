@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.media.clip_files import exact, opened, reason, seconds, stated_duration, video_stream
-from coda_cli.media.spans import TOLERANCE
 from coda_cli.media.stills import _refuse_bombs
+from coda_cli.video.containers import exact, opened, reason, seconds, stated_duration, video_stream
+from coda_cli.video.spans import TOLERANCE
 
 if TYPE_CHECKING:
     from av.container import InputContainer

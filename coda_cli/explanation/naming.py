@@ -22,7 +22,7 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import TEMPORARY_PREFIX, read_gif_text, read_png_text
 from coda_cli.paths import utf8
-from coda_cli.report.records import Record, from_json
+from coda_cli.schema.pictures import Record, from_json
 
 KINDS = {
     "overlay": "png", "heatmap": "png", "panel": "png", "layers": "png", "depth": "gif", "npz": "npz", "json": "json",

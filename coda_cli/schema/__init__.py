@@ -1,0 +1,1 @@
+"""What is written about an input: records, each with a schema and a version."""
