@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # A module may import from folders of strictly lower rank and from its own folder. The package's own __init__ and
 # __main__ stand above all: they show what lies below.
 RANKS = {"errors": 0, "paths": 0, "machine": 1, "core": 2, "media": 3, "render": 3, "video": 4, "schema": 4,
-         "checkpoints": 5, "study": 6, "training": 6, "explanation": 7, "cli": 8, "__init__": 9, "__main__": 9}  # fmt: skip
+         "checkpoints": 5, "study": 6, "training": 6, "explanation": 7, "cli": 8,
+         "__init__": 9, "__main__": 9}  # fmt: skip
 
 # Library: the folders (with a slash) and files that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
@@ -174,8 +175,8 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("study/methods.py", "def ig():\n    from captum.attr import IntegratedGradients"),
         ("training/state.py", "import torch\nimport coda_cli.checkpoints.loading\ntorch.load('x', weights_only=True)"),
         ("explanation/naming.py", "from coda_cli import __version__\nimport json\njson.load"),
-        ("explanation/picture.py", "from coda_cli import errors\nfrom coda_cli.schema import pictures\nfrom ..media import stills"),
-        ("cli/app.py", "import typer\nfrom rich.console import Console\nfrom coda_cli.explanation.picture import e\nprint('x')"),
+        ("explanation/picture.py", "from coda_cli import errors\nfrom coda_cli.schema import pictures"),
+        ("cli/app.py", "import typer\nfrom rich.console import Console\nfrom coda_cli.explanation import e\nprint('x')"),
         ("__init__.py", "from .explanation.picture import explain\nfrom coda_cli.core.decompose import decompose"),
         ("__main__.py", "from coda_cli.cli.app import main"),
         ("core/dau.py", "def save():\n    '''Text that says import typer and print(x).'''\n    self.print(torch.save)"),
