@@ -176,7 +176,7 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("training/state.py", "import torch\nimport coda_cli.checkpoints.loading\ntorch.load('x', weights_only=True)"),
         ("explanation/naming.py", "from coda_cli import __version__\nimport json\njson.load"),
         ("explanation/picture.py", "from coda_cli import errors\nfrom coda_cli.schema import pictures"),
-        ("cli/app.py", "import typer\nfrom rich.console import Console\nfrom coda_cli.explanation import e\nprint('x')"),
+        ("cli/app.py", "import typer, rich\nfrom coda_cli.explanation import e\nprint('x')"),
         ("__init__.py", "from .explanation.picture import explain\nfrom coda_cli.core.decompose import decompose"),
         ("__main__.py", "from coda_cli.cli.app import main"),
         ("core/dau.py", "def save():\n    '''Text that says import typer and print(x).'''\n    self.print(torch.save)"),

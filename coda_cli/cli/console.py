@@ -25,7 +25,8 @@ class Console:
 
     def result(self, text: str) -> None:
         """One line of results, on stdout. The only function of the program that writes there."""
-        print(text, flush=True)
+        # In one piece: an interruption between a line and its end would join it to the next one.
+        print(f"{text}\n", end="", flush=True)
 
     def error(self, text: str) -> None:
         """Something failed."""
