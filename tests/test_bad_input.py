@@ -36,6 +36,7 @@ from coda_cli.explanation import picture as pictures
 from coda_cli.explanation import run as runs
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.record import Drawing
+from coda_cli.machine import budget
 from coda_cli.media import stills
 from coda_cli.media.sources import resolve
 from coda_cli.schema.pictures import from_json
@@ -572,7 +573,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
         return decompose(model, x, *args, **more)
 
     monkeypatch.setattr(pictures, "decompose", scarce)
-    monkeypatch.setattr(pictures, "batches", lambda _: at_a_time)
+    monkeypatch.setattr(budget, "batches_at_once", lambda _: at_a_time)
     result = looked_at(coda, "in", "--batch-size", "5")
     if at_a_time == 1:
         assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from coda_cli.core import dau
 from coda_cli.core.dau import NORMS, DAUConv2d, scale_of_norm
 from coda_cli.core.held import held
+from coda_cli.machine import budget
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -31,10 +32,10 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True, params=[dau.WRITTEN_RANK, 1], ids=["factored", "written"])
+@pytest.fixture(autouse=True, params=[budget.WRITTEN_RANK, 1], ids=["factored", "written"])
 def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test here holds for weights that are written out and for those that are not."""
-    monkeypatch.setattr(dau, "WRITTEN_RANK", request.param)
+    monkeypatch.setattr(budget, "WRITTEN_RANK", request.param)
 
 
 def by_eval(layer: DAUConv2d, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from coda_cli.core.decompose import RELATIVE_TOLERANCE, Decomposition, decompose
 from coda_cli.core.held import held, is_held
 from coda_cli.core.networks import CodaNet, build, coda_net, encode
 from coda_cli.core.patches import Patches
+from coda_cli.machine import budget
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -173,7 +174,7 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_written_out_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_net(strides=[2, 1], groups=[2, 1]), picture()
     factored = explained(model, x)
-    monkeypatch.setattr(dau, "WRITTEN_RANK", 1)
+    monkeypatch.setattr(budget, "WRITTEN_RANK", 1)
     assert_equals_definition(model, x)
     torch.testing.assert_close(explained(model, x).contributions, factored.contributions, rtol=0, atol=1e-12)
     monkeypatch.setattr(DAUConv2d, "_pull_back", lambda *given: pytest.fail(f"{given[2].ndim} axes"))
@@ -186,7 +187,7 @@ def test_weights_written_out_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 def test_classes_pulled_back_together_equal_the_definition(
     norm: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dau, "ONE_BY_ONE", 0)
+    monkeypatch.setattr(budget, "ONE_BY_ONE", 0)
     monkeypatch.setattr(dau, "_one_by_one", lambda *_: pytest.fail("one by one"))
     assert_equals_definition(small_net(norm=norm, **changes), torch.rand(2, 2, 5, 4, dtype=torch.float64))
     together = dau._together
@@ -201,7 +202,7 @@ def test_classes_pulled_back_together_equal_the_definition(
 def test_parts_of_any_size_equal_the_definition(
     kernel: int, one_by_one: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dau, "ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr(budget, "ONE_BY_ONE", one_by_one)
     original = Patches.parts
     monkeypatch.setattr(Patches, "parts", lambda self, size, _: original(self, size, most))
     assert_equals_definition(small_net(kernels=[kernel, 3], strides=[2, 1]), picture(2, 2, 9, 8))
@@ -209,7 +210,7 @@ def test_parts_of_any_size_equal_the_definition(
 
 @pytest.mark.parametrize("one_by_one", [0, 1000])
 def test_nothing_asked_for_gives_nothing(one_by_one: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dau, "ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr(budget, "ONE_BY_ONE", one_by_one)
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
     try:
         d = decompose(small_net(), picture(), torch.zeros(2, CLASSES, dtype=torch.float64))
@@ -224,8 +225,8 @@ def test_many_classes_go_through_in_groups(together: int, monkeypatch: pytest.Mo
     model, x = small_net(), torch.rand(2, 2, 5, 4, dtype=torch.float64)
     weights = torch.randn(2, 5, CLASSES, dtype=torch.float64)
     alone = [decompose(model, x, weights[:, k : k + 1]) for k in range(5)]
-    monkeypatch.setattr(decompose_module, "TOGETHER", together)
-    monkeypatch.setattr(dau, "ONE_BY_ONE", 0)
+    monkeypatch.setattr(budget, "SHARED_GRADIENTS", together)
+    monkeypatch.setattr(budget, "ONE_BY_ONE", 0)
     d = decompose(model, x, weights)
     torch.testing.assert_close(d.dynamic_weights, torch.cat([a.dynamic_weights for a in alone], 1), rtol=0, atol=1e-12)
     torch.testing.assert_close(d.logit, torch.cat([a.logit for a in alone], 1))

@@ -6,21 +6,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core import networks as core_networks
 from coda_cli.core.bcos_nets import bcos_chain
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import classify, coda_net, forward
-from coda_cli.explanation.picture import batches, computing, together
-from coda_cli.machine import lanes
-from coda_cli.media.view import View
+from coda_cli.machine import budget, lanes
 
 
 @pytest.fixture(autouse=True)
@@ -136,19 +130,15 @@ def test_many_callers_share_the_lanes() -> None:
 
 
 def test_only_cpus_compute_two_batches_at_a_time() -> None:
-    model = networks()[0]
-    assert batches(cast(Any, SimpleNamespace(model=model))) == 2
-    assert batches(cast(Any, SimpleNamespace(model=model.to("meta")))) == 1
+    assert budget.batches_at_once("cpu") == 2
+    assert budget.batches_at_once("cuda") == budget.batches_at_once("mps") == 1
 
 
 @pytest.mark.parametrize(
-    ("device", "side", "targets", "count"),
-    [("cpu", 128, 1, 16), ("cpu", 128, 10, 16), ("cpu", 2000, 1, 1), ("cpu", 224, 1000, 1), ("cpu", 224, 200, 4)],
+    ("side", "targets", "count"), [(128, 1, 16), (128, 10, 16), (2000, 1, 1), (224, 1000, 1), (224, 200, 4)]
 )
-def test_together_bounds_pixels_and_dynamic_weights(device: str, side: int, targets: int, count: int) -> None:
-    net: Any = SimpleNamespace(model=networks()[0].to(device))
-    view = View(np.zeros((side, side, 3), np.uint8), (0, 0, side, side), (side, side))
-    assert together(net, view, targets) == count
+def test_a_batch_bounds_pixels_and_dynamic_weights(side: int, targets: int, count: int) -> None:
+    assert budget.pictures_at_once("cpu", side * side, targets) == count
 
 
 def test_lanes_are_made_before_the_threads_that_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +152,7 @@ def test_lanes_are_made_before_the_threads_that_share_them(monkeypatch: pytest.M
 
     monkeypatch.setattr(lanes, "_POOLS", {})
     monkeypatch.setattr(lanes, "_made", slowly)
-    net: Any = SimpleNamespace(model=networks()[0])
-    with computing(net) as pool:
+    with lanes.batch_pool("cpu") as pool:
         pool.submit(lanes.each, lambda i: i, range(4))
         time.sleep(0.1)
         assert pool.submit(torch.get_num_threads).result() == 4
@@ -198,6 +187,6 @@ def test_pictures_are_classified_in_lanes() -> None:
 
 def test_large_pictures_are_classified_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures, steps = torch.randint(256, (9, 3, 8, 7), dtype=torch.uint8), list[int]()
-    monkeypatch.setattr(core_networks, "CLASSIFIED", 4 * 8 * 7)
+    monkeypatch.setattr(budget, "CLASSIFIED_PIXELS", 4 * 8 * 7)
     classify(networks()[0].float(), pictures, on_step=lambda done, _: steps.append(done))
     assert steps == [4, 8, 9]

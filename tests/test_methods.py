@@ -19,6 +19,7 @@ from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.machine import budget
 from coda_cli.study import methods
 from coda_cli.study.by_name import METHODS, Known, is_exact, method_of, require, usual
 from coda_cli.study.methods import _last_map, grad_cam, lime, occlusion, rise
@@ -61,7 +62,7 @@ def test_classes_asked_for_together_get_the_maps_they_get_alone(name: str, monke
     alone = [method(model, x, [c])[0] for c in (2, 0, 2)]
     torch.testing.assert_close(method(model, x, [2, 0, 2]), torch.stack(alone))
     assert not alone[0].equal(alone[1])
-    monkeypatch.setattr(methods, "KEPT_NUMBERS", 1)  # one at a time
+    monkeypatch.setattr(budget, "GRAPH_NUMBERS", 1)  # one at a time
     torch.testing.assert_close(method(model, x, [2, 0, 2]), torch.stack(alone))
 
 
@@ -238,11 +239,11 @@ def test_lime_marks_the_superpixel_that_speaks_for_the_class() -> None:
 def test_fewer_copies_of_a_picture_go_together_where_their_graph_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_net(), picture(12, 10)
     kept = 12 * 10 * 4 * 3 + 5 * 4 * 3 * 3  # positions, outputs and rank of both layers
-    for times, copies in ((1, 1), (3.5, 3), (1000, methods.BATCH)):
-        monkeypatch.setattr(methods, "KEPT_NUMBERS", int(times * kept))
+    for times, copies in ((1, 1), (3.5, 3), (1000, budget.MASKED_PICTURES)):
+        monkeypatch.setattr(budget, "GRAPH_NUMBERS", int(times * kept))
         assert methods._copies(model, x) == copies
-    monkeypatch.setattr(methods, "KEPT_NUMBERS", 1)
-    assert methods._copies(nn.Conv2d(6, 3, 1), x) == methods.BATCH  # no such layers
+    monkeypatch.setattr(budget, "GRAPH_NUMBERS", 1)
+    assert methods._copies(nn.Conv2d(6, 3, 1), x) == budget.MASKED_PICTURES  # no such layers
 
 
 def test_ours_alone_adds_up_on_a_network_of_ours() -> None:

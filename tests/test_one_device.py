@@ -14,6 +14,7 @@ from coda_cli.checkpoints.manifest import DEFAULT, known
 from coda_cli.core.dau import DAUConv2d, NormFactors
 from coda_cli.core.decompose import _forward, _sums
 from coda_cli.core.networks import build, encode
+from coda_cli.machine import budget
 from coda_cli.study import methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a key of a cache
@@ -66,7 +67,7 @@ def test_few_copies_at_a_time_where_the_graph_of_a_layer_keeps_much(monkeypatch:
         x = torch.zeros(1, 6, 16, 16)
     kept_of_one = 4 * 8 * 16 * 16
     for copies in (1, 3):  # 32 times what a CPU may keep
-        monkeypatch.setattr(methods, "KEPT_NUMBERS", copies * kept_of_one // 32)
+        monkeypatch.setattr(budget, "GRAPH_NUMBERS", copies * kept_of_one // 32)
         assert methods._copies(model, x) == copies
 
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from coda_cli.errors import ExitCode, MediaError
-from coda_cli.media import png, stills
+from coda_cli.machine import budget
+from coda_cli.media import stills
 from coda_cli.media.stills import atomic, read_image, read_png_text, write_png, write_with
 from coda_cli.render.colour import TABLE
 
@@ -483,11 +484,11 @@ def test_png_keeps_every_pixel_and_text_in_any_language(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (64, 48)])
 @pytest.mark.parametrize("kind", ["noise", "flat", "turned"])
-@pytest.mark.parametrize("block", [png.BLOCK, 1000])
+@pytest.mark.parametrize("block", [budget.PNG_BLOCK, 1000])
 def test_png_holds_pictures_of_any_shape_for_any_reader(
     shape: tuple[int, int], kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(png, "BLOCK", block)
+    monkeypatch.setattr(budget, "PNG_BLOCK", block)
     values: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     if kind == "flat":
         values[:] = values[0, 0]

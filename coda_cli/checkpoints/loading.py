@@ -42,6 +42,11 @@ class Net:
     assumed: tuple[str, ...] = ()  # what the file could not tell and where it was taken from instead
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are, and so where it computes."""
+        return next(self.model.parameters()).device
+
+    @property
     def cut(self) -> str | None:
         """Of a hybrid, the layer down to which its decomposition is exact; None where it is down to the pixels."""
         return self.model.cut if isinstance(self.model, HybridNet) else None

@@ -28,21 +28,9 @@ from torch import Tensor, nn
 
 from coda_cli.core.held import is_held
 from coda_cli.core.patches import Patches
+from coda_cli.machine import budget
 
 NORMS = ("SQ", "L2")
-
-# Weights are written out, and kept for the backward pass, where the rank is high, which is what the other two matrix
-# products cost, and they are no more than so many numbers. Measured: at rank 256 1.6 times as fast, at rank 128 even.
-WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
-
-# Positions whose matrix products are made at once on CPUs: measured, those of two thousand rows run at the full rate;
-# where the weights w_o are made, and shared by all cotangents, of at least a hundred, and of as many as keep the result
-# to so many numbers: fewer are too much to say for too little work, more leave the cache.
-ROWS, SHARED_ROWS, SHARED_NUMBERS = 2048, 128, 1 << 20
-
-# Cotangents times rank up to which cotangents are pulled back one after the other. Measured: together pays for two at
-# rank 32, three at rank 16, four at rank 8; ten take 1.3 (rank 64) to 3.3 times (rank 8) what one takes.
-ONE_BY_ONE = 32
 
 _FACTORING = Lock()  # parts of a batch go through a layer at the same time: one of them makes its factors
 
@@ -212,7 +200,7 @@ class DAUConv2d(nn.Module):
         X = self.patches.rows(x)  # [P, d]
         P, d = X.shape
         z = X @ _rows(self.V).t()
-        if r >= WRITTEN_RANK and P * O * d <= WRITTEN_NUMBERS and product == x.dtype:
+        if r >= budget.WRITTEN_RANK and P * O * d <= budget.WRITTEN_NUMBERS and product == x.dtype:
             b, U = _rows(self.bias_or_zeros())[:, None], _rows(self.dense_U()).view(O, r, d)
             w = torch.baddbmm(b, z.expand(O, P, r), U).transpose(0, 1)
             g = scale_of_norm(torch.linalg.vector_norm(w, dim=2), self.norm)
@@ -245,7 +233,7 @@ class DAUConv2d(nn.Module):
             rows = torch.bmm(q.transpose(0, 1), z).transpose(0, 1)
             self.patches.add(maps, rows, slice(0, c.shape[3]))
             return self.patches.finished(maps, size)
-        d, together = self.U[0].numel(), len(c) > 1 and len(c) * self.rank > ONE_BY_ONE
+        d, together = self.U[0].numel(), len(c) > 1 and len(c) * self.rank > budget.ONE_BY_ONE
         U, b = _rows(self.dense_U()).view(-1, self.rank, d).to(product), _rows(self.bias_or_zeros())
         # At the last layer only the explained classes have a cotangent, above it all outputs do.
         live = q.flatten(0, 1).abs().sum(0).nonzero()[:, 0]  # NaN counts as live
@@ -253,11 +241,11 @@ class DAUConv2d(nn.Module):
             return self.patches.finished(maps, size)
         if len(live) < self.out_channels:
             q, U, b = q[..., live].contiguous(), U[live], b[live]
-        pulled, most = _one_by_one, ROWS
+        pulled, most = _one_by_one, budget.PRODUCT_ROWS
         if together:
-            pulled, most = _together, max(SHARED_ROWS, SHARED_NUMBERS // (len(c) * d))
+            pulled, most = _together, max(budget.SHARED_ROWS, budget.SHARED_NUMBERS // (len(c) * d))
         if c.device.type != "cpu":
-            most = max(8 * ROWS, (1 << 28) // (len(c) * d))
+            most = max(budget.PRODUCT_ROWS_GPU, budget.SHARED_NUMBERS_GPU // (len(c) * d))
         out, buffer = q.new_empty(0), q.new_empty(0, dtype=U.dtype if together else q.dtype)
         for part, pictures, lines in self.patches.parts(size, most):  # each is still in the cache when it is added up
             self.patches.add(maps[:, pictures], pulled(q[:, part], z[part], U, b, out, buffer), lines)
@@ -312,7 +300,7 @@ def _together(q: Tensor, z: Tensor, U: Tensor, b: Tensor, out: Tensor, buffer: T
     q = q.transpose(0, 1).contiguous()  # torch copies every small matrix of a product whose stride it does not like
     z_wide = z.to(U.dtype)
     out.resize_(len(z), q.shape[1], U.shape[2])
-    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, SHARED_ROWS):
+    for p, o in _blocks(len(z), len(U), U.shape[2], out.device, budget.SHARED_ROWS):
         w = buffer.resize_(len(U[o]), p.stop - p.start, U.shape[2])
         factors = z_wide[p].expand(len(w), -1, -1)
         if U.dtype == q.dtype:
@@ -335,15 +323,16 @@ def _product_type(x: Tensor) -> torch.dtype:
 
 
 def _blocks(
-    positions: int, outputs: int, width: int, device: torch.device, rows: int = ROWS
+    positions: int, outputs: int, width: int, device: torch.device, rows: int = budget.PRODUCT_ROWS
 ) -> Iterator[tuple[slice, slice]]:
     """Pairs of slices, of positions and of outputs, that cover all: blocks of about 2 MB on CPUs, more on GPUs.
 
     ``width`` is how many numbers one output has at one position. A block that stays in the cache makes what follows its
     matrix product almost free.
     """
-    rows, budget = (rows, 1 << 19) if device.type == "cpu" else (8 * rows, 1 << 26)
-    step = max(1, budget // (rows * width))
+    on_cpu = device.type == "cpu"
+    rows = rows if on_cpu else 8 * rows
+    step = max(1, (budget.BLOCK_NUMBERS if on_cpu else budget.BLOCK_NUMBERS_GPU) // (rows * width))
     for p in range(0, positions, rows):
         for o in range(0, outputs, step):
             yield slice(p, min(p + rows, positions)), slice(o, min(o + step, outputs))

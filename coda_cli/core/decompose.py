@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
+from coda_cli.machine import budget
 from coda_cli.machine.lanes import each, parts
 from coda_cli.machine.precision import true_float32
 
 # Tolerated |residual| relative to sum |contributions| + |bias|, by the type the convolutions compute in.
 RELATIVE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-
-TOGETHER = 16  # weightings that share the work of DAU layers, at most: their memory grows with them
 
 Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 
@@ -138,7 +137,7 @@ def _dynamic_weights(p: _Pass, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """W(x) [B, K, C, h, w] for weightings [B, K, classes]; ``_sums`` of the contributions and of those of constants."""
     leaves, columns = [p.x, *p.added], weights.transpose(0, 1)  # [K, B, classes]
     with torch.inference_mode(False), torch.enable_grad():
-        parts = columns.split(TOGETHER if p.together else 1)
+        parts = columns.split(budget.SHARED_GRADIENTS if p.together else 1)
         found: list[Sequence[Tensor]] = []
         for part in parts:
             further = part is not parts[-1]
@@ -186,7 +185,7 @@ def _sums(x: Tensor, W: Tensor) -> Tensor:
     """
     if x.device.type == "mps":  # it has no float64
         x, W = x.cpu(), W.cpu()
-    found, together = [], 1 if x.device.type == "cpu" else max(1, min(TOGETHER, (1 << 26) // x[0].numel()))
+    found, together = [], budget.maps_summed_at_once(x.device.type, x[0].numel())
     for one, weights in zip(x, W, strict=True):
         for part in weights.split(together):
             products = (one * part).double()

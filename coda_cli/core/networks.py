@@ -19,12 +19,12 @@ from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
+from coda_cli.machine import budget
 from coda_cli.machine.lanes import each, parts
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.machine.precision import true_float32
 
 BIAS = math.log(0.1 / 0.9)  # unless told otherwise: a class has probability 0.1 where a picture holds no evidence
-CLASSIFIED = 1 << 21  # pixels of pictures that are classified together
 
 
 def encode(rgb: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def classify(
     ``on_step`` hears how many are done, and of how many.
     """
     device, logits = next(model.parameters(), pictures).device, []
-    batch = batch or max(1, min(100, CLASSIFIED // (pictures.shape[2] * pictures.shape[3])))
+    batch = batch or budget.classified_at_once(pictures.shape[2] * pictures.shape[3])
     for n, part in enumerate(pictures.split(batch)):
         logits.append(forward(model, encode(part.to(device)).contiguous(memory_format=torch.channels_last)))
         if on_step:

@@ -150,7 +150,7 @@ def _record(
         view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
         logit=logit, bias=bias, methods=tuple(parts), left_out=found.left_out,
-        together=len(method.maps), device=str(next(net.model.parameters()).device),
+        together=len(method.maps), device=str(net.device),
         versions=versions(libraries_of(method.text for method in found.methods)),
     )  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,6 @@ from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError, UsageError
-from coda_cli.machine import lanes
 from coda_cli.machine.memory import as_many_as_fit, out_of_memory
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import Fit, View, fit
@@ -32,10 +30,6 @@ T = TypeVar("T")
 Precision = Literal["float32", "float64", "bfloat16"]
 # What the weights and the input are held in; bfloat16 is for the large matrix products only.
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-
-# Pixels computed together, and pictures at most: on CPUs what stays in the cache, on GPUs what keeps one busy.
-TOGETHER = {"cpu": (1 << 18, 32), "cuda": (1 << 20, 64)}
-WEIGHTS_TOGETHER = 1 << 28  # numbers, 1 GB in float32: the dynamic weights of many classes
 
 
 @dataclass(frozen=True)
@@ -126,25 +120,6 @@ def explain_views(views: Sequence[View], net: Net, request: Request, targets: Ta
 def classify_views(views: Sequence[View], net: Net, request: Request) -> list[NDArray[np.float32]]:
     """The logits [classes] of pictures of one size, nothing decomposed. Raises MediaError as ``explain_views`` does."""
     return _computed(views, net, request, lambda _, x: list(forward(net.model, x).float().cpu().numpy()))
-
-
-def together(net: Net, view: View, targets: int = 1) -> int:
-    """How many pictures of a size, with so many targets each, to compute at once, unless the user knows better."""
-    pixels, most = TOGETHER.get(next(net.model.parameters()).device.type, TOGETHER["cpu"])
-    inputs = 2 * view.rgb.size  # six channels
-    return max(1, min(most, 3 * pixels // view.rgb.size, WEIGHTS_TOGETHER // (inputs * max(1, targets))))
-
-
-def batches(net: Net) -> int:
-    """How many batches to compute at a time: on CPUs one fills the pauses of the other, a GPU takes them in turn."""
-    return 2 if next(net.model.parameters()).device.type == "cpu" else 1
-
-
-def computing(net: Net) -> ThreadPoolExecutor:
-    """A thread for each of the ``batches`` that are computed at a time."""
-    if batches(net) > 1:
-        lanes.prepare()
-    return ThreadPoolExecutor(batches(net))
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:

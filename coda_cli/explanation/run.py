@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,18 +18,17 @@ from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.files import DRAWN, Loaded, Outcome, Output, Writer
 from coda_cli.explanation.naming import prepare, refuse_collisions, sweep
-from coda_cli.explanation.picture import Explanation, Request, computing, explain_views, together
+from coda_cli.explanation.picture import Explanation, Request, explain_views
 from coda_cli.explanation.record import refuse_style
+from coda_cli.machine import budget
 from coda_cli.machine.ahead import ahead
-from coda_cli.machine.lanes import divides
+from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import out_of_memory
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
 from coda_cli.render.colour import Magnitudes
 
-READ_AHEAD = 6  # pictures
-GROUP_BYTES = 128e6  # of pictures that are computed together; three such groups are on their way at a time
 T = TypeVar("T")
 _Read: TypeAlias = Loaded | Outcome  # an outcome where reading has ended it
 
@@ -47,7 +45,7 @@ class _Run:
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Outcomes in the order of the inputs; closing the generator ends the run."""
-        workers = max(2, min(8, os.cpu_count() or 2))
+        workers = budget.readers()
         reading, writing = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
         try:
             finishing: deque[Future[Outcome]] = deque()
@@ -55,7 +53,7 @@ class _Run:
                 for outcomes in computed:
                     finishing += outcomes
                     # Two pictures for each writer may wait; more would pile up in memory.
-                    while len(finishing) > 2 * workers or (finishing and finishing[0].done()):
+                    while len(finishing) > budget.WAITING_FOR_A_WRITER * workers or (finishing and finishing[0].done()):
                         yield finishing.popleft().result()
             while finishing:
                 yield finishing.popleft().result()
@@ -68,8 +66,8 @@ class _Run:
         self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor
     ) -> Generator[list[Future[Outcome]], None, None]:
         """Read ahead, compute batch after batch, and hand every result to the writers."""
-        groups = _batches(ahead(reading, self._read, self.items, READ_AHEAD), self.net, self.targets, self.batch)
-        with computing(self.net) as pool:
+        groups = _batches(ahead(reading, self._read, self.items, budget.READ_AHEAD), self.net, self.targets, self.batch)
+        with batch_pool(self.net.device.type) as pool:
             try:
                 for results in ahead(pool, self._explained, groups, 1):
                     yield [writing.submit(self._end, *result) for result in results]
@@ -161,7 +159,7 @@ def run_scale(
         return None
 
     with ThreadPoolExecutor(2) as reading:
-        for group in _batches(ahead(reading, read, items, READ_AHEAD), net, targets, batch):
+        for group in _batches(ahead(reading, read, items, budget.READ_AHEAD), net, targets, batch):
             views = [v for v in group if v is not None]
             for e in _explain_each(views, net, request, targets):
                 if isinstance(e, Explanation):
@@ -220,8 +218,8 @@ def _batches(results: Iterator[T], net: Net, targets: Targets, batch: int | None
     for result in results:
         view = result.view if isinstance(result, Loaded) else result if isinstance(result, View) else None
         if view is not None:
-            limit = batch or together(net, view, targets.most)
-            if size is not None and (view.rgb.shape != size or views >= limit or held > GROUP_BYTES):
+            limit = batch or budget.pictures_at_once(net.device.type, view.pixels, targets.most)
+            if size is not None and (view.rgb.shape != size or views >= limit or held > budget.GROUP_BYTES):
                 yield group
                 group, held, views = [], 0, 0
             size = view.rgb.shape

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from coda_cli.machine import budget
+
 T = TypeVar("T")
 
 
@@ -38,6 +40,14 @@ def prepare() -> None:
     """
     if (threads := torch.get_num_threads()) > 1:
         _pool(threads)
+
+
+def batch_pool(device: str) -> ThreadPoolExecutor:
+    """A thread for each of the batches that are computed at a time on a kind of device ("cpu", "cuda" or "mps")."""
+    batches = budget.batches_at_once(device)
+    if batches > 1:
+        prepare()
+    return ThreadPoolExecutor(batches)
 
 
 def each(function: Callable[..., T], *sequences: Sequence[Any]) -> list[T]:

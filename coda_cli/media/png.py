@@ -11,6 +11,8 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import PngImagePlugin
 
+from coda_cli.machine import budget
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RGB_8_BITS = (8, 2, 0, 0, 0)  # depth, colour type, and the only compression, filter method and interlacing there is
 UP = 2  # the filter: every row less the one above
@@ -18,7 +20,6 @@ UP = 2  # the filter: every row less the one above
 # Measured on drawn photographs of 640 x 480: 3 ms, where Pillow's encoder takes 37 ms at zlib's level 3, for 7 % fewer
 # bytes, and OpenCV's 14 ms at best, for as many.
 LEVEL = 1
-BLOCK = 1 << 22  # bytes that are filtered at a time
 
 
 def encode(rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
@@ -43,7 +44,7 @@ def encode(rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> byt
 def _filtered(values: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """Rows of bytes [H, 3 W] as the format wants them, [n, 1 + 3 W] at a time, the filter first."""
     height, width = values.shape
-    step = max(1, BLOCK // width)
+    step = max(1, budget.PNG_BLOCK // width)
     for top in range(0, height, step):
         block = values[top : top + step]
         rows = np.empty((len(block), 1 + width), np.uint8)

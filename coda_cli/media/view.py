@@ -28,6 +28,11 @@ class View:
     box: Box
     size: tuple[int, int]
 
+    @property
+    def pixels(self) -> int:
+        """How many pixels the network sees."""
+        return int(self.rgb.shape[0] * self.rgb.shape[1])
+
 
 def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit = "crop") -> View:
     """Show a picture uint8 [H, W, 3] to a network whose checkpoint states ``resize`` and ``crop`` (pixels, or None).

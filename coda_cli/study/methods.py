@@ -27,14 +27,10 @@ from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward, probabilities
 from coda_cli.errors import ExactnessError, MediaError
+from coda_cli.machine import budget
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
-BATCH, PIXELS = 32, 1 << 20  # pictures that are computed together, at most
-# On CPUs: numbers that the ordinary graph of DAU layers may keep for the copies that gradients are taken of together.
-# Measured with `cifar10`, 15 million at 96 x 96 pixels: nine copies one at a time take half the time of nine together.
-# With `imagenette`, a tenth of that at 128 x 128, more at a time are faster, and so they are without such layers.
-# On GPUs 32 times as many, for the sake of their memory.
-KEPT_NUMBERS = 1 << 24
+MASKS_DRAWN = 32  # masks of RISE that are drawn at a time, however many are computed together: it decides which come
 
 
 class _OfColours(nn.Module):
@@ -136,9 +132,7 @@ def _for_classes(
 
 
 def _together(x: Tensor) -> int:
-    pixels = PIXELS if x.device.type == "cpu" else 8 * PIXELS
-    n, lanes = max(1, min(BATCH, pixels // (x.shape[2] * x.shape[3]))), torch.get_num_threads()
-    return n - n % lanes if n > lanes else n  # as many for every core
+    return budget.masked_at_once(x.device.type, x.shape[2] * x.shape[3], torch.get_num_threads())
 
 
 @torch.no_grad()
@@ -159,8 +153,7 @@ def _copies(model: nn.Module, x: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    kept = KEPT_NUMBERS if x.device.type == "cpu" else 32 * KEPT_NUMBERS  # 2 GB in float32
-    return max(1, min(_together(x), kept // numbers))
+    return min(_together(x), budget.copies_at_once(x.device.type, numbers))
 
 
 @contextmanager
@@ -250,8 +243,8 @@ def rise(
     generator = torch.Generator().manual_seed(seed)
     ch, cw = -(-H // cells), -(-W // cells)
     total = x.new_zeros(len(chosen), H, W)
-    for start in range(0, masks, BATCH):  # the masks of a seed are the same however many are computed together
-        n = min(BATCH, masks - start)
+    for start in range(0, masks, MASKS_DRAWN):
+        n = min(MASKS_DRAWN, masks - start)
         coarse = (torch.rand(n, 1, cells, cells, generator=generator) < kept).to(x)
         fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
         dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))

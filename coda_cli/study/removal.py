@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from coda_cli.core.networks import encode, forward, probabilities
 from coda_cli.errors import CodaError
+from coda_cli.machine import budget
 from coda_cli.study.methods import Method
 
 Direction = Literal["least", "most"]
 Baseline = Literal["zero", "mean", "blurred"]
 SHARE, POINTS = 0.25, 128  # of the pixels, and how often on the way: as published
-PIXELS = 1 << 18  # of pictures that are computed together
 BLUR = 11  # window of the blurred baseline in pixels
 
 
@@ -91,8 +91,7 @@ def remove(
     """
     device = next(model.parameters()).device
     steps = torch.from_numpy(counts(images.shape[2] * images.shape[3], share, points)).to(device)
-    pixels = PIXELS if device.type == "cpu" else 8 * PIXELS
-    together = max(1, pixels // (images.shape[2] * images.shape[3]))
+    together = budget.removed_at_once(device.type, images.shape[2] * images.shape[3])
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), before + 1):
         x = encode(image[None].to(device))
         try:

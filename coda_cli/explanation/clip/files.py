@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 
 from coda_cli.explanation.clip.drawing import Painter
 from coda_cli.explanation.picture import Explanation
+from coda_cli.machine import budget
 from coda_cli.media.stills import atomic
 from coda_cli.paths import utf8
 from coda_cli.schema.clips import ClipRecord, FrameRecord, to_json
 from coda_cli.video.reading import ClipWriter, Frame, Kind
 
-UNDER_WAY = 12  # frames drawn or encoded at once, at most: they hold memory
 RGB = NDArray[np.uint8]
 
 
@@ -51,7 +50,7 @@ class Sink:
                 for kind, clip in outputs.clips.items()
             ]
             self._stack = stack.pop_all()
-        self._drawing = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)))
+        self._drawing = ThreadPoolExecutor(budget.painters())
         self._encoding = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
 
@@ -78,7 +77,7 @@ class Sink:
 
     def wait(self) -> None:
         """Wait while too many frames are under way. Raises what drawing or encoding one raised."""
-        while len(self._pending) > UNDER_WAY:
+        while len(self._pending) > budget.FRAMES_UNDER_WAY:
             self._pending.popleft().result()
 
     def _write(self, drawn: Future[RGB], frame: Frame) -> None:

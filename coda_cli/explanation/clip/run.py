@@ -24,9 +24,10 @@ from coda_cli.explanation.clip.drawing import ClipDrawing, Painter
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
 from coda_cli.explanation.clip.record import Account
 from coda_cli.explanation.clip.survey import Survey, grouped_views, survey
-from coda_cli.explanation.picture import Explanation, Request, computing, explain_views
+from coda_cli.explanation.picture import Explanation, Request, explain_views
 from coda_cli.explanation.record import described, network_part, refuse_style, versions
 from coda_cli.machine.ahead import ahead
+from coda_cli.machine.lanes import batch_pool
 from coda_cli.media.view import View
 from coda_cli.paths import utf8
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
@@ -147,7 +148,7 @@ class _Run:
             return [(frame, e) for (frame, _), e in zip(group, explanations, strict=True)]
 
         groups = grouped_views(_with_durations(self.reader), self.net, self.request, self.batch)
-        with computing(self.net) as pool, contextlib.closing(groups):
+        with batch_pool(self.net.device.type) as pool, contextlib.closing(groups):
             for group in ahead(pool, explain, groups, 1):
                 self.view = group[0][1].view
                 yield from group
@@ -174,7 +175,7 @@ class _Run:
             scale="frame" if isinstance(drawing.scale, str) else drawing.scale, scale_frames=self.scale_frames,
             files={kind: utf8(clip.as_posix()) for kind, clip in self.outputs.clips.items()},
             settings=self.settings,
-            device=str(next(net.model.parameters()).device), precision=self.request.precision,
+            device=str(net.device), precision=self.request.precision,
             versions=versions(),
             seconds=time.perf_counter() - self.start,
         )  # fmt: skip

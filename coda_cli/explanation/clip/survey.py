@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import MediaError
-from coda_cli.explanation.picture import Request, batches, classify_views, computing, explain_views, together
+from coda_cli.explanation.picture import Request, classify_views, explain_views
+from coda_cli.machine import budget
 from coda_cli.machine.ahead import ahead
+from coda_cli.machine.lanes import batch_pool
 from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
 from coda_cli.video.reading import Frame
-
-SCALE_FRAMES = 24  # of a clip, evenly spaced, up to twice as many: what its colour scale is found from
-VIEW_BYTES = 1 << 26  # kept for that: from large views, fewer frames
-AHEAD = 12  # frames read before the network wants them
-MOST = 16  # frames computed together, whatever the device: they are held at their full size
 
 
 def grouped_views(
@@ -41,12 +38,14 @@ def grouped_views(
 
     group: list[tuple[Frame, View]] = []
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque[Future[tuple[Frame, View] | None]] = deque(pool.submit(following) for _ in range(AHEAD))
+        waiting: deque[Future[tuple[Frame, View] | None]] = deque(
+            pool.submit(following) for _ in range(budget.FRAMES_AHEAD)
+        )
         try:
             while (pair := waiting.popleft().result()) is not None:
                 waiting.append(pool.submit(following))
                 group.append(pair)
-                if len(group) >= (batch or max(1, min(MOST, together(net, pair[1], targets) // batches(net)))):
+                if len(group) >= (batch or budget.frames_at_once(net.device.type, pair[1].pixels, targets)):
                     yield group
                     group = []
             if group:
@@ -73,7 +72,7 @@ class Survey:
         """Take note of the next frame."""
         if self.seen % self.every == 0:
             self.sample.append(view)
-            most = max(4, min(2 * SCALE_FRAMES, VIEW_BYTES // view.rgb.nbytes))
+            most = max(4, min(2 * budget.SCALE_FRAMES, budget.SCALE_BYTES // view.rgb.nbytes))
             if len(self.sample) >= most:  # every other one goes: the rest stays evenly spaced
                 self.sample, self.every = self.sample[::2], self.every * 2
         self.times.append(time)
@@ -111,8 +110,9 @@ class Survey:
 
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
         """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""
-        sample = self.sample[:: max(1, len(self.sample) // SCALE_FRAMES)]
-        size, magnitudes = together(net, sample[0], targets.most), Magnitudes()
+        sample = self.sample[:: max(1, len(self.sample) // budget.SCALE_FRAMES)]
+        size = budget.pictures_at_once(net.device.type, sample[0].pixels, targets.most)
+        magnitudes = Magnitudes()
         for i in range(0, len(sample), size):
             for explanation in explain_views(sample[i : i + size], net, request, targets):
                 magnitudes.add(explanation.maps)
@@ -134,7 +134,7 @@ def survey(
         return [(frame.time, row, view) for (frame, view), row in zip(group, rows, strict=True)]
 
     groups = grouped_views(frames, net, request, batch)
-    with computing(net) as pool, closing(groups):
+    with batch_pool(net.device.type) as pool, closing(groups):
         for group in ahead(pool, classify, groups, 1):
             for classified in group:
                 found.add(*classified)

@@ -1,0 +1,140 @@
+"""How much at once: every such number of the program, each beside the measurement it comes from.
+
+To change how many pictures, frames, gradients or bytes are on their way at the same time, change it here and nowhere
+else. Devices are named as torch names their kinds: "cpu", "cuda" or "mps". torch is not imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+# ---- pictures through the network ------------------------------------------------------------------------------------
+
+# Pixels that are decomposed together, and pictures at most: on CPUs what stays in the cache, on GPUs what keeps one
+# busy. Other devices are treated as CPUs are.
+DECOMPOSED_PIXELS = {"cpu": (1 << 18, 32), "cuda": (1 << 20, 64)}
+
+# Numbers of the dynamic weights of all targets of a batch: 1 GB in float32.
+DYNAMIC_WEIGHTS = 1 << 28
+
+# Pixels that are classified together, and pictures at most: a plain forward pass keeps little.
+CLASSIFIED_PIXELS, CLASSIFIED_PICTURES = 1 << 21, 100
+
+# Pixels and pictures that methods by masks classify together; GPUs take eight times as many.
+MASKED_PIXELS, MASKED_PICTURES = 1 << 20, 32
+
+# Pixels of one picture's stages of removal that are classified together; GPUs take eight times as many.
+REMOVED_PIXELS = 1 << 18
+
+# Numbers that the ordinary graph of DAU layers may keep for the copies of a picture that gradients are taken of
+# together. Measured on CPUs with `cifar10`, 15 million at 96 x 96 pixels: nine copies one at a time take half the time
+# of nine together. With `imagenette`, a tenth of that at 128 x 128, more at a time are faster, and so they are without
+# such layers. On GPUs 32 times as many, 2 GB in float32, for the sake of their memory.
+GRAPH_NUMBERS = 1 << 24
+
+# Weightings whose gradients are taken in one call, where layers share work among them: their memory grows with them.
+SHARED_GRADIENTS = 16
+
+# Numbers that are multiplied together when sums are taken on a GPU; on CPUs one map at a time stays in the cache.
+SUMMED_NUMBERS = 1 << 26
+
+
+def pictures_at_once(device: str, pixels: int, targets: int = 1) -> int:
+    """How many pictures of so many ``pixels``, with so many ``targets`` each, make one batch; at least 1."""
+    most_pixels, most = DECOMPOSED_PIXELS.get(device, DECOMPOSED_PIXELS["cpu"])
+    numbers = 6 * pixels * max(1, targets)
+    return max(1, min(most, most_pixels // pixels, DYNAMIC_WEIGHTS // numbers))
+
+
+def batches_at_once(device: str) -> int:
+    """How many batches are computed at a time: on CPUs one fills the pauses of the other, a GPU takes them in turn.
+
+    Measured with `imagenette` on two cores: 3 to 5 % of a folder's time.
+    """
+    return 2 if device == "cpu" else 1
+
+
+def classified_at_once(pixels: int) -> int:
+    """How many pictures of so many ``pixels`` are classified in one batch; at least 1."""
+    return max(1, min(CLASSIFIED_PICTURES, CLASSIFIED_PIXELS // pixels))
+
+
+def masked_at_once(device: str, pixels: int, lanes: int) -> int:
+    """How many masked copies of a picture of so many ``pixels`` are classified in one batch; as many for every lane."""
+    allowed = MASKED_PIXELS if device == "cpu" else 8 * MASKED_PIXELS
+    n = max(1, min(MASKED_PICTURES, allowed // pixels))
+    return n - n % lanes if n > lanes else n
+
+
+def removed_at_once(device: str, pixels: int) -> int:
+    """How many stages of a picture's removal, of so many ``pixels``, are classified in one batch; at least 1."""
+    return max(1, (REMOVED_PIXELS if device == "cpu" else 8 * REMOVED_PIXELS) // pixels)
+
+
+def copies_at_once(device: str, numbers: int) -> int:
+    """How many copies of a picture gradients are taken of at a time, where the graph of one keeps so many numbers."""
+    return max(1, (GRAPH_NUMBERS if device == "cpu" else 32 * GRAPH_NUMBERS) // numbers)
+
+
+def maps_summed_at_once(device: str, numbers: int) -> int:
+    """How many maps of so many ``numbers`` are multiplied and summed at a time; at least 1."""
+    return 1 if device == "cpu" else max(1, min(SHARED_GRADIENTS, SUMMED_NUMBERS // numbers))
+
+
+# ---- matrix products of DAU layers -----------------------------------------------------------------------------------
+
+# Dynamic weights are written out, and kept for the backward pass, where the rank is high, which is what the other two
+# matrix products cost, and they are no more than so many numbers. Measured: at rank 256 1.6 times as fast, at rank 128
+# even.
+WRITTEN_RANK, WRITTEN_NUMBERS = 192, 1 << 24
+
+# Positions whose matrix products are made at once on CPUs. Measured: those of two thousand rows run at the full rate;
+# where dynamic weights are made, and shared by all cotangents, of at least a hundred, and of as many as keep the result
+# to so many numbers: fewer are too much to say for too little work, more leave the cache.
+PRODUCT_ROWS, SHARED_ROWS, SHARED_NUMBERS = 2048, 128, 1 << 20
+PRODUCT_ROWS_GPU, SHARED_NUMBERS_GPU = 8 * PRODUCT_ROWS, 1 << 28
+
+# Numbers of one block of a matrix product: about 2 MB on CPUs, which stays in the cache, more on GPUs.
+BLOCK_NUMBERS, BLOCK_NUMBERS_GPU = 1 << 19, 1 << 26
+
+# Cotangents times rank up to which cotangents are pulled back one after the other. Measured: together pays for two at
+# rank 32, three at rank 16, four at rank 8; ten take 1.3 (rank 64) to 3.3 times (rank 8) what one takes.
+ONE_BY_ONE = 32
+
+# ---- files beside the network ----------------------------------------------------------------------------------------
+
+# Pictures that are read before the network asks for them, and bytes of those that wait to be computed together. Three
+# such groups are on their way at a time.
+READ_AHEAD, GROUP_BYTES = 6, 128e6
+
+# Results of one picture that wait for each writer; more would pile up in memory.
+WAITING_FOR_A_WRITER = 2
+
+# Bytes of rows that are filtered for a PNG at a time.
+PNG_BLOCK = 1 << 22
+
+
+def readers() -> int:
+    """How many threads read pictures, and how many write results: one for each core, from 2 to 8."""
+    return max(2, min(8, os.cpu_count() or 2))
+
+
+# ---- clips -----------------------------------------------------------------------------------------------------------
+
+FRAMES_AHEAD = 12  # frames that are read before the network asks for them
+FRAMES_AT_ONCE = 16  # frames computed together, whatever the device: they are held at their full size
+FRAMES_UNDER_WAY = 12  # frames that are drawn or encoded at a time, at most: they hold memory
+
+# Frames of a clip, evenly spaced, that its colour scale is found from, and bytes of their views that are kept for that:
+# from large views, fewer frames.
+SCALE_FRAMES, SCALE_BYTES = 24, 1 << 26
+
+
+def frames_at_once(device: str, pixels: int, targets: int = 1) -> int:
+    """How many frames are decomposed in one batch; at least 1. The batches that are computed at a time share them."""
+    return max(1, min(FRAMES_AT_ONCE, pictures_at_once(device, pixels, targets) // batches_at_once(device)))
+
+
+def painters() -> int:
+    """How many threads draw frames: all cores but one, which encodes, from 1 to 4."""
+    return max(1, min(4, (os.cpu_count() or 2) - 1))
