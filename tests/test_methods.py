@@ -173,7 +173,7 @@ def test_a_seed_s_maps_are_the_same_however_many_pictures_go_together(monkeypatc
     for name in ("rise:masks=40", "lime:samples=40", "occlusion:window=3,stride=2"):
         together = method_of(name)(model, x, [2])
         with monkeypatch.context() as patch:
-            patch.setattr(methods, "PIXELS", 7 * 12 * 10)
+            patch.setattr(budget, "MASKED_PIXELS", 7 * 12 * 10)
             torch.testing.assert_close(method_of(name)(model, x, [2]), together)
 
 

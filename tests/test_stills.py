@@ -21,7 +21,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 from coda_cli.errors import ExitCode, MediaError
 from coda_cli.machine import budget
 from coda_cli.media import stills
-from coda_cli.media.stills import atomic, read_image, read_png_text, write_png, write_with
+from coda_cli.media.files import atomic, write_with
+from coda_cli.media.stills import read_image, read_png_text, write_png
 from coda_cli.render.colour import TABLE
 
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
@@ -426,7 +427,7 @@ def test_while_it_is_written_nothing_has_the_final_name(tmp_path: Path) -> None:
         stream.write(b"all")
         assert not path.exists()
         (temporary,) = tmp_path.iterdir()
-        assert temporary.name.startswith(stills.TEMPORARY_PREFIX)
+        assert temporary.name.startswith(files.TEMPORARY_PREFIX)
     assert path.read_bytes() == b"all"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -146,7 +146,7 @@ def _sha256_of_network(path: Path, entry: Known, origin: str, advice: str) -> st
 
 
 def _record(entry: Known, sha256: str) -> None:
-    from coda_cli.media.stills import write_with
+    from coda_cli.media.files import write_with
 
     write_with(recorded_hash_file(entry.path), lambda stream: stream.write(f"{sha256}\n".encode("ascii")))
 

@@ -26,7 +26,7 @@ from coda_cli.checkpoints.manifest import (
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, UsageError
-from coda_cli.media.stills import write_with
+from coda_cli.media.files import write_with
 
 SUFFIX = ".safetensors"
 

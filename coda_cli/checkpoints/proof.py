@@ -14,7 +14,7 @@ from coda_cli.checkpoints.loading import Net, load, save
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import encode
 from coda_cli.errors import ExactnessError, MediaError
-from coda_cli.media.stills import TEMPORARY_PREFIX
+from coda_cli.media.files import TEMPORARY_PREFIX
 
 # How far float32's map may lie from float64's. A sum that comes out right proves little: where norms overflow, outputs
 # drop out of logit and contributions alike, and only the comparison sees it. Sound networks are at about 1e-6.

@@ -232,7 +232,7 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
     import numpy as np
 
     from coda_cli.core.networks import classify
-    from coda_cli.media.stills import write_with
+    from coda_cli.media.files import write_with
     from coda_cli.study.accuracy import performance
     from coda_cli.training.datasets import load_held_out
 

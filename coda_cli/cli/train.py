@@ -92,7 +92,7 @@ def train(
     from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.explanation.naming import prepare
     from coda_cli.machine.devices import emulated, pick
-    from coda_cli.media.locks import alone
+    from coda_cli.media.files import alone
     from coda_cli.training.recipes import RECIPES
     from coda_cli.training.state import STATE_FILE
 

@@ -190,8 +190,8 @@ def _plans(
     """What is written about each source; everything that can be wrong with it is found before any work."""
     from coda_cli.explanation.clip.files import ClipOutputs
     from coda_cli.explanation.naming import one_file, prepare, sweep
+    from coda_cli.media.files import utf8
     from coda_cli.media.sources import identity
-    from coda_cli.paths import utf8
     from coda_cli.video.reading import KINDS, Kind, kind_of
 
     asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]

@@ -16,8 +16,9 @@ from coda_cli.errors import CodaError, ExactnessError, MediaError
 from coda_cli.explanation.naming import Naming, prepare, refuse_inputs, withdraw
 from coda_cli.explanation.picture import Request, classify_views, encoded
 from coda_cli.explanation.record import class_part, network_part, source_part, versions
+from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
-from coda_cli.media.stills import Picture, read_image, write_png, write_with
+from coda_cli.media.stills import Picture, read_image, write_png
 from coda_cli.media.view import Fit, View, fit
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows

@@ -17,8 +17,9 @@ from coda_cli.explanation.drawing import STYLES, draw, draw_layers
 from coda_cli.explanation.naming import Naming, free_neighbour, prepare, refuse_inputs, stored_record, withdraw
 from coda_cli.explanation.picture import Explanation, Request, arrays
 from coda_cli.explanation.record import Drawing, colour_explanation_of, described, make_record, source_part, versions
+from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item, identity
-from coda_cli.media.stills import Picture, write_gif, write_png, write_with
+from coda_cli.media.stills import Picture, write_gif, write_png
 from coda_cli.media.view import View
 from coda_cli.render.colour import TABLE
 from coda_cli.schema.pictures import Explained, Record, core_json, to_json

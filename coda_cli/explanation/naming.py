@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.media.files import TEMPORARY_PREFIX, utf8
 from coda_cli.media.sources import RECORD_KEY, Item
-from coda_cli.media.stills import TEMPORARY_PREFIX, read_gif_text, read_png_text
-from coda_cli.paths import utf8
+from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
 
 KINDS = {

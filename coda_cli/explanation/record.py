@@ -20,10 +20,10 @@ from coda_cli.core.depth import LayerShare
 from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
 from coda_cli.explanation.picture import Explanation, Request
+from coda_cli.media.files import utf8
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.media.view import View
-from coda_cli.paths import utf8
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.weights import colour_explanation
 from coda_cli.schema.pictures import (

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coda_cli.errors import UsageError
+from coda_cli.media.files import utf8
 from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
-from coda_cli.paths import utf8
 
 RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
 

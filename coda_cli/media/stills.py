@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import logging
-import os
-import secrets
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coda_cli.errors import MediaError
 from coda_cli.media import png
+from coda_cli.media.files import write_with
 
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
@@ -142,30 +139,6 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 # ---- out ------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when the block ends well; nothing is left behind otherwise.
-
-    Raises MediaError when the folder cannot be written or the disk is full.
-    """
-    # Not mkstemp: its files are private, and the umask that says what others may do cannot be asked for in a thread.
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-TEMPORARY_PREFIX = ".coda-"  # leftovers of a killed run are recognised by it
-
-
 def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
     """Write uint8 [H, W, 3] as PNG, atomically; ``text`` becomes UTF-8 text chunks. Raises MediaError."""
     write_with(path, lambda stream: stream.write(png.encode(rgb, text)))
@@ -231,9 +204,3 @@ def read_png_text(path: Path, key: str) -> str | None:
     except Exception:  # see read_image
         return None
     return str(value) if value is not None else None
-
-
-def write_with(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a binary stream that becomes ``path`` when it succeeds. Raises MediaError."""
-    with atomic(path) as stream:
-        write(stream)

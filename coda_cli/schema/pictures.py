@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coda_cli.errors import CodaError
-from coda_cli.paths import utf8
+from coda_cli.media.files import utf8
 
 SCHEMA: Literal["coda.record"] = "coda.record"
 VERSION: Literal[1] = 1

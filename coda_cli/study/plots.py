@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import UsageError
+from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY
-from coda_cli.media.stills import write_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

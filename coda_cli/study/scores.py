@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.locks import alone
-from coda_cli.media.stills import write_with
+from coda_cli.media.files import alone, write_with
 
 
 class Scores:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from coda_cli.errors import TrainingError
-from coda_cli.media.stills import write_with
+from coda_cli.media.files import write_with
 from coda_cli.training.datasets import Split
 from coda_cli.training.recipes import Recipe
 

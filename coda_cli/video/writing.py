@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import cast, get_args
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.stills import TEMPORARY_PREFIX
+from coda_cli.media.files import TEMPORARY_PREFIX
 from coda_cli.video.encoders import DEFAULT_RATE, RGB, SOUND, Encoder, Gif, Kind, Pictures, Sound, Video
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -25,8 +25,9 @@ from coda_cli.explanation.drawing import draw
 from coda_cli.explanation.picture import Request, explain_views
 from coda_cli.explanation.record import Drawing, make_record, source_part
 from coda_cli.media import png
+from coda_cli.media.files import atomic
 from coda_cli.media.sources import RECORD_KEY, resolve
-from coda_cli.media.stills import atomic, read_image
+from coda_cli.media.stills import read_image
 from coda_cli.media.view import fit
 from coda_cli.schema.pictures import core_json, to_json
 

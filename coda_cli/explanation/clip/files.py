@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from coda_cli.explanation.clip.drawing import Painter
 from coda_cli.explanation.picture import Explanation
 from coda_cli.machine import budget
-from coda_cli.media.stills import atomic
-from coda_cli.paths import utf8
+from coda_cli.media.files import atomic, utf8
 from coda_cli.schema.clips import ClipRecord, FrameRecord, to_json
 from coda_cli.video.reading import ClipWriter, Frame, Kind
 

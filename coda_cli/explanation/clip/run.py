@@ -28,8 +28,8 @@ from coda_cli.explanation.picture import Explanation, Request, explain_views
 from coda_cli.explanation.record import described, network_part, refuse_style, versions
 from coda_cli.machine.ahead import ahead
 from coda_cli.machine.lanes import batch_pool
+from coda_cli.media.files import utf8
 from coda_cli.media.view import View
-from coda_cli.paths import utf8
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
 from coda_cli.schema.pictures import ViewPart
 from coda_cli.video.reading import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
