@@ -37,6 +37,7 @@ from coda_cli.explanation import run as runs
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.record import Drawing
 from coda_cli.machine import budget
+from coda_cli.media import files as media_files
 from coda_cli.media import stills
 from coda_cli.media.sources import resolve
 from coda_cli.schema.pictures import from_json
@@ -429,7 +430,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     photo(tmp_path / "a.png")
-    monkeypatch.setattr(stills, "os", FullDisk(room))
+    monkeypatch.setattr(media_files, "os", FullDisk(room))
     args = ("explain", "a.png", "--class", "cat", "--write", "overlay,npz,json")
     result = coda(*args, status=1)
     name = ["a.cat.overlay.png", "a.coda.npz", "a.coda.json"][room]
@@ -1046,7 +1047,7 @@ def test_ctrl_c_while_a_file_is_written_leaves_no_temporary_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(disk, "fsync", interrupted, raising=False)
-    monkeypatch.setattr(stills, "os", disk)
+    monkeypatch.setattr(media_files, "os", disk)
     result = coda("explain", "in", status=130)
     assert "interrupted: 0 explained" in result.err
     assert tree(tmp_path / "coda-out") == {}

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from coda_cli.errors import ExitCode, MediaError
 from coda_cli.machine import budget
-from coda_cli.media import stills
+from coda_cli.media import files, stills
 from coda_cli.media.files import atomic, write_with
 from coda_cli.media.stills import read_image, read_png_text, write_png
 from coda_cli.render.colour import TABLE
