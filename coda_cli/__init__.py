@@ -1,9 +1,24 @@
 """coda: exact explanations of dynamic-linear image classifiers, from Python.
 
->>> import coda_cli
->>> net = coda_cli.load("imagenette")
->>> explanation = coda_cli.explain_image("photo.jpg", net)
->>> explanation.maps.shape, explanation.decomposition.residual
+>>> import coda_cli as coda
+>>> e = coda.explain("photo.jpg")
+>>> e.overlay().save("overlay.png")
+
+=====================  ================================================================================
+explain                one picture: a path, PIL image, array or tensor -> Explanation
+explain_many           many pictures, a folder, a DataLoader -> an outcome for each
+explain_clip           a clip, frame by frame -> ClipExplanation
+load, save             a network from its name or file -> Net, and back
+decompose              the mathematics alone: any module that qualifies -> Decomposition
+shares_by_layer        the same at every layer
+Attribution            captum's interface
+quantus_explain        Quantus' explain_func
+encode                 pictures -> the six channels that networks take
+Drawing, ClipDrawing   how pictures and clips are drawn
+Selection              which frames of a clip, and which part of them
+Explanation            maps, logits, residual, record; overlay(), heatmap(), panel(), save()
+CodaError              base of all errors that coda raises on purpose
+=====================  ================================================================================
 """
 
 from __future__ import annotations
@@ -19,49 +34,54 @@ if TYPE_CHECKING:
     from coda_cli.core.depth import shares_by_layer
     from coda_cli.core.networks import encode
     from coda_cli.explanation.clip.drawing import ClipDrawing
-    from coda_cli.explanation.clip.files import ClipOutputs
-    from coda_cli.explanation.clip.run import explain_clip
-    from coda_cli.explanation.files import Output
-    from coda_cli.explanation.naming import Naming
-    from coda_cli.explanation.picture import Explanation, Request, explain_image
+    from coda_cli.explanation.clip.run import ClipExplanation, explain_clip
+    from coda_cli.explanation.picture import Explanation, explain
     from coda_cli.explanation.record import Drawing
     from coda_cli.explanation.run import explain_many
-    from coda_cli.media.sources import resolve
     from coda_cli.video.reading import Selection
 
 _HOMES = {
-    "Net": "checkpoints.loading", "load": "checkpoints.loading", "save": "checkpoints.loading",
-    "Decomposition": "core.decompose", "decompose": "core.decompose", "encode": "core.networks",
-    "shares_by_layer": "core.depth", "Explanation": "explanation.picture",
-    "Request": "explanation.picture", "explain_image": "explanation.picture",
-    "explain_many": "explanation.run", "Output": "explanation.files", "Naming": "explanation.naming",
+    "ClipDrawing": "explanation.clip.drawing",
+    "ClipExplanation": "explanation.clip.run",
+    "Decomposition": "core.decompose",
     "Drawing": "explanation.record",
-    "resolve": "media.sources", "explain_clip": "explanation.clip.run", "Selection": "video.reading",
-    "ClipDrawing": "explanation.clip.drawing", "ClipOutputs": "explanation.clip.files",
-}  # fmt: skip
+    "Explanation": "explanation.picture",
+    "Net": "checkpoints.loading",
+    "Selection": "video.reading",
+    "decompose": "core.decompose",
+    "encode": "core.networks",
+    "explain": "explanation.picture",
+    "explain_clip": "deprecated",  # which also take what version 0.1 did
+    "explain_many": "deprecated",
+    "load": "checkpoints.loading",
+    "save": "checkpoints.loading",
+    "shares_by_layer": "core.depth",
+}
+
+_OLD = {"ClipOutputs", "Naming", "Output", "Request", "explain_image", "resolve"}  # names of version 0.1
 
 __all__ = [
     "ClipDrawing",
-    "ClipOutputs",
+    "ClipExplanation",
     "CodaError",
     "Decomposition",
     "Drawing",
     "Explanation",
-    "Naming",
     "Net",
-    "Output",
-    "Request",
     "Selection",
     "decompose",
     "encode",
+    "explain",
     "explain_clip",
-    "explain_image",
     "explain_many",
     "load",
-    "resolve",
     "save",
     "shares_by_layer",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -72,4 +92,6 @@ def __getattr__(name: str) -> object:
         return version("coda-cli")
     if name in _HOMES:
         return getattr(import_module(f"coda_cli.{_HOMES[name]}"), name)
+    if name in _OLD:
+        return import_module("coda_cli.deprecated").old_name(name)
     raise AttributeError(f"module 'coda_cli' has no attribute {name!r}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from os import PathLike, fspath
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -19,9 +21,40 @@ class ExitCode(IntEnum):
 
 
 class CodaError(Exception):
-    """Base of all errors with a message for the user: one line that says what, which item, and what to do."""
+    """Base of all errors with a message for the user: one line that says what, which item, and what to do.
+
+    Args:
+        message: what is wrong and what to do, without the name of the item.
+        item: what the error is about, as the user knows it: a file, a class, a grid. The text of the error begins
+            with it.
+    """
 
     exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, *, item: str | PathLike[str] | None = None) -> None:
+        super().__init__(message)
+        self.item = None if item is None else fspath(item)
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what to do, without the name of the item."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return self.message if self.item is None else f"{self.item}: {self.message}"
+
+    def about(self, item: str | PathLike[str]) -> Self:
+        """The same error, about ``item`` if it is not yet known what it is about.
+
+        Args:
+            item: what was worked on when the error was raised.
+
+        Returns:
+            This error itself, for ``raise error.about(path)``.
+        """
+        if self.item is None:
+            self.item = fspath(item)
+        return self
 
 
 class UsageError(CodaError):

@@ -14,7 +14,7 @@ import coda_cli
 
 picture = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures" / "golf-ball.png"
 net = coda_cli.load("imagenette")
-explanation = coda_cli.explain_image(picture, net)
+explanation = coda_cli.explain(picture, net)
 
 d = explanation.decomposition
 pixels = explanation.maps[0]  # [128, 128], the share of every pixel in the logit

@@ -19,7 +19,7 @@ here = Path(__file__).parent
 net = coda_cli.load("imagenette")
 print(f"{'picture':17}{'class':17}{'p':>6}{'on the object':>15}{'object covers':>15}")
 for path in sorted((here / "pictures").glob("*.png")):
-    explanation = coda_cli.explain_image(path, net)
+    explanation = coda_cli.explain(path, net)
     pixels = np.maximum(explanation.maps[0].astype(float), 0)
     # The share of every pixel of the map that the object covers: the mask where the network saw the picture.
     mask = Image.open(here / "masks" / path.name).convert("L")

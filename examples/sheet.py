@@ -25,7 +25,7 @@ def main(folder: str, output: str) -> None:
     net = coda_cli.load("imagenette")
     columns = []
     for path in sorted(Path(folder).glob("*.png")):
-        explanation = coda_cli.explain_image(path, net)
+        explanation = coda_cli.explain(path, net)
         rgb = np.asarray(Image.open(path).convert("RGB"))
         values = explanation.maps[0]
         placed = paste_back(values, explanation.view, (rgb.shape[1], rgb.shape[0]))

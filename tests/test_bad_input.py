@@ -30,15 +30,14 @@ from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import build
-from coda_cli.errors import MediaError, UsageError
-from coda_cli.explanation import files
+from coda_cli.errors import UsageError
 from coda_cli.explanation import picture as pictures
 from coda_cli.explanation import run as runs
+from coda_cli.explanation import writer
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.record import Drawing
 from coda_cli.machine import budget
 from coda_cli.media import files as media_files
-from coda_cli.media import stills
 from coda_cli.media.sources import resolve
 from coda_cli.schema.pictures import from_json
 
@@ -394,7 +393,7 @@ def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
 ) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr("coda_cli.explanation.run.explain_views", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", lambda *_: pytest.fail("something was computed"))
     result = coda("explain", "a.png", "-o", output, "--scale", "run", status=2)
     assert result.error.startswith(f"{output}: cannot write into this folder (")
     assert (tmp_path / "file").read_text() == "mine"
@@ -460,7 +459,7 @@ def test_two_inputs_with_one_output_are_refused_before_any_work(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos(tmp_path, "x/a.png", "y/a.png", "a.jpg")
-    monkeypatch.setattr("coda_cli.explanation.run.explain_views", lambda *_: pytest.fail("something was computed"))
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", lambda *_: pytest.fail("something was computed"))
     for pair in (("x/a.png", "y/a.png"), ("x/a.png", "a.jpg")):
         result = coda("explain", *pair, status=2)
         assert result.error.startswith(f"{pair[0]} and {pair[1]} would both be written as coda-out/a.coda.json; ")
@@ -491,16 +490,16 @@ def test_a_picture_too_large_for_the_memory_costs_only_itself(
     photos(tmp_path / "in", "a.png", "b.png", "c.png")
     dark = int(scene(seed=1).sum())
 
-    def explain_views(views: Any, *args: Any) -> Any:
+    def explain_batch(views: Any, **more: Any) -> Any:
         if any(int(view.rgb.sum()) == dark for view in views):
-            raise MediaError("not enough memory")
-        return pictures.explain_views(views, *args)
+            raise MemoryError
+        return pictures.explain_batch(views, **more)
 
-    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", explain_batch)
     for scale in ("image", "run"):
         result = looked_at(coda, "in", "--fit", "native", "--scale", scale, status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
-        assert result.error == "in/b.png: not enough memory"
+        assert result.error == "in/b.png: not enough memory for 50 x 40 pixels; use --fit crop, or make it smaller"
 
 
 def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
@@ -509,7 +508,7 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
     photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
     counting, inside, most = threading.Lock(), 0, 0
 
-    def explain_views(views: Any, *args: Any) -> Any:
+    def explain_batch(views: Any, **more: Any) -> Any:
         nonlocal inside, most
         with counting:
             inside += 1
@@ -517,9 +516,9 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
         time.sleep(0.2)
         with counting:
             inside -= 1
-        return pictures.explain_views(views, *args)
+        return pictures.explain_batch(views, **more)
 
-    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", explain_batch)
     for size, together in ((2, 2), (1, 1)):
         most = 0
         looked_at(coda, "in", "--batch-size", str(size))
@@ -528,12 +527,12 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
 
 def test_an_output_folder_that_disappears_is_made_again(tmp_path: Path) -> None:
     photos(tmp_path / "in", "a.png", "b.png")
-    net, output = loading.load("cifar10"), files.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
-    writer = files.Writer(net, items := resolve([str(tmp_path / "in")]), request := pictures.Request(), output)
+    net, output = loading.load("cifar10"), writer.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
+    written = writer.Writer(net, items := resolve([str(tmp_path / "in")]), pictures.Request(), output)
     for item in items:
-        picture = stills.read_image(item.path)
-        explanation = pictures.explain_image(picture.rgb, net, request)
-        writer.write(files.Loaded(item, picture, explanation.view), explanation)
+        explanation = pictures.explain(item.path, net)
+        assert explanation.input
+        written.write(explanation.input, explanation)
         assert len(tree(tmp_path / "out")) == 2
         shutil.rmtree(tmp_path / "out")
 
@@ -542,17 +541,17 @@ def test_nothing_more_is_computed_after_ctrl_c(tmp_path: Path, monkeypatch: pyte
     photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
     begun = []
 
-    def explain_views(views: Any, *args: Any) -> Any:
+    def explain_batch(views: Any, **more: Any) -> Any:
         begun.append(views)
         time.sleep(0.2)  # for the next one to wait for this
         if len(begun) == 1:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.2)
-        return pictures.explain_views(views, *args)
+        return pictures.explain_batch(views, **more)
 
-    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
-    net, output = loading.load("cifar10"), files.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
-    run = runs.explain_many(net, resolve([str(tmp_path / "in")]), pictures.Request(), output, batch=1)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", explain_batch)
+    net, output = loading.load("cifar10"), writer.Output(Naming(tmp_path / "out", "cifar10"), Drawing())
+    run = runs.explain_items(net, resolve([str(tmp_path / "in")]), pictures.Request(), output, batch=1)
     with pytest.raises(KeyboardInterrupt):
         next(run)
     assert len(begun) == 1
@@ -602,7 +601,7 @@ def test_a_picture_that_does_not_fit_leaves_nothing_behind(
 
     monkeypatch.setattr(pictures, "decompose", scarce)
     result = looked_at(coda, "in", "--batch-size", "4", status=1)
-    assert len(computed) == 7
+    assert len(computed) == 6  # four, two, and each alone
     expected = "not enough memory for 32 x 32 pixels; use --fit crop, or make it smaller"
     assert result.errors == [f"in/{i}.png: {expected}" for i in range(4)]
 
@@ -613,16 +612,17 @@ def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
     photos(tmp_path / "in", "a.png", "b.png", "c.png")
     dark = int(scene(seed=1).sum())
 
-    def scarce(function: Callable[..., Any], error: Exception, *places: int) -> Callable[..., Any]:
+    def scarce(function: Callable[..., Any], error: Exception, place: int) -> Callable[..., Any]:
         def tried(*args: Any) -> Any:
-            if any(int(args[place].sum()) == dark for place in places):
+            given = args[place]
+            if int((given.picture.rgb if isinstance(given, pictures.Input) else given).sum()) == dark:
                 raise error
             return function(*args)
 
         return tried
 
     said = "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function 'f'"
-    for home, name, error, place in ((runs, "fit", MemoryError(), 0), (files, "draw", RuntimeError(said), 1)):
+    for home, name, error, place in ((pictures, "fit", MemoryError(), 0), (writer, "draw", RuntimeError(said), 1)):
         with monkeypatch.context() as patch:
             patch.setattr(home, name, scarce(getattr(home, name), error, place))
             result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
@@ -886,7 +886,7 @@ def test_only_a_run_that_would_go_on_says_so(
         raise KeyboardInterrupt
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.cli.explain._announce", interrupted)
+    monkeypatch.setattr("coda_cli.cli.explain._Announcer.add", interrupted)
     said = coda("explain", "a.png", *more, status=130).err
     assert ("the same command goes on here" in said) == goes_on
 
@@ -1026,11 +1026,11 @@ def test_a_record_that_another_run_wrote_meanwhile_stops_a_picture_before_its_fi
     (tmp_path / "coda-out" / "a.cat.overlay.png").unlink()
     record.unlink()
 
-    def explain_views(*args: Any) -> Any:
+    def explain_batch(*args: Any, **more: Any) -> Any:
         record.write_bytes(text)
-        return pictures.explain_views(*args)
+        return pictures.explain_batch(*args, **more)
 
-    monkeypatch.setattr("coda_cli.explanation.run.explain_views", explain_views)
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", explain_batch)
     assert "exists from another picture" in coda("explain", "a.png", "-c", "dog", status=1).error
     assert tree(tmp_path / "coda-out").keys() == {"a.coda.json"}
     assert record.read_bytes() == text

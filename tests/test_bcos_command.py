@@ -83,7 +83,7 @@ def test_it_stands_beside_other_methods(coda: Coda, tmp_path: Path) -> None:
 
 
 def test_from_python(tmp_path: Path) -> None:
-    explanation = coda_cli.explain_image(photo(tmp_path / "a.png"), coda_cli.load("cifar10-bcos"))
+    explanation = coda_cli.explain(photo(tmp_path / "a.png"), coda_cli.load("cifar10-bcos"))
     d = explanation.decomposition
     assert bool(d.exact.all())
     assert float(d.positional.abs().max()) == 0

@@ -169,6 +169,6 @@ def test_layers_are_there_from_python(tmp_path: Path) -> None:
     import coda_cli
 
     net = coda_cli.load("cifar10")
-    explanation = coda_cli.explain_image(photo(tmp_path / "a.png"), net, coda_cli.Request(layer="all"))
+    explanation = coda_cli.explain(photo(tmp_path / "a.png"), net, layer="all")
     ((first, *_),) = explanation.layers
     np.testing.assert_allclose(first.pixels.numpy(), explanation.maps[0], atol=1e-6)

@@ -60,7 +60,7 @@ def test_the_decomposition_by_hand_gives_the_numbers_that_coda_gives(name: str) 
 def test_an_example_picture_gives_its_expected_record(picture: Path, net: Net) -> None:
     expected = from_json((EXAMPLES / "expected" / f"{picture.stem}.coda.json").read_text())
     assert expected.network.sha256 == net.sha256, "the weights changed: write examples/expected anew"
-    explanation = coda_cli.explain_image(picture, net)
+    explanation = coda_cli.explain(picture, net)
     part, d = expected.explained[0], explanation.decomposition
     assert [t.index for t in explanation.targets] == [part.index]
     assert part.name == picture.stem.replace("-", " ")  # the network gets its own examples right
@@ -134,7 +134,7 @@ def test_the_card_and_the_readme_state_the_accuracy_in_the_weights(name: str, pi
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.stem)
 def test_the_network_names_the_object_and_finds_more_evidence_on_it_than_beside_it(picture: Path, net: Net) -> None:
-    explanation = coda_cli.explain_image(picture, net)
+    explanation = coda_cli.explain(picture, net)
     assert net.checkpoint.classes[explanation.targets[0].index] == picture.stem.replace("-", " ")
     pixels = np.maximum(explanation.maps[0].astype(float), 0)
     with Image.open(EXAMPLES / "masks" / picture.name) as mask:
@@ -146,15 +146,14 @@ def test_the_network_names_the_object_and_finds_more_evidence_on_it_than_beside_
 @pytest.mark.parametrize("name", ["airplane", "automobile", "ship", "truck"])
 def test_the_small_network_names_its_pictures(name: str) -> None:
     small = coda_cli.load("cifar10")
-    explanation = coda_cli.explain_image(EXAMPLES / "cifar10" / "pictures" / f"{name}.png", small)
+    explanation = coda_cli.explain(EXAMPLES / "cifar10" / "pictures" / f"{name}.png", small)
     assert small.checkpoint.classes[explanation.targets[0].index] == name
 
 
 def test_the_clip_shows_a_golf_ball_that_leaves(net: Net) -> None:
     frames = list(Reader(EXAMPLES / "clip.mp4", Selection(every=8)))
     ball = net.checkpoint.classes.index("golf ball")
-    request = coda_cli.Request(classes=("golf ball",))
-    logits = [float(coda_cli.explain_image(f.rgb, net, request).decomposition.logits[0, ball]) for f in frames]
+    logits = [float(coda_cli.explain(f.rgb, net, "golf ball").logits[ball]) for f in frames]
     assert max(logits[:6]) > 2
     assert logits[-1] < max(logits) - 2
 

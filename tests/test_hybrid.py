@@ -24,7 +24,7 @@ from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.hybrid import HybridNet, spread
 from coda_cli.core.networks import CodaNet, build, encode, hybrid_table
 from coda_cli.core.standard_nets import DEVIATION, MEAN
-from coda_cli.explanation.picture import Request, explain_image
+from coda_cli.explanation.picture import explain
 from coda_cli.media.sources import RECORD_KEY
 
 ARCHITECTURES = [("cifar-resnet20", "layer1"), ("cifar-resnet20", "layer3"), ("resnet18", "layer2")]
@@ -303,5 +303,5 @@ def test_the_exact_map_of_methods_is_that_of_the_cut(trained: Path, tmp_path: Pa
     d = decompose(net.model, x, 1)
     assert ours.shape == (1, 16, 16)
     assert float(ours.sum()) == pytest.approx(float(d.logit - d.bias), rel=1e-4)
-    explained = explain_image(photo(tmp_path / "a.png", 16, 16), net, Request(classes=("red",)))
+    explained = explain(photo(tmp_path / "a.png", 16, 16), net, "red")
     assert explained.maps.shape == (1, 16, 16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from PIL import Image
 
 from coda_cli.explanation import drawing
 from coda_cli.explanation.drawing import STYLES, draw
+from coda_cli.explanation.picture import Input
+from coda_cli.media.sources import Item
+from coda_cli.media.stills import Picture
 from coda_cli.media.view import View, fit, paste_back
 from coda_cli.render import colour, overlay, text
 from coda_cli.render.colour import NEGATIVE, OUTSIDE, POSITIVE, TABLE, coloured, robust_scale, strength
@@ -502,6 +506,10 @@ def test_the_caption_states_class_sum_proof_and_scale(part: Explained, says: lis
     assert (" p 0." in title) == (part.probability is not None)
 
 
+def source(rgb: NDArray[np.uint8], view: View) -> Input:
+    return Input(Item(Path("picture.png")), Picture(rgb, "0", 0, ()), view)
+
+
 @pytest.mark.parametrize("kind", STYLES)
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 40), (500, 400)])
 def test_every_kind_of_picture_shows_the_map_at_its_place_at_the_records_scale(
@@ -511,7 +519,7 @@ def test_every_kind_of_picture_shows_the_map_at_its_place_at_the_records_scale(
     view = fit(rgb, 24, 20)
     values, part = random_map(20, 20), explained(scale=0.7)
     whole = record(part, view=view)
-    drawn = draw(kind, rgb, values, view, part, whole, 0.6)
+    drawn = draw(kind, source(rgb, view), values, part, whole, 0.6)
     size = drawing_size((width, height))
     large, pasted = enlarged(rgb, size), paste_back(values, view, size)
     covered, alone = overlay.overlay(large, pasted, 0.7, 0.6), heatmap(pasted, 0.7)
@@ -528,7 +536,7 @@ def test_a_picture_without_evidence_is_drawn_without_colour() -> None:
     rgb = random_picture(32, 32)
     view = fit(rgb, 32, 32)
     part = explained(positive=0.0, negative=0.0, scale=0.0)
-    drawn = draw("heatmap", rgb, np.zeros((32, 32), np.float32), view, part, record(part, view=view), 0.85)
+    drawn = draw("heatmap", source(rgb, view), np.zeros((32, 32), np.float32), part, record(part, view=view), 0.85)
     m = margin(np.zeros((320, 320, 3), np.uint8))
     assert (drawn[m : m + 320, m : m + 320] == 255).all()
 
@@ -536,6 +544,8 @@ def test_a_picture_without_evidence_is_drawn_without_colour() -> None:
 def test_drawing_the_same_twice_gives_the_same_bytes() -> None:
     rgb = random_picture(32, 32)
     view, part = fit(rgb, 32, 32), explained()
-    first, second = (draw("panel", rgb, random_map(32, 32), view, part, record(part, view=view), 0.85) for _ in "ab")
+    first, second = (
+        draw("panel", source(rgb, view), random_map(32, 32), part, record(part, view=view), 0.85) for _ in "ab"
+    )
     np.testing.assert_array_equal(first, second)
     assert Image.fromarray(first).mode == "RGB"

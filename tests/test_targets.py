@@ -14,7 +14,9 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import ExitCode, UsageError
-from coda_cli.explanation.picture import Explanation, Request, arrays, explain_views
+from coda_cli.explanation.clip.survey import all_explained
+from coda_cli.explanation.picture import Explanation, Request, explain_batch
+from coda_cli.explanation.writer import arrays
 from coda_cli.media.view import fit
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
@@ -172,8 +174,8 @@ def test_pictures_with_different_numbers_of_targets_can_share_a_batch(
     views = [fit(rng.integers(0, 256, (4, 4, 3), np.uint8), 4, 4) for _ in range(12)]
     request = Request(classes, versus)
     targets = request.targets(net)
-    together = explain_views(views, net, request, targets)
-    alone = [explain_views([view], net, request, targets)[0] for view in views]
+    together = all_explained(explain_batch(views, net, request, targets))
+    alone = [all_explained(explain_batch([view], net, request, targets))[0] for view in views]
     assert [e.targets for e in together] == [e.targets for e in alone]
     for one, other in zip(together, alone, strict=True):
         check_explanation(one)

@@ -867,7 +867,7 @@ def test_a_b_cos_network_learns_and_its_file_explains(data: tuple[Split, Split],
     assert result.accuracy > 0.8
     net = load(finish(result, recipe, data, tmp_path / "b.safetensors", "b", about="colours"))
     assert net.checkpoint.architecture == "bcos_chain"
-    explanation = coda_cli.explain_image(np.asarray(data[1].images[0].permute(1, 2, 0)), net)
+    explanation = coda_cli.explain(np.asarray(data[1].images[0].permute(1, 2, 0)), net)
     assert bool(explanation.decomposition.exact.all())
 
 

@@ -21,6 +21,7 @@ from program import photo, scene, strict_json
 
 import coda_cli
 from coda_cli.errors import MediaError
+from coda_cli.explanation.picture import explain_batch
 from coda_cli.schema.clips import FrameRecord
 from coda_cli.video.reading import ClipWriter, Reader
 
@@ -88,7 +89,7 @@ def test_the_numbers_of_a_frame_are_those_of_its_picture(coda: Coda, tmp_path: P
     records = coda("video", "a.mkv", "--class", "cat", "--format", "none", "--json", "-q").records
     net = coda_cli.load("cifar10")
     for n, record in enumerate(records[:-1]):
-        expected = coda_cli.explain_image(frame(3, n), net, coda_cli.Request(classes=("cat",)))
+        expected = coda_cli.explain(frame(3, n), net, "cat")
         (part,) = record["explained"]
         d = expected.decomposition
         assert part["logit"] == pytest.approx(float(d.logit[0, 0]), abs=1e-4)
@@ -172,8 +173,7 @@ def test_one_scale_holds_for_the_whole_clip_unless_asked_otherwise(coda: Coda, t
     assert set(one) == {stated}
     assert count == 6
     net = coda_cli.load("cifar10")
-    request = coda_cli.Request(classes=("cat",))
-    maps = np.stack([coda_cli.explain_image(frame(3, n), net, request).maps[0] for n in range(6)])
+    maps = np.stack([coda_cli.explain(frame(3, n), net, "cat").maps[0] for n in range(6)])
     low, high = np.percentile(np.abs(maps), [99.45, 99.55])  # between two values of few, any number will do
     assert low * 0.997 <= stated <= high * 1.003
     each, stated, count = scales("--scale", "frame")
@@ -365,26 +365,16 @@ def test_nothing_is_left_of_a_clip_that_cannot_be_finished(
     clip(tmp_path / "a.mkv", frames=30)
     calls = 0
 
-    def failing(*args: Any) -> Any:
+    def failing(*args: Any, **more: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > 1:  # the second batch
             raise MemoryError
-        return original(*args)
+        return explain_batch(*args, **more)
 
-    import coda_cli.explanation.clip.run as clip_run
-
-    original = clip_run.explain_views
-
-    def guarded(*args: Any) -> Any:
-        try:
-            return failing(*args)
-        except MemoryError as error:
-            raise coda_cli.errors.MediaError("not enough memory") from error
-
-    monkeypatch.setattr(clip_run, "explain_views", guarded)
+    monkeypatch.setattr("coda_cli.explanation.clip.survey.explain_batch", failing)
     result = coda("video", "a.mkv", "--scale", "1", "-c", "0", status=1)
-    assert result.error == "a.mkv: not enough memory"
+    assert result.error.startswith("a.mkv: not enough memory for ")
     assert not list((tmp_path / "coda-out").iterdir())
 
 
@@ -407,7 +397,7 @@ def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
         yield
 
     clip(tmp_path / "a.mkv", frames=3)
-    monkeypatch.setattr("coda_cli.explanation.clip.run.explain_clip", stopped)
+    monkeypatch.setattr("coda_cli.explanation.clip.run.ClipExplanation.records", stopped)
     result = coda("video", "a.mkv", status=130)
     assert result.err == "coda: a.mkv: interrupted before its first frame was written; nothing is kept\n"
 
@@ -415,5 +405,5 @@ def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
         yield FrameRecord.model_construct()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coda_cli.explanation.clip.run.explain_clip", stopped_later)
+    monkeypatch.setattr("coda_cli.explanation.clip.run.ClipExplanation.records", stopped_later)
     assert coda("video", "a.mkv", status=130).err == "coda: interrupted\n"

@@ -15,7 +15,6 @@ from coda_cli.cli.options import (
     Arch,
     Classes,
     Device,
-    Fit,
     FitOption,
     Json,
     Model,
@@ -46,7 +45,7 @@ def compare(
     ] = None,
     output: OutputFolder = Path("coda-out"),
     json: Json = False,
-    fit: FitOption = Fit.crop,
+    fit: FitOption = "crop",
     recursive: Recursive = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are there.")] = False,
     arch: Arch = None,
@@ -79,9 +78,10 @@ def compare(
       lime:samples=256,features=3,kernel=1.0,seed=42
     """  # fmt: skip
     from coda_cli.explanation.compare import compare as compare_file
-    from coda_cli.explanation.naming import Naming, prepare, refuse_collisions, sweep
+    from coda_cli.explanation.files import prepare, sweep
+    from coda_cli.explanation.naming import Naming, refuse_collisions
     from coda_cli.explanation.picture import Request
-    from coda_cli.media.sources import identity, resolve
+    from coda_cli.media.sources import resolve
     from coda_cli.schema.comparisons import FailedComparison, to_json
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
@@ -89,7 +89,7 @@ def compare(
     for text in methods or ():
         method_of(text)
     require(methods or METHODS)
-    request = Request(tuple(classes or ()), fit=fit.value)
+    request = Request(tuple(classes or ()), fit=fit)
     net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())))
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
@@ -98,7 +98,7 @@ def compare(
         lambda item: naming.path(item, "compare", "class", "0"),
         lambda *_: "compare them in two runs, with an --output each",
     )
-    inputs = {identity(item.path): item for item in items}
+    inputs = [item.path for item in items]
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
     failures: set[ExitCode] = set()

@@ -7,9 +7,8 @@ import re
 import sys
 import time
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,30 +23,26 @@ from coda_cli.cli.options import (
     Check,
     Classes,
     Device,
-    Fit,
     FitOption,
     Json,
     Model,
     OutputFolder,
     Percentile,
-    Precision,
     PrecisionOption,
     Quiet,
     Recursive,
     Smooth,
-    Style,
     StyleOption,
     Verbose,
     Versus,
     full_colour,
-    number_together,
+    pictures_of_batch,
 )
 from coda_cli.errors import ExitCode, UsageError
+from coda_cli.vocabulary import IfExists
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from coda_cli.explanation.files import Outcome
+    from coda_cli.explanation.writer import Outcome
     from coda_cli.media.sources import Item
     from coda_cli.schema.pictures import Explained, Record
 
@@ -67,14 +62,7 @@ File names (--name)
 """
 
 
-class IfExists(StrEnum):
-    """What happens when an output is there already."""
-
-    match = "match"
-    error = "error"
-    skip = "skip"
-    overwrite = "overwrite"
-    rename = "rename"
+SCALES: tuple[Literal["image", "run"], ...] = ("image", "run")
 
 
 def explain(
@@ -96,14 +84,14 @@ def explain(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="The list on stdin is separated by NUL, not lines.")
     ] = False,
-    fit: FitOption = Fit.crop,
+    fit: FitOption = "crop",
     scale: Annotated[
         str,
         typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per map, per run, given."),
     ] = "image",
     percentile: Percentile = 99.5,
     alpha: Alpha = 0.85,
-    style: StyleOption = Style.signed,
+    style: StyleOption = "signed",
     smooth: Smooth = 15,
     layer: Annotated[
         str | None,
@@ -116,11 +104,11 @@ def explain(
     ),
     if_exists: Annotated[
         IfExists, typer.Option(help="match: skip what is there from the same picture, network and settings, else fail.")
-    ] = IfExists.match,
+    ] = "match",
     force: Annotated[bool, typer.Option("--force", "-f", help="The same as --if-exists overwrite.")] = False,
     check: Check = None,
     device: Device = "auto",
-    precision: PrecisionOption = Precision.float32,
+    precision: PrecisionOption = "float32",
     batch_size: BatchSize = "auto",
     arch: Arch = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
@@ -140,28 +128,41 @@ def explain(
         layer = "all"
     elif layer is not None and not {"layers", "depth"} & {*kinds} and kinds:
         kinds += ("layers", "depth") if layer == "all" else ("layers",)
-    if force and if_exists not in (IfExists.match, IfExists.overwrite):
-        raise UsageError(f"--force overwrites, and --if-exists {if_exists.value} does not; choose one")
-    together = number_together(batch_size)
+    if force and if_exists not in ("match", "overwrite"):
+        raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
+    batch = pictures_of_batch(batch_size)
     items = _items(sources, recursive, null, output)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
 
-    from coda_cli.explanation.files import Output
     from coda_cli.explanation.naming import Naming
     from coda_cli.explanation.picture import Request
     from coda_cli.explanation.record import Drawing
-    from coda_cli.explanation.run import explain_many
+    from coda_cli.explanation.run import explain_items
+    from coda_cli.explanation.writer import Output
 
-    request = Request(tuple(classes or ()), versus, fit.value, precision.value, check, layer)
-    drawing = Drawing(kinds, full_colour(scale, "image", "run"), percentile, alpha, style.value, smooth)
+    request = Request(tuple(classes or ()), versus, fit, precision, check, layer)
+    drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request)
-    naming = Naming(output, net.checkpoint.name, name)
-    out = Output(naming, drawing, "overwrite" if force else if_exists.value)
+    out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
     with console.progress("finding the scale") as on_scale:
-        outcomes = explain_many(net, items, request, out, batch=together, on_scale=on_scale)
-    _report(outcomes, len(items), json, fail_fast, out.if_exists in ("match", "skip") and "json" in kinds)
+        outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)
+    announcer = _Announcer(json, many=len(items) > FEW)
+    try:
+        with console.progress("explaining", " pictures") as advance, contextlib.closing(outcomes):
+            for n, outcome in enumerate(outcomes, 1):
+                announcer.add(outcome)
+                advance(n, len(items))
+                if fail_fast and announcer.failed:
+                    break
+    except KeyboardInterrupt:
+        resumes = out.if_exists in ("match", "skip") and "json" in kinds
+        console.interrupted(
+            f"interrupted: {announcer.summary()}" + ("; the same command goes on here" if resumes else "")
+        )
+        raise
+    announcer.end(len(items))
 
 
 def _kinds(write: str) -> tuple[str, ...]:
@@ -196,35 +197,6 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
     return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
 
 
-def _report(outcomes: Generator[Outcome, None, None], total: int, json: bool, fail_fast: bool, resumes: bool) -> None:
-    """Say what happened to every input as it is done, then the summary; leaves with the exit code.
-
-    ``resumes``: the same command would leave alone what is done.
-    """
-    counts: Counter[str] = Counter()
-    worst, start = 0.0, time.monotonic()
-    try:
-        with console.progress("explaining", " pictures") as advance, contextlib.closing(outcomes):
-            for n, outcome in enumerate(outcomes, 1):
-                counts[_announce(outcome, json, many=total > FEW)] += 1
-                if outcome.record:
-                    counts["inexact"] += sum(not _proven(e) for e in outcome.record.explained)
-                    worst = max([worst, *(_used(e) for e in outcome.record.explained)])
-                advance(n, total)
-                if fail_fast and (outcome.error or counts["inexact"]):
-                    break
-    except KeyboardInterrupt:
-        rest = "; the same command goes on here" if resumes else ""
-        console.interrupted(f"interrupted: {_summary(counts, worst, time.monotonic() - start)}{rest}")
-        raise
-    if total > 1 or counts["failed"]:
-        console.say(_summary(counts, worst, time.monotonic() - start))
-    if counts["inexact"]:
-        raise typer.Exit(ExitCode.INEXACT)
-    if counts["failed"]:
-        raise typer.Exit(ExitCode.FAILED)
-
-
 def _proven(part: Explained) -> bool:
     """Whether the contributions of the pixels add up, and those of every layer that was asked for."""
     return part.exact and all(layer.exact or layer.approximate for layer in part.layers)
@@ -235,51 +207,72 @@ def _used(part: Explained) -> float:
     return abs(part.residual) / part.tolerance if part.tolerance else (0.0 if part.exact else float("inf"))
 
 
-def _summary(counts: Counter[str], worst: float, seconds: float) -> str:
-    parts = [f"{counts['explained']} explained"]
-    parts += [f"{counts[k]} {k}" for k in ("skipped", "failed") if counts[k]]
-    text = f"{', '.join(parts)} in {seconds:.1f} s"
-    if counts["explained"] or counts["skipped"]:
-        text += f"; largest residual {worst:.1%} of its tolerance"
-    if counts["inexact"]:
-        text += f"; {counts['inexact']} NOT EXACT"
-    return text
+class _Announcer:
+    """Says what happened to every input as it is done, on stdout and stderr, and counts it."""
 
+    def __init__(self, json: bool, many: bool) -> None:
+        self.json, self.many = json, many
+        self.counts: Counter[str] = Counter()
+        self.worst, self.start = 0.0, time.monotonic()
 
-def _announce(outcome: Outcome, json: bool, many: bool) -> str:
-    """Results of one input on stdout, and a line for people on stderr; returns what it counts as."""
-    from coda_cli.schema.pictures import FailedRecord, to_json
+    @property
+    def failed(self) -> bool:
+        """Whether something failed or is not exact."""
+        return bool(self.counts["failed"] or self.counts["inexact"])
 
-    if outcome.error:
-        console.error(str(outcome.error))
-        if json:
-            console.result(to_json(FailedRecord.of(outcome.item.path.as_posix(), outcome.error)))
-        return "failed" if outcome.error.exit_code != ExitCode.INEXACT else "inexact"
-    record = outcome.record
-    if record and json:
-        console.result(to_json(record))
-    elif not json:
-        for path in outcome.written:
-            console.result(str(path))
-    if record:
-        _describe(record, outcome.skipped, many)
-    return "skipped" if outcome.skipped else "explained"
+    def add(self, outcome: Outcome) -> None:
+        """Results of one input on stdout, and a line for people on stderr."""
+        from coda_cli.schema.pictures import FailedRecord, to_json
+
+        if outcome.error:
+            console.error(str(outcome.error))
+            if self.json:
+                console.result(to_json(FailedRecord.of(outcome.item.path.as_posix(), outcome.error)))
+            self.counts["inexact" if outcome.error.exit_code == ExitCode.INEXACT else "failed"] += 1
+            return
+        self.counts["skipped" if outcome.skipped else "explained"] += 1
+        if record := outcome.record:
+            self.counts["inexact"] += sum(not _proven(e) for e in record.explained)
+            self.worst = max([self.worst, *(_used(e) for e in record.explained)])
+            if self.json:
+                console.result(to_json(record))
+        if not self.json:
+            for path in outcome.written:
+                console.result(str(path))
+        if record:
+            _describe(record, outcome.skipped, self.many)
+
+    def summary(self) -> str:
+        """What happened to all of them, in a line."""
+        counts = self.counts
+        parts = [f"{counts['explained']} explained"]
+        parts += [f"{counts[k]} {k}" for k in ("skipped", "failed") if counts[k]]
+        text = f"{', '.join(parts)} in {time.monotonic() - self.start:.1f} s"
+        if counts["explained"] or counts["skipped"]:
+            text += f"; largest residual {self.worst:.1%} of its tolerance"
+        if counts["inexact"]:
+            text += f"; {counts['inexact']} NOT EXACT"
+        return text
+
+    def end(self, total: int) -> None:
+        """Say the summary of more than one input, and leave with the exit code."""
+        if total > 1 or self.counts["failed"]:
+            console.say(self.summary())
+        if self.counts["inexact"]:
+            raise typer.Exit(ExitCode.INEXACT)
+        if self.counts["failed"]:
+            raise typer.Exit(ExitCode.FAILED)
 
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:
+    from coda_cli.explanation.record import equation, title_of
+
     say = console.detail if many else console.say
     for note in record.source.notes:
         say(f"{record.source.path}: {note}")
     for e in record.explained:
-        name = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
-        p = "" if e.probability is None else f", p {e.probability:.3f}"
-        what = "logit" if e.versus is None else "difference of logits"
-        there = " (already there)" if skipped else ""
-        embedding = f" {e.positional:+.3f} positional" if e.positional else ""
-        say(
-            f"{record.source.path}: {name}{p}: {what} {e.logit:.3f} = {e.positive:.3f} {e.negative:+.3f} "
-            f"{e.bias:+.3f} bias{embedding}, residual {e.residual:.1e}{there}"
-        )
+        name = title_of(e)
+        say(f"{record.source.path}: {equation(e)}{' (already there)' if skipped else ''}")
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
             console.error(
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "

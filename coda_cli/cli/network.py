@@ -19,8 +19,8 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
     if model in known():  # a slip in a class name costs no model load
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load
-    from coda_cli.explanation.picture import DTYPES
     from coda_cli.machine.devices import pick
+    from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
     net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
+from coda_cli.vocabulary import Fit, Precision, Style
 
+Word = TypeVar("Word", bound=str)
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
 WIDEST = 9999  # of windows that maps are averaged over, in pixels
 
 
-class Fit(StrEnum):
-    """How a picture is shown to the network."""
-
-    crop = "crop"
-    pad = "pad"
-    native = "native"
-
-
-class Style(StrEnum):
-    """What an overlay shows."""
-
-    signed = "signed"
-    colour = "colour"
-
-
-class Precision(StrEnum):
-    """What is computed in."""
-
-    float32 = "float32"
-    float64 = "float64"
-    bfloat16 = "bfloat16"
-
-
-def number_together(batch_size: str) -> int | None:
+def pictures_of_batch(batch_size: str) -> int | None:
     """What --batch-size asks for; None for auto. Raises UsageError."""
     if batch_size == "auto":
         return None
@@ -48,10 +26,11 @@ def number_together(batch_size: str) -> int | None:
     return int(batch_size)
 
 
-def full_colour(scale: str, *words: str) -> Any:
+def full_colour(scale: str, words: tuple[Word, ...]) -> Word | float:
     """What --scale asks for: one of ``words``, or a number of logit units. Raises UsageError."""
-    if scale in words:
-        return scale
+    for word in words:
+        if scale == word:
+            return word
     try:
         value = float(scale)
     except ValueError:

@@ -90,7 +90,7 @@ def train(
     coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.explanation.naming import prepare
+    from coda_cli.explanation.files import prepare
     from coda_cli.machine.devices import emulated, pick
     from coda_cli.media.files import alone
     from coda_cli.training.recipes import RECIPES

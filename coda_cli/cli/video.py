@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,27 +21,26 @@ from coda_cli.cli.options import (
     Check,
     Classes,
     Device,
-    Fit,
     FitOption,
     Json,
     Model,
     Percentile,
-    Precision,
     PrecisionOption,
     Quiet,
     Smooth,
-    Style,
     StyleOption,
     Verbose,
     Versus,
     full_colour,
-    number_together,
+    pictures_of_batch,
 )
 from coda_cli.errors import CodaError, ExitCode, UsageError
+from coda_cli.vocabulary import ClassPolicy, Layout
 
 if TYPE_CHECKING:
     from coda_cli.explanation.clip.drawing import ClipDrawing
     from coda_cli.explanation.clip.files import ClipOutputs
+    from coda_cli.explanation.clip.run import ClipExplanation
     from coda_cli.schema.clips import ClipRecord
 
 EPILOG = """
@@ -58,20 +57,7 @@ Outputs
 """
 
 
-class Layout(StrEnum):
-    """What stands in a frame."""
-
-    side = "side"
-    overlay = "overlay"
-    heatmap = "heatmap"
-    panel = "panel"
-
-
-class Policy(StrEnum):
-    """Whose prediction is explained."""
-
-    clip = "clip"
-    frame = "frame"
+SCALES: tuple[Literal["clip", "frame"], ...] = ("clip", "frame")
 
 
 def video(
@@ -80,8 +66,8 @@ def video(
     classes: Classes = None,
     versus: Versus = None,
     policy: Annotated[
-        Policy, typer.Option("--class-policy", help="Predicted: most often over the clip, or in each frame.")
-    ] = Policy.clip,
+        ClassPolicy, typer.Option("--class-policy", help="Predicted: most often over the clip, or in each frame.")
+    ] = "clip",
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="A clip to write, or a folder for them.")
     ] = Path("coda-out"),
@@ -103,7 +89,7 @@ def video(
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     layout: Annotated[
         Layout, typer.Option(help="Picture and overlay, overlay, heat map, or all three in a row.")
-    ] = Layout.side,
+    ] = "side",
     strip: Annotated[bool, typer.Option("--strip/--no-strip", help="The logit over time below the picture.")] = True,
     centroid: Annotated[bool, typer.Option("--centroid", help="Mark the centroid of the positive evidence.")] = False,
     height: Annotated[
@@ -112,14 +98,14 @@ def video(
     scale: Annotated[str, typer.Option(metavar="clip|frame|NUMBER", help="The contribution in full colour.")] = "clip",
     percentile: Percentile = 99.5,
     alpha: Alpha = 0.85,
-    style: StyleOption = Style.signed,
+    style: StyleOption = "signed",
     smooth: Smooth = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
-    fit: FitOption = Fit.crop,
+    fit: FitOption = "crop",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
     check: Check = None,
     device: Device = "auto",
-    precision: PrecisionOption = Precision.float32,
+    precision: PrecisionOption = "float32",
     batch_size: BatchSize = "auto",
     arch: Arch = None,
     quiet: Quiet = 0,
@@ -132,33 +118,28 @@ def video(
     coda video clip.mp4 --class parachute --start 10 --end 00:00:20 -o parachute.gif
     coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
     """
-    together = number_together(batch_size)
+    batch = pictures_of_batch(batch_size)
     from coda_cli.explanation.clip.drawing import ClipDrawing
+    from coda_cli.explanation.clip.run import ClipExplanation
+    from coda_cli.explanation.drawing import refuse_style
     from coda_cli.explanation.picture import Request
-    from coda_cli.explanation.record import refuse_style
-    from coda_cli.video.reading import Selection, parse_box, parse_time
+    from coda_cli.video.reading import Selection, parse_box
 
-    request = Request(tuple(classes or ()), versus, fit.value, precision.value, check)
-    if end is not None and seconds is not None:
-        raise UsageError("--end and --seconds both say where to stop; give one of them")
-    begins = parse_time(start)
-    stops = parse_time(end) if end is not None else begins + parse_time(seconds) if seconds is not None else None
-    selection = Selection(
-        begins, stops, every, fps,
-        None if box is None else parse_box(box), max_frames,
-    )  # fmt: skip
+    request = Request(tuple(classes or ()), versus, fit, precision, check)
+    begins, stops = _span(start, end, seconds)
+    selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
     drawing = ClipDrawing(
-        layout.value, full_colour(scale, "clip", "frame"), percentile, alpha, strip, centroid, height, style.value,
-        smooth,
+        layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth
     )  # fmt: skip
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request)
-    refuse_style(net, style.value)
+    refuse_style(net, style)
     counts: Counter[str] = Counter()
     start_time = time.monotonic()
     for source, outputs in plans:
         try:
-            summary = _one(net, source, selection, request, drawing, outputs, policy.value, together, json)
+            clip = ClipExplanation(source, net, request, selection, policy=policy, batch=batch)
+            summary = _explain_one(clip, drawing, outputs, json)
             counts["explained"] += 1
             counts["inexact"] += not summary.exact
         except CodaError as error:
@@ -177,6 +158,18 @@ def video(
         raise typer.Exit(ExitCode.FAILED)
 
 
+def _span(start: str, end: str | None, seconds: str | None) -> tuple[float, float | None]:
+    """Where to start and where to stop, in seconds."""
+    from coda_cli.video.reading import parse_time
+
+    if end is not None and seconds is not None:
+        raise UsageError("--end and --seconds both say where to stop; give one of them")
+    begins = parse_time(start)
+    if end is not None:
+        return begins, parse_time(end)
+    return begins, None if seconds is None else begins + parse_time(seconds)
+
+
 def _failure(source: str | int, error: CodaError) -> str:
     from coda_cli.schema.clips import FailedClip, to_json
     from coda_cli.video.reading import name_of
@@ -189,9 +182,10 @@ def _plans(
 ) -> list[tuple[str | int, ClipOutputs]]:
     """What is written about each source; everything that can be wrong with it is found before any work."""
     from coda_cli.explanation.clip.files import ClipOutputs
-    from coda_cli.explanation.naming import one_file, prepare, sweep
+    from coda_cli.explanation.clip.run import EXISTS
+    from coda_cli.explanation.files import FilePolicy, prepare, sweep
+    from coda_cli.explanation.naming import one_file
     from coda_cli.media.files import utf8
-    from coda_cli.media.sources import identity
     from coda_cli.video.reading import KINDS, Kind, kind_of
 
     asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]
@@ -207,7 +201,7 @@ def _plans(
         raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
     plans: list[tuple[str | int, ClipOutputs]] = []
     taken: dict[str, str] = {}
-    inputs = {identity(Path(text)) for text in sources}
+    policy = FilePolicy("overwrite" if force else "error", map(Path, sources), advice=EXISTS, error=UsageError)
     for text in sources:
         source = _source(text)
         if single:
@@ -221,10 +215,7 @@ def _plans(
             if (key := one_file(path)) in taken:
                 raise UsageError(f"{text} and {taken[key]} would both be written to {path}; explain them in two runs")
             taken[key] = text
-            if path.exists() and not force:
-                raise UsageError(f"{path}: exists; --force replaces it, --output names another place")
-            if identity(path) in inputs:
-                raise UsageError(f"{path}: is one of the clips to explain; name another output")
+            policy.place(path)
         plans.append((source, ClipOutputs(clips, record, audio)))
     folder = output.parent if single else output
     prepare(folder)
@@ -245,19 +236,8 @@ def _source(text: str) -> str | int:
     return text
 
 
-def _one(
-    net: Any,
-    source: str | int,
-    selection: Any,
-    request: Any,
-    drawing: ClipDrawing,
-    outputs: ClipOutputs,
-    policy: Any,
-    batch: int | None,
-    json: bool,
-) -> ClipRecord:
+def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutputs, json: bool) -> ClipRecord:
     """Explain one clip, saying what happens; returns its record."""
-    from coda_cli.explanation.clip.run import explain_clip
     from coda_cli.schema.clips import ClipRecord, to_json
     from coda_cli.video.reading import name_of, probe
 
@@ -269,20 +249,19 @@ def _one(
         if json:
             console.result(to_json(summary))
 
-    name = name_of(source)
-    frames = None if isinstance(source, int) else probe(source).frames
+    name = name_of(clip.source)
+    frames = None if isinstance(clip.source, int) else probe(clip.source).frames
     summary: ClipRecord | None = None
     with console.progress(f"{name}: looking at", " frames") as looking:
-        records = explain_clip(
-            net, source, selection, request, drawing, outputs, policy=policy, batch=batch,
-            on_survey=lambda done: looking(done, max(done, frames or 0)), on_interrupt=interrupted,
-        )  # fmt: skip
+        records = clip.records(
+            drawing, outputs, on_survey=lambda done: looking(done, max(done, frames or 0)), on_interrupt=interrupted
+        )
         first = None
         try:
             with contextlib.closing(records):
                 first = next(records)
                 with console.progress(f"{name}: explaining", " frames") as advance:
-                    for n, record in enumerate(_following(first, records), 1):
+                    for n, record in enumerate(itertools.chain([first], records), 1):
                         if json:
                             console.result(to_json(record))
                         if isinstance(record, ClipRecord):
@@ -294,18 +273,13 @@ def _one(
                 console.interrupted(f"{name}: interrupted before its first frame was written; nothing is kept")
             raise
         except CodaError as error:
-            raise error if str(error).startswith(name) else type(error)(f"{name}: {error}") from error
+            raise error.about(name)  # noqa: B904 (it is the same error)
     assert summary is not None
     if not json:
         for path in (*outputs.clips.values(), outputs.record):
             console.result(str(path))
     _describe(name, summary)
     return summary
-
-
-def _following(first: Any, rest: Any) -> Any:
-    yield first
-    yield from rest
 
 
 def _describe(name: str, summary: ClipRecord) -> None:

@@ -19,6 +19,7 @@ from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
+from coda_cli.errors import MediaError
 from coda_cli.machine import budget
 from coda_cli.machine.lanes import each, parts
 from coda_cli.machine.memory import as_many_as_fit
@@ -61,9 +62,17 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
 
     Where memory does not hold the batch it is computed in halves; see ``as_many_as_fit``.
     """
-    size = x.shape[3], x.shape[2]
     with true_float32():
-        return torch.cat(as_many_as_fit(model, x, size, lambda some: each(model, parts(some))))
+        rows = as_many_as_fit(model, x, (x.shape[3], x.shape[2]), lambda some: _rows(model, some))
+    for row in rows:
+        if isinstance(row, MediaError):
+            raise row
+    return torch.stack(rows)  # type: ignore[arg-type]
+
+
+def _rows(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The logits of each picture, computed in parts."""
+    return [row for part in each(model, parts(x)) for row in part]
 
 
 def probabilities(model: nn.Module, logits: Tensor) -> Tensor:

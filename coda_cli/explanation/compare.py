@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,27 +13,36 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.errors import CodaError, ExactnessError, MediaError
-from coda_cli.explanation.naming import Naming, prepare, refuse_inputs, withdraw
-from coda_cli.explanation.picture import Request, classify_views, encoded
+from coda_cli.explanation.files import FilePolicy, prepare, withdraw
+from coda_cli.explanation.naming import Naming
+from coda_cli.explanation.picture import Input, Request, classify_batch, encoded, input_of
 from coda_cli.explanation.record import class_part, network_part, source_part, versions
 from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
-from coda_cli.media.stills import Picture, read_image, write_png
-from coda_cli.media.view import Fit, View, fit
+from coda_cli.media.stills import read_image, write_png
+from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.schema.comparisons import Comparison, MethodPart, to_json
 from coda_cli.schema.pictures import ViewPart
 from coda_cli.study.by_name import METHODS, is_exact, libraries_of, method_of, parameters_of, unit_of, usual
+from coda_cli.vocabulary import Fit
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
 COLUMNS = 4
+EXISTS = "--force replaces it, --output names another place"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A picture and class with the maps float32 [methods, h, w]."""
+    """A picture and class under several methods.
+
+    Attributes:
+        record: what is written about them.
+        maps: float32 [methods, h, w].
+        sheet: the picture and all maps, uint8 [H, W, 3].
+    """
 
     record: Comparison
     maps: Map
@@ -42,38 +51,49 @@ class Compared:
 
 def compare(
     item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming,
-    *, force: bool = False, inputs: Mapping[Path, Item] | None = None,
-    on_method: Callable[[int, int], None] | None = None,
+    *, force: bool = False, inputs: Iterable[Path] = (), on_method: Callable[[int, int], None] | None = None,
 ) -> Iterator[Comparison]:  # fmt: skip
-    """Every class asked for of one file, under ``methods`` (see ``study.by_name``), written as ``naming`` says.
+    """Explain one file under several methods, and write a sheet, arrays and a record for every class asked for.
 
-    Without any methods, under all that work with the network; the record says which did not, and why. Raises
-    UsageError for a method or class that does not exist, CodaError where a method that was asked for fails, MediaError
-    for what cannot be read or, unless ``force``, would be overwritten; ``inputs``, by their resolved paths, never are.
-    ``on_method`` hears of each method that is done (done, of how many). Errors name the file.
+    Args:
+        item: the input.
+        net: the network; it need not be dynamic linear.
+        request: what is asked.
+        methods: see ``study.by_name``; all that work with the network unless some are given, and the record says which
+            did not, and why.
+        naming: where files go.
+        force: whether files that are there are replaced.
+        inputs: files that are never replaced.
+        on_method: hears how many methods are done, and of how many.
+
+    Yields:
+        The record of each class.
+
+    Raises:
+        UsageError: no such method or class.
+        MediaError: the input cannot be read, or a file is there that may not be replaced.
+        CodaError: a method that was asked for fails.
     """
     try:
-        picture, p = read_image(item.path), net.checkpoint.preprocessing
-        view = fit(picture.rgb, p.resize, p.crop, request.fit)
-        logits = classify_views([view], net, request)[0].astype(np.float64)
+        source = input_of(item, read_image(item.path), net, request.fit)
+        logits = classify_batch([source.view], net, request)[0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
         targets = request.targets(net).of(logits)
-        files = _free(item, net, targets, naming, force, inputs or {})
-        found = _maps(net, view, targets, methods, on_method)
+        policy = FilePolicy("overwrite" if force else "error", inputs, advice=EXISTS)
+        files = _placed(item, net, targets, naming, policy)
+        found = _maps(net, source.view, targets, methods, on_method)
         for k, (target, names) in enumerate(zip(targets, files, strict=True)):
-            record = _record(picture, item, view, net, target, float(logits[target.index]), request.fit, found, k)
+            record = _record(source, net, target, float(logits[target.index]), request.fit, found, k)
             maps = np.stack([method.maps[k] for method in found.methods])
             prepare(names["png"].parent)
-            yield _write(Compared(record, maps, sheet(view.rgb, maps, record)), names, naming.folder)
+            yield _write(Compared(record, maps, sheet(source.view.rgb, maps, record)), names, naming.folder)
     except CodaError as error:
-        if str(error).startswith(f"{item.path}: "):
-            raise
-        raise type(error)(f"{item.path}: {error}") from error
+        raise error.about(item.path)  # noqa: B904 (it is the same error)
 
 
-def _free(
-    item: Item, net: Net, targets: Sequence[Target], naming: Naming, force: bool, inputs: Mapping[Path, Item]
+def _placed(
+    item: Item, net: Net, targets: Sequence[Target], naming: Naming, policy: FilePolicy
 ) -> list[dict[str, Path]]:
     """The files of every class. Raises MediaError where one is there that may not be replaced."""
     found: dict[Path, dict[str, Path]] = {}
@@ -84,9 +104,7 @@ def _free(
             png = naming.path(item, "compare", f"{name} {target.index}", str(target.index))
         found[png] = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
     for path in (path for names in found.values() for path in names.values()):
-        refuse_inputs(path, inputs, "--output")
-        if path.exists() and not force:
-            raise MediaError(f"{path}: exists; --force replaces it, --output names another place")
+        policy.place(path)
     return list(found.values())
 
 
@@ -132,9 +150,7 @@ def _maps(
     return _Found(tuple(found), left_out)
 
 
-def _record(
-    picture: Picture, item: Item, view: View, net: Net, target: Target, logit: float, fitted: Fit, found: _Found, k: int
-) -> Comparison:
+def _record(source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: _Found, k: int) -> Comparison:
     bias, parts = float(getattr(net.model, "bias", 0.0)), []
     for method in found.methods:
         pixels = method.maps[k]
@@ -145,9 +161,9 @@ def _record(
             MethodPart(method=method.text, parameters=parameters_of(method.text), sum=total,
                        off=total - (logit - bias), scale=scale, seconds=method.seconds)
         )  # fmt: skip
-    height, width = view.rgb.shape[:2]
+    view, (width, height) = source.view, source.view.resolution
     return Comparison(
-        source=source_part(item, picture, view), network=network_part(net),
+        source=source_part(source), network=network_part(net),
         view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
         logit=logit, bias=bias, methods=tuple(parts), left_out=found.left_out,
@@ -157,13 +173,30 @@ def _record(
 
 
 def default_methods(net: Net, view: View) -> tuple[str, ...]:
-    """All there are, ours where the network has it, in quick forms for the size of the view."""
+    """All methods there are, ours where the network has it, in quick forms for the size of the view.
+
+    Args:
+        net: the network.
+        view: what it sees of the picture.
+
+    Returns:
+        Their names with parameters.
+    """
     every = (name for name in METHODS if hasattr(net.model, "bias") or not is_exact(name))
     return usual(every, min(view.rgb.shape[:2]))
 
 
 def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
-    """The picture, then every map [methods, h, w] on its own scale, COLUMNS in a row; uint8 [H, W, 3]."""
+    """Draw the picture, then every map on its own scale, COLUMNS in a row.
+
+    Args:
+        rgb: what the network saw, uint8 [h, w, 3].
+        maps: float32 [methods, h, w].
+        record: what is known of them.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
     size = drawing_size((rgb.shape[1], rgb.shape[0]))
     logit, bias = record.logit, record.bias
     name = record.explained.name

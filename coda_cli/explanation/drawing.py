@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from coda_cli.checkpoints.loading import Net
+from coda_cli.errors import UsageError
+from coda_cli.explanation.picture import Explanation, Input
+from coda_cli.explanation.record import Drawing, make_record, title_of
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
 from coda_cli.render.overlay import (
@@ -22,34 +27,64 @@ from coda_cli.render.overlay import (
     overlay,
     side_by_side,
 )
-from coda_cli.render.weights import on_paper
+from coda_cli.render.weights import colour_explanation, on_paper
 from coda_cli.schema.pictures import Explained, Record
+from coda_cli.vocabulary import Style
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
 
-def _drawn(rgb: RGB, pixels: Map, view: View) -> tuple[RGB, Map]:
-    """The picture and the map [H, W] at its place in it, both at the size they are drawn at."""
-    size = drawing_size((rgb.shape[1], rgb.shape[0]))
-    return enlarged(rgb, size), paste_back(pixels, view, size)
-
-
 STYLES = ("overlay", "heatmap", "panel")  # the kinds of files that are pictures
 
 
-def draw(
-    kind: str, rgb: RGB, pixels: Map, view: View, part: Explained, record: Record, alpha: float, hues: Map | None = None
-) -> RGB:
-    """One of STYLES: the picture ``rgb`` uint8 [H, W, 3] and a map [h, w] of its ``view``, framed; uint8 [H', W', 3].
+def draw_explanation(kind: str, explanation: Explanation, source: Input, k: int, drawing: Drawing) -> RGB:
+    """Draw one target of an explanation.
 
-    ``part`` of ``record`` is the class that the map belongs to; scale and caption are taken from there. ``hues``
-    [h, w, 4], a colour explanation, is drawn in the place of the overlay and the heat map.
+    Args:
+        kind: one of STYLES.
+        explanation: what was found.
+        source: the picture as it was read.
+        k: which target.
+        drawing: how it is drawn.
+
+    Returns:
+        The picture with colour bar and caption, uint8 [H', W', 3].
+
+    Raises:
+        UsageError: there is no such target, or the network has no weights of pixels to colour.
     """
-    picture, values = _drawn(rgb, pixels, view)
+    if not -len(explanation.targets) <= k < len(explanation.targets):
+        raise UsageError(f"there is no target {k}; this explanation has {len(explanation.targets)}, from 0 on")
+    refuse_style(explanation.net, drawing.style)
+    record = make_record(explanation, source, drawing)
+    hues = colour_explanation_of(explanation, k, drawing.smooth) if drawing.style == "colour" else None
+    return draw(kind, source, explanation.maps[k], record.explained[k], record, drawing.alpha, hues)
+
+
+def draw(
+    kind: str, source: Input, pixels: Map, part: Explained, record: Record, alpha: float, hues: Map | None = None
+) -> RGB:
+    """Draw a map over its picture, or beside it, with colour bar and caption.
+
+    Args:
+        kind: one of STYLES.
+        source: the picture as it was read, and what the network saw of it.
+        pixels: the map [h, w] of the view, in logit units.
+        part: the class that the map belongs to, with its scale.
+        record: the record that ``part`` is of.
+        alpha: opacity of full colour in an overlay, from 0 to 1.
+        hues: a colour explanation [h, w, 4], drawn in the place of the overlay and the heat map.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
+    rgb, view = source.picture.rgb, source.view
+    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    picture, values = enlarged(rgb, size), paste_back(pixels, view, size)
     row, bars = [picture] if kind == "panel" else [], list[Colours]()
     if hues is not None:
-        row.append(coloured_weights(hues, view, (picture.shape[1], picture.shape[0])))
+        row.append(coloured_weights(hues, view, size))
     elif kind != "heatmap":
         row.append(overlay(picture, values, part.scale, alpha))
         bars.append(of_overlay(alpha))
@@ -60,12 +95,23 @@ def draw(
     return framed(side_by_side(row), part.scale if bars else None, title, lines, bars=bars)
 
 
-def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Explained, record: Record) -> list[RGB]:
-    """The layers of ``part``, the last one first; ``shares`` are their maps [h', w'].
+def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained, record: Record) -> list[RGB]:
+    """Draw the contributions of layers, the last layer first.
 
-    "layers": one sheet, the input and then every map. "depth": the frames of an animation, all of one size, the input
-    beside each map. Positions of a layer are drawn as even blocks, for nothing is known within them.
+    Positions of a layer are drawn as even blocks, for nothing is known within them.
+
+    Args:
+        kind: "layers" for one sheet, the input and then every map; "depth" for the frames of an animation, all of one
+            size, the input beside each map.
+        source: the picture as it was read, and what the network saw of it.
+        shares: the maps [h', w'] of the layers of ``part``, in logit units.
+        part: the class that they belong to.
+        record: the record that ``part`` is of.
+
+    Returns:
+        Pictures uint8 [H', W', 3].
     """
+    rgb, view = source.picture.rgb, source.view
     size = drawing_size((rgb.shape[1], rgb.shape[0]))
     picture = enlarged(rgb, size)
     title = _caption(part, record)[0]
@@ -91,7 +137,16 @@ def draw_layers(kind: str, rgb: RGB, shares: Sequence[Map], view: View, part: Ex
 
 
 def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
-    """A colour explanation [h, w, 4] at its place in a picture of ``size`` (width, height), on white; grey outside."""
+    """Draw a colour explanation at its place in a picture.
+
+    Args:
+        hues: r g b opacity [h, w, 4] in [0, 1].
+        view: what the network saw.
+        size: (width, height) of the picture in pixels.
+
+    Returns:
+        uint8 [H, W, 3], on white; grey outside the view.
+    """
     width, height = size
     channels = [hues[..., c] * hues[..., 3] for c in range(3)] + [hues[..., 3]]  # premultiplied, or edges would darken
     placed = [paste_back(np.ascontiguousarray(c), view, (width, height)) for c in channels]
@@ -104,9 +159,8 @@ def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
 
 
 def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = True) -> tuple[str, list[str]]:
-    name = part.name if part.versus is None else f"{part.name} − {part.versus.name}"
     what = "logit" if part.versus is None else "difference of logits"
-    title = f"{name} · {what} {part.logit:.2f}"
+    title = f"{title_of(part)} · {what} {part.logit:.2f}"
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
     sums = f"{what} = {part.positive:.2f} for − {abs(part.negative):.2f} against{_added(part.bias)} bias"
@@ -123,3 +177,37 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
 def _added(term: float) -> str:
     """A term of a sum, its sign set apart from the number."""
     return f" {'−' if term < 0 else '+'} {abs(term):.2f}"
+
+
+# ---- the colour explanation ------------------------------------------------------------------------------------------
+
+
+def refuse_style(net: Net, style: Style) -> None:
+    """Refuse a style that a network's decomposition does not have.
+
+    Args:
+        net: the network.
+        style: how maps are to be drawn.
+
+    Raises:
+        UsageError: colours of weights are asked for, and the network has no weights of pixels.
+    """
+    if style == "colour" and net.cut:
+        raise UsageError(f"--style colour shows weights of pixels; those of {net.checkpoint.name} end at {net.cut}")
+
+
+def colour_explanation_of(explanation: Explanation, k: int, smooth: int, percentile: float = 99.5) -> Map:
+    """The colour explanation of one target.
+
+    Args:
+        explanation: what was found.
+        k: which target.
+        smooth: odd window over which the opacity is averaged, in the network's pixels.
+        percentile: of the opacity, from 0 to 100: what is drawn opaque.
+
+    Returns:
+        r g b opacity [h, w, 4] in [0, 1]; see ``render.weights``.
+    """
+    d = explanation.decomposition
+    w, c = (t[0, k].to("cpu", torch.float32).numpy() for t in (d.dynamic_weights, d.contributions))
+    return colour_explanation(w, c, smooth, percentile)

@@ -1,212 +1,176 @@
-"""The files of one picture of a run: what is there already, what is written, and what is never written over."""
+"""What happens to files that are there: one policy for pictures, clips and comparisons."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+import shutil
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from coda_cli.checkpoints.loading import Net
-from coda_cli.errors import CodaError, MediaError
-from coda_cli.explanation.drawing import STYLES, draw, draw_layers
-from coda_cli.explanation.naming import Naming, free_neighbour, prepare, refuse_inputs, stored_record, withdraw
-from coda_cli.explanation.picture import Explanation, Request, arrays
-from coda_cli.explanation.record import Drawing, colour_explanation_of, described, make_record, source_part, versions
-from coda_cli.media.files import write_with
-from coda_cli.media.sources import RECORD_KEY, Item, identity
-from coda_cli.media.stills import Picture, write_gif, write_png
-from coda_cli.media.view import View
-from coda_cli.render.colour import TABLE
-from coda_cli.schema.pictures import Explained, Record, core_json, to_json
+from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.media.files import TEMPORARY_PREFIX
+from coda_cli.media.sources import RECORD_KEY, identity
+from coda_cli.media.stills import read_gif_text, read_png_text
+from coda_cli.schema.pictures import Record, from_json
+from coda_cli.vocabulary import IfExists
 
-DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
-LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it
-IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
+ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one input ended: explained (``record``), skipped because its output is there already, or failed.
+class FilePolicy:
+    """Decides where a file may be written when something may be there already.
 
-    ``written`` are its files, in the order they are written in; of one that is skipped, those that are there.
+    Args:
+        if_exists: what happens to a file that is there. "match" replaces what the same run would write again, as a run
+            that was stopped leaves pictures without their record.
+        inputs: the files that are being explained; they are never written over.
+        advice: what to do about a file that is in the way, for the error.
+        other: the options that name another place, for the error.
+        error: the class of that error: UsageError where nothing has begun.
     """
 
-    item: Item
-    record: Record | None = None
-    error: CodaError | None = None
-    skipped: bool = False
-    written: tuple[Path, ...] = ()
+    def __init__(
+        self, if_exists: IfExists, inputs: Iterable[Path], *, advice: str, other: str = "--output",
+        error: type[CodaError] = MediaError,
+    ) -> None:  # fmt: skip
+        self.if_exists, self._advice, self._other, self._error = if_exists, advice, other, error
+        self._inputs = {identity(path) for path in inputs}
 
+    def place(self, path: Path, is_the_same: Callable[[], bool] = lambda: False) -> Path | None:
+        """Decide where a file is really written.
 
-@dataclass(frozen=True)
-class Output:
-    """Where and how results are written. "match" skips an input whose results are there from equal settings."""
+        Args:
+            path: where it would go.
+            is_the_same: whether what is there is of the same picture, network and settings.
 
-    naming: Naming
-    drawing: Drawing
-    if_exists: IfExists = "match"
+        Returns:
+            The path, or that of a free neighbour; None when a file is there that stays.
 
-
-@dataclass(frozen=True)
-class Loaded:
-    """An input that has been read, and what the network sees of it."""
-
-    item: Item
-    picture: Picture
-    view: View
-
-
-class Writer:
-    """Where the files about the inputs of a run go, under one policy for what is there already."""
-
-    def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output) -> None:
-        self.net, self.request, self.output = net, request, output
-        self.inputs = {identity(item.path): item for item in items}
-        self.settings = _settings_hash(request, output.drawing, net)
-        self.ready: set[Path] = set()  # folders that can be written
-
-    def stored(self, item: Item, picture: Picture) -> Outcome | None:
-        """The outcome for an input whose results exist, or None when it has to be explained."""
-        policy, path = self.output.if_exists, self.output.naming.record_path(item)
-        if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
-            return None
-        record = stored_record(path)
-        if policy == "skip":
-            there = tuple(f for f in self._files(record, path) if f.exists())
-            return Outcome(item, record, skipped=True, written=there)
-        if policy == "match" and record and self._matches(record, picture):
-            # Somebody may have deleted a picture since: then it is drawn again.
-            files = self._files(record, path)
-            return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
-        raise self._in_the_way(path)
-
-    def _in_the_way(self, path: Path) -> MediaError:
-        why = "exists" if self.output.if_exists == "error" else "exists from another picture, network or settings"
-        return MediaError(f"{path}: {why}; use --if-exists overwrite, skip or rename, or another --output")
-
-    def _matches(self, record: Record, picture: Picture) -> bool:
-        """Whether a stored record is of this picture, network and settings."""
-        return (record.source.sha256, record.network.sha256, record.settings) == (
-            picture.sha256, self.net.sha256, self.settings)  # fmt: skip
-
-    def _files(self, record: Record | None, path: Path) -> tuple[Path, ...]:
-        """Everything that the record in ``path`` names, and itself."""
-        named = [f for e in record.explained for f in e.files.values()] if record else []
-        named += record.files.values() if record else []
-        return (*(self.output.naming.folder / f for f in named), path)
-
-    # -- what is written --
-
-    def write(self, loaded: Loaded, explanation: Explanation) -> Outcome:
-        """Write every file about an explained picture, its record last. Raises MediaError."""
-        item, kinds, naming = loaded.item, self.output.drawing.kinds, self.output.naming
-        source = source_part(item, loaded.picture, explanation.view)
-        record = make_record(explanation, self.net, self.request, self.output.drawing, source, self.settings)
-        folder = naming.folder / item.subfolder
-        if kinds and not (folder in self.ready and folder.is_dir()):
-            prepare(folder)
-            self.ready.add(folder)
-        if self.output.if_exists == "overwrite" and "json" in kinds:  # else one that stays is nobody's to remove
-            refuse_inputs(naming.record_path(item), self.inputs)
-            withdraw(naming.record_path(item))
-        elif "json" in kinds and self.output.if_exists in (
-            "match",
-            "error",
-        ):  # another run may have written it since: then nothing of this one is left beside it
-            self._target(naming.record_path(item), loaded)
-        taken: set[Path] = set()
-        of_classes = [
-            {**self._write_pictures(loaded, explanation, k, record, taken),
-             **self._write_layers(loaded, explanation, k, record, taken)}
-            for k in range(len(record.explained))
-        ]  # fmt: skip
-        shared = {}
-        if "npz" in kinds and (path := self._target(naming.array_path(item), loaded)):
-            content = {**arrays(explanation), "record": np.array(to_json(record))}
-            write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
-            shared["npz"] = path
-        explained = tuple(
-            part.model_copy(update={"files": self._named(files)})
-            for part, files in zip(record.explained, of_classes, strict=True)
-        )
-        record = record.model_copy(update={"explained": explained, "files": self._named(shared)})
-        written = [path for files in (*of_classes, shared) for path in files.values()]
-        if "json" in kinds and (path := self._target(naming.record_path(item), loaded)):
-            # Last: its presence says that everything else is there.
-            write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
-            written.append(path)
-        return Outcome(item, record, written=tuple(written))
-
-    def _write_pictures(
-        self, loaded: Loaded, explanation: Explanation, k: int, record: Record, taken: set[Path]
-    ) -> dict[str, Path]:
-        """The overlay, heat map and panel of class ``k``, as many as are asked for."""
-        drawing, part, files = self.output.drawing, record.explained[k], dict[str, Path]()
-        hues = colour_explanation_of(explanation, k, drawing.smooth) if drawing.style == "colour" else None
-        for kind in (kind for kind in drawing.kinds if kind in STYLES):
-            if path := self._target(self._free(loaded.item, kind, part, taken), loaded):
-                picture = draw(kind, loaded.picture.rgb, explanation.maps[k], explanation.view, part, record,
-                               drawing.alpha, hues)  # fmt: skip
-                write_png(path, picture, {RECORD_KEY: core_json(record, part)})
-                files[kind] = path
-        return files
-
-    def _write_layers(
-        self, loaded: Loaded, explanation: Explanation, k: int, record: Record, taken: set[Path]
-    ) -> dict[str, Path]:
-        """The layers of class ``k`` as a sheet, and as an animation from the last layer down to the input."""
-        part, files = record.explained[k], dict[str, Path]()
-        if not part.layers:
-            return files
-        shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
-        for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
-            if path := self._target(self._free(loaded.item, kind, part, taken), loaded):
-                frames = draw_layers(kind, loaded.picture.rgb, shares, explanation.view, part, record)
-                if kind == "layers":
-                    write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
-                else:
-                    write_gif(path, frames, LAYER_SECONDS, core_json(record, part), TABLE[::4])
-                files[kind] = path
-        return files
-
-    def _named(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Files as a record names them: below the output folder, with forward slashes."""
-        return {kind: path.relative_to(self.output.naming.folder).as_posix() for kind, path in files.items()}
-
-    def _free(self, item: Item, kind: str, part: Explained, taken: set[Path]) -> Path:
-        """The path of a file about one class, added to those that are ``taken``."""
-        name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
-        index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
-        path = self.output.naming.path(item, kind, name, index)
-        if path in taken:  # names that differ in nothing that a file's name keeps: Cardigan and cardigan
-            path = self.output.naming.path(item, kind, f"{name} {index}", index)
-        if path in taken:
-            raise MediaError(f"{path}: two classes would get this name; add {{index}} to --name")
-        taken.add(path)
-        return path
-
-    def _target(self, path: Path, loaded: Loaded) -> Path | None:
-        """Where a file is really written; None when one is there that stays."""
-        policy = self.output.if_exists
-        if policy == "rename":
+        Raises:
+            CodaError: a file is there that may not be replaced, or that is one of the inputs.
+        """
+        if self.if_exists == "rename":
             return free_neighbour(path)
-        if policy == "skip" and path.exists():
+        if self.if_exists == "skip" and path.exists():
             return None
-        refuse_inputs(path, self.inputs)
-        if policy == "overwrite" or not path.exists():
+        self.refuse_input(path)
+        if self.if_exists == "overwrite" or not path.exists() or (self.if_exists == "match" and is_the_same()):
             return path
-        # A run that was stopped leaves pictures without their record: those are replaced by the same again.
-        stored = stored_record(path) if policy == "match" else None
-        if stored is None or not self._matches(stored, loaded.picture):
-            raise self._in_the_way(path)
-        return path
+        raise self.in_the_way(path)
+
+    def refuse_input(self, path: Path) -> None:
+        """Refuse to write over an input.
+
+        Args:
+            path: where something would be written.
+
+        Raises:
+            CodaError: it is one of the inputs.
+        """
+        if identity(path) in self._inputs:
+            raise self._error(f"is one of the inputs and is not overwritten; choose another {self._other}", item=path)
+
+    def in_the_way(self, path: Path) -> CodaError:
+        """The error about a file that may not be replaced.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The error, which says what to do.
+        """
+        why = "exists from another picture, network or settings" if self.if_exists == "match" else "exists"
+        return self._error(f"{why}; {self._advice}", item=path)
 
 
-def _settings_hash(request: Request, drawing: Drawing, net: Net) -> str:
-    everything = {**asdict(request), **asdict(drawing), "network": described(net), "coda": versions()["coda"]}
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+def prepare(folder: Path) -> None:
+    """Make an output folder and see that it can be written, before any work.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write into this folder ({error.strerror or error})", item=folder) from error
+
+
+def sweep(*folders: Path) -> None:
+    """Remove the temporary files of runs that were killed. A fresh one may belong to a run that is writing it now.
+
+    Args:
+        folders: where they are looked for.
+    """
+    ends = (".part", ".part.spool")  # the second is of a clip, of which the first may be a folder, too
+    for path in (p for folder in folders for end in ends for p in folder.glob(f"{TEMPORARY_PREFIX}*{end}")):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime <= ABANDONED_AFTER:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def withdraw(record: Path) -> None:
+    """Remove a record whose files are about to be replaced: while it is there, it says that they are whole.
+
+    Args:
+        record: its path.
+
+    Raises:
+        MediaError: it cannot be removed.
+    """
+    try:
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise MediaError(f"cannot be replaced ({error.strerror or error})", item=record) from error
+
+
+def stored_record(path: Path) -> Record | None:
+    """The record that an output file holds.
+
+    Args:
+        path: a JSON, PNG, GIF or npz file.
+
+    Returns:
+        The record; None when the file holds none of this version.
+    """
+    try:
+        if path.suffix == ".png":
+            return from_json(read_png_text(path, RECORD_KEY) or "")
+        if path.suffix == ".gif":
+            return from_json(read_gif_text(path) or "")
+        if path.suffix == ".npz":  # opened here: numpy would leave a broken one open
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+                return from_json(str(content["record"]))
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def free_neighbour(path: Path) -> Path:
+    """A path at which nothing is yet.
+
+    Args:
+        path: the path that is wanted.
+
+    Returns:
+        It, or the first of ``name-2``, ``name-3``, ... that is free.
+    """
+    candidate, n = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
+        n += 1
+    return candidate

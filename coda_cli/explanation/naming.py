@@ -1,28 +1,19 @@
-"""Names of output files, and writing them."""
+"""The names of output files."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
 import string
 import sys
-import time
 import unicodedata
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.files import TEMPORARY_PREFIX, utf8
-from coda_cli.media.sources import RECORD_KEY, Item
-from coda_cli.media.stills import read_gif_text, read_png_text
-from coda_cli.schema.pictures import Record, from_json
+from coda_cli.errors import UsageError
+from coda_cli.media.files import utf8
+from coda_cli.media.sources import Item
 
 KINDS = {
     "overlay": "png", "heatmap": "png", "panel": "png", "layers": "png", "depth": "gif", "npz": "npz", "json": "json",
@@ -31,13 +22,21 @@ EXTENSIONS = {**KINDS, "compare": "png"}  # what coda compare writes, too
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
-ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 _NO_CLASS = "\0"  # stands for the class in the name of a record; no file name holds it
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The template that names output files, and where they go. ``model`` is the network's name."""
+    """The template that names output files, and where they go.
+
+    Attributes:
+        folder: the output folder.
+        model: the network's name.
+        template: a format string with the fields of FIELDS.
+
+    Raises:
+        UsageError: a template that cannot be meant, or that gives several files one name.
+    """
 
     folder: Path
     model: str
@@ -69,18 +68,45 @@ class Naming:
         return "{class" in self.template or "{index" in self.template
 
     def path(self, item: Item, kind: str, class_name: str, class_index: str) -> Path:
-        """Where the output ``kind`` about one class of an input goes."""
+        """Where an output about one class of an input goes.
+
+        Args:
+            item: the input.
+            kind: one of EXTENSIONS.
+            class_name: what the class is called.
+            class_index: its index, as text; of a difference both, joined by a hyphen.
+
+        Returns:
+            The path, below the output folder.
+
+        Raises:
+            UsageError: the name is too long.
+        """
         return self.folder / item.subfolder / self._render(item, kind, EXTENSIONS[kind], class_name, class_index)
 
     def record_path(self, item: Item) -> Path:
-        """Where the record of an input goes. It is found again before the class is known, so its name has none."""
+        """Where the record of an input goes. It is found again before the class is known, so its name has none.
+
+        Args:
+            item: the input.
+
+        Returns:
+            The path, below the output folder.
+        """
         name = self._render(item, "coda", "json", _NO_CLASS, _NO_CLASS)
         # A separator goes with the class: "a..coda.json" would be odd. Those of the input's own name stay.
         name = re.sub(rf"^(?:{_NO_CLASS}[ ._-]?)+|[ ._-]?{_NO_CLASS}", "", name)
         return self.folder / item.subfolder / name
 
     def array_path(self, item: Item) -> Path:
-        """Where the arrays of an input go, beside its record."""
+        """Where the arrays of an input go, beside its record.
+
+        Args:
+            item: the input.
+
+        Returns:
+            The path, below the output folder.
+        """
         return self.record_path(item).with_suffix(".npz")
 
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
@@ -115,14 +141,30 @@ class Naming:
 
 
 def slug(text: str) -> str:
-    """A class name as part of a file name: lower case, words joined by hyphens."""
+    """A class name as part of a file name.
+
+    Args:
+        text: the name.
+
+    Returns:
+        It in lower case, words joined by hyphens; "class" where nothing is left.
+    """
     return re.sub(r"[^\w]+", "-", text.casefold()).strip("-_") or "class"
 
 
 def refuse_collisions(
     items: Sequence[Item], written: Callable[[Item], Path], advice: Callable[[Item, Item], str]
 ) -> None:
-    """Raise UsageError, with ``advice``, when two inputs are ``written`` to one path; before any work."""
+    """Refuse inputs whose outputs would have one name, before any work.
+
+    Args:
+        items: the inputs.
+        written: where the output of an input goes.
+        advice: what to do about two inputs.
+
+    Raises:
+        UsageError: two inputs would be written to one path.
+    """
     taken: dict[str, Item] = {}
     for item in items:
         path = written(item)
@@ -133,69 +175,13 @@ def refuse_collisions(
 
 
 def one_file(path: Path) -> str:
-    """The same text for all paths that are one file: macOS and Windows do not tell cases apart."""
+    """A text that is the same for all paths that are one file: macOS and Windows do not tell cases apart.
+
+    Args:
+        path: the path.
+
+    Returns:
+        The text.
+    """
     blind = sys.platform in ("darwin", "win32")
     return unicodedata.normalize("NFC", str(path)).casefold() if blind else str(path)
-
-
-def refuse_inputs(path: Path, inputs: Mapping[Path, Item], other: str = "--output or --name") -> None:
-    """Raise MediaError when ``path`` is one of the files that are being explained (by resolved path)."""
-    if path.resolve() in inputs:
-        raise MediaError(f"{path}: is one of the inputs and is not overwritten; choose another {other}")
-
-
-def prepare(folder: Path) -> None:
-    """Make the output folder and see that it can be written; raises UsageError, before any work."""
-    import tempfile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot write into this folder ({error.strerror or error})") from error
-
-
-def sweep(*folders: Path) -> None:
-    """Remove the temporary files of runs that were killed. A fresh one may belong to a run that is writing it now."""
-    ends = (".part", ".part.spool")  # the second is of a clip, of which the first may be a folder, too
-    for path in (p for folder in folders for end in ends for p in folder.glob(f"{TEMPORARY_PREFIX}*{end}")):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime <= ABANDONED_AFTER:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def withdraw(record: Path) -> None:
-    """Remove a record whose files are about to be replaced: its being there says that they are whole."""
-    try:
-        record.unlink(missing_ok=True)
-    except OSError as error:
-        raise MediaError(f"{record}: cannot be replaced ({error.strerror or error})") from error
-
-
-def stored_record(path: Path) -> Record | None:
-    """The record that an output file holds, be it JSON, PNG, GIF or npz; None when it holds none of this version."""
-    try:
-        if path.suffix == ".png":
-            return from_json(read_png_text(path, RECORD_KEY) or "")
-        if path.suffix == ".gif":
-            return from_json(read_gif_text(path) or "")
-        if path.suffix == ".npz":  # opened here: numpy would leave a broken one open
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-                return from_json(str(content["record"]))
-        return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def free_neighbour(path: Path) -> Path:
-    """``path`` when nothing is there, else the first of ``name-2``, ``name-3``, ... that is free."""
-    candidate, n = path, 2
-    while candidate.exists():
-        candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
-        n += 1
-    return candidate

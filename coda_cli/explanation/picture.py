@@ -1,45 +1,52 @@
-"""The verb for one picture: explain it. Prints nothing and exits nowhere."""
+"""The verb for one picture: explain it. Nothing is printed, and nothing is written unless it is asked for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coda_cli.checkpoints.loading import Net, load
-from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode, forward
-from coda_cli.errors import ExactnessError, MediaError, UsageError
+from coda_cli.errors import CodaError, ExactnessError, MediaError, UsageError
 from coda_cli.machine.memory import as_many_as_fit, out_of_memory
-from coda_cli.media.stills import read_image
-from coda_cli.media.view import Fit, View, fit
+from coda_cli.media.sources import Item
+from coda_cli.media.stills import Picture
+from coda_cli.media.view import View, fit
+from coda_cli.vocabulary import Fit, IfExists, Precision, Style
 
-T = TypeVar("T")
-Precision = Literal["float32", "float64", "bfloat16"]
-# What the weights and the input are held in; bfloat16 is for the large matrix products only.
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from coda_cli.explanation.record import Drawing
+    from coda_cli.schema.pictures import Record
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked about a picture.
+    """What is asked about a picture, whichever picture and network it is.
 
-    ``classes`` (one name may stand alone) and ``versus``: see ``Targets``. ``precision``: float64 needs a network
-    loaded with that dtype.
-    ``tolerance`` replaces the relative tolerance of the residual. ``layer`` asks for the contributions of layers'
-    outputs as well: "all", a number counted from the input (0), or a name.
+    Attributes:
+        classes: class names, WordNet ids, indices, "top:K" or "all"; none means the predicted class. One name may stand
+            alone.
+        versus: a class that is subtracted from each of ``classes``: the exact difference of two logits is explained.
+        fit: how the picture is shown to the network.
+        precision: what is computed in; float64 needs a network that was loaded with that dtype.
+        tolerance: replaces the relative tolerance of the residual.
+        layer: also share the logit out over the outputs of layers: "all", a number counted from the input (0), or a
+            name.
     """
 
     classes: tuple[str, ...] = ()
@@ -50,80 +57,401 @@ class Request:
     layer: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, str):  # which is a sequence, of letters
-            object.__setattr__(self, "classes", (self.classes,))
+        one = isinstance(self.classes, str | int)  # a text is a sequence, too: of letters
+        classes = (self.classes,) if one else self.classes
+        object.__setattr__(self, "classes", tuple(str(name) for name in classes))
 
     def targets(self, net: Net) -> Targets:
-        """The classes asked for, resolved for a network; raises UsageError for one it does not have."""
+        """Find the classes asked for in a network.
+
+        Args:
+            net: the network.
+
+        Returns:
+            The targets; what depends on the logits is filled in once they are known.
+
+        Raises:
+            UsageError: the network has no such class.
+        """
         return Targets(self.classes, self.versus, net.checkpoint)
 
 
 @dataclass(frozen=True)
+class Input:
+    """One input that has been read.
+
+    Attributes:
+        item: its file, and where its outputs go.
+        picture: its pixels, and what was done to get them.
+        view: what the network sees of it.
+    """
+
+    item: Item
+    picture: Picture
+    view: View
+
+
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """One explained picture: K targets shared out over what the network saw of it.
 
-    ``decomposition`` has a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``, or to the
-    positions of a hybrid's cut. ``layers``: for every target the shares of the layers asked for, those next to the
-    input first.
+    Attributes:
+        view: what the network saw, and where that lies in the picture.
+        targets: the K classes, or differences of classes, that are explained.
+        decomposition: a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``, or to the positions
+            of a hybrid's cut.
+        seconds: what the decomposition took; a share of its batch's time.
+        layers: for every target the shares of the layers asked for, those next to the input first.
+        net: the network that was asked.
+        request: what was asked.
+        input: the picture as it was read; None for a frame of a clip.
     """
 
     view: View
     targets: tuple[Target, ...]
     decomposition: Decomposition
     seconds: float
-    layers: tuple[tuple[LayerShare, ...], ...] = ()
+    layers: tuple[tuple[LayerShare, ...], ...]
+    net: Net
+    request: Request
+    input: Input | None = field(default=None, compare=False)
 
     @cached_property
     def maps(self) -> NDArray[np.float32]:
-        """Contribution maps float32 [K, h, w], signed, logit units; see ``spread`` for hybrids."""
+        """Contribution maps float32 [K, h, w], signed, in logit units; see ``spread`` for hybrids."""
         pixels = self.decomposition.pixels[0].to("cpu", torch.float32)
         return spread(pixels, self.view.rgb.shape[:2]).numpy()
 
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """The logits of all classes, float32 [classes]."""
+        return self.decomposition.logits[0].float().cpu().numpy()
 
-def explain_image(
-    picture: str | Path | NDArray[np.uint8], net: Net | None = None, request: Request | None = None
-) -> Explanation:
-    """Explain one picture, a file or uint8 [H, W, 3] sRGB, by a network (default: the bundled one)."""
-    net, request = net or load(DEFAULT), request or Request()
-    rgb = picture if isinstance(picture, np.ndarray) else read_image(Path(picture)).rgb
-    p = net.checkpoint.preprocessing
-    view = fit(rgb, p.resize, p.crop, request.fit)
-    return explain_views([view], net, request, request.targets(net))[0]
+    @property
+    def residual(self) -> NDArray[np.float64]:
+        """What rounding left over of each target's logit, float64 [K]."""
+        return self.decomposition.residual[0].numpy()
+
+    # ---- drawing, recording, writing -------------------------------------------------------------------------------
+
+    def record(self, drawing: Drawing | None = None) -> Record:
+        """Say in numbers what was found: the record that ``coda explain`` writes, without the names of files.
+
+        Args:
+            drawing: how the picture is drawn, which decides the scale in the record.
+
+        Returns:
+            The record; ``record().model_dump_json(by_alias=True)`` is its JSON.
+
+        Raises:
+            UsageError: this is a frame of a clip, which has a record of another kind.
+        """
+        from coda_cli.explanation.record import Drawing, make_record
+
+        return make_record(self, self._own_input, drawing or Drawing())
+
+    def overlay(
+        self, target: int = 0, *, scale: float | None = None, percentile: float = 99.5, alpha: float = 0.85,
+        style: Style = "signed",
+    ) -> Image:  # fmt: skip
+        """Draw the map of one target over the picture, with its colour bar and caption.
+
+        Args:
+            target: which of the K targets.
+            scale: the contribution of a pixel in full colour, in logit units; by default from ``percentile``.
+            percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
+            alpha: opacity of full colour, from 0 to 1.
+            style: signed contributions, or the colour explanation of the B-cos papers.
+
+        Returns:
+            A PIL image, red for and blue against the class.
+
+        Raises:
+            UsageError: the network's weights are not those of pixels (colour style of a hybrid), or there is no such
+                target.
+        """
+        return self._drawn("overlay", target, scale, percentile, alpha, style)
+
+    def heatmap(self, target: int = 0, *, scale: float | None = None, percentile: float = 99.5) -> Image:
+        """Draw the map of one target alone, with its colour bar and caption.
+
+        Args:
+            target: which of the K targets.
+            scale: the contribution of a pixel in full colour, in logit units; by default from ``percentile``.
+            percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
+
+        Returns:
+            A PIL image; white is 0, grey was not seen by the network.
+
+        Raises:
+            UsageError: there is no such target.
+        """
+        return self._drawn("heatmap", target, scale, percentile, 0.85, "signed")
+
+    def panel(
+        self, target: int = 0, *, scale: float | None = None, percentile: float = 99.5, alpha: float = 0.85,
+        style: Style = "signed",
+    ) -> Image:  # fmt: skip
+        """Draw picture, overlay and heat map of one target in a row.
+
+        Args:
+            target: which of the K targets.
+            scale: the contribution of a pixel in full colour, in logit units; by default from ``percentile``.
+            percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
+            alpha: opacity of full colour, from 0 to 1.
+            style: signed contributions, or the colour explanation of the B-cos papers.
+
+        Returns:
+            A PIL image.
+
+        Raises:
+            UsageError: as for ``overlay``.
+        """
+        return self._drawn("panel", target, scale, percentile, alpha, style)
+
+    def save(
+        self, folder: str | Path = "coda-out", *, drawing: Drawing | None = None, name: str | None = None,
+        if_exists: IfExists = "match",
+    ) -> tuple[Path, ...]:  # fmt: skip
+        """Write the files that ``coda explain`` writes, under the same names and by the same rules.
+
+        Args:
+            folder: where they go; it is made if needed.
+            drawing: which files, and how they are drawn; an overlay and the record unless given.
+            name: the template of the files' names; see ``coda explain --help``.
+            if_exists: what happens to a file that is there.
+
+        Returns:
+            The files, the record last.
+
+        Raises:
+            UsageError: the folder cannot be written, or the template is not one.
+            MediaError: a file is there that may not be replaced.
+        """
+        from coda_cli.explanation.naming import DEFAULT_NAME, Naming
+        from coda_cli.explanation.record import Drawing
+        from coda_cli.explanation.writer import Output, Writer
+
+        source = self._own_input
+        naming = Naming(Path(folder), self.net.checkpoint.name, name or DEFAULT_NAME)
+        writer = Writer(self.net, [source.item], self.request, Output(naming, drawing or Drawing(), if_exists))
+        if (there := writer.stored(source.item, source.picture)) is not None:
+            return there.written
+        return writer.write(source, self).written
+
+    def _drawn(
+        self, kind: str, target: int, scale: float | None, percentile: float, alpha: float, style: Style
+    ) -> Image:
+        from coda_cli.explanation.drawing import draw_explanation
+        from coda_cli.explanation.record import Drawing
+        from coda_cli.media.pictures import as_image
+
+        drawing = Drawing(scale="image" if scale is None else scale, percentile=percentile, alpha=alpha, style=style)
+        return as_image(draw_explanation(kind, self, self._own_input, target, drawing))
+
+    @property
+    def _own_input(self) -> Input:
+        if self.input is None:
+            raise UsageError("a frame of a clip is drawn and recorded with its clip; see explain_clip")
+        return self.input
+
+    # ---- how it shows itself -----------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        from coda_cli.explanation.record import equation
+
+        if self.input is None:
+            return f"<Explanation of a frame, {len(self.targets)} targets>"
+        record = self.record()
+        return f"<Explanation {record.source.path}: {'; '.join(map(equation, record.explained))}>"
+
+    def _repr_png_(self) -> bytes:
+        from coda_cli.media.png import encode as as_png
+
+        return as_png(np.asarray(self.panel()))
+
+    def _repr_html_(self) -> str:
+        import base64
+        import html
+
+        from coda_cli.explanation.record import equation
+
+        lines = "".join(f"<div>{html.escape(equation(part))}</div>" for part in self.record().explained)
+        panel = base64.b64encode(self._repr_png_()).decode()
+        return f'<div><img alt="picture, overlay and heat map" src="data:image/png;base64,{panel}"/>{lines}</div>'
 
 
-def explain_views(views: Sequence[View], net: Net, request: Request, targets: Targets) -> list[Explanation]:
-    """Explain pictures of one size together. Raises ExactnessError when a logit is not finite.
+def explain(
+    source: Any, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
+    versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
+    layer: str | None = None,
+) -> Explanation:  # fmt: skip
+    """Explain one picture: split logits of a network exactly into the contributions of its pixels.
 
-    When memory runs out the batch is halved, which a warning of ``logging`` says, and later ones are as small; a single
-    picture that does not fit raises MediaError, as one does that is smaller than the network's kernels.
+    Args:
+        source: a path, a PIL image, an array (grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4]; uint8, uint16, or floats
+            in [0, 1]) or a tensor with its channels first.
+        net: a network from ``load``, or its name or file; the default network unless given.
+        classes: class names, WordNet ids, indices, "top:K" or "all"; the predicted class unless given.
+        versus: a class that is subtracted from each of ``classes``.
+        fit: how the picture is shown to the network: "crop", "pad" or "native".
+        precision: what is computed in; "float64" needs a network that was loaded with that dtype.
+        tolerance: replaces the relative tolerance of the residual.
+        layer: also share the logits out over layers' outputs: "all", a number counted from the input (0), or a name.
+
+    Returns:
+        The explanation, with its maps, record, and drawings.
+
+    Raises:
+        MediaError: the picture cannot be read, or is too small for the network.
+        UsageError: no such class or layer, or an object that is not a picture.
+        CheckpointError: the network cannot be loaded.
+        ExactnessError: the logits are not finite.
+
+    Source:
+        Böhle, Fritz and Schiele, CVPR 2021, equation 8.
+
+    Example:
+        >>> e = coda.explain("photo.jpg", classes=["church"])
+        >>> e.overlay().save("overlay.png")
     """
+    from coda_cli.media.pictures import as_picture
 
-    def explained(views: Sequence[View], x: Tensor) -> list[Explanation]:
-        """The views whose encoding is x [B, 6, h, w]."""
-        start = time.perf_counter()
-        d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance)
-        if not bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
-            raise ExactnessError("the network's logits are not finite; nothing can be explained")
-        d = _at_hand(d)
-        seconds = (time.perf_counter() - start) / len(views)
-        rows = d.logits.double().numpy()
-        chosen = [tuple(targets.of(row)) for row in rows]
-        layers = [_layers(net, x[b : b + 1], d.weights[b, : len(chosen[b])], request) for b in range(len(views))]
-        return [
-            Explanation(v, chosen[b], _first(d[b], len(chosen[b])), seconds, layers[b]) for b, v in enumerate(views)
-        ]
+    request = Request(classes, versus, fit, precision, tolerance, layer)  # type: ignore[arg-type]
+    net = network_of(net, precision)
+    targets = request.targets(net)
+    named = isinstance(source, str | Path)
+    item = Item(Path(source) if named else Path("picture"))
+    read = input_of(item, as_picture(source), net, fit)
+    (result,) = as_many_as_fit(
+        net.model, [read.view], read.view.resolution, partial(explain_batch, net=net, request=request, targets=targets)
+    )
+    if isinstance(result, CodaError):
+        raise result.about(item.path) if named else result
+    return replace(result, input=read)
 
-    return _computed(views, net, request, explained)
+
+def network_of(net: Net | str | Path | None, precision: Precision = "float32") -> Net:
+    """The network that an argument ``net`` of the library's functions means.
+
+    Args:
+        net: a network, or its name or file; None is the default network.
+        precision: what is computed in, which decides the type of the weights of one that is loaded here.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+        UsageError: it was loaded in another type than the precision asks for.
+    """
+    from coda_cli.checkpoints.loading import load
+    from coda_cli.checkpoints.manifest import DEFAULT
+    from coda_cli.machine.precision import DTYPES
+
+    dtype = DTYPES[precision]
+    if not isinstance(net, Net):
+        return load(DEFAULT if net is None else net, dtype=dtype)
+    if (own := next(net.model.parameters()).dtype) != dtype:
+        raise UsageError(
+            f"precision {precision} needs a network in {dtype}; this one is in {own}: load(..., dtype={dtype})"
+        )
+    return net
+
+
+def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
+    """A picture that has been read, with what a network sees of it.
+
+    Args:
+        item: where the picture is from.
+        picture: its pixels.
+        net: the network.
+        mode: how the picture is shown to the network.
+
+    Returns:
+        The three together.
+
+    Raises:
+        MediaError: the picture is too narrow for a crop.
+    """
+    p = net.checkpoint.preprocessing
+    return Input(item, picture, fit(picture.rgb, p.resize, p.crop, mode))
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Targets) -> list[Explanation | CodaError]:
+    """Explain pictures of one size together.
+
+    Args:
+        views: what the network sees of B pictures, of one size.
+        net: the network.
+        request: what is asked.
+        targets: the classes of the request, found in the network.
+
+    Returns:
+        For each view its explanation, or why there is none: a logit that is not finite, or a picture that is smaller
+        than a kernel of the network.
+
+    Raises:
+        UsageError: the network has no such layer.
+        RuntimeError, MemoryError: memory ran out; ``machine.memory`` tries again with fewer pictures.
+    """
+    try:
+        x = encoded(views, net)
+        with _computing(x, request):
+            start = time.perf_counter()
+            d = _on_the_cpu(decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance))
+            seconds = (time.perf_counter() - start) / len(views)
+            chosen = [tuple(targets.of(row)) for row in d.logits.double().numpy()]
+            layers = [_layers(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
+    except (ValueError, RuntimeError) as error:
+        if (why := _too_small(error, views[0], net)) is None:
+            raise
+        return [why for _ in views]
+    return [
+        Explanation(view, chosen[b], _first(d[b], len(chosen[b])), seconds, layers[b], net, request)
+        if _finite(d[b]) else ExactnessError("the network's logits are not finite; nothing can be explained")
+        for b, view in enumerate(views)
+    ]  # fmt: skip
 
 
 @torch.no_grad()
-def classify_views(views: Sequence[View], net: Net, request: Request) -> list[NDArray[np.float32]]:
-    """The logits [classes] of pictures of one size, nothing decomposed. Raises MediaError as ``explain_views`` does."""
-    return _computed(views, net, request, lambda _, x: list(forward(net.model, x).float().cpu().numpy()))
+def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[NDArray[np.float32]]:
+    """Classify pictures of one size together, without decomposing anything.
+
+    Args:
+        views: what the network sees of B pictures, of one size.
+        net: the network.
+        request: what is asked, of which the precision counts.
+
+    Returns:
+        The logits [classes] of each.
+
+    Raises:
+        MediaError: a picture is smaller than a kernel of the network, or memory does not hold even one.
+    """
+    try:
+        x = encoded(views, net)
+        with _computing(x, request):
+            return list(forward(net.model, x).float().cpu().numpy())
+    except (ValueError, RuntimeError) as error:
+        if (why := _too_small(error, views[0], net)) is None:
+            raise
+        raise why from error
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:
-    """Pictures of one size as the input of a network, [B, 6, h, w], of its type and on its device."""
+    """Pictures of one size as the input of a network.
+
+    Args:
+        views: what the network sees of B pictures, of one size [h, w].
+        net: the network.
+
+    Returns:
+        [B, 6, h, w] in [0, 1], of the network's type and on its device.
+    """
     parameter = next(net.model.parameters())
     rgb = torch.from_numpy(np.stack([v.rgb for v in views]))
     if parameter.is_cuda:
@@ -131,33 +459,28 @@ def encoded(views: Sequence[View], net: Net) -> Tensor:
     return encode(rgb.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)).to(parameter.dtype)
 
 
-def _computed(
-    views: Sequence[View], net: Net, request: Request, compute: Callable[[Sequence[View], Tensor], list[T]]
-) -> list[T]:
-    """``compute`` of views and their encoding, in halves when memory runs out. Raises MediaError for their size."""
-    h, w = views[0].rgb.shape[:2]
+def _computing(x: Tensor, request: Request) -> torch.autocast:
+    """The context in which a request is computed for x on its device."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16")
 
-    def computed(views: Sequence[View]) -> list[T]:
-        x = encoded(views, net)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16"):
-            return compute(views, x)
 
-    try:
-        return as_many_as_fit(net.model, views, (w, h), computed)
-    except ValueError as error:  # a picture smaller than a kernel
-        raise MediaError(f"{error}; use --fit crop") from error
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            if min(h, w) >= net.checkpoint.preprocessing.crop:
-                raise
-            reason = str(error).splitlines()[0]  # torch's own, of a picture smaller than a kernel
-            raise MediaError(f"too small for this network ({reason}); use --fit crop") from error
-    # Not in the handler: the error holds on to everything that was computed before it.
-    raise MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")
+def _too_small(error: ValueError | RuntimeError, view: View, net: Net) -> MediaError | None:
+    """What an error means that a layer raised for its input's size; None if it means something else.
+
+    It is not raised here: an error that a frame of its own traceback knows would keep all that was computed before it.
+    """
+    if out_of_memory(error):
+        return None
+    if isinstance(error, ValueError):  # of a layer of this package
+        return MediaError(f"{error}; use --fit crop")
+    if min(view.rgb.shape[:2]) >= net.checkpoint.preprocessing.crop:
+        return None
+    reason = str(error).splitlines()[0]  # of a layer of torch
+    return MediaError(f"too small for this network ({reason}); use --fit crop")
 
 
 def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:
-    """The shares of the layers asked for, for each weighting [K, classes] of one input's logits."""
+    """The shares of the layers asked for, for each weighting [K, classes] of the logits of one input x."""
     layer = request.layer
     if layer is None:
         return ()
@@ -169,8 +492,12 @@ def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tup
     return tuple(chosen)
 
 
-def _at_hand(d: Decomposition) -> Decomposition:
-    """Everything in the CPU's memory: what waits to be drawn shall not fill the GPU's."""
+def _finite(d: Decomposition) -> bool:
+    return bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all())
+
+
+def _on_the_cpu(d: Decomposition) -> Decomposition:
+    """The decomposition in the CPU's memory: what waits to be drawn must not fill the GPU's."""
     return replace(
         d, inputs=d.inputs.cpu(), dynamic_weights=d.dynamic_weights.cpu(), logits=d.logits.cpu(),
         weights=d.weights.cpu(),
@@ -184,20 +511,3 @@ def _first(d: Decomposition, count: int) -> Decomposition:
         bias=d.bias[:, :count], positional=d.positional[:, :count], residual=d.residual[:, :count],
         tolerance=d.tolerance[:, :count],
     )  # fmt: skip
-
-
-def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:
-    """What the .npz holds: contributions and dynamic weights [K, 6, h, w], pixels [K, h, w], logits, targets, view.
-
-    Of a hybrid the first two are those of its cut, [K, C, h', w'].
-    """
-    d = explanation.decomposition
-    return {
-        "dynamic_weights": d.dynamic_weights[0].float().cpu().numpy(),
-        "contributions": d.contributions[0].float().cpu().numpy(),
-        "pixels": explanation.maps,
-        "logits": d.logits[0].float().cpu().numpy(),
-        "weights": d.weights[0].float().cpu().numpy(),
-        "box": np.array(explanation.view.box),
-        "view": explanation.view.rgb,
-    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
@@ -17,15 +19,11 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.core.depth import LayerShare
-from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
-from coda_cli.explanation.picture import Explanation, Request
+from coda_cli.explanation.picture import Explanation, Input
 from coda_cli.media.files import utf8
-from coda_cli.media.sources import Item
-from coda_cli.media.stills import Picture
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
-from coda_cli.render.weights import colour_explanation
 from coda_cli.schema.pictures import (
     ClassPart,
     EvidencePart,
@@ -39,6 +37,7 @@ from coda_cli.schema.pictures import (
     Sums,
     ViewPart,
 )
+from coda_cli.vocabulary import Style
 
 TOP = 5  # classes with the highest logits in every record
 
@@ -47,48 +46,93 @@ TOP = 5  # classes with the highest logits in every record
 class Drawing:
     """What is written about a picture and how it is drawn.
 
-    ``scale``: the contribution in full colour, in logit units; "image" takes the ``percentile`` of each map's
-    |contributions|, "run" the same percentile over all maps of a run.
+    Attributes:
+        kinds: the kinds of files, of ``naming.KINDS``.
+        scale: the contribution in full colour, in logit units; "image" takes the ``percentile`` of each map's
+            |contributions|, "run" the same percentile over all maps of a run.
+        percentile: from 0 to 100.
+        alpha: opacity of full colour in an overlay, from 0 to 1.
+        style: signed contributions, or the colour explanation of the B-cos papers.
+        smooth: the odd window of the colour explanation, in the network's pixels.
     """
 
     kinds: tuple[str, ...] = ("overlay", "json")
     scale: float | Literal["image", "run"] = "image"
     percentile: float = 99.5
     alpha: float = 0.85
-    style: Literal["signed", "colour"] = "signed"  # colour: the colour explanation of the B-cos papers
-    smooth: int = 15  # its window in the network's pixels
+    style: Style = "signed"
+    smooth: int = 15
 
 
-def make_record(
-    explanation: Explanation, net: Net, request: Request, drawing: Drawing, source: Source, settings: str
-) -> Record:
-    """The record of an explained picture, without the files written about it."""
-    d, view, checkpoint = explanation.decomposition, explanation.view, net.checkpoint
-    logits = d.logits[0].double().cpu().numpy()
-    height, width = view.rgb.shape[:2]
-    explained = tuple(_explained(explanation, k, checkpoint, drawing) for k in range(len(explanation.targets)))
-    best = np.argsort(-logits, kind="stable")[:TOP]
-    parameter = next(net.model.parameters())
+def make_record(explanation: Explanation, source: Input, drawing: Drawing, settings: str | None = None) -> Record:
+    """Say in numbers what was found about a picture.
+
+    Args:
+        explanation: what was found.
+        source: the picture as it was read.
+        drawing: how it is drawn, which decides the scale.
+        settings: the hash of everything that decides the result, where it is known already.
+
+    Returns:
+        The record, without the names of files.
+    """
+    net, request, view = explanation.net, explanation.request, explanation.view
+    width, height = view.resolution
+    logits = explanation.decomposition.logits[0].double().cpu().numpy()
     return Record(
-        source=source,
+        source=source_part(source),
         network=network_part(net),
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box),
-        explained=explained,
-        top=tuple(
-            ScoredClass(**class_part(checkpoint, int(i)).model_dump(), logit=float(logits[i]),
-                        probability=sigmoid(float(logits[i])))
-            for i in best
-        ),
-        settings=settings,
-        device=str(parameter.device),
+        explained=tuple(_explained(explanation, k, drawing) for k in range(len(explanation.targets))),
+        top=top_classes(net.checkpoint, logits),
+        settings=settings or settings_hash(net, request, drawing),
+        device=str(net.device),
         precision=request.precision,
         versions=versions(),
         seconds=explanation.seconds,
-    )  # fmt: skip
+    )
+
+
+def top_classes(checkpoint: Checkpoint, logits: NDArray[np.float64]) -> tuple[ScoredClass, ...]:
+    """The classes with the highest logits.
+
+    Args:
+        checkpoint: the network's description.
+        logits: [classes].
+
+    Returns:
+        TOP of them, the highest first, each with its logit and probability.
+    """
+    best = np.argsort(-logits, kind="stable")[:TOP]
+    scores = [(class_part(checkpoint, int(i)), float(logits[i])) for i in best]
+    return tuple(ScoredClass(**part.model_dump(), logit=z, probability=sigmoid(z)) for part, z in scores)
+
+
+def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
+    """A hash of everything that decides a result but the source and the weights.
+
+    Args:
+        net: the network, of which the description counts.
+        asked: dataclasses of settings: a request, a drawing.
+        more: further settings.
+
+    Returns:
+        sha256 as hex digits.
+    """
+    everything = {key: value for part in asked for key, value in asdict(part).items()}
+    everything |= {**more, "network": described(net), "coda": versions()["coda"]}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
-    """What computes a record; ``libraries`` are further distributions that have a part in it."""
+    """Which versions of what compute a record.
+
+    Args:
+        libraries: further distributions that have a part in it.
+
+    Returns:
+        The version of each, by name.
+    """
     own = {"coda": _version("coda-cli"), "torch": torch.__version__, "python": platform.python_version()}
     return own | {library: _version(library) for library in libraries}
 
@@ -99,7 +143,14 @@ def _version(distribution: str) -> str:
 
 
 def network_part(net: Net) -> Network:
-    """What records say of a network."""
+    """What records say of a network.
+
+    Args:
+        net: the network.
+
+    Returns:
+        Its part of a record.
+    """
     checkpoint = net.checkpoint
     return Network(
         name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
@@ -109,19 +160,34 @@ def network_part(net: Net) -> Network:
 
 
 def described(net: Net) -> dict[str, Any]:
-    """What decides a network's results beside its weights: of the authors' files, it is not in the file."""
+    """What decides a network's results beside its weights; of the authors' files, it is not in the file.
+
+    Args:
+        net: the network.
+
+    Returns:
+        Architecture, arguments, preprocessing and classes, as JSON.
+    """
     return net.checkpoint.model_dump(mode="json", include={"architecture", "arguments", "preprocessing", "classes"})
 
 
-def source_part(item: Item, picture: Picture, view: View) -> Source:
-    """What records say of an input file."""
+def source_part(source: Input) -> Source:
+    """What records say of an input file.
+
+    Args:
+        source: the picture as it was read.
+
+    Returns:
+        Its part of a record.
+    """
+    picture, (width, height) = source.picture, source.view.size
     return Source(
-        path=utf8(item.path.as_posix()), sha256=picture.sha256, bytes=picture.bytes,
-        width=view.size[0], height=view.size[1], notes=picture.notes,
+        path=utf8(source.item.path.as_posix()), sha256=picture.sha256, bytes=picture.bytes, width=width, height=height,
+        notes=picture.notes,
     )  # fmt: skip
 
 
-def _explained(explanation: Explanation, k: int, checkpoint: Checkpoint, drawing: Drawing) -> Explained:
+def _explained(explanation: Explanation, k: int, drawing: Drawing) -> Explained:
     view, pixels = explanation.view, explanation.maps[k]
     evidence = measure(pixels)
     regions = tuple(
@@ -129,8 +195,9 @@ def _explained(explanation: Explanation, k: int, checkpoint: Checkpoint, drawing
                    view_pixels=r.pixels)
         for r in evidence.regions
     )  # fmt: skip
+    layers = explanation.layers[k] if explanation.layers else ()
     return Explained(
-        **sums(explanation, k, evidence, checkpoint).model_dump(),
+        **sums(explanation, k, evidence).model_dump(),
         evidence=EvidencePart(
             centroid=None if evidence.centroid is None else to_source(view, *evidence.centroid),
             half_share=evidence.half_share,
@@ -138,9 +205,7 @@ def _explained(explanation: Explanation, k: int, checkpoint: Checkpoint, drawing
             grid=evidence.grid,
         ),
         scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
-        layers=tuple(_layer(share, drawing.percentile) for share in explanation.layers[k])
-        if explanation.layers
-        else (),
+        layers=tuple(_layer(share, drawing.percentile) for share in layers),
     )
 
 
@@ -153,9 +218,18 @@ def _layer(share: LayerShare, percentile: float) -> LayerPart:
     )  # fmt: skip
 
 
-def sums(explanation: Explanation, k: int, evidence: Evidence, checkpoint: Checkpoint) -> Sums:
-    """What the logit of target ``k`` is made of; ``evidence`` is its map's."""
-    d, target = explanation.decomposition, explanation.targets[k]
+def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
+    """What the logit of one target is made of.
+
+    Args:
+        explanation: what was found.
+        k: which target.
+        evidence: its map in numbers.
+
+    Returns:
+        Its part of a record.
+    """
+    d, target, checkpoint = explanation.decomposition, explanation.targets[k], explanation.net.checkpoint
     logit = float(d.logit[0, k])
     return Sums(
         **class_part(checkpoint, target.index).model_dump(),
@@ -172,34 +246,73 @@ def sums(explanation: Explanation, k: int, evidence: Evidence, checkpoint: Check
     )
 
 
-def refuse_style(net: Net, style: str) -> None:
-    """Raises UsageError for a style that a network's decomposition does not have."""
-    if style == "colour" and net.cut:
-        raise UsageError(f"--style colour shows weights of pixels; those of {net.checkpoint.name} end at {net.cut}")
+def title_of(part: Sums) -> str:
+    """What an explained class, or difference of classes, is called.
+
+    Args:
+        part: its part of a record.
+
+    Returns:
+        Its name, or "A − B".
+    """
+    return part.name if part.versus is None else f"{part.name} − {part.versus.name}"
 
 
-def colour_explanation_of(
-    explanation: Explanation, k: int, smooth: int, percentile: float = 99.5
-) -> NDArray[np.float32]:
-    """The colour explanation [h, w, 4] of one target; see ``render.weights``."""
-    d = explanation.decomposition
-    w, c = (t[0, k].to("cpu", torch.float32).numpy() for t in (d.dynamic_weights, d.contributions))
-    return colour_explanation(w, c, smooth, percentile)
+def equation(part: Sums) -> str:
+    """The whole claim about a class in one line: what its logit is made of, and what rounding left over.
+
+    Args:
+        part: the class's part of a record.
+
+    Returns:
+        A line such as "church, p 0.999: logit 7.267 = 10.025 -0.561 -2.197 bias, residual 2.5e-07".
+    """
+    p = "" if part.probability is None else f", p {part.probability:.3f}"
+    what = "logit" if part.versus is None else "difference of logits"
+    embedding = f" {part.positional:+.3f} positional" if part.positional else ""
+    return (
+        f"{title_of(part)}{p}: {what} {part.logit:.3f} = {part.positive:.3f} {part.negative:+.3f} "
+        f"{part.bias:+.3f} bias{embedding}, residual {part.residual:.1e}"
+    )
 
 
 def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
-    """A class as records name it."""
+    """A class as records name it.
+
+    Args:
+        checkpoint: the network's description.
+        index: of the class.
+
+    Returns:
+        Its part of a record.
+    """
     wnid = checkpoint.wnids[index] if checkpoint.wnids else None
     return ClassPart(index=index, name=checkpoint.classes[index], wnid=wnid)
 
 
 def sigmoid(x: float) -> float:
-    """The probability of a logit; overflows for none."""
+    """The probability of a logit, each class by itself.
+
+    Args:
+        x: the logit; none is so large that this overflows.
+
+    Returns:
+        1 / (1 + exp(-x)), in [0, 1].
+    """
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def to_source(view: View, x: float, y: float) -> tuple[float, float]:
-    """A point of the view in the source's pixels."""
+    """Where a point of the view lies in the picture it is from.
+
+    Args:
+        view: what the network saw.
+        x: from the view's left edge, in its pixels.
+        y: from its top edge.
+
+    Returns:
+        x and y in the picture's pixels.
+    """
     h, w = view.rgb.shape[:2]
     x0, y0, x1, y1 = view.box
     return x0 + x * (x1 - x0) / w, y0 + y * (y1 - y0) / h

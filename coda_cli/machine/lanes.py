@@ -10,12 +10,14 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from coda_cli.machine import budget
+from coda_cli.machine.ahead import threads
 
 T = TypeVar("T")
 
@@ -42,12 +44,19 @@ def prepare() -> None:
         _pool(threads)
 
 
-def batch_pool(device: str) -> ThreadPoolExecutor:
-    """A thread for each of the batches that are computed at a time on a kind of device ("cpu", "cuda" or "mps")."""
+def batch_pool(device: str) -> AbstractContextManager[ThreadPoolExecutor]:
+    """A thread for each of the batches that are computed at a time.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+
+    Returns:
+        The pool, for the length of a block.
+    """
     batches = budget.batches_at_once(device)
     if batches > 1:
         prepare()
-    return ThreadPoolExecutor(batches)
+    return threads(batches)
 
 
 def each(function: Callable[..., T], *sequences: Sequence[Any]) -> list[T]:

@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from coda_cli.errors import MediaError
+
 S = TypeVar("S", Sequence[Any], Tensor)
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -28,21 +30,33 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
 
 
-def as_many_as_fit(model: nn.Module, pictures: S, size: tuple[int, int], compute: Callable[[S], list[T]]) -> list[T]:
-    """``compute`` of pictures of ``size`` (width, height), all at once, or in halves when memory runs out.
+def as_many_as_fit(
+    model: nn.Module, pictures: S, size: tuple[int, int], compute: Callable[[S], list[T]]
+) -> list[T | MediaError]:
+    """Compute something of pictures, all at once, or in halves when memory runs out.
 
-    A warning of ``logging`` says so, and later batches of this model are as small. The error of a single picture that
-    does not fit is raised as it is.
+    A warning of ``logging`` says so, and later batches of this model are as small.
+
+    Args:
+        model: the network, by which is remembered how many pixels were too many.
+        pictures: what ``compute`` takes, one entry for each picture.
+        size: (width, height) of each, in pixels.
+        compute: gives one result for each picture.
+
+    Returns:
+        The results in order; for a picture that does not fit alone, an error.
     """
     w, h = size
     half = -(-len(pictures) // 2)
     if len(pictures) == 1 or len(pictures) * h * w < _TOO_MANY.get(model, 1 << 62):
         try:
-            return compute(pictures)
+            return [*compute(pictures)]
         except (RuntimeError, MemoryError) as error:
-            if len(pictures) == 1 or not out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         # Not in the handler: the error holds on to everything that was computed before it.
+        if len(pictures) == 1:
+            return [MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")]
         with _CHANGING:
             if (pixels := len(pictures) * h * w) < _TOO_MANY.get(model, 1 << 62):  # else another batch has said it
                 _TOO_MANY[model] = pixels

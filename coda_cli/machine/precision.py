@@ -8,6 +8,15 @@ from contextlib import contextmanager
 
 import torch
 
+from coda_cli.vocabulary import Precision
+
+# What weights and input are held in, by the precision that is computed in: bfloat16 is for large matrix products only.
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.float32,
+}
+
 _TF32 = threading.Lock()
 _inside: list[list[str]] = []  # what the switches were, once for every thread that computes
 

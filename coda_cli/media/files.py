@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise MediaError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise MediaError(f"cannot be written ({error.strerror or error})", item=path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -59,7 +59,7 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise UsageError(f"{path}: another run writes to it; wait for its end, or {otherwise}") from None
+        raise UsageError(f"another run writes to it; wait for its end, or {otherwise}", item=path) from None
     except OSError:  # where nothing can be written, nobody writes
         yield
         return

@@ -55,7 +55,7 @@ def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[It
     try:
         yield from _expanded(source, recursive, leave_out)
     except (OSError, ValueError) as error:  # a name that is too long or none at all, a folder that may not be read
-        raise UsageError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UsageError(f"cannot be read ({getattr(error, 'strerror', None) or error})", item=source) from error
 
 
 def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
@@ -67,7 +67,7 @@ def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[
         files = [Item(f, Path(utf8(str(f.parent.relative_to(path))))) for f in found]
         if not files:
             hint = "" if recursive else " (-r looks into its sub-folders)"
-            raise UsageError(f"{source}: no pictures in this folder{hint}")
+            raise UsageError(f"no pictures in this folder{hint}", item=source)
         yield from files
     elif path.exists():
         yield Item(path)
@@ -75,10 +75,10 @@ def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[
         matches = sorted(glob.glob(source, recursive=True), key=_natural)
         files = [Item(Path(f)) for f in matches if Path(f).is_file() and not _drawn_by_coda(Path(f))]
         if not files:
-            raise UsageError(f"{source}: the pattern matches no file")
+            raise UsageError("the pattern matches no file", item=source)
         yield from files
     else:
-        raise UsageError(f"{source}: no such file or folder{_nearest(path)}")
+        raise UsageError(f"no such file or folder{_nearest(path)}", item=source)
 
 
 def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[Path]:

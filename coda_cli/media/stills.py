@@ -44,22 +44,22 @@ def read_image(path: Path) -> Picture:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise MediaError(f"cannot be read ({error.strerror or error})", item=path) from error
     if not data:
-        raise MediaError(f"{path}: the file is empty")
+        raise MediaError("the file is empty", item=path)
     try:
         with _PILLOW_SILENT, Image.open(io.BytesIO(data)) as image:
             _refuse_bombs(path, image.size)
-            rgb, notes = _to_rgb(image)
+            rgb, notes = to_rgb(image)
     except (MediaError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise MediaError(f"{path}: not a picture in a format coda can read") from error
+        raise MediaError("not a picture in a format coda can read", item=path) from error
     except Image.DecompressionBombError as error:
-        raise MediaError(f"{path}: more than {MAX_PIXELS // 10**6} million pixels; make it smaller first") from error
+        raise MediaError(f"more than {MAX_PIXELS // 10**6} million pixels; make it smaller first", item=path) from error
     except Exception as error:  # decoders raise IndexError, RuntimeError and whatever else for broken files
         raise MediaError(
-            f"{path}: broken or truncated picture ({str(error).strip() or type(error).__name__})"
+            f"broken or truncated picture ({str(error).strip() or type(error).__name__})", item=path
         ) from error
     return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes)
 
@@ -99,11 +99,19 @@ _PILLOW_SILENT = _Silence()
 def _refuse_bombs(path: Path, size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise MediaError(
-            f"{path}: {size[0]} x {size[1]} pixels, more than {MAX_PIXELS // 10**6} million; make it smaller first"
+            f"{size[0]} x {size[1]} pixels, more than {MAX_PIXELS // 10**6} million; make it smaller first", item=path
         )
 
 
-def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Convert an image of any mode.
+
+    Args:
+        image: as Pillow opened it.
+
+    Returns:
+        sRGB uint8 [H, W, 3], and what changed the picture on the way, in words.
+    """
     notes = []
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"first of {getattr(image, 'n_frames')} frames")  # noqa: B009 (not an attribute of every Image)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
+from coda_cli.vocabulary import Fit
 
 MAX_ENLARGED = 64_000_000  # pixels of a scaled picture before its centre is cut out
-Fit = Literal["crop", "pad", "native"]
 Box = tuple[float, float, float, float]
 
 
@@ -27,6 +26,11 @@ class View:
     rgb: NDArray[np.uint8]
     box: Box
     size: tuple[int, int]
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(width, height) in pixels of what the network sees."""
+        return self.rgb.shape[1], self.rgb.shape[0]
 
     @property
     def pixels(self) -> int:

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
-from coda_cli.explanation.clip.survey import Survey, name_of
-from coda_cli.explanation.drawing import coloured_weights
+from coda_cli.explanation.clip.survey import Survey, target_name
+from coda_cli.explanation.drawing import colour_explanation_of, coloured_weights
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import colour_explanation_of, sigmoid
+from coda_cli.explanation.record import sigmoid
 from coda_cli.media.view import paste_back
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, places, resized
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import heatmap, overlay
 from coda_cli.schema.clips import ExplainedFrame, FrameRecord
 from coda_cli.video.reading import Frame
+from coda_cli.vocabulary import Layout, Style
 
-Layout = Literal["side", "overlay", "heatmap", "panel"]
-LAYOUTS: dict[str, tuple[str, ...]] = {
+LAYOUTS: dict[Layout, tuple[str, ...]] = {
     "side": ("picture", "overlay"), "overlay": ("overlay",), "heatmap": ("heatmap",),
     "panel": ("picture", "overlay", "heatmap"),
 }  # fmt: skip
@@ -33,7 +33,19 @@ RGB = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ClipDrawing:
-    """How a clip is drawn. ``scale``: contribution in full colour, in logit units; "clip" or "frame" find it."""
+    """How a clip is drawn.
+
+    Attributes:
+        layout: what stands in a frame.
+        scale: the contribution in full colour, in logit units; "clip" finds one for all frames, "frame" one for each.
+        percentile: of |contribution|, from 0 to 100: what "clip" and "frame" take.
+        alpha: opacity of full colour in an overlay, from 0 to 1.
+        strip: whether the logits over time are drawn below.
+        centroid: whether the centroid of the positive evidence is marked.
+        height: of a picture, in pixels; its own within HIGHEST and LOWEST unless given.
+        style: signed contributions, or the colour explanation of the B-cos papers.
+        smooth: the odd window of the colour explanation, in the network's pixels.
+    """
 
     layout: Layout = "side"
     scale: float | Literal["clip", "frame"] = "clip"
@@ -42,15 +54,20 @@ class ClipDrawing:
     strip: bool = True
     centroid: bool = False
     height: int | None = None
-    style: Literal["signed", "colour"] = "signed"
+    style: Style = "signed"
     smooth: int = 5  # of the colour explanation, in the network's pixels
 
 
 class Painter:
     """Draws the frames of one clip.
 
-    ``found`` gives the strip its curves: of ``lasting``, classes that stay the same over the clip, whatever is
-    explained. ``targets`` are those; ``origin`` is the frames' corner in the source.
+    Args:
+        net: the network.
+        drawing: how frames are drawn, with a scale that is a number or "frame".
+        found: what the first pass found; gives the strip its curves.
+        lasting: the targets of the curves, which stay the same over the clip whatever is explained.
+        targets: what is explained.
+        origin: (x, y) of the frames' corner in the source, in its pixels.
     """
 
     def __init__(
@@ -71,13 +88,24 @@ class Painter:
         self._sheet: Sheet | None = None
 
     def scales(self, explanation: Explanation) -> list[float]:
-        """The contribution in full colour of each target's map."""
+        """The contribution in full colour of each target's map.
+
+        Args:
+            explanation: of a frame.
+
+        Returns:
+            K numbers in logit units.
+        """
         if self.drawing.scale == "frame":
             return [robust_scale(pixels, self.drawing.percentile) for pixels in explanation.maps]
         return [float(self.drawing.scale)] * len(explanation.maps)
 
     def prepare(self, frame: Frame) -> None:
-        """Lay the sheet out for the first frame; all have one size."""
+        """Lay the sheet out for the first frame; all have one size.
+
+        Args:
+            frame: any frame of the clip.
+        """
         if self._sheet is None:
             labels = ["" if k is None else _label(self._names[k], -88.88, 0.888) for k in self._columns]
             scales = [-8.8e-08] * len(self._names) if self.drawing.scale == "frame" else [float(self.drawing.scale)]
@@ -90,7 +118,7 @@ class Painter:
             chosen = [Target(i, targets.versus) for i in range(count)]
         else:
             chosen = targets.of(np.zeros(count))
-        return sorted((name_of(t, self.net) for t in chosen), key=len)[-targets.most :]
+        return sorted((target_name(t, self.net) for t in chosen), key=len)[-targets.most :]
 
     def _size(self, frame: Frame) -> tuple[int, int]:
         """(width, height) a picture is drawn at."""
@@ -103,7 +131,16 @@ class Painter:
         return max(1, round(width * factor)), max(1, round(height * factor))
 
     def draw(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> RGB:
-        """One frame of the clip."""
+        """Draw one frame of the clip.
+
+        Args:
+            frame: the frame.
+            explanation: what was found.
+            record: its record, with the scales.
+
+        Returns:
+            uint8 [H, W, 3], of the same size for every frame.
+        """
         assert self._sheet is not None
         size = self._size(frame)
         factor = size[1] / frame.rgb.shape[0]
@@ -118,7 +155,7 @@ class Painter:
                 if self.drawing.centroid and part.centroid:
                     x, y = part.centroid[0] - self.origin[0], part.centroid[1] - self.origin[1]
                     shown = marked(shown, (x * factor, y * factor))
-                name = name_of(target, self.net)
+                name = target_name(target, self.net)
                 tiles.append(Tile(shown, _label(name, part.logit, part.probability), name))
         scales = {} if self._hues_only else dict.fromkeys(part.scale for part in record.explained)
         exact = all(part.exact for part in record.explained)

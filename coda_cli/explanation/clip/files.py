@@ -26,7 +26,13 @@ RGB = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ClipOutputs:
-    """What is written about a clip: ``clips`` by their kind, and the ``record`` of lines."""
+    """What is written about a clip.
+
+    Attributes:
+        clips: the files, or folders of pictures, by their kind.
+        record: the file of records, one line for each frame and one for the clip.
+        audio: whether the sound goes along, where a kind can hold it.
+    """
 
     clips: Mapping[Kind, Path] = field(default_factory=dict)
     record: Path | None = None
@@ -34,9 +40,13 @@ class ClipOutputs:
 
 
 class Sink:
-    """Where frames go: into the clips and the record of ``outputs``, which get their names in ``finish``.
+    """Where frames go: into clips and a file of records, which get their names in ``finish``.
 
-    ``rate``: frames a second, if constant. ``audio``: the clip whose sound goes along.
+    Args:
+        painter: draws the frames.
+        outputs: what is written.
+        rate: frames a second, if constant.
+        audio: the clip whose sound goes along.
     """
 
     def __init__(self, painter: Painter, outputs: ClipOutputs, rate: Fraction | None, audio: Path | None) -> None:
@@ -66,7 +76,13 @@ class Sink:
         self._stack.__exit__(kind, error, trace)
 
     def put(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> None:
-        """Draw and encode one frame."""
+        """Draw and encode one frame, in threads.
+
+        Args:
+            frame: the frame.
+            explanation: what was found.
+            record: its record.
+        """
         if self._writers:
             self.painter.prepare(frame)
             drawn = self._drawing.submit(self.painter.draw, frame, explanation, record)
@@ -84,7 +100,17 @@ class Sink:
             writer.write(drawn.result(), frame.time, frame.duration)
 
     def finish(self, summary: ClipRecord) -> ClipRecord:
-        """End the files: with this they get their names. Returns the summary with what the writers have to say."""
+        """End the files: with this they get their names.
+
+        Args:
+            summary: the clip's record.
+
+        Returns:
+            The record with what the writers have to say.
+
+        Raises:
+            MediaError: a file cannot be written.
+        """
         while self._pending:
             self._pending.popleft().result()
         for writer in self._writers:

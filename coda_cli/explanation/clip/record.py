@@ -14,15 +14,14 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.explanation.evidence import measure
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import TOP, class_part, sigmoid, sums, to_source
+from coda_cli.explanation.record import class_part, sums, to_source, top_classes
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
-from coda_cli.schema.pictures import ScoredClass
 from coda_cli.video.reading import Frame
 
 
 @dataclass
-class _Tally:
+class _TargetSums:
     """Sums over the frames in which one target was explained."""
 
     first: ExplainedFrame
@@ -37,7 +36,12 @@ class _Tally:
     evidence: float = 0.0  # positive times duration
 
     def add(self, part: ExplainedFrame, duration: float) -> None:
-        """Count a frame that is shown for ``duration`` seconds."""
+        """Count a frame.
+
+        Args:
+            part: the target's part of its record.
+            duration: how long it is shown, in seconds.
+        """
         self.frames += 1
         self.logit += part.logit
         self.positive += part.positive
@@ -50,31 +54,51 @@ class _Tally:
             self.similar += 1
 
 
-class Account:
-    """What is counted over the frames of a clip while they pass."""
+class ClipTally:
+    """What is counted over the frames of a clip while they pass.
+
+    Attributes:
+        frames: how many were counted.
+        exact: whether all were within their tolerance.
+        worst: |residual| / tolerance, the largest of all.
+        no_tolerance: whether a residual had a tolerance of 0, so that there is no such ratio.
+
+    Args:
+        net: the network.
+        path: what the records call the clip.
+        origin: (x, y) of the frames' corner in the source, in its pixels.
+    """
 
     def __init__(self, net: Net, path: str, origin: tuple[int, int] = (0, 0)) -> None:
         self.net, self.path, self.origin = net, path, origin
         self.frames, self.worst, self.exact, self.no_tolerance = 0, 0.0, True, False
         self._predicted: Counter[int] = Counter()
-        self._tallies: dict[Target, _Tally] = {}
+        self._tallies: dict[Target, _TargetSums] = {}
         self._spans: list[tuple[float, float, int]] = []  # from, to, the class that leads
         self._before: dict[Target, NDArray[np.float32]] = {}
 
     def add(self, frame: Frame, explanation: Explanation, scales: Sequence[float]) -> FrameRecord:
-        """Count one frame and make its record."""
-        checkpoint = self.net.checkpoint
+        """Count one frame.
+
+        Args:
+            frame: the frame, with its duration.
+            explanation: what was found.
+            scales: the contribution in full colour of each target.
+
+        Returns:
+            The frame's record.
+        """
         logits = explanation.decomposition.logits[0].double().cpu().numpy()
-        best = [int(i) for i in np.argsort(-logits, kind="stable")[:TOP]]
+        top = top_classes(self.net.checkpoint, logits)
         parts = tuple(
             self._explained(explanation, k, target, scales[k]) for k, target in enumerate(explanation.targets)
         )
         self.frames += 1
-        self._predicted[best[0]] += 1
+        self._predicted[top[0].index] += 1
         duration = frame.duration or 0.0
-        self._lead(frame.time, frame.time + duration, best[0])
+        self._lead(frame.time, frame.time + duration, top[0].index)
         for target, part in zip(explanation.targets, parts, strict=True):
-            self._tallies.setdefault(target, _Tally(part)).add(part, duration)
+            self._tallies.setdefault(target, _TargetSums(part)).add(part, duration)
             self.exact &= part.exact
             if part.tolerance:
                 self.worst = max(self.worst, abs(part.residual) / part.tolerance)
@@ -84,18 +108,14 @@ class Account:
         return FrameRecord(
             path=self.path, frame=frame.index, time=frame.time, pts=frame.pts, damaged=frame.damaged,
             explained=parts,
-            top=tuple(
-                ScoredClass(**class_part(checkpoint, i).model_dump(), logit=float(logits[i]),
-                            probability=sigmoid(float(logits[i])))
-                for i in best
-            ),
+            top=top,
         )  # fmt: skip
 
     def _explained(self, explanation: Explanation, k: int, target: Target, scale: float) -> ExplainedFrame:
         pixels = explanation.maps[k]
         evidence = measure(pixels, parts=False)
         return ExplainedFrame(
-            **sums(explanation, k, evidence, self.net.checkpoint).model_dump(),
+            **sums(explanation, k, evidence).model_dump(),
             centroid=None if evidence.centroid is None else self._place(explanation.view, *evidence.centroid),
             half_share=evidence.half_share,
             similarity=_cosine(self._before.get(target), pixels),

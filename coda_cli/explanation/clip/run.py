@@ -1,191 +1,273 @@
-"""One clip, from its frames to its files. Prints nothing, exits nowhere.
+"""One clip, from its frames to its files. Nothing is printed.
 
 Frames stream through decoding, the network, drawing and encoding, each in threads of its own with bounded queues
-between them: of each only its logits stay in memory. What has to be known of the whole clip before the first frame is
-drawn comes from a first look: the class predicted most often and the curve of its logits from a plain forward pass, the
-colour scale from some evenly spaced frames that are decomposed.
+between them: of each frame only its logits stay in memory. What has to be known of the whole clip before the first
+frame is drawn comes from a first pass: the class predicted most often and the curve of its logits from a plain forward
+pass, the colour scale from some evenly spaced frames that are decomposed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from coda_cli.checkpoints.loading import Net, file_sha256
-from coda_cli.errors import CodaError
+from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.clip.drawing import ClipDrawing, Painter
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
-from coda_cli.explanation.clip.record import Account
-from coda_cli.explanation.clip.survey import Survey, grouped_views, survey
-from coda_cli.explanation.picture import Explanation, Request, explain_views
-from coda_cli.explanation.record import described, network_part, refuse_style, versions
-from coda_cli.machine.ahead import ahead
-from coda_cli.machine.lanes import batch_pool
+from coda_cli.explanation.clip.record import ClipTally
+from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
+from coda_cli.explanation.drawing import refuse_style
+from coda_cli.explanation.files import FilePolicy, prepare
+from coda_cli.explanation.picture import Explanation, Request, network_of
+from coda_cli.explanation.record import network_part, settings_hash, versions
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
 from coda_cli.schema.pictures import ViewPart
-from coda_cli.video.reading import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
+from coda_cli.video.reading import Frame, Reader, Selection, Source, kind_of, name_of, probe, uninterrupted
 from coda_cli.video.spans import pixel_box
+from coda_cli.vocabulary import ClassPolicy, Fit, Precision
 
-Policy = Literal["clip", "frame"]  # whose prediction is explained
+EXISTS = "--force replaces it, --output names another place"
+
+
+class ClipExplanation:
+    """A clip that is to be explained: iterate over it for the records of its frames, or save it as a clip.
+
+    Args:
+        source: a file, a folder or printf pattern of pictures, or the number of a camera.
+        net: the network.
+        request: what is asked.
+        selection: which frames, and which part of them.
+        policy: the predicted class is that of the whole clip ("clip") or each frame's own ("frame").
+        batch: how many frames to compute together; decided by their size unless given.
+
+    Raises:
+        UsageError: the network has no such class.
+    """
+
+    def __init__(
+        self, source: Source, net: Net, request: Request, selection: Selection | None = None, *,
+        policy: ClassPolicy = "clip", batch: int | None = None,
+    ) -> None:  # fmt: skip
+        self.source, self.net, self.request = source, net, request
+        self.selection, self.policy, self.batch = selection or Selection(), policy, batch
+        self.targets = request.targets(net)
+
+    def __iter__(self) -> Iterator[FrameRecord]:
+        for record in self.records(ClipDrawing(strip=False), ClipOutputs()):
+            if isinstance(record, FrameRecord):
+                yield record
+
+    def __repr__(self) -> str:
+        return f"<ClipExplanation of {name_of(self.source)} by {self.net.checkpoint.name}>"
+
+    def save(
+        self, path: str | Path, *, drawing: ClipDrawing | None = None, audio: bool = True, force: bool = False
+    ) -> ClipRecord:
+        """Explain the clip and write it: pictures beside their evidence, and the records beside the clip.
+
+        Args:
+            path: where the clip goes: .mp4, .webm, .gif or .webp, or a name without a suffix for a folder of pictures.
+                The records go beside it, as .coda.jsonl.
+            drawing: how frames are drawn.
+            audio: whether the sound goes along, in mp4 and webm.
+            force: whether files that are there are replaced.
+
+        Returns:
+            The record of the whole clip.
+
+        Raises:
+            UsageError: a file is there already, or a suffix that is none of these.
+            MediaError: the clip cannot be read or written.
+            ExactnessError: logits are not finite.
+        """
+        path = Path(path)
+        record = path.with_suffix(".coda.jsonl")
+        inputs = [] if isinstance(self.source, int) else [Path(self.source)]
+        policy = FilePolicy("overwrite" if force else "error", inputs, advice=EXISTS, error=UsageError)
+        for file in (path, record):
+            policy.place(file)
+        prepare(path.parent)
+        outputs = ClipOutputs({kind_of(path): path}, record, audio)
+        *_, summary = self.records(drawing or ClipDrawing(), outputs)
+        assert isinstance(summary, ClipRecord)
+        return summary
+
+    def records(
+        self, drawing: ClipDrawing, outputs: ClipOutputs, *, on_survey: Callable[[int], None] | None = None,
+        on_interrupt: Callable[[ClipRecord], None] | None = None,
+    ) -> Generator[FrameRecord | ClipRecord, None, None]:  # fmt: skip
+        """Explain the clip frame by frame, and write what is asked for on the way.
+
+        Interrupted, by Ctrl-C or because the generator is closed, what is done becomes a valid, shorter clip.
+
+        Args:
+            drawing: how frames are drawn.
+            outputs: what is written.
+            on_survey: hears how many frames the first pass has seen.
+            on_interrupt: hears the record of the shorter clip.
+
+        Yields:
+            A record for every frame as it is done, then one for the whole, after the files are there.
+
+        Raises:
+            UsageError: a style that the network does not have.
+            MediaError: the clip cannot be read or written.
+            ExactnessError: logits are not finite.
+        """
+        run = _ClipRun(self, drawing, outputs, on_survey)
+        with Sink(run.painter(), outputs, *run.rate_and_sound()) as sink:
+            try:
+                for group, explanations in run.explained():
+                    for frame, explanation in zip(group, explanations, strict=True):
+                        sink.wait()
+                        with uninterrupted():
+                            record = run.tally.add(frame, explanation, sink.painter.scales(explanation))
+                            sink.put(frame, explanation, record)
+                        yield record
+            except BaseException as error:
+                # Ctrl-C, the end of the consumer or of the process: the frames so far become a clip. That must not fail
+                # in place of what ended the run.
+                if not isinstance(error, Exception) and run.tally.frames:
+                    with contextlib.suppress(CodaError), uninterrupted():
+                        summary = sink.finish(run.summary("interrupted"))
+                        if on_interrupt:
+                            on_interrupt(summary)
+                raise
+            with uninterrupted():
+                summary = sink.finish(run.summary("ok"))
+        yield summary
 
 
 def explain_clip(
-    net: Net,
-    source: Source,
-    selection: Selection,
-    request: Request,
-    drawing: ClipDrawing,
-    outputs: ClipOutputs,
-    *,
-    policy: Policy = "clip",
-    batch: int | None = None,
-    on_survey: Callable[[int], None] | None = None,
-    on_interrupt: Callable[[ClipRecord], None] | None = None,
-) -> Generator[FrameRecord | ClipRecord, None, None]:
-    """Explain a clip: yields a record for every frame as it is done, then one for the whole, after the files are there.
+    source: Source, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
+    versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
+    selection: Selection | None = None, policy: ClassPolicy = "clip", batch: int | None = None,
+) -> ClipExplanation:  # fmt: skip
+    """Explain a clip frame by frame.
 
-    ``policy``: the predicted class is that of the whole clip, or each frame's own. ``on_survey`` hears how many frames
-    the first pass has seen. Interrupted (Ctrl-C, or the generator closed) what is done becomes a valid, shorter clip,
-    and ``on_interrupt`` gets its record. Raises UsageError, MediaError, ExactnessError.
+    Nothing is computed until the result is iterated over or saved.
+
+    Args:
+        source: a file, a folder or printf pattern of pictures, or the number of a camera.
+        net: a network from ``load``, or its name or file; the default network unless given.
+        classes: class names, WordNet ids, indices, "top:K" or "all"; the predicted class unless given.
+        versus: a class that is subtracted from each of ``classes``.
+        fit: how frames are shown to the network: "crop", "pad" or "native".
+        precision: what is computed in; "float64" needs a network that was loaded with that dtype.
+        tolerance: replaces the relative tolerance of the residual.
+        selection: which frames, and which part of them.
+        policy: the predicted class is that of the whole clip ("clip") or each frame's own ("frame").
+        batch: how many frames to compute together; decided by their size unless given.
+
+    Returns:
+        The explanation of the clip.
+
+    Raises:
+        UsageError: the network has no such class.
+        CheckpointError: the network cannot be loaded.
+
+    Example:
+        >>> coda.explain_clip("clip.mp4", classes=["parachute"]).save("clip.gif")
     """
-    run = _Run(net, source, selection, request, drawing, outputs, batch)
-    run.look(policy, on_survey)
-    with Sink(run.painter(policy), outputs, *run.rate_and_sound()) as sink:
-        try:
-            for frame, explanation in run.explained():
-                sink.wait()
-                with uninterrupted():
-                    record = run.account.add(frame, explanation, sink.painter.scales(explanation))
-                    sink.put(frame, explanation, record)
-                yield record
-        except BaseException as error:
-            # Ctrl-C, the end of the consumer or of the process: the frames so far become a clip. That must not fail in
-            # place of what ended the run.
-            if not isinstance(error, Exception) and run.account.frames:
-                with contextlib.suppress(CodaError), uninterrupted():
-                    summary = sink.finish(run.summary("interrupted"))
-                    if on_interrupt:
-                        on_interrupt(summary)
-            raise
-        with uninterrupted():
-            summary = sink.finish(run.summary("ok"))
-    yield summary
+    request = Request(classes, versus, fit, precision, tolerance)  # type: ignore[arg-type]
+    return ClipExplanation(source, network_of(net, precision), request, selection, policy=policy, batch=batch)
 
 
-class _Run:
-    """One clip on its way through the network."""
+class _ClipRun:
+    """One pass of a clip through the network, after the first pass that it may need."""
 
     def __init__(
-        self,
-        net: Net,
-        source: Source,
-        selection: Selection,
-        request: Request,
-        drawing: ClipDrawing,
-        outputs: ClipOutputs,
-        batch: int | None,
-    ) -> None:
-        self.net, self.source, self.selection, self.request = net, source, selection, request
-        self.drawing, self.outputs, self.batch = drawing, outputs, batch
-        self.start = time.perf_counter()
-        self.targets = request.targets(net)
-        refuse_style(net, drawing.style)
+        self, clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutputs,
+        on_survey: Callable[[int], None] | None,
+    ) -> None:  # fmt: skip
+        refuse_style(clip.net, drawing.style)
+        self.clip, self.drawing, self.outputs = clip, drawing, outputs
+        self.start, self.targets = time.perf_counter(), clip.targets
+        source, selection = clip.source, clip.selection
+        self.settings = settings_hash(clip.net, clip.request, selection, drawing, policy=clip.policy)
         self.info = probe(source, selection.fps)
         path = None if isinstance(source, int) else Path(source)
         self.sha256 = file_sha256(path) if path and path.is_file() else None
         self.reader = Reader(source, selection)
         corner = pixel_box(selection.box, (self.info.width, self.info.height)) if selection.box else (0, 0)
         self.origin = corner[0], corner[1]  # of the frames, in the source's pixels
-        self.account = Account(net, utf8(name_of(source)), self.origin)
+        self.tally = ClipTally(clip.net, utf8(name_of(source)), self.origin)
         self.found: Survey | None = None
         self.scale_frames: int | None = None
         self.view: View | None = None
+        self._look_first(on_survey)
 
-    def look(self, policy: Policy, on_survey: Callable[[int], None] | None) -> None:
+    def _look_first(self, on_survey: Callable[[int], None] | None) -> None:
         """The first pass, if anything has to be known of the whole clip."""
-        self.settings = settings_of(self.net, self.request, self.selection, self.drawing, policy)
-        if isinstance(self.source, int):  # a camera cannot be looked at twice: every frame stands for itself
-            scale = "frame" if self.drawing.scale == "clip" else self.drawing.scale
-            self.drawing = replace(self.drawing, scale=scale, strip=False)
+        clip, drawing = self.clip, self.drawing
+        if isinstance(clip.source, int):  # a camera cannot be looked at twice: every frame stands for itself
+            self.drawing = replace(drawing, scale="frame" if drawing.scale == "clip" else drawing.scale, strip=False)
             return
-        voted = policy == "clip" and self.targets.depend_on_logits
-        if not voted and self.drawing.scale != "clip" and not self.drawing.strip:
+        voted = clip.policy == "clip" and self.targets.depend_on_logits
+        if not voted and drawing.scale != "clip" and not drawing.strip:
             return
-        self.found = survey(self.net, Reader(self.source, self.selection), self.request, self.batch, on_survey)
+        self.found = survey(clip.net, Reader(clip.source, clip.selection), clip.request, clip.batch, on_survey)
         if voted:
-            self.targets = self.found.targets(self.net, self.request)
-        if self.drawing.scale == "clip":
-            scale, self.scale_frames = self.found.scale(self.net, self.request, self.targets, self.drawing.percentile)
-            self.drawing = replace(self.drawing, scale=scale)
+            self.targets = self.found.targets(clip.net, clip.request)
+        if drawing.scale == "clip":
+            scale, self.scale_frames = self.found.scale(clip.net, clip.request, self.targets, drawing.percentile)
+            self.drawing = replace(drawing, scale=scale)
 
-    def painter(self, policy: Policy) -> Painter:
+    def painter(self) -> Painter:
         """What draws the frames."""
-        lasting = self.targets
-        if policy == "frame" and self.found and self.targets.depend_on_logits:
-            lasting = self.found.targets(self.net, self.request)
-        return Painter(self.net, self.drawing, self.found, lasting, self.targets, self.origin)
+        clip, lasting = self.clip, self.targets
+        if clip.policy == "frame" and self.found and self.targets.depend_on_logits:
+            lasting = self.found.targets(clip.net, clip.request)
+        return Painter(clip.net, self.drawing, self.found, lasting, self.targets, self.origin)
 
     def rate_and_sound(self) -> tuple[Fraction | None, Path | None]:
         """What a writer of the clip should know: its rate, while every frame is taken, and where its sound is."""
-        every_frame = self.selection.every == 1 and not self.reader.fps
-        file = Path(self.source) if isinstance(self.source, str | Path) and self.info.has_audio else None
+        source = self.clip.source
+        every_frame = self.clip.selection.every == 1 and not self.reader.fps
+        file = Path(source) if isinstance(source, str | Path) and self.info.has_audio else None
         return self.info.rate if every_frame else None, file
 
-    def explained(self) -> Iterator[tuple[Frame, Explanation]]:
-        """Every frame with its explanation, in order; the network is ahead of what is done with them."""
-
-        def explain(group: list[tuple[Frame, View]]) -> list[tuple[Frame, Explanation]]:
-            explanations = explain_views([view for _, view in group], self.net, self.request, self.targets)
-            return [(frame, e) for (frame, _), e in zip(group, explanations, strict=True)]
-
-        groups = grouped_views(_with_durations(self.reader), self.net, self.request, self.batch)
-        with batch_pool(self.net.device.type) as pool, contextlib.closing(groups):
-            for group in ahead(pool, explain, groups, 1):
-                self.view = group[0][1].view
-                yield from group
+    def explained(self) -> Iterator[tuple[tuple[Frame, ...], list[Explanation]]]:
+        """Frames with their explanations, in order."""
+        clip = self.clip
+        frames = _with_durations(self.reader)
+        with contextlib.closing(grouped_views(frames, clip.net, clip.request, clip.batch)) as groups:
+            for group, explanations in explained(groups, clip.net, clip.request, self.targets):
+                self.view = group.views[0]
+                yield group.frames, explanations
 
     def summary(self, status: Literal["ok", "interrupted"]) -> ClipRecord:
         """The record of the clip as far as it was explained."""
-        net, account, drawing = self.net, self.account, self.drawing
+        clip, tally, drawing, info = self.clip, self.tally, self.drawing, self.info
         assert self.view is not None
         (x0, y0, x1, y1), (dx, dy) = self.view.box, self.origin
-        height, width = self.view.rgb.shape[:2]
+        width, height = self.view.resolution
+        notes = dict.fromkeys((*info.notes, *self.reader.notes))
         return ClipRecord(
             status=status,
             source=ClipSource(
-                path=account.path, sha256=self.sha256,
-                width=self.info.width, height=self.info.height, duration=self.info.duration,
-                time_base=self.info.time_base,
-                notes=tuple(utf8(n) for n in dict.fromkeys((*self.info.notes, *self.reader.notes))),
+                path=tally.path, sha256=self.sha256, width=info.width, height=info.height, duration=info.duration,
+                time_base=info.time_base, notes=tuple(utf8(note) for note in notes),
             ),
-            network=network_part(net),
-            view=ViewPart(fit=self.request.fit, width=width, height=height, box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy)),
-            selection=SelectionPart(**asdict(self.selection)),
-            frames=account.frames, lost=self.reader.lost, predicted=account.shares(), explained=account.explained(),
-            exact=account.exact, worst_residual=None if account.no_tolerance else account.worst,
+            network=network_part(clip.net),
+            view=ViewPart(fit=clip.request.fit, width=width, height=height,
+                          box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy)),
+            selection=SelectionPart(**asdict(clip.selection)),
+            frames=tally.frames, lost=self.reader.lost, predicted=tally.shares(), explained=tally.explained(),
+            exact=tally.exact, worst_residual=None if tally.no_tolerance else tally.worst,
             scale="frame" if isinstance(drawing.scale, str) else drawing.scale, scale_frames=self.scale_frames,
-            files={kind: utf8(clip.as_posix()) for kind, clip in self.outputs.clips.items()},
-            settings=self.settings,
-            device=str(net.device), precision=self.request.precision,
-            versions=versions(),
+            files={kind: utf8(path.as_posix()) for kind, path in self.outputs.clips.items()},
+            settings=self.settings, device=str(clip.net.device), precision=clip.request.precision, versions=versions(),
             seconds=time.perf_counter() - self.start,
         )  # fmt: skip
-
-
-def settings_of(net: Net, request: Request, selection: Selection, drawing: ClipDrawing, policy: Policy) -> str:
-    """A hash of everything that decides the result but the source and the weights."""
-    asked = {**asdict(request), **asdict(selection), **asdict(drawing), "network": described(net)}
-    everything = {**asked, "policy": policy, "coda": versions()["coda"]}
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 def _with_durations(reader: Reader) -> Iterator[Frame]:

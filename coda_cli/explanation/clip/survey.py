@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
-from coda_cli.errors import MediaError
-from coda_cli.explanation.picture import Request, classify_views, explain_views
+from coda_cli.errors import CodaError, MediaError
+from coda_cli.explanation.picture import Explanation, Request, classify_batch, explain_batch
 from coda_cli.machine import budget
-from coda_cli.machine.ahead import ahead
+from coda_cli.machine.ahead import ahead, threads
 from coda_cli.machine.lanes import batch_pool
+from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
 from coda_cli.video.reading import Frame
 
 
+@dataclass(frozen=True)
+class Group:
+    """Frames of a clip that are computed together.
+
+    Attributes:
+        frames: one or more, of one size.
+        views: what the network sees of each.
+    """
+
+    frames: tuple[Frame, ...]
+    views: tuple[View, ...]
+
+
 def grouped_views(
     frames: Iterable[Frame], net: Net, request: Request, batch: int | None = None
-) -> Generator[list[tuple[Frame, View]], None, None]:
-    """Frames with what the network sees of them, read ahead in a thread of their own, in batches of one size."""
+) -> Generator[Group, None, None]:
+    """Read frames ahead, in a thread of their own, and group them.
+
+    Args:
+        frames: the frames in order, all of one size.
+        net: the network, whose view of each is made.
+        request: what is asked.
+        batch: how many to compute together; decided by their size unless given.
+
+    Yields:
+        Groups of frames in order.
+    """
     p, targets = net.checkpoint.preprocessing, request.targets(net).most
     source = iter(frames)
 
@@ -37,31 +61,82 @@ def grouped_views(
         return frame, fit(frame.rgb, p.resize, p.crop, request.fit)
 
     group: list[tuple[Frame, View]] = []
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque[Future[tuple[Frame, View] | None]] = deque(
-            pool.submit(following) for _ in range(budget.FRAMES_AHEAD)
-        )
-        try:
-            while (pair := waiting.popleft().result()) is not None:
-                waiting.append(pool.submit(following))
-                group.append(pair)
-                if len(group) >= (batch or budget.frames_at_once(net.device.type, pair[1].pixels, targets)):
-                    yield group
-                    group = []
-            if group:
-                yield group
-        finally:
-            pool.shutdown(cancel_futures=True)
+    calls = ((None, following) for _ in itertools.count())
+    with threads(1) as pool, closing(ahead(pool, calls, budget.FRAMES_AHEAD)) as read:
+        for _, pair in read:
+            if pair is None:
+                break
+            group.append(pair)
+            if len(group) >= (batch or budget.frames_at_once(net.device.type, pair[1].pixels, targets)):
+                yield _as_group(group)
+                group = []
+        if group:
+            yield _as_group(group)
+
+
+def _as_group(pairs: Sequence[tuple[Frame, View]]) -> Group:
+    return Group(tuple(frame for frame, _ in pairs), tuple(view for _, view in pairs))
+
+
+def explained(
+    groups: Iterable[Group], net: Net, request: Request, targets: Targets
+) -> Iterator[tuple[Group, list[Explanation]]]:
+    """Explain groups of frames, the network one group ahead of what is done with them.
+
+    Args:
+        groups: the frames.
+        net: the network.
+        request: what is asked.
+        targets: the classes of the request, found in the network.
+
+    Yields:
+        Each group with the explanations of its frames, in order.
+
+    Raises:
+        CodaError: a frame cannot be explained.
+    """
+    explain = partial(explain_batch, net=net, request=request, targets=targets)
+    calls = ((g, partial(as_many_as_fit, net.model, g.views, g.views[0].resolution, explain)) for g in groups)
+    with batch_pool(net.device.type) as pool, closing(ahead(pool, calls, 1)) as computed:
+        for group, results in computed:
+            yield group, all_explained(results)
+
+
+def all_explained(results: Iterable[Explanation | CodaError]) -> list[Explanation]:
+    """The explanations, where there is one for each.
+
+    Args:
+        results: what ``explain_batch`` gives.
+
+    Returns:
+        The same, without errors.
+
+    Raises:
+        CodaError: the first error among them.
+    """
+    found = []
+    for result in results:
+        if isinstance(result, CodaError):
+            raise result
+        found.append(result)
+    return found
 
 
 @dataclass
 class Survey:
-    """What one forward pass over a clip found: logits [n, classes] of its frames at ``times`` [n], and some views."""
+    """What one forward pass over a clip found.
+
+    Attributes:
+        times: of n frames, in seconds.
+        logits: [classes] of each.
+        sample: what the network sees of some of them, evenly spaced.
+        every: the spacing of these.
+    """
 
     times: list[float] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
-    sample: list[View] = field(default_factory=list)  # evenly spaced
-    every: int = 1  # the spacing
+    sample: list[View] = field(default_factory=list)
+    every: int = 1
 
     @property
     def seen(self) -> int:
@@ -69,7 +144,13 @@ class Survey:
         return len(self.times)
 
     def add(self, time: float, logits: NDArray[np.float32], view: View) -> None:
-        """Take note of the next frame."""
+        """Take note of the next frame.
+
+        Args:
+            time: when it is shown, in seconds.
+            logits: [classes].
+            view: what the network saw of it.
+        """
         if self.seen % self.every == 0:
             self.sample.append(view)
             most = max(4, min(2 * budget.SCALE_FRAMES, budget.SCALE_BYTES // view.rgb.nbytes))
@@ -84,16 +165,32 @@ class Survey:
         return int(np.lexsort((-self._mean(), -votes))[0])
 
     def targets(self, net: Net, request: Request) -> Targets:
-        """The classes of a request for the whole clip: the vote decides who is predicted, "top:K" goes by the mean."""
+        """The classes of a request for the whole clip: the vote decides who is predicted, "top:K" goes by the mean.
+
+        Args:
+            net: the network.
+            request: what is asked.
+
+        Returns:
+            Targets that do not depend on the logits any more.
+        """
         mean = self._mean()
         mean[self.predicted()] = mean.max() + 1
         chosen = request.targets(net).of(mean)
         return replace(request, classes=tuple(str(t.index) for t in chosen)).targets(net)
 
     def curves(self, targets: Targets, net: Net) -> list[Curve]:
-        """The logits of targets over time."""
+        """The logits of targets over time.
+
+        Args:
+            targets: the targets.
+            net: the network, which names them.
+
+        Returns:
+            A curve for each.
+        """
         return [
-            Curve(name_of(t, net), np.array(self.times), self._of(t), t.versus is not None)
+            Curve(target_name(t, net), np.array(self.times), self._of(t), t.versus is not None)
             for t in targets.of(self._mean())
         ]
 
@@ -109,35 +206,53 @@ class Survey:
         return total / self.seen
 
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
-        """The ``percentile`` of |contribution| over evenly spaced frames, and of how many."""
+        """Find the scale that is common to all frames from some that are evenly spaced.
+
+        Args:
+            net: the network.
+            request: what is asked.
+            targets: the classes of the request, found in the network.
+            percentile: of the |contributions| of these frames, from 0 to 100.
+
+        Returns:
+            The percentile in logit units, and of how many frames it is.
+        """
         sample = self.sample[:: max(1, len(self.sample) // budget.SCALE_FRAMES)]
-        size = budget.pictures_at_once(net.device.type, sample[0].pixels, targets.most)
-        magnitudes = Magnitudes()
+        size, magnitudes = budget.pictures_at_once(net.device.type, sample[0].pixels, targets.most), Magnitudes()
+        explain = partial(explain_batch, net=net, request=request, targets=targets)
         for i in range(0, len(sample), size):
-            for explanation in explain_views(sample[i : i + size], net, request, targets):
+            results = as_many_as_fit(net.model, sample[i : i + size], sample[0].resolution, explain)
+            for explanation in all_explained(results):
                 magnitudes.add(explanation.maps)
         return magnitudes.percentile(percentile), len(sample)
 
 
 def survey(
-    net: Net,
-    frames: Iterable[Frame],
-    request: Request,
-    batch: int | None = None,
+    net: Net, frames: Iterable[Frame], request: Request, batch: int | None = None,
     on_frame: Callable[[int], None] | None = None,
-) -> Survey:
-    """Classify every frame of a clip, without decomposing any."""
+) -> Survey:  # fmt: skip
+    """Classify every frame of a clip, without decomposing any.
+
+    Args:
+        net: the network.
+        frames: the frames in order.
+        request: what is asked.
+        batch: how many to compute together; decided by their size unless given.
+        on_frame: hears how many frames were seen.
+
+    Returns:
+        What was found.
+
+    Raises:
+        MediaError: there is no frame.
+    """
     found = Survey()
-
-    def classify(group: Sequence[tuple[Frame, View]]) -> list[tuple[float, NDArray[np.float32], View]]:
-        rows = classify_views([view for _, view in group], net, request)
-        return [(frame.time, row, view) for (frame, view), row in zip(group, rows, strict=True)]
-
     groups = grouped_views(frames, net, request, batch)
-    with batch_pool(net.device.type) as pool, closing(groups):
-        for group in ahead(pool, classify, groups, 1):
-            for classified in group:
-                found.add(*classified)
+    calls = ((group, partial(classify_batch, group.views, net, request)) for group in groups)
+    with batch_pool(net.device.type) as pool, closing(groups), closing(ahead(pool, calls, 1)) as computed:
+        for group, rows in computed:
+            for frame, row, view in zip(group.frames, rows, group.views, strict=True):
+                found.add(frame.time, row, view)
             if on_frame:
                 on_frame(found.seen)
     if not found.seen:
@@ -145,7 +260,15 @@ def survey(
     return found
 
 
-def name_of(target: Target, net: Net) -> str:
-    """How a target is called in captions."""
+def target_name(target: Target, net: Net) -> str:
+    """What a target is called in captions.
+
+    Args:
+        target: a class, or a difference of two.
+        net: the network.
+
+    Returns:
+        The class's name, or "A − B".
+    """
     names: Sequence[str] = net.checkpoint.classes
     return names[target.index] if target.versus is None else f"{names[target.index]} − {names[target.versus]}"

@@ -1,0 +1,259 @@
+"""The files about one explained picture: found again where they are there already, or written, the record last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coda_cli.checkpoints.loading import Net
+from coda_cli.errors import CodaError, MediaError
+from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers
+from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
+from coda_cli.explanation.naming import Naming
+from coda_cli.explanation.picture import Explanation, Input, Request
+from coda_cli.explanation.record import Drawing, make_record, settings_hash
+from coda_cli.media.files import write_with
+from coda_cli.media.sources import RECORD_KEY, Item
+from coda_cli.media.stills import Picture, write_gif, write_png
+from coda_cli.render.colour import TABLE
+from coda_cli.schema.pictures import Explained, Record, core_json, to_json
+from coda_cli.vocabulary import IfExists
+
+DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
+LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one input ended: explained, skipped because its output is there already, or failed.
+
+    Attributes:
+        item: the input.
+        record: what was found; None for one that failed.
+        error: why it failed.
+        skipped: whether its results were there already.
+        written: its files, in the order they are written in; of one that is skipped, those that are there.
+    """
+
+    item: Item
+    record: Record | None = None
+    error: CodaError | None = None
+    skipped: bool = False
+    written: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where and how results are written.
+
+    Attributes:
+        naming: the folder, and the names of files.
+        drawing: which files, and how they are drawn.
+        if_exists: what happens to files that are there.
+    """
+
+    naming: Naming
+    drawing: Drawing
+    if_exists: IfExists = "match"
+
+
+class Writer:
+    """Writes the files about the inputs of a run, under one policy for what is there already.
+
+    Args:
+        net: the network.
+        items: the inputs, which are never written over.
+        request: what is asked.
+        output: what is written, and where.
+    """
+
+    def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output) -> None:
+        self.net, self.request, self.output = net, request, output
+        self.settings = settings_hash(net, request, output.drawing)
+        self._policy = FilePolicy(
+            output.if_exists, (item.path for item in items), other="--output or --name",
+            advice="use --if-exists overwrite, skip or rename, or another --output",
+        )  # fmt: skip
+        self._ready: set[Path] = set()  # folders that can be written
+
+    # ---- what is there -----------------------------------------------------------------------------------------------
+
+    def stored(self, item: Item, picture: Picture) -> Outcome | None:
+        """Look for the results of an input.
+
+        Args:
+            item: the input.
+            picture: its pixels, of which the hash counts.
+
+        Returns:
+            The outcome of an input whose results are there; None when it has to be explained.
+
+        Raises:
+            MediaError: results are there that may not be replaced.
+        """
+        policy, path = self.output.if_exists, self.output.naming.record_path(item)
+        if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
+            return None
+        record = stored_record(path)
+        if policy == "skip":
+            there = tuple(f for f in self._files(record, path) if f.exists())
+            return Outcome(item, record, skipped=True, written=there)
+        if policy == "match" and record and self._matches(record, picture):
+            # Somebody may have deleted a picture since: then it is drawn again.
+            files = self._files(record, path)
+            return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
+        raise self._policy.in_the_way(path)
+
+    def _matches(self, record: Record, picture: Picture) -> bool:
+        """Whether a stored record is of this picture, network and settings."""
+        own = picture.sha256, self.net.sha256, self.settings
+        return (record.source.sha256, record.network.sha256, record.settings) == own
+
+    def _files(self, record: Record | None, path: Path) -> tuple[Path, ...]:
+        """Everything that the record in ``path`` names, and itself."""
+        named = [f for e in record.explained for f in e.files.values()] if record else []
+        named += record.files.values() if record else []
+        return (*(self.output.naming.folder / f for f in named), path)
+
+    def _place(self, path: Path, source: Input) -> Path | None:
+        """Where a file is really written; None when one is there that stays."""
+
+        def is_the_same() -> bool:
+            return (stored := stored_record(path)) is not None and self._matches(stored, source.picture)
+
+        return self._policy.place(path, is_the_same)
+
+    # ---- what is written ---------------------------------------------------------------------------------------------
+
+    def write(self, source: Input, explanation: Explanation) -> Outcome:
+        """Write every file about an explained picture, its record last.
+
+        Args:
+            source: the picture as it was read.
+            explanation: what was found.
+
+        Returns:
+            The outcome, with its record and files.
+
+        Raises:
+            MediaError: a file cannot be written, or is there and may not be replaced.
+        """
+        kinds, naming = self.output.drawing.kinds, self.output.naming
+        record = make_record(explanation, source, self.output.drawing, self.settings)
+        self._begin(source)
+        taken: set[Path] = set()
+        of_classes = [
+            {**self._write_pictures(source, explanation, k, record, taken),
+             **self._write_layers(source, explanation, k, record, taken)}
+            for k in range(len(record.explained))
+        ]  # fmt: skip
+        shared = self._write_arrays(source, explanation, record) if "npz" in kinds else {}
+        explained = tuple(
+            part.model_copy(update={"files": self._named(files)})
+            for part, files in zip(record.explained, of_classes, strict=True)
+        )
+        record = record.model_copy(update={"explained": explained, "files": self._named(shared)})
+        written = [path for files in (*of_classes, shared) for path in files.values()]
+        if "json" in kinds and (path := self._place(naming.record_path(source.item), source)):
+            # Last: its presence says that everything else is there.
+            write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
+            written.append(path)
+        return Outcome(source.item, record, written=tuple(written))
+
+    def _begin(self, source: Input) -> None:
+        """Make the folder, and see to it that an old record does not vouch for files that are about to be replaced."""
+        kinds, path = self.output.drawing.kinds, self.output.naming.record_path(source.item)
+        if kinds and not (path.parent in self._ready and path.parent.is_dir()):
+            prepare(path.parent)
+            self._ready.add(path.parent)
+        if "json" not in kinds:
+            return
+        if self.output.if_exists == "overwrite":
+            self._policy.refuse_input(path)
+            withdraw(path)
+        elif self.output.if_exists in ("match", "error"):
+            # Another run may have written it since: then nothing of this one is left beside it.
+            self._place(path, source)
+
+    def _write_pictures(
+        self, source: Input, explanation: Explanation, k: int, record: Record, taken: set[Path]
+    ) -> dict[str, Path]:
+        """The overlay, heat map and panel of class ``k``, as many as are asked for."""
+        drawing, part, files = self.output.drawing, record.explained[k], dict[str, Path]()
+        kinds = [kind for kind in drawing.kinds if kind in STYLES]
+        hues = colour_explanation_of(explanation, k, drawing.smooth) if kinds and drawing.style == "colour" else None
+        for kind in kinds:
+            if path := self._place(self._free(source.item, kind, part, taken), source):
+                picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
+                write_png(path, picture, {RECORD_KEY: core_json(record, part)})
+                files[kind] = path
+        return files
+
+    def _write_layers(
+        self, source: Input, explanation: Explanation, k: int, record: Record, taken: set[Path]
+    ) -> dict[str, Path]:
+        """The layers of class ``k`` as a sheet, and as an animation from the last layer down to the input."""
+        part, files = record.explained[k], dict[str, Path]()
+        if not part.layers:
+            return files
+        shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
+        for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
+            if path := self._place(self._free(source.item, kind, part, taken), source):
+                frames = draw_layers(kind, source, shares, part, record)
+                if kind == "layers":
+                    write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
+                else:
+                    write_gif(path, frames, LAYER_SECONDS, core_json(record, part), TABLE[::4])
+                files[kind] = path
+        return files
+
+    def _write_arrays(self, source: Input, explanation: Explanation, record: Record) -> dict[str, Path]:
+        """The arrays, with the record inside."""
+        path = self._place(self.output.naming.array_path(source.item), source)
+        if path is None:
+            return {}
+        content = {**arrays(explanation), "record": np.array(to_json(record))}
+        write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
+        return {"npz": path}
+
+    def _named(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Files as a record names them: below the output folder, with forward slashes."""
+        return {kind: path.relative_to(self.output.naming.folder).as_posix() for kind, path in files.items()}
+
+    def _free(self, item: Item, kind: str, part: Explained, taken: set[Path]) -> Path:
+        """The path of a file about one class, added to those that are ``taken``."""
+        name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
+        index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
+        path = self.output.naming.path(item, kind, name, index)
+        if path in taken:  # names that differ in nothing that a file's name keeps: Cardigan and cardigan
+            path = self.output.naming.path(item, kind, f"{name} {index}", index)
+        if path in taken:
+            raise MediaError("two classes would get this name; add {index} to --name", item=path)
+        taken.add(path)
+        return path
+
+
+def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:
+    """What the .npz holds.
+
+    Args:
+        explanation: the explanation of a picture.
+
+    Returns:
+        ``contributions`` and ``dynamic_weights`` [K, 6, h, w] (of a hybrid those of its cut, [K, C, h', w']),
+        ``pixels`` [K, h, w], ``logits`` [classes], ``weights`` [K, classes], ``box`` [4] and ``view`` [h, w, 3].
+    """
+    d = explanation.decomposition
+    return {
+        "dynamic_weights": d.dynamic_weights[0].float().cpu().numpy(),
+        "contributions": d.contributions[0].float().cpu().numpy(),
+        "pixels": explanation.maps,
+        "logits": explanation.logits,
+        "weights": d.weights[0].float().cpu().numpy(),
+        "box": np.array(explanation.view.box),
+        "view": explanation.view.rgb,
+    }

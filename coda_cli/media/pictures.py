@@ -1,0 +1,103 @@
+"""Anything that a person has as a picture, in memory or on disk, as one Picture."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from coda_cli.errors import UsageError
+from coda_cli.media.stills import Picture, read_image, to_rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ACCEPTED = "a path, a PIL image, an array [H, W], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]"
+
+
+def as_picture(source: str | Path | Image.Image | NDArray[Any] | Tensor) -> Picture:
+    """Read a picture from wherever it is.
+
+    Args:
+        source: the path of a file; a PIL image; an array, grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4], of uint8,
+            uint16 or floats in [0, 1]; or a tensor of such numbers with its channels first, [H, W], [1, H, W],
+            [3, H, W] or [4, H, W], on any device.
+
+    Returns:
+        The picture as sRGB uint8 [H, W, 3], transparency laid on white. Its hash is that of the file, or of the pixels
+        where there is no file.
+
+    Raises:
+        MediaError: a file cannot be read.
+        UsageError: an object, shape, type or range that is none of the above.
+    """
+    if isinstance(source, str | Path):
+        return read_image(Path(source))
+    if isinstance(source, Image.Image):
+        rgb, notes = to_rgb(source)
+        return _in_memory(rgb, notes)
+    if hasattr(source, "detach"):  # a tensor of torch, which need not be imported to find that out
+        return _of_array(_channels_last(cast("Tensor", source)))
+    if isinstance(source, np.ndarray):
+        return _of_array(source)
+    raise UsageError(f"{type(source).__name__} is not a picture; expected {ACCEPTED}")
+
+
+def _channels_last(tensor: Tensor) -> NDArray[Any]:
+    """A tensor [H, W] or [C, H, W] as an array [H, W] or [H, W, C]."""
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4)):
+        hint = "; explain_many takes batches" if tensor.ndim == 4 else ""
+        raise UsageError(f"a tensor {list(tensor.shape)} is not one picture; expected [3, H, W], channels first{hint}")
+    tensor = tensor.detach().cpu()
+    values: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return values if values.ndim == 2 else np.moveaxis(values, 0, 2)
+
+
+def _of_array(values: NDArray[Any]) -> Picture:
+    """An array of a shape and type that ``as_picture`` names."""
+    shape = list(values.shape)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if not values.size or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)):
+        raise UsageError(f"an array {shape} is not one picture; expected [H, W], [H, W, 3] or [H, W, 4]")
+    pixels = _as_bytes(values)
+    mode = {2: "L", 3: "RGB", 4: "RGBA"}[2 if pixels.ndim == 2 else pixels.shape[2]]
+    rgb, notes = to_rgb(Image.fromarray(np.ascontiguousarray(pixels), mode))
+    return _in_memory(rgb, notes if values.dtype == np.uint8 else ("scaled to 8 bits", *notes))
+
+
+def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 of any shape from uint8, uint16 or floats in [0, 1]."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.uint16:
+        return np.round(values / 257.0).astype(np.uint8)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise UsageError(f"pixels of type {values.dtype}; expected uint8, uint16, or floats in [0, 1]")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # also NaN
+        raise UsageError(
+            f"pixels from {low:g} to {high:g}; floats must lie in [0, 1]: divide by 255, or undo mean and std"
+        )
+    return np.round(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _in_memory(rgb: NDArray[np.uint8], notes: tuple[str, ...]) -> Picture:
+    sha256 = hashlib.sha256(f"{rgb.shape[0]} x {rgb.shape[1]} ".encode() + np.ascontiguousarray(rgb).tobytes())
+    return Picture(rgb, sha256.hexdigest(), rgb.nbytes, notes)
+
+
+def as_image(rgb: NDArray[np.uint8]) -> Image.Image:
+    """A picture as a PIL image.
+
+    Args:
+        rgb: uint8 [H, W, 3], sRGB.
+
+    Returns:
+        The image, which shows itself in a notebook.
+    """
+    return Image.fromarray(rgb)

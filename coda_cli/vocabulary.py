@@ -1,0 +1,28 @@
+"""The words that options accept: each vocabulary is one ``Literal``, for the command line, the library and the records.
+
+Nothing is imported here, so that ``coda --help`` can name the words without waiting for torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# How a picture is shown to a network: its centre as the network was trained on, the whole picture made small, or the
+# whole picture at its own size.
+Fit = Literal["crop", "pad", "native"]
+
+# What a network computes in. With bfloat16 only the large matrix products do; weights and input stay in float32.
+Precision = Literal["float32", "float64", "bfloat16"]
+
+# What an overlay shows: contributions with their sign, or the colours that the weights ask for (B-cos papers).
+Style = Literal["signed", "colour"]
+
+# What happens to a file that is there: leave it if it is from the same picture, network and settings, else fail; fail;
+# leave it; replace it; write beside it under another name.
+IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
+
+# What stands in a frame of an explained clip.
+Layout = Literal["side", "overlay", "heatmap", "panel"]
+
+# Whose predicted class is explained: that of the whole clip, or each frame's own.
+ClassPolicy = Literal["clip", "frame"]
