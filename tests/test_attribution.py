@@ -45,9 +45,9 @@ def bcos(b: float = 2.0, max_out: int = 2) -> BcosNet:
                       temperature=2.0, bias=-1.0).eval()  # fmt: skip
 
 
-def hybrid() -> HybridNet:
-    below = nn.Sequential(nn.Conv2d(6, 5, 3, stride=3), nn.ReLU())
-    above = coda_net(channels=[5, 4, 3], kernels=[3, 1], strides=[1, 1], ranks=[3, 3], norm="SQ", temperature=2.0)
+def hybrid(width: int = 5, stride: int = 3) -> HybridNet:
+    below = nn.Sequential(nn.Conv2d(6, width, stride, stride=stride), nn.ReLU())
+    above = coda_net(channels=[width, 4, 3], kernels=[3, 1], strides=[1, 1], ranks=[3, 3], norm="SQ", temperature=2.0)
     return HybridNet(below, above, "0").eval()
 
 
@@ -172,8 +172,11 @@ def test_the_convergence_delta_is_the_residual(kind: str, channels: int) -> None
 
 
 @pytest.mark.parametrize("channels", [3, 6])
-def test_of_a_hybrid_each_position_of_the_cut_is_spread_over_its_pixels_and_their_channels(channels: int) -> None:
-    net, x = hybrid(), colours(2, 10, 9)
+@pytest.mark.parametrize(("width", "stride"), [(5, 3), (6, 1)])  # the second cut has the shape of the input
+def test_of_a_hybrid_each_position_of_the_cut_is_spread_over_its_pixels_and_their_channels(
+    width: int, stride: int, channels: int
+) -> None:
+    net, x = hybrid(width, stride), colours(2, 10, 9)
     contributions = Attribution(net).attribute(x if channels == 3 else encode(x), [1, 2])
     assert contributions.shape == (2, channels, 10, 9)
     assert bool((contributions == contributions[:, :1]).all())

@@ -31,11 +31,11 @@ InputsT = TypeVar("InputsT", Tensor, tuple[Tensor, ...])
 class EncodingNet(nn.Module):
     """A network that also takes pictures of three channels and encodes them itself.
 
-    Metrics call a network with the inputs that were explained. Those of this library take six channels; this one can be
-    called with three, too.
+    Metrics call a network with the inputs that were explained. The networks of this library take six channels; this
+    module takes three or six.
 
     Args:
-        net: a network, or a module, that takes six channels; the new module is in its mode (training or evaluation).
+        net: a network, or a module that takes six channels; its mode (training or evaluation) is kept.
     """
 
     def __init__(self, net: Net | nn.Module) -> None:
@@ -62,15 +62,18 @@ class EncodingNet(nn.Module):
 class Attribution:
     """Exact contributions with the interface of ``captum.attr.Attribution``.
 
-    Every object is also an instance of that class, so all of captum's tools take it. For each input
-    ``contributions.sum() + constants == logit`` but for rounding; the constants are the bias and, in transformers, the
-    share of the positional embedding. With three channels the contributions of r and 1 - r are added, and so for g and
-    b: the sum over the channels is the pixel's contribution. In a hybrid network the identity holds at its cut: each
-    position of the cut gives equal shares of its contribution to the pixels it stands for and to their channels.
+    Every object is also an instance of that class, so captum's metrics and tools accept it. For each input
+    ``contributions.sum() + constants == logit``, up to rounding. The constants are the bias and, in transformers, the
+    share of the positional embedding.
 
-    Contributions include the input as a factor (``multiplies_by_inputs``). ``captum.metrics.infidelity`` needs to know
-    that: decorate its perturbation with ``infidelity_perturb_func_decorator(attribution.multiplies_by_inputs)``, and
-    give it ``attribution.forward_func``, which takes inputs of three and of six channels.
+    Inputs with three channels are encoded first; the contributions of r and 1 - r are then added, and likewise for g
+    and b. The sum over the channels is the pixel's contribution in any case. In a hybrid network the identity holds at
+    its cut: the contribution of each position of the cut is divided equally among the pixels that the position stands
+    for, and among their channels.
+
+    Metrics call ``forward_func``, which takes three or six channels. For ``captum.metrics.infidelity``, use six
+    channels and decorate the perturbation with ``infidelity_perturb_func_decorator(True)``: contributions include the
+    input as a factor. With three channels they also include 1 - r, and that metric has no meaning.
 
     Args:
         net: a network, or a module that ``decompose`` takes; its inputs have six channels.
@@ -131,14 +134,14 @@ class Attribution:
         *,
         return_convergence_delta: bool = False,
     ) -> Inputs | tuple[Inputs, Tensor]:
-        """Share the logit of one class for each input out over its pixels and channels.
+        """Compute what each channel of each pixel contributes to the logit of one class.
 
         Args:
             inputs: float [B, 3, H, W], sRGB in [0, 1], or [B, 6, H, W], encoded already; or a tuple of one such tensor.
-                Values outside of [0, 1], as perturbations make them, are taken as they are.
-            target: a class index for all inputs; a list or an integer tensor [B] with one for each; or None, the
-                predicted class of each input.
-            additional_forward_args: must be None, since networks take nothing but the inputs; captum has it.
+                Values outside [0, 1], which perturbations produce, are not changed.
+            target: a class index for all inputs; a list or an integer tensor [B] with one index for each input; or
+                None for the predicted class of each input.
+            additional_forward_args: must be None; it is here because captum's methods have it.
             return_convergence_delta: whether to return the residuals, too; see ``compute_convergence_delta``.
 
         Returns:
@@ -146,14 +149,14 @@ class Attribution:
             ``return_convergence_delta`` a pair of these and the residuals, float64 [B] on the CPU.
 
         Raises:
-            ValueError: for inputs or targets that do not fit, or a network that has no exact decomposition.
+            ValueError: if inputs or targets do not fit, or the network has no exact decomposition.
             ExactnessError: if a residual is above its tolerance.
         """
         x = _only_tensor(inputs)
         _refuse_arguments(additional_forward_args)
         contributions, share = _decomposed(self.forward_func.model, x, target)
         result = (contributions,) if isinstance(inputs, tuple) else contributions
-        return (result, _missing(share, contributions)) if return_convergence_delta else result
+        return (result, _missed(share, contributions)) if return_convergence_delta else result
 
     def compute_convergence_delta(
         self,
@@ -163,33 +166,33 @@ class Attribution:
         target: Target = None,
         additional_forward_args: None = None,
     ) -> Tensor:
-        """Compute what the attributions leave of the logit: logit - constants - sum of the attributions.
+        """Compute by how much attributions miss the logit: logit - constants - sum of the attributions.
 
         The sign is that of ``Decomposition.residual`` and of captum's ``LRP``; captum's gradient methods have the
         opposite one.
 
         Args:
             attributions: [B, C, H, W], in logit units, as ``attribute`` returns them.
-            start_point: must be None: a decomposition compares with no other input, and the constants take that place.
+            start_point: must be None: a decomposition has no baseline.
             end_point: the inputs that were explained, as for ``attribute``.
             target: the classes that were explained, as for ``attribute``.
             additional_forward_args: must be None.
 
         Returns:
-            float64 [B] on the CPU, in logit units; rounding only for what ``attribute`` returned.
+            float64 [B] on the CPU, in logit units; only rounding for attributions that ``attribute`` returned.
 
         Raises:
-            ValueError: for a start point, or for shapes or targets that do not fit.
+            ValueError: if there is a start point, or shapes or targets do not fit.
             ExactnessError: if a residual is above its tolerance.
         """
         if start_point is not None:
-            raise ValueError("start_point must be None: a decomposition compares with no other input")
+            raise ValueError("start_point must be None: a decomposition has no baseline")
         _refuse_arguments(additional_forward_args)
         x, given = _only_tensor(end_point), _only_tensor(attributions)
         if given.shape != x.shape:
             raise ValueError(f"expected attributions of the inputs' shape {list(x.shape)}, got {list(given.shape)}")
         _, share = _decomposed(self.forward_func.model, x, target)
-        return _missing(share, given)
+        return _missed(share, given)
 
 
 def quantus_explain(
@@ -200,23 +203,23 @@ def quantus_explain(
     device: torch.device | str | None = None,
     per_channel: bool = False,
 ) -> NDArray[np.floating]:
-    """Explain a batch with exact contributions, as the ``explain_func`` of a metric of Quantus.
+    """Explain a batch with exact contributions; this is an ``explain_func`` for the metrics of Quantus.
 
-    Quantus also calls the model with the inputs. Give it ``EncodingNet(net)`` where these have three channels.
+    Quantus also calls the model with the inputs. If these have three channels, give Quantus ``EncodingNet(net)``.
 
     Args:
         model: a network, an ``EncodingNet``, or a module that ``decompose`` takes.
         inputs: [B, 3, H, W], sRGB in [0, 1], or [B, 6, H, W], encoded already.
-        targets: class indices [B], or one for all inputs.
-        device: where the model computes, as Quantus passes it on; found out from its parameters unless given.
-        per_channel: whether to keep the channels apart, for metrics that change single channels of a pixel.
+        targets: class indices [B], or one index for all inputs.
+        device: where the model computes; Quantus passes it on. The device of the parameters unless given.
+        per_channel: whether to keep the channels apart, for metrics that change one channel at a time.
 
     Returns:
         The contribution of each pixel [B, 1, H, W], or with ``per_channel`` of each of its channels [B, C, H, W];
         signed, in logit units, of the type of the model's parameters.
 
     Raises:
-        ValueError: for inputs or targets that do not fit, or a model that has no exact decomposition.
+        ValueError: if inputs or targets do not fit, or the model has no exact decomposition.
         ExactnessError: if a residual is above its tolerance.
 
     Example:
@@ -232,7 +235,7 @@ def quantus_explain(
 
 
 def _module_of(net: Net | nn.Module) -> nn.Module:
-    """The module itself, without its description and without an encoding before it."""
+    """The module that takes six channels, out of a ``Net`` or an ``EncodingNet``."""
     module = net.model if isinstance(net, Net) else net
     return module.model if isinstance(module, EncodingNet) else module
 
@@ -283,19 +286,19 @@ def _shares(model: nn.Module, x: Tensor, classes: Tensor | None) -> tuple[Tensor
         used = float((d.residual.abs() / d.tolerance).max())
         raise ExactnessError(f"NOT EXACT: a residual is {used:.2g} times its tolerance; no map can be trusted")
     share = (d.logit - d.bias - d.positional)[:, 0]
-    if d.inputs.shape == x.shape:
+    if d.inputs.equal(x):
         return d.contributions[:, 0], share
-    of_channel = spread(d.pixels, x.shape[2:]) / x.shape[1]  # of a hybrid, [B, 1, H, W]
+    of_channel = spread(d.pixels, x.shape[2:]) / x.shape[1]  # [B, 1, H, W], of what a hybrid has at its cut
     return of_channel.repeat(1, x.shape[1], 1, 1), share
 
 
-def _missing(share: Tensor, contributions: Tensor) -> Tensor:
-    """What contributions [B, ...] leave of the pixels' share [B] of the logits."""
+def _missed(share: Tensor, contributions: Tensor) -> Tensor:
+    """By how much contributions [B, ...] miss the pixels' share [B] of the logits."""
     return share - contributions.detach().cpu().double().flatten(1).sum(1)
 
 
 def _encoded(x: Tensor) -> Tensor:
-    """Inputs of three or six channels with six."""
+    """Inputs as six channels; those with three are encoded."""
     if x.ndim != 4 or x.shape[1] not in (3, 6) or x.numel() == 0 or not x.is_floating_point():
         raise ValueError(f"expected a floating tensor [B, 3, H, W] or [B, 6, H, W], got {x.dtype} {list(x.shape)}")
     return encode(x) if x.shape[1] == 3 else x
@@ -317,7 +320,7 @@ def _one_each(target: Target, count: int) -> Tensor | None:
 
 
 def _only_tensor(given: Inputs) -> Tensor:
-    """The tensor itself, or the only one of a tuple: captum's metrics pass tuples."""
+    """The tensor of the inputs, also out of a tuple: captum's metrics pass tuples."""
     if not isinstance(given, tuple):
         return given
     if len(given) != 1:
