@@ -24,7 +24,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "click": ("cli/",),
     "rich": ("cli/",),
-    "captum": ("study/methods.py",),
+    "captum": ("study/methods.py", "study/attribution.py"),
     "isal": ("media/png.py",),
     "imageio": ("video/animations.py",),
     "av": ("video/",),
