@@ -20,7 +20,7 @@ from torch import Tensor
 
 from coda_cli.checkpoints import manifest, proof
 from coda_cli.checkpoints.loading import Net, file_sha256, load, save
-from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Known, Preprocessing, known
+from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, KnownCheckpoint, Preprocessing, known
 from coda_cli.checkpoints.published import PUBLISHED, published_name
 from coda_cli.core.networks import CodaNet, build, encode
 from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, MediaError, UsageError
@@ -223,7 +223,7 @@ def test_a_published_network_that_is_not_here_says_how_to_get_it(
     assert re.search("not on this machine; get it with: coda models pull 9L-S-CoDA-SQ-10", refusal("9L-S-CoDA-SQ-10"))
 
 
-def put_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> Known:
+def put_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> KnownCheckpoint:
     """A published network's file in a cache of its own; ``sha256`` is what an earlier pull recorded."""
     monkeypatch.setenv("CODA_CACHE_DIR", str(tmp_path))
     entry = known()["9L-S-CoDA-SQ-10"]
@@ -276,7 +276,7 @@ BUNDLED = [entry for entry in known().values() if entry.url is None]
 
 
 @pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.checkpoint.name)
-def test_every_bundled_network_is_what_its_entry_says(entry: Known) -> None:
+def test_every_bundled_network_is_what_its_entry_says(entry: KnownCheckpoint) -> None:
     assert entry.sha256 == hashlib.sha256(entry.path.read_bytes()).hexdigest()
     net = load(entry.checkpoint.name)
     assert net.checkpoint == entry.checkpoint

@@ -21,7 +21,7 @@ from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.explanation import compare as comparisons
-from coda_cli.study.by_name import Known
+from coda_cli.study.by_name import KnownMethod
 
 QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
 
@@ -107,7 +107,7 @@ def test_where_no_method_works_it_is_said(coda: Coda, tmp_path: Path, monkeypatc
         raise RuntimeError("no luck")
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": Known(broken)})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": KnownMethod(broken)})
     monkeypatch.setattr("coda_cli.explanation.compare.default_methods", lambda *_: ("gradient",))
     assert (
         "no method works with cifar10: gradient does not work here: no luck" in coda("compare", "a.png", status=1).error
@@ -164,7 +164,7 @@ def test_a_map_of_few_pixels_is_not_drawn_blank(coda: Coda, tmp_path: Path, monk
         return maps
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": Known(one_pixel)})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": KnownMethod(one_pixel)})
     part = coda("compare", "a.png", "--method", "lime", "--json").record["methods"][0]
     assert (part["scale"], part["sum"], part["parameters"]) == (2.0, 2.0, {})
 

@@ -7,11 +7,11 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 
-from coda_cli.checkpoints.manifest import Checkpoint, Known
+from coda_cli.checkpoints.manifest import Checkpoint, KnownCheckpoint
 from coda_cli.errors import UsageError
 
 
-def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known] | None = None) -> int:
+def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, KnownCheckpoint] | None = None) -> int:
     """The index of the class that ``text`` names in a network.
 
     In this order: index or WordNet id, exact name, exact synonym, unique beginning, unique whole words. Upper case,
@@ -81,7 +81,7 @@ def _as_found(i: int, group: list[str], fits: Callable[[str], bool], checkpoint:
     return f"{i} ({name}{other})"
 
 
-def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> str:
+def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, KnownCheckpoint]) -> str:
     message = f"{checkpoint.name!r} has no class {text!r}"
     names = {_folded(name): name for name in checkpoint.classes}
     for name, group in zip(checkpoint.classes, checkpoint.synonyms or (), strict=False):
@@ -101,7 +101,7 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
     return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
 
 
-def _network_that_has(text: str, others: Mapping[str, Known]) -> list[str]:
+def _network_that_has(text: str, others: Mapping[str, KnownCheckpoint]) -> list[str]:
     """A hint at the first network where ``text`` names one class, if there is one."""
     for known in others.values():
         name = known.checkpoint.name

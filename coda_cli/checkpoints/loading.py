@@ -17,7 +17,7 @@ from coda_cli.checkpoints.manifest import (
     METADATA_KEY,
     STANDARD,
     Checkpoint,
-    Known,
+    KnownCheckpoint,
     known,
     names_near,
     parse_checkpoint,
@@ -116,7 +116,7 @@ def file_sha256(path: Path) -> str:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _missing(name: str, entry: Known | None) -> str:
+def _missing(name: str, entry: KnownCheckpoint | None) -> str:
     if entry and entry.url:
         return f"{name!r} is not on this machine; get it with: coda models pull {name}"
     if entry:

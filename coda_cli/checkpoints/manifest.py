@@ -86,7 +86,7 @@ class Checkpoint(BaseModel):
         return self
 
 
-class Known(BaseModel):
+class KnownCheckpoint(BaseModel):
     """A checkpoint coda knows by name: bundled with the program (``url`` None), or published under a link."""
 
     model_config = ConfigDict(frozen=True)
@@ -176,7 +176,7 @@ def weights_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "weights"
 
 
-def known() -> dict[str, Known]:
+def known() -> dict[str, KnownCheckpoint]:
     """All checkpoints with a name: the bundled ones, then the authors' published ones."""
     entries = {entry.checkpoint.name: entry for entry in _bundled()}
     for entry in _published():
@@ -186,7 +186,7 @@ def known() -> dict[str, Known]:
     return entries
 
 
-def find(name: str) -> Known:
+def find(name: str) -> KnownCheckpoint:
     """The checkpoint called ``name``; raises UsageError that suggests the nearest names."""
     entries = known()
     if name in entries:
@@ -209,7 +209,7 @@ def names_near(name: str) -> str:
 
 
 @cache
-def _bundled() -> tuple[Known, ...]:
+def _bundled() -> tuple[KnownCheckpoint, ...]:
     folder = weights_folder()
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -219,7 +219,7 @@ def _bundled() -> tuple[Known, ...]:
     for file, sha256 in index.items():
         path = folder / file
         checkpoint = parse_checkpoint(read_metadata(path).get(METADATA_KEY, ""), str(path))
-        entries.append(Known(checkpoint=checkpoint, path=path, sha256=sha256))
+        entries.append(KnownCheckpoint(checkpoint=checkpoint, path=path, sha256=sha256))
     return tuple(entries)
 
 
@@ -242,7 +242,7 @@ def recorded_hash_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _published() -> list[Known]:
+def _published() -> list[KnownCheckpoint]:
     from coda_cli.checkpoints.published_bcos import BCOS
 
     files = [(name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "") for name, (code, epoch) in _LINKS.items()]
@@ -254,13 +254,13 @@ def _published() -> list[Known]:
     return [_entry(*file) for file in files]
 
 
-def _entry(name: str, url: str, file: str, sha256_prefix: str) -> Known:
+def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoint:
     path = cache_folder() / name / file
     record = recorded_hash_file(path)
     # What is no hash belongs to no file: loading it says so, other networks do not mind.
     recorded = record.read_text(encoding="ascii", errors="replace").strip() if record.exists() else None
     checkpoint = published_checkpoint(name)
-    return Known(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
+    return KnownCheckpoint(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
 
 
 @cache  # commands ask for ``known`` several times

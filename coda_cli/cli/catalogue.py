@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from coda_cli.checkpoints import manifest
-from coda_cli.checkpoints.manifest import Known
+from coda_cli.checkpoints.manifest import KnownCheckpoint
 from coda_cli.errors import CheckpointError, UsageError
 
 
-def described(name: str) -> Known:
+def described(name: str) -> KnownCheckpoint:
     """The entry of a name, or one made up for a file from the description inside it."""
     path = Path(name)
     if name in manifest.known() or not path.is_file():
@@ -21,10 +21,10 @@ def described(name: str) -> Known:
     metadata = manifest.read_metadata(path)
     if manifest.METADATA_KEY not in metadata:
         raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
-    return Known(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
+    return KnownCheckpoint(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
 
 
-def summary(entry: Known) -> dict[str, Any]:
+def summary(entry: KnownCheckpoint) -> dict[str, Any]:
     """One object of ``list --json``."""
     checkpoint = entry.checkpoint
     return {
@@ -41,7 +41,7 @@ def summary(entry: Known) -> dict[str, Any]:
     }
 
 
-def details(entry: Known) -> dict[str, Any]:
+def details(entry: KnownCheckpoint) -> dict[str, Any]:
     """The object of ``show --json``."""
     checkpoint, n = entry.checkpoint, len(entry.checkpoint.classes)
     classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
@@ -61,13 +61,13 @@ def details(entry: Known) -> dict[str, Any]:
     }
 
 
-def _where(entry: Known) -> str:
+def _where(entry: KnownCheckpoint) -> str:
     if entry.url is None and entry.path.parent == manifest.weights_folder():
         return "bundled"
     return "here" if entry.here else "not here"
 
 
-def _parameters(entry: Known) -> int | None:
+def _parameters(entry: KnownCheckpoint) -> int | None:
     """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
     from coda_cli.checkpoints.published_bcos import BCOS
 
@@ -81,7 +81,7 @@ def _parameters(entry: Known) -> int | None:
     return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
 
 
-def _row(entry: Known) -> list[str]:
+def _row(entry: KnownCheckpoint) -> list[str]:
     checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
     crop = checkpoint.preprocessing.crop
     return [
@@ -99,7 +99,7 @@ COLUMNS = ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHER
 LEAST = ("PARAMETERS", "CLASSES", "INPUT", "FAMILY", "ACCURACY")  # left out in this order where a screen is narrow
 
 
-def table(entries: Iterable[Known], width: int | None = None) -> list[str]:
+def table(entries: Iterable[KnownCheckpoint], width: int | None = None) -> list[str]:
     """``list`` for people: lines without colour and frame, so that they can be piped into anything.
 
     Columns that a screen of ``width`` characters has no room for are left out; without a width there is room for all.

@@ -31,7 +31,7 @@ from coda_cli.study.methods import (
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownMethod:
     """A function that takes a network, an encoded picture and classes (see ``study.methods``), and what is known of it.
 
     ``unit`` is of its maps. ``libraries`` must be installed. ``exact``: it needs an exact decomposition, which not
@@ -47,17 +47,17 @@ class Known:
 
 
 CAPTUM = ("captum",)
-METHODS: dict[str, Known] = {
-    "ours": Known(ours, exact=True),
-    "gradient": Known(gradient, "", CAPTUM),  # logits per unit of colour
-    "input-x-gradient": Known(input_x_gradient, "logit", CAPTUM),
-    "integrated-gradients": Known(integrated_gradients, "logit", CAPTUM),
-    "deeplift": Known(deeplift, "logit", CAPTUM),
-    "grad-cam": Known(grad_cam, "", CAPTUM),
-    "guided-backprop": Known(guided_backprop, "", CAPTUM),
-    "occlusion": Known(occlusion, quick=lambda side: f"window={max(4, side // 8)},stride={max(2, side // 16)}"),
-    "lime": Known(lime, "", (*CAPTUM, "scikit-learn", "scikit-image")),
-    "rise": Known(rise, "", quick=lambda _: "masks=1000"),
+METHODS: dict[str, KnownMethod] = {
+    "ours": KnownMethod(ours, exact=True),
+    "gradient": KnownMethod(gradient, "", CAPTUM),  # logits per unit of colour
+    "input-x-gradient": KnownMethod(input_x_gradient, "logit", CAPTUM),
+    "integrated-gradients": KnownMethod(integrated_gradients, "logit", CAPTUM),
+    "deeplift": KnownMethod(deeplift, "logit", CAPTUM),
+    "grad-cam": KnownMethod(grad_cam, "", CAPTUM),
+    "guided-backprop": KnownMethod(guided_backprop, "", CAPTUM),
+    "occlusion": KnownMethod(occlusion, quick=lambda side: f"window={max(4, side // 8)},stride={max(2, side // 16)}"),
+    "lime": KnownMethod(lime, "", (*CAPTUM, "scikit-learn", "scikit-image")),
+    "rise": KnownMethod(rise, "", quick=lambda _: "masks=1000"),
 }
 CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
 RAISED = (RuntimeError, AssertionError, AttributeError, ValueError, MemoryError)  # by captum and torch
