@@ -102,7 +102,8 @@ def localisation(
     """
     from coda_cli.core.networks import classify
     from coda_cli.explanation.record import network_part
-    from coda_cli.schema.measurements import LocalisationRecord, to_json
+    from coda_cli.schema.measurements import LocalisationRecord
+    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
     from coda_cli.study.localisation import SEED, localise
     from coda_cli.study.scores import Scores
@@ -188,7 +189,8 @@ def removal(
     import numpy as np
 
     from coda_cli.explanation.record import network_part
-    from coda_cli.schema.measurements import RemovalRecord, to_json
+    from coda_cli.schema.measurements import RemovalRecord
+    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
     from coda_cli.study.removal import Removal, counts, remove
     from coda_cli.study.scores import Scores

@@ -248,7 +248,8 @@ def _summary(counts: Counter[str], worst: float, seconds: float) -> str:
 
 def _announce(outcome: Outcome, json: bool, many: bool) -> str:
     """Results of one input on stdout, and a line for people on stderr; returns what it counts as."""
-    from coda_cli.schema.pictures import FailedRecord, to_json
+    from coda_cli.schema.parts import to_json
+    from coda_cli.schema.pictures import FailedRecord
 
     if outcome.error:
         console.error(str(outcome.error))

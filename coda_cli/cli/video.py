@@ -178,7 +178,8 @@ def video(
 
 
 def _failure(source: str | int, error: CodaError) -> str:
-    from coda_cli.schema.clips import FailedClip, to_json
+    from coda_cli.schema.clips import FailedClip
+    from coda_cli.schema.parts import to_json
     from coda_cli.video.reading import name_of
 
     return to_json(FailedClip.of(name_of(source), error))
@@ -258,7 +259,8 @@ def _one(
 ) -> ClipRecord:
     """Explain one clip, saying what happens; returns its record."""
     from coda_cli.explanation.clip.run import explain_clip
-    from coda_cli.schema.clips import ClipRecord, to_json
+    from coda_cli.schema.clips import ClipRecord
+    from coda_cli.schema.parts import to_json
     from coda_cli.video.reading import name_of, probe
 
     def interrupted(summary: ClipRecord) -> None:

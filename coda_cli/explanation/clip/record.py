@@ -17,7 +17,7 @@ from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import TOP, class_part, sigmoid, sums, to_source
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
-from coda_cli.schema.pictures import ScoredClass
+from coda_cli.schema.parts import ScoredClass
 from coda_cli.video.reading import Frame
 
 

@@ -31,7 +31,7 @@ from coda_cli.machine.lanes import batch_pool
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
-from coda_cli.schema.pictures import ViewPart
+from coda_cli.schema.parts import ViewPart
 from coda_cli.video.reading import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
 from coda_cli.video.spans import pixel_box
 
