@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from coda_cli.core.networks import classify, encode, probabilities
 from coda_cli.errors import CodaError, MediaError
+from coda_cli.schema.choices import Protocol
 from coda_cli.study.methods import Method, ours
 
 SEED = 42  # of the published protocol
@@ -72,7 +73,7 @@ def chosen_pictures(
     return chosen
 
 
-def grids(chosen: Sequence[int], labels: Tensor, n: int, protocol: str) -> Iterator[list[int]]:
+def grids(chosen: Sequence[int], labels: Tensor, n: int, protocol: Protocol) -> Iterator[list[int]]:
     """The pictures of one grid after the other, n each, of n classes.
 
     "corrected" takes n at a time. "published" does what the original code did: after each grid it went one picture too
@@ -117,7 +118,7 @@ def localise(
     *,
     side: int = 3,
     count: int = 500,
-    protocol: str = "corrected",
+    protocol: Protocol = "corrected",
     threshold: float = THRESHOLD,
     rescale: bool = False,
     smooth: int = 1,

@@ -21,7 +21,7 @@ OTHERS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def refuse(path: Path) -> None:
+def check_path(path: Path) -> None:
     """Raise UsageError for a name that is no figure's, a folder that is not there, or without matplotlib."""
     import importlib.util
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from torch import Tensor, nn
 from coda_cli.core.networks import encode, forward, probabilities
 from coda_cli.errors import CodaError
 from coda_cli.machine import budget
+from coda_cli.schema.choices import Baseline, Direction
 from coda_cli.study.methods import Method
 
-Direction = Literal["least", "most"]
-Baseline = Literal["zero", "mean", "blurred"]
 SHARE, POINTS = 0.25, 128  # of the pixels, and how often on the way: as published
 BLUR = 11  # window of the blurred baseline in pixels
 
