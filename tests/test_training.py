@@ -945,7 +945,7 @@ def test_stopped_by_its_time_budget_the_command_goes_on_to_the_same_file(picture
     coda_train(pictures, "-o", "whole", "-q")
     stopped = coda_train(pictures, "-o", "parts", "--time-budget", "0")
     assert stopped.out == ""
-    assert "time is up after step 1; go on with the same command and --resume" in stopped.err
+    assert "the time budget is spent after step 1; the same command with --resume goes on" in stopped.err
     assert not list(Path("parts").glob("*.safetensors"))
     coda_train(pictures, "-o", "parts", "--resume", "--time-budget", "0")
     assert coda_train(pictures, "-o", "parts", "--resume").lines == [str(Path("parts/data.safetensors"))]
@@ -1029,7 +1029,7 @@ def test_unknown_recipes_configurations_and_precisions_are_refused_before_anythi
     for name in ("a/b", "../b", "/"):
         assert coda_train(pictures, "--name", name, status=ExitCode.USAGE).error.startswith(f"--name {name}: ")
     refused = coda_train(pictures, "--precision", "float8", status=ExitCode.USAGE)
-    assert refused.error == "--precision float8: expected float32 or bfloat16"
+    assert refused.error == "--precision: 'float8' is not one of 'float32', 'bfloat16'; see coda train --help"
     for option in (["--epochs", "0"], ["--lr", "-1"], ["--seed", "-1"], ["--warmup", "2"], ["--size", "7"]):
         coda_train(pictures, *option, status=ExitCode.USAGE)
     assert not Path("coda-train").exists()

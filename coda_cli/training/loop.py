@@ -36,18 +36,34 @@ QUICK_TEST = 2000  # held-out pictures looked at after every epoch; the final ac
 
 @dataclass(frozen=True)
 class Tick:
-    """What a run reports after every step."""
+    """What a run reports after every step.
+
+    Attributes:
+        step: how many steps are done.
+        steps: how many there are in the whole run.
+        loss: of this step.
+        images_per_second: mean rate since the last epoch began.
+        seconds: spent on this run so far, earlier parts of a resumed run included.
+    """
 
     step: int
     steps: int
     loss: float
     images_per_second: float
-    seconds: float  # spent on this run so far, resumed parts included
+    seconds: float
 
 
 @dataclass
 class Result:
-    """How a run ended. ``accuracy`` is of the whole held-out split in [0, 1], None when it was stopped early."""
+    """How a run ended.
+
+    Attributes:
+        model: the network, in eval mode where the run is finished.
+        finished: False where the time budget ended the run early.
+        steps: how many steps are done.
+        seconds: spent on the run, earlier parts included.
+        accuracy: of the whole held-out split, in [0, 1]; None where the run was ended early.
+    """
 
     model: nn.Module
     finished: bool
@@ -68,25 +84,35 @@ def train(
     on_step: Callable[[Tick], None] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Result:
-    """Train a network on ``data`` (training split, held-out split), keeping log and state in ``folder``.
+    """Train a network, and keep the log and the state of the run in a folder.
 
-    ``time_budget`` (seconds of this call) ends the run early with its state saved; ``resume`` goes on from there.
-    ``compiled`` uses torch.compile where a compiler is at hand. Raises TrainingError when gradient or weights are no
-    longer finite or the state in ``folder`` belongs to another recipe or other data.
+    Args:
+        recipe: everything that decides the weights, beside the data.
+        data: training split and held-out split.
+        folder: where log and state are kept; it must exist.
+        device: where to train.
+        resume: go on with the run whose state is in ``folder``.
+        time_budget: seconds after which this call saves the state and returns.
+        compiled: use torch.compile where a compiler is at hand.
+        on_step: is called after every step.
+        on_epoch: is called after every epoch with its number, from 1 on, and the accuracy in [0, 1] on a held-out
+            sample.
+
+    Returns:
+        The network and how the run ended.
+
+    Raises:
+        TrainingError: gradient or weights are no longer finite, the data do not fill one batch, or the state in
+            ``folder`` belongs to another recipe or other data.
+        UsageError: the recipe cannot be trained.
+        MediaError: log or state cannot be written.
     """
     start = time.monotonic()
     recipe.check()
     train_split, test_split = data[0].to(device), data[1].to(device)
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.architecture, recipe.with_classes(len(train_split.classes))).to(device)
-    assert isinstance(model, CodaNet | BcosNet | HybridNet)
-    model.to(memory_format=torch.channels_last)
+    model = _new_model(recipe, len(train_split.classes), device)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
-    per_epoch = len(train_split) // recipe.batch
-    if not per_epoch:
-        raise TrainingError(
-            f"{len(train_split)} training pictures do not fill one batch of {recipe.batch}; choose a smaller --batch"
-        )
+    per_epoch = _steps_per_epoch(recipe, train_split)
     steps, step, before = recipe.epochs * per_epoch, 0, 0.0
     if resume:
         step, before = load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
@@ -100,22 +126,10 @@ def train(
         progress = step / steps
         images, labels = batch_of_step(train_split, recipe, step, per_epoch, recipe.side(progress))
         lr = learning_rate(recipe, step, steps)
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
-        sharpness = model.temperature / recipe.temperature(progress)
         two = two_classes(labels, len(train_split.classes), recipe, step) if recipe.matrix_l1 else None
-        logits, rows = _outputs(model, forward, images, two, recipe.precision)
-        logits = (logits - model.bias) * sharpness + model.bias
-        loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).float())
-        if rows is not None:
-            loss = loss + recipe.matrix_l1 * sharpness * rows.abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        if not torch.isfinite(norm):
+        loss = _loss(model, forward, recipe, progress, images, labels, two)
+        if not _descend(model, optimiser, loss, lr, recipe.clip):
             raise _diverged("gradient is", step, steps, recipe)
-        optimiser.step()
         step += 1
         losses.append(loss.detach())
         now = time.monotonic()
@@ -145,6 +159,58 @@ def train(
     return Result(model, True, step, before + time.monotonic() - start, final)
 
 
+Trainable = CodaNet | BcosNet | HybridNet
+
+
+def _new_model(recipe: Recipe, classes: int, device: torch.device) -> Trainable:
+    """A network with the random weights that the recipe's seed gives."""
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.architecture, recipe.with_classes(classes)).to(device)
+    assert isinstance(model, Trainable)
+    model.to(memory_format=torch.channels_last)
+    return model
+
+
+def _steps_per_epoch(recipe: Recipe, split: Split) -> int:
+    steps = len(split) // recipe.batch
+    if not steps:
+        raise TrainingError(
+            f"{len(split)} training pictures do not fill one batch of {recipe.batch}; choose a smaller --batch"
+        )
+    return steps
+
+
+def _loss(
+    model: Trainable,
+    forward: Callable[[Tensor], Tensor],
+    recipe: Recipe,
+    progress: float,
+    images: Tensor,
+    labels: Tensor,
+    two: Tensor | None,
+) -> Tensor:
+    """The loss of one batch; with ``two`` classes of each picture also the mean |W(x)| of their rows."""
+    # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
+    sharpness = model.temperature / recipe.temperature(progress)
+    logits, rows = _outputs(model, forward, images, two, recipe.precision)
+    logits = (logits - model.bias) * sharpness + model.bias
+    loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).float())
+    return loss if rows is None else loss + recipe.matrix_l1 * sharpness * rows.abs().mean()
+
+
+def _descend(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, clip: float) -> bool:
+    """Change the weights by one step; False, and no change, where the gradient is not finite."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if not torch.isfinite(norm):
+        return False
+    optimiser.step()
+    return True
+
+
 def _outputs(
     model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, two: Tensor | None, precision: str
 ) -> tuple[Tensor, Tensor | None]:
@@ -168,7 +234,23 @@ def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError
 def finish(
     result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path, name: str, *, about: str, licence: str = ""
 ) -> Path:
-    """Write the network of a finished run as a self-describing file; returns its path. ``about`` describes the data."""
+    """Write the network of a finished run as a self-describing file.
+
+    Args:
+        result: of ``train``, finished.
+        recipe: that it was trained by.
+        data: training split and held-out split.
+        path: of the file, with the suffix .safetensors.
+        name: of the network.
+        about: what the file says about the data.
+        licence: under which terms the file may be used.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
     train_split, test_split = data
     assert result.accuracy is not None
     wnids, synonyms = wnids_and_synonyms(train_split.classes)
@@ -195,9 +277,15 @@ def finish(
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs on ``device``: a C++ compiler for CPUs, Triton and one for C for GPUs.
+    """Tell whether torch.compile has what it needs: a C++ compiler for CPUs, a C compiler for GPUs.
 
-    On Linux, where a compiler that is found is one that torch asks for, and with the headers of Python.
+    Only on Linux is a compiler that is found the one that torch asks for. Python's headers are needed as well.
+
+    Args:
+        device: where the compiled network is to run.
+
+    Returns:
+        Whether compiling can be tried.
     """
     if sys.platform != "linux" or not Path(sysconfig.get_path("include"), "Python.h").exists():
         return False
@@ -207,7 +295,16 @@ def can_compile(device: torch.device) -> bool:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Linear warm-up from 0, then half a cosine down to 0 at the last step."""
+    """Compute the learning rate of a step: a linear warm-up from 0, then half a cosine down to 0 at the last step.
+
+    Args:
+        recipe: its peak and the share of steps of the warm-up.
+        step: from 0 on.
+        steps: in the whole run.
+
+    Returns:
+        The rate.
+    """
     warmup = max(1, round(recipe.warmup * steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
@@ -215,7 +312,16 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def accuracy(model: nn.Module, split: Split, *, autocast: bool = False) -> float:
-    """Share of pictures whose highest logit is their label's."""
+    """Measure the share of pictures whose highest logit is their label's.
+
+    Args:
+        model: the network; it is set to eval mode.
+        split: the pictures, on the device of the network.
+        autocast: compute in bfloat16 where that is faster.
+
+    Returns:
+        A share in [0, 1].
+    """
     model.eval()
     with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
         right = classify(model, split.images).argmax(1) == split.labels
