@@ -141,33 +141,33 @@ def _localised(
     rescale: bool,
     smooth: int,
 ) -> Localisation:
-    """Localise in all grids whose scores are not kept yet, with progress on stderr."""
-    from coda_cli.core.networks import classify
-    from coda_cli.study.localisation import localise
+    """Measure all grids whose scores are not kept yet, with progress on stderr."""
+    import numpy as np
 
-    with console.progress("classifying", " pictures") as classified:
-        logits = classify(net.model, split.images, on_step=classified)
+    from coda_cli.core.networks import classify, probabilities
+    from coda_cli.study.localisation import Localisation, choose_grids, score_grids
+
+    with console.progress("classifying", " pictures") as advance:
+        logits = classify(net.model, split.images, on_step=advance).cpu()
+    p = probabilities(net.model, logits.double())
+    wanted = choose_grids(
+        logits, split.labels, side=_side(grid), count=grids, protocol=protocol, threshold=threshold, p=p
+    )
     with console.progress("explaining grids", " grids") as advance:
-
-        def keep_and_show(row: list[float], done: int, total: int) -> None:
-            kept.add(row)
-            advance(done, total)
-
-        return localise(
+        scores = score_grids(
             net.model,
             split.images,
             split.labels,
-            side=_side(grid),
-            count=grids,
-            protocol=protocol,
-            threshold=threshold,
+            wanted,
             rescale=rescale,
             smooth=smooth,
             method=method,
-            logits=logits,
-            before=kept.rows,
-            on_grid=keep_and_show,
+            before=len(kept.rows),
         )
+        for row in scores:
+            kept.add(row)
+            advance(len(kept.rows), len(wanted))
+    return Localisation(np.array(kept.rows[: len(wanted)]))
 
 
 def _side(grid: Grid) -> int:
