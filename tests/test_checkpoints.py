@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from foreign import RANK_4, authors_state, rank_4_state
 from torch import Tensor
 
-from coda_cli.checkpoints import manifest, proof
+from coda_cli.checkpoints import headers, manifest, proof
 from coda_cli.checkpoints.loading import Net, file_sha256, load, save
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, KnownCheckpoint, Preprocessing, known
 from coda_cli.checkpoints.published import PUBLISHED, published_name
@@ -98,7 +98,7 @@ def test_it_is_loaded_in_the_type_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_description_can_be_read_without_the_tensors(tmp_path: Path) -> None:
-    metadata = manifest.read_metadata(small_file(tmp_path / "net.safetensors"))
+    metadata = headers.read_metadata(small_file(tmp_path / "net.safetensors"))
     assert manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], "here") == small_checkpoint()
 
 
@@ -123,7 +123,7 @@ def rewrite(
 ) -> Path:
     """Change the tensors (None drops one) or the description in a file of ours."""
     content = {key: tensors(key, value) for key, value in safetensors.torch.load_file(path).items()}
-    metadata = json.loads(manifest.read_metadata(path)[manifest.METADATA_KEY])
+    metadata = json.loads(headers.read_metadata(path)[manifest.METADATA_KEY])
     if description:
         description(metadata)
     kept = {key: value.contiguous() for key, value in content.items() if value is not None}
@@ -164,7 +164,7 @@ def test_missing_and_additional_tensors_are_named(tmp_path: Path) -> None:
     path = rewrite(small_file(tmp_path / "net.safetensors"), tensors=lambda k, v: None if k == "layers.1.b" else v)
     assert re.search(r"lacks 1 tensors of its architecture, layers\.1\.b among them", refusal(path))
     content = safetensors.torch.load_file(small_file(path)) | {"layers.9.b": torch.zeros(1)}
-    path.write_bytes(safetensors.torch.save(content, manifest.read_metadata(path)))
+    path.write_bytes(safetensors.torch.save(content, headers.read_metadata(path)))
     assert re.search(r"holds 1 tensors its architecture has not, layers\.9\.b among them", refusal(path))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints.headers import count_parameters, read_metadata
 from coda_cli.checkpoints.manifest import KnownCheckpoint
 from coda_cli.errors import CheckpointError, UsageError
 
@@ -18,7 +19,7 @@ def described(name: str) -> KnownCheckpoint:
         return manifest.find(name)
     if path.suffix != ".safetensors":
         raise UsageError(f"{name}: a file of bare weights holds no description; coda models convert {name} adds it")
-    metadata = manifest.read_metadata(path)
+    metadata = read_metadata(path)
     if manifest.METADATA_KEY not in metadata:
         raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
     return KnownCheckpoint(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
@@ -73,7 +74,7 @@ def _parameters(entry: KnownCheckpoint) -> int | None:
 
     a, name = entry.checkpoint.arguments, entry.checkpoint.name
     if entry.path.suffix == ".safetensors" and entry.path.exists():
-        return manifest.count_parameters(entry.path)
+        return count_parameters(entry.path)
     if name in BCOS:
         return BCOS[name].parameters
     groups = a.get("groups") or [1] * len(a["kernels"])

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coda_cli.checkpoints.manifest import Checkpoint, name_of_wnid
+from coda_cli.checkpoints.class_names import name_of_wnid
+from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, read_image
 from coda_cli.media.view import fit

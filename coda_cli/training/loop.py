@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coda_cli.checkpoints.class_names import wnids_and_synonyms
 from coda_cli.checkpoints.loading import save
-from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing, wnids_and_synonyms
+from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build, classify, encode
