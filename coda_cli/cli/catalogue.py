@@ -1,4 +1,4 @@
-"""What ``coda models list`` and ``show`` say of networks, for people and for programs. torch is not imported."""
+"""What ``coda models list`` and ``show`` say of networks, to people and to programs. torch is not imported."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from coda_cli.checkpoints.manifest import KnownCheckpoint
 from coda_cli.errors import CheckpointError, UsageError
 
 
-def described(name: str) -> KnownCheckpoint:
-    """The entry of a name, or one made up for a file from the description inside it."""
+def entry_of(name: str) -> KnownCheckpoint:
+    """Find a network by its name, or make an entry for a file from the description inside it.
+
+    Args:
+        name: of a network, or a path.
+
+    Returns:
+        The entry.
+
+    Raises:
+        UsageError: no network has the name, and it is no file with a description.
+        CheckpointError: the file is damaged, or coda did not write it.
+    """
     path = Path(name)
     if name in manifest.known() or not path.is_file():
         return manifest.find(name)
@@ -26,7 +37,14 @@ def described(name: str) -> KnownCheckpoint:
 
 
 def summary(entry: KnownCheckpoint) -> dict[str, Any]:
-    """One object of ``list --json``."""
+    """Make one object of ``coda models list --json``.
+
+    Args:
+        entry: the network.
+
+    Returns:
+        Its fields.
+    """
     checkpoint = entry.checkpoint
     return {
         "name": checkpoint.name,
@@ -43,7 +61,14 @@ def summary(entry: KnownCheckpoint) -> dict[str, Any]:
 
 
 def details(entry: KnownCheckpoint) -> dict[str, Any]:
-    """The object of ``show --json``."""
+    """Make the object of ``coda models show --json``.
+
+    Args:
+        entry: the network.
+
+    Returns:
+        The fields of ``summary`` and more.
+    """
     checkpoint, n = entry.checkpoint, len(entry.checkpoint.classes)
     classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
     return {
@@ -63,6 +88,7 @@ def details(entry: KnownCheckpoint) -> dict[str, Any]:
 
 
 def _where(entry: KnownCheckpoint) -> str:
+    """Whether the file is bundled, here, or not here."""
     if entry.url is None and entry.path.parent == manifest.weights_folder():
         return "bundled"
     return "here" if entry.here else "not here"
@@ -83,6 +109,7 @@ def _parameters(entry: KnownCheckpoint) -> int | None:
 
 
 def _row(entry: KnownCheckpoint) -> list[str]:
+    """The cells of COLUMNS."""
     checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
     crop = checkpoint.preprocessing.crop
     return [
@@ -101,9 +128,15 @@ LEAST = ("PARAMETERS", "CLASSES", "INPUT", "FAMILY", "ACCURACY")  # left out in 
 
 
 def table(entries: Iterable[KnownCheckpoint], width: int | None = None) -> list[str]:
-    """``list`` for people: lines without colour and frame, so that they can be piped into anything.
+    """Make the table of ``coda models list``: lines without colour and frame, so that they can be piped into anything.
 
-    Columns that a screen of ``width`` characters has no room for are left out; without a width there is room for all.
+    Args:
+        entries: the networks.
+        width: of the screen in characters. Columns that it has no room for are left out, in the order of LEAST. None
+            has room for all.
+
+    Returns:
+        A heading, and a line for each network.
     """
     rows = [dict(zip(COLUMNS, COLUMNS, strict=True))]
     rows += [dict(zip(COLUMNS, _row(entry), strict=True)) for entry in entries]
@@ -117,7 +150,14 @@ def table(entries: Iterable[KnownCheckpoint], width: int | None = None) -> list[
 
 
 def lines(d: dict[str, Any]) -> list[str]:
-    """``show`` for people: the facts of ``details``, a line each."""
+    """Make the lines of ``coda models show``.
+
+    Args:
+        d: what ``details`` gives.
+
+    Returns:
+        A line for each fact, then one for each class.
+    """
     view, accuracy = d["preprocessing"], d["accuracy"]
     measured = "not measured"
     if accuracy:

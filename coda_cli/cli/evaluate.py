@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure explanations on labelled pictures: localisation, removal.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder per class, below test/ or val/ if wanted.")]
+Data = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="A folder with one folder for each class; these may lie in test/ or val/."),
+]
 MethodOption = Annotated[
-    str, typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Whose maps: see coda compare --help.")
+    str,
+    typer.Option(
+        "--method", metavar="NAME[:KEY=N,...]", help="By which method maps are made: see coda compare --help."
+    ),
 ]
 ScoresFile = Annotated[
     Path | None,
-    typer.Option("--scores", metavar="FILE", help="Keep every score; the same command then goes on where it stopped."),
+    typer.Option(
+        "--scores", metavar="FILE", help="Write every score to a file; the same command then goes on where it stopped."
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw the figure of the paper (needs matplotlib).")
@@ -52,13 +60,20 @@ def localisation(
     ] = "corrected",
     threshold: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Probability above which a picture is confident enough."),
+        typer.Option(min=0, max=1, help="Only pictures whose probability lies above it are used."),
     ] = 0.5,
     rescale: Annotated[
         bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
     ] = False,
     smooth: Annotated[
-        int, typer.Option(min=1, max=WIDEST, metavar="N", callback=odd, help="Average maps over an odd window first.")
+        int,
+        typer.Option(
+            min=1,
+            max=WIDEST,
+            metavar="N",
+            callback=odd,
+            help="Average maps over a window of so many pixels first; an odd number.",
+        ),
     ] = 1,
     scores: ScoresFile = None,
     plot: Plot = None,
@@ -181,16 +196,22 @@ def removal(
     model: Model = DEFAULT,
     method: MethodOption = "ours",
     pictures: Annotated[
-        int, typer.Option(min=1, help="How many, evenly over the data set (published: 1024, the first).")
+        int, typer.Option(min=1, help="How many pictures, evenly over the data set (published: the first 1024).")
     ] = 256,
-    first: Annotated[bool, typer.Option("--first", help="The first pictures of the data set instead.")] = False,
+    first: Annotated[bool, typer.Option("--first", help="Take the first pictures of the data set instead.")] = False,
     direction: Annotated[Direction, typer.Option(help="Which pixels are removed first.")] = "least",
     baseline: Annotated[
         Baseline,
-        typer.Option(help="What takes their place: nothing in all six channels (published), or a real colour."),
+        typer.Option(
+            help="What takes their place: 0 in all six channels (published), the mean colour, or a blurred picture."
+        ),
     ] = "zero",
-    points: Annotated[int, typer.Option(min=1, help="How often the network is asked on the way.")] = 128,
-    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of the pixels, removed at the end.")] = 0.25,
+    points: Annotated[
+        int, typer.Option(min=1, help="At how many points on the way the probability is measured.")
+    ] = 128,
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Which share of the pixels is removed at the end.")
+    ] = 0.25,
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,

@@ -13,7 +13,7 @@ Command = Literal["explain", "video", "compare", "evaluate"]  # those that write
 
 
 def schema(
-    command: Annotated[Command, typer.Argument(help="Whose records.")] = "explain",
+    command: Annotated[Command, typer.Argument(help="The command that writes the records.")] = "explain",
 ) -> None:
     """Print the JSON Schema of the records that a command writes.
 

@@ -46,18 +46,17 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run: state, log, network.")
     ] = Path("coda-train"),
-    name: Annotated[str | None, typer.Option(help="The network's name [default: the data folder's].")] = None,
+    name: Annotated[str | None, typer.Option(help="The network's name [default: that of the data folder].")] = None,
     data_note: Annotated[
-        str | None, typer.Option("--data-note", metavar="TEXT", help="What the network's file says about the data.")
+        str | None,
+        typer.Option("--data-note", metavar="TEXT", help="What its file says about the data."),
     ] = None,
     licence: Annotated[
         str, typer.Option("--licence", metavar="TEXT", help="Under which terms the network's file may be used.")
     ] = "",
     arch: Annotated[
         str | None,
-        typer.Option(
-            "--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below for these."
-        ),
+        typer.Option("--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below."),
     ] = None,
     size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is shown.")] = None,
