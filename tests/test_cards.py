@@ -27,8 +27,11 @@ from coda_cli.study.accuracy import performance
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path(__file__).parent / "data"
 PHOTOGRAPHS = Path(os.environ.get("CODA_TEST_DATA", ROOT.parent / "shared" / "data"))
-ARCHIVES = {"imagenette": "imagenette160-val.tar", "cifar10": "cifar10-test.tar.gz",
-            "cifar10-bcos": "cifar10-test.tar.gz"}  # fmt: skip
+ARCHIVES = {
+    "imagenette": "imagenette160-val.tar",
+    "cifar10": "cifar10-test.tar.gz",
+    "cifar10-bcos": "cifar10-test.tar.gz",
+}
 BUNDLED = [entry for entry in known().values() if entry.url is None]
 bundled = pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.checkpoint.name)
 

@@ -26,9 +26,16 @@ from coda_cli.core.networks import CodaNet, build, encode
 from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, MediaError, UsageError
 
 SMALL: dict[str, Any] = {
-    "channels": [6, 4, 3], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 4], "norm": "L2", "temperature": 7.0,
-    "bias": -0.5, "paddings": [1, 0], "groups": [2, 1],
-}  # fmt: skip
+    "channels": [6, 4, 3],
+    "kernels": [3, 1],
+    "strides": [2, 1],
+    "ranks": [2, 4],
+    "norm": "L2",
+    "temperature": 7.0,
+    "bias": -0.5,
+    "paddings": [1, 0],
+    "groups": [2, 1],
+}
 
 
 def small_checkpoint(**changes: Any) -> Checkpoint:

@@ -54,8 +54,18 @@ def test_all_methods_are_the_default(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     record = coda("compare", "a.png", "--json").record
     names = [part["method"].partition(":")[0] for part in record["methods"]]
-    assert names == ["ours", "gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam",
-                     "guided-backprop", "occlusion", "lime", "rise"]  # fmt: skip
+    assert names == [
+        "ours",
+        "gradient",
+        "input-x-gradient",
+        "integrated-gradients",
+        "deeplift",
+        "grad-cam",
+        "guided-backprop",
+        "occlusion",
+        "lime",
+        "rise",
+    ]
 
 
 def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Path) -> None:
@@ -72,8 +82,13 @@ def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Pat
 def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda, tmp_path: Path) -> None:
     torch.manual_seed(0)
     arguments = {"dim": 64, "depth": 1, "patch": 8, "hidden": 32, "classes": 3, "bias": -1.0}
-    checkpoint = Checkpoint(name="small", architecture="bcos_vit", arguments=arguments, classes=("a", "b", "c"),
-                            preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+    checkpoint = Checkpoint(
+        name="small",
+        architecture="bcos_vit",
+        arguments=arguments,
+        classes=("a", "b", "c"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )
     save(build("bcos_vit", arguments), checkpoint, tmp_path / "vit.safetensors")
     photo(tmp_path / "a.png")
     result = coda("compare", "a.png", "-m", "vit.safetensors", "--json")

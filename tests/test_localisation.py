@@ -36,8 +36,14 @@ from coda_cli.study.localisation import (
 )
 
 CLASSES = 10
-ARGUMENTS = {"channels": [6, 4, 10], "kernels": [3, 1], "strides": [2, 1], "ranks": [3, 3], "norm": "SQ",
-             "temperature": 1.0}  # fmt: skip
+ARGUMENTS = {
+    "channels": [6, 4, 10],
+    "kernels": [3, 1],
+    "strides": [2, 1],
+    "ranks": [3, 3],
+    "norm": "SQ",
+    "temperature": 1.0,
+}
 
 
 class Reader(nn.Module):
@@ -215,8 +221,13 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
     names = tuple("abcdefghij")
     torch.manual_seed(1)
     model = build("coda_net", ARGUMENTS)
-    checkpoint = Checkpoint(name="tiny", architecture="coda_net", arguments=ARGUMENTS, classes=names,
-                            preprocessing=Preprocessing(resize=8, crop=8))  # fmt: skip
+    checkpoint = Checkpoint(
+        name="tiny",
+        architecture="coda_net",
+        arguments=ARGUMENTS,
+        classes=names,
+        preprocessing=Preprocessing(resize=8, crop=8),
+    )
     loading.save(model, checkpoint, tmp_path / "tiny.safetensors")
     for split in ("train", "test"):
         for name in names:
@@ -236,8 +247,19 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
 
     monkeypatch.setattr(localisation, "choose_grids", known_choice)
     monkeypatch.setattr(localisation, "score_grids", known_answer)
-    command = ("evaluate", "localisation", "data", "-m", "tiny.safetensors", "--grid", "2x2", "--grids", "3",
-               "--protocol", "published")  # fmt: skip
+    command = (
+        "evaluate",
+        "localisation",
+        "data",
+        "-m",
+        "tiny.safetensors",
+        "--grid",
+        "2x2",
+        "--grids",
+        "3",
+        "--protocol",
+        "published",
+    )
     result = coda(*command)
     assert result.out.startswith("tiny: 1.000 of the positive evidence in the right cell (1.000 to 1.000, 95 %); 2 2x2")
     assert "2 grids instead of 3" in result.err
@@ -289,8 +311,13 @@ def test_numbers_that_the_weights_do_not_hold_tell_measurements_apart(coda: Coda
     torch.save(authors_state(ARGUMENTS), tmp_path / "bare.pkl")
     command = ("evaluate", "removal", scenes, "-m", "bare.pkl", "--pictures", "1", "--points", "1", "--scores", "kept")
     for bias in (-1.0, -2.0):
-        checkpoint = Checkpoint(name="bare", architecture="coda_net", arguments={**ARGUMENTS, "bias": bias},
-                                classes=CIFAR10, preprocessing=Preprocessing(resize=32, crop=32))  # fmt: skip
+        checkpoint = Checkpoint(
+            name="bare",
+            architecture="coda_net",
+            arguments={**ARGUMENTS, "bias": bias},
+            classes=CIFAR10,
+            preprocessing=Preprocessing(resize=32, crop=32),
+        )
         (tmp_path / "bare.pkl.json").write_text(checkpoint.model_dump_json())
         result = coda(*command, status=0 if bias == -1 else 2)
     assert "another measurement" in result.error

@@ -147,11 +147,17 @@ def test_looking_does_not_import_what_takes_long(arguments: list[str]) -> None:
 def test_show_tells_everything(models: Models) -> None:
     out = models("show", "9L-L-CoDA-SQ-100000").out
     for expected in (
-        "not here: ", "coda_net", "47517408", "100000.0", "-2.19", "shorter side to 256, centre 240 x 240",
-        "non-commercial", "https://nextcloud.mpi-klsb.mpg.de/index.php/s/pArrgmncXAAiH5R/download",
+        "not here: ",
+        "coda_net",
+        "47517408",
+        "100000.0",
+        "-2.19",
+        "shorter side to 256, centre 240 x 240",
+        "non-commercial",
+        "https://nextcloud.mpi-klsb.mpg.de/index.php/s/pArrgmncXAAiH5R/download",
         "none published; recorded at the first pull",
         "    2  n01484850  great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias\n",
-    ):  # fmt: skip
+    ):
         assert expected in out
 
 
