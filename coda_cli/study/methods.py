@@ -234,7 +234,11 @@ def _copies(model: nn.Module, x: Tensor) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence captum's warnings of what it does to inputs and modules (here they are copies), and allow gradients."""
+    """Silence captum's warnings of what it does to inputs and modules (here they are copies), and allow gradients.
+
+    Yields:
+        Nothing.
+    """
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         yield

@@ -119,44 +119,34 @@ def train(
         step, before = load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
     log = Log(folder / LOG_FILE, keep_until=step)
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
-
     saved = window_start = time.monotonic()
     losses: list[Tensor] = []
     model.train()
     while step < steps:
         progress = step / steps
-        images, labels = batch_of_step(train_split, recipe, step, per_epoch, recipe.side(progress))
         lr = learning_rate(recipe, step, steps)
-        two = two_classes(labels, len(train_split.classes), recipe, step) if recipe.matrix_l1 else None
-        loss = _loss(model, forward, recipe, progress, images, labels, two)
-        if not _descend(model, optimiser, loss, lr, recipe.clip):
-            raise _diverged("gradient is", step, steps, recipe)
+        losses.append(_take_step(model, forward, optimiser, recipe, train_split, step, steps, per_epoch))
         step += 1
-        losses.append(loss.detach())
         now = time.monotonic()
         rate = recipe.batch * len(losses) / (now - window_start)
         if on_step:
             on_step(Tick(step, steps, float(losses[-1]), rate, before + now - start))
         end_of_epoch, out_of_time = step % per_epoch == 0, now - start > time_budget
         if end_of_epoch:
-            sample = resized(test_split, recipe.side(progress), limit=QUICK_TEST)
-            quick = accuracy(model, sample, autocast=recipe.precision == "bfloat16")
+            quick = _quick_accuracy(model, test_split, recipe, progress)
             mean_loss = float(torch.stack(losses).mean())
             log.write(step, step // per_epoch, before + now - start, lr, mean_loss, quick, rate)
             if on_epoch:
                 on_epoch(step // per_epoch, quick)
-            model.train()
             losses, window_start = [], time.monotonic()
         if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
-            seconds = before + time.monotonic() - start
-            save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, seconds)
+            save_state(
+                folder / STATE_FILE, recipe, train_split, model, optimiser, step, before + time.monotonic() - start
+            )
             saved = time.monotonic()
         if out_of_time and step < steps:
             return Result(model, False, step, before + time.monotonic() - start)
-    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):  # no gradient follows the last step
-        raise _diverged("weights are", step, steps, recipe)
-    model.eval()
-    final = accuracy(model, test_split)
+    final = _final_accuracy(model, test_split, recipe, steps)
     return Result(model, True, step, before + time.monotonic() - start, final)
 
 
@@ -181,6 +171,32 @@ def _steps_per_epoch(recipe: Recipe, split: Split) -> int:
     return steps
 
 
+def _take_step(
+    model: Trainable,
+    forward: Callable[[Tensor], Tensor],
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    split: Split,
+    step: int,
+    steps: int,
+    per_epoch: int,
+) -> Tensor:
+    """Change the weights by one step, and give its loss. Raises TrainingError where the gradient is not finite."""
+    progress = step / steps
+    images, labels = batch_of_step(split, recipe, step, per_epoch, recipe.side(progress))
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(recipe, step, steps)
+    two = two_classes(labels, len(split.classes), recipe, step) if recipe.matrix_l1 else None
+    loss = _loss(model, forward, recipe, progress, images, labels, two)
+    optimiser.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    if not torch.isfinite(norm):
+        raise _diverged("gradient is", step, steps, recipe)
+    optimiser.step()
+    return loss.detach()
+
+
 def _loss(
     model: Trainable,
     forward: Callable[[Tensor], Tensor],
@@ -199,17 +215,19 @@ def _loss(
     return loss if rows is None else loss + recipe.matrix_l1 * sharpness * rows.abs().mean()
 
 
-def _descend(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, clip: float) -> bool:
-    """Change the weights by one step; False, and no change, where the gradient is not finite."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    if not torch.isfinite(norm):
-        return False
-    optimiser.step()
-    return True
+def _quick_accuracy(model: nn.Module, split: Split, recipe: Recipe, progress: float) -> float:
+    """The accuracy on a sample of pictures of the size that is trained at the moment."""
+    sample = resized(split, recipe.side(progress), limit=QUICK_TEST)
+    quick = accuracy(model, sample, autocast=recipe.precision == "bfloat16")
+    model.train()
+    return quick
+
+
+def _final_accuracy(model: nn.Module, split: Split, recipe: Recipe, steps: int) -> float:
+    """The accuracy after the last step. Raises TrainingError where that step gave weights that are not finite."""
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):  # no gradient follows the last step
+        raise _diverged("weights are", steps, steps, recipe)
+    return accuracy(model, split)
 
 
 def _outputs(

@@ -24,27 +24,47 @@ class Recipe:
     geometrically from ``first_temperature`` to that of the arguments: a high one aligns the dynamic weights with their
     input, but a network that starts with it hardly learns.
 
+    Attributes:
+        arguments: of the architecture; the number of classes is set from the data.
+        size: side of the pictures in pixels.
+        architecture: a builder of ``core.networks``.
+        epochs: how often every picture is shown.
+        batch: pictures in a step.
+        learning_rate: its peak; the optimiser is Adam.
+        warmup: share of all steps over which the learning rate rises linearly; then it falls by half a cosine to 0.
+        clip: gradients are scaled down to this global norm.
+        first_temperature: temperature at the beginning; None is that of the arguments throughout.
+        rise: share of all steps over which the temperature rises.
+        stages: [share of all steps, share of ``size``], smaller sizes first.
+        flip: mirror half of the pictures.
+        smallest_crop: random crops show at least this share of a picture's area; 1 is no crops.
+        room: pictures are kept at ``room`` x ``size``, so that a crop of them still has size x size real pixels.
+        jitter: brightness and contrast vary at random by up to this share.
+        matrix_l1: weight in the loss of the mean |W(x)| of two classes; CoDA-Nets only.
+        precision: of the convolutions while training.
+        seed: of the first weights and of all that is drawn at random.
+
     Source:
         CVPR 2021, section 3.3 (temperature) and 3.4 (``matrix_l1``).
     """
 
-    arguments: dict[str, Any]  # of the architecture; the class count is set from the data
-    size: int  # pictures are size x size
+    arguments: dict[str, Any]
+    size: int
     architecture: str = "coda_net"
     epochs: int = 10
     batch: int = 64
-    learning_rate: float = 1e-3  # peak of the schedule; Adam
-    warmup: float = 0.05  # share of all steps over which the learning rate rises linearly; then half a cosine to 0
-    clip: float = 1.0  # gradients are scaled down to this global norm
-    first_temperature: float | None = None  # None: that of the arguments throughout
-    rise: float = 1.0  # share of all steps over which the temperature rises
-    stages: list[list[float]] = field(default_factory=list)  # [share of all steps, share of size], smaller sizes first
-    flip: bool = True  # mirror half of the pictures
-    smallest_crop: float = 1.0  # random crops show at least this share of a picture's area; 1: no crops
-    room: float = 1.0  # pictures are kept at room x size, so that a crop of them still has size x size real pixels
-    jitter: float = 0.0  # brightness and contrast vary at random by up to this share
-    matrix_l1: float = 0.0  # weight of mean |W(x)| of two classes in the loss (CVPR 2021, section 3.4); CoDA-Nets only
-    precision: TrainingPrecision = "bfloat16"  # of the convolutions while training
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    clip: float = 1.0
+    first_temperature: float | None = None
+    rise: float = 1.0
+    stages: list[list[float]] = field(default_factory=list)
+    flip: bool = True
+    smallest_crop: float = 1.0
+    room: float = 1.0
+    jitter: float = 0.0
+    matrix_l1: float = 0.0
+    precision: TrainingPrecision = "bfloat16"
     seed: int = 0
 
     def with_classes(self, count: int) -> dict[str, Any]:
