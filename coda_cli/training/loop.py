@@ -34,6 +34,8 @@ from coda_cli.training.state import LOG_FILE, STATE_FILE, Log, load_state, save_
 STATE_EVERY = 120.0  # seconds between two saved states
 QUICK_TEST = 2000  # held-out pictures looked at after every epoch; the final accuracy is of all
 
+Trainable = CodaNet | BcosNet | HybridNet
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -108,7 +110,7 @@ def train(
         UsageError: the recipe cannot be trained.
         MediaError: log or state cannot be written.
     """
-    start = time.monotonic()
+    begun = time.monotonic()
     recipe.check()
     train_split, test_split = data[0].to(device), data[1].to(device)
     model = _new_model(recipe, len(train_split.classes), device)
@@ -117,6 +119,7 @@ def train(
     steps, step, before = recipe.epochs * per_epoch, 0, 0.0
     if resume:
         step, before = load_state(folder / STATE_FILE, recipe, train_split, model, optimiser)
+    start = begun - before  # so that earlier parts of a resumed run count
     log = Log(folder / LOG_FILE, keep_until=step)
     forward = torch.compile(model, dynamic=False) if compiled and can_compile(device) else model
     saved = window_start = time.monotonic()
@@ -130,27 +133,21 @@ def train(
         now = time.monotonic()
         rate = recipe.batch * len(losses) / (now - window_start)
         if on_step:
-            on_step(Tick(step, steps, float(losses[-1]), rate, before + now - start))
-        end_of_epoch, out_of_time = step % per_epoch == 0, now - start > time_budget
+            on_step(Tick(step, steps, float(losses[-1]), rate, now - start))
+        end_of_epoch, out_of_time = step % per_epoch == 0, now - begun > time_budget
         if end_of_epoch:
             quick = _quick_accuracy(model, test_split, recipe, progress)
-            mean_loss = float(torch.stack(losses).mean())
-            log.write(step, step // per_epoch, before + now - start, lr, mean_loss, quick, rate)
+            log.write(step, step // per_epoch, now - start, lr, float(torch.stack(losses).mean()), quick, rate)
             if on_epoch:
                 on_epoch(step // per_epoch, quick)
             losses, window_start = [], time.monotonic()
         if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
-            save_state(
-                folder / STATE_FILE, recipe, train_split, model, optimiser, step, before + time.monotonic() - start
-            )
+            save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, time.monotonic() - start)
             saved = time.monotonic()
         if out_of_time and step < steps:
-            return Result(model, False, step, before + time.monotonic() - start)
+            return Result(model, False, step, time.monotonic() - start)
     final = _final_accuracy(model, test_split, recipe, steps)
-    return Result(model, True, step, before + time.monotonic() - start, final)
-
-
-Trainable = CodaNet | BcosNet | HybridNet
+    return Result(model, True, step, time.monotonic() - start, final)
 
 
 def _new_model(recipe: Recipe, classes: int, device: torch.device) -> Trainable:
