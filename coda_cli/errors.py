@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # wrong usage or configuration; nothing was started
     CHECKPOINT = 3  # a checkpoint cannot be loaded or does not match its checksum
     INEXACT = 4  # a residual is above its tolerance
-    NETWORK = 5  # a download failed
+    DOWNLOAD = 5  # a download failed
     INTERRUPTED = 130  # SIGINT
     TERMINATED = 143  # SIGTERM
 
@@ -79,10 +79,10 @@ class ExactnessError(CodaError):
     exit_code = ExitCode.INEXACT
 
 
-class NetworkError(CodaError):
+class DownloadError(CodaError):
     """A download failed or is not allowed."""
 
-    exit_code = ExitCode.NETWORK
+    exit_code = ExitCode.DOWNLOAD
 
 
 class TrainingError(CodaError):

@@ -125,14 +125,14 @@ def _threads() -> set[str]:
 
 def _run_main() -> int:
     # The program's voice and its signal handler belong to a process, and this process runs it many times.
-    console.verbosity, console._rich, console._told = 0, None, False
+    console.verbosity, console._rich, console._said_interrupted = 0, None, False
     handler = signal.getsignal(signal.SIGTERM)
     try:
         cli_app.main()
     except SystemExit as end:
         return int(end.code or 0)
     finally:
-        console.verbosity, console._rich, console._told = 0, None, False
+        console.verbosity, console._rich, console._said_interrupted = 0, None, False
         signal.signal(signal.SIGTERM, handler)
 
 

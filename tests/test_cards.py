@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from coda_cli.checkpoints.loading import load
-from coda_cli.checkpoints.manifest import Known, known
+from coda_cli.checkpoints.manifest import KnownCheckpoint, known
 from coda_cli.core.networks import classify
 from coda_cli.media.view import fit
 from coda_cli.study.accuracy import performance
@@ -27,8 +27,11 @@ from coda_cli.study.accuracy import performance
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path(__file__).parent / "data"
 PHOTOGRAPHS = Path(os.environ.get("CODA_TEST_DATA", ROOT.parent / "shared" / "data"))
-ARCHIVES = {"imagenette": "imagenette160-val.tar", "cifar10": "cifar10-test.tar.gz",
-            "cifar10-bcos": "cifar10-test.tar.gz"}  # fmt: skip
+ARCHIVES = {
+    "imagenette": "imagenette160-val.tar",
+    "cifar10": "cifar10-test.tar.gz",
+    "cifar10-bcos": "cifar10-test.tar.gz",
+}
 BUNDLED = [entry for entry in known().values() if entry.url is None]
 bundled = pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.checkpoint.name)
 
@@ -43,7 +46,7 @@ def card(name: str) -> str:
 
 
 @bundled
-def test_the_stated_accuracy_is_that_of_the_kept_logits(entry: Known) -> None:
+def test_the_stated_accuracy_is_that_of_the_kept_logits(entry: KnownCheckpoint) -> None:
     stated = entry.checkpoint.accuracy
     assert stated is not None
     found = performance(*kept(entry.checkpoint.name))
@@ -53,7 +56,7 @@ def test_the_stated_accuracy_is_that_of_the_kept_logits(entry: Known) -> None:
 
 
 @bundled
-def test_the_card_states_what_was_measured(entry: Known) -> None:
+def test_the_card_states_what_was_measured(entry: KnownCheckpoint) -> None:
     text, found = card(entry.checkpoint.name), performance(*kept(entry.checkpoint.name))
     assert f"{found.value:.2%}".replace("%", " %") in text
     assert f"{found.calibration_error:.1%}".replace("%", " %") in text
@@ -65,7 +68,7 @@ def test_the_card_states_what_was_measured(entry: Known) -> None:
 
 
 @bundled
-def test_the_card_states_the_localisation_that_was_measured(entry: Known) -> None:
+def test_the_card_states_the_localisation_that_was_measured(entry: KnownCheckpoint) -> None:
     files = sorted(KEPT.glob(f"{entry.checkpoint.name}.?x?.json"))
     assert files
     for file in files:
@@ -78,7 +81,7 @@ def test_the_card_states_the_localisation_that_was_measured(entry: Known) -> Non
 
 
 @bundled
-def test_the_kept_logits_are_those_of_the_network(entry: Known) -> None:
+def test_the_kept_logits_are_those_of_the_network(entry: KnownCheckpoint) -> None:
     """For forty photographs of the held-out split, where the archive is at hand."""
     name, checkpoint = entry.checkpoint.name, entry.checkpoint
     archive = PHOTOGRAPHS / ARCHIVES[name]

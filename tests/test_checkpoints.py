@@ -18,17 +18,24 @@ import torch.nn.functional as F
 from foreign import RANK_4, authors_state, rank_4_state
 from torch import Tensor
 
-from coda_cli.checkpoints import manifest, proof
+from coda_cli.checkpoints import headers, manifest, proof
 from coda_cli.checkpoints.loading import Net, file_sha256, load, save
-from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Known, Preprocessing, known
+from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, KnownCheckpoint, Preprocessing, known
 from coda_cli.checkpoints.published import PUBLISHED, published_name
 from coda_cli.core.networks import CodaNet, build, encode
 from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, MediaError, UsageError
 
 SMALL: dict[str, Any] = {
-    "channels": [6, 4, 3], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 4], "norm": "L2", "temperature": 7.0,
-    "bias": -0.5, "paddings": [1, 0], "groups": [2, 1],
-}  # fmt: skip
+    "channels": [6, 4, 3],
+    "kernels": [3, 1],
+    "strides": [2, 1],
+    "ranks": [2, 4],
+    "norm": "L2",
+    "temperature": 7.0,
+    "bias": -0.5,
+    "paddings": [1, 0],
+    "groups": [2, 1],
+}
 
 
 def small_checkpoint(**changes: Any) -> Checkpoint:
@@ -98,7 +105,7 @@ def test_it_is_loaded_in_the_type_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_description_can_be_read_without_the_tensors(tmp_path: Path) -> None:
-    metadata = manifest.read_metadata(small_file(tmp_path / "net.safetensors"))
+    metadata = headers.read_metadata(small_file(tmp_path / "net.safetensors"))
     assert manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], "here") == small_checkpoint()
 
 
@@ -123,7 +130,7 @@ def rewrite(
 ) -> Path:
     """Change the tensors (None drops one) or the description in a file of ours."""
     content = {key: tensors(key, value) for key, value in safetensors.torch.load_file(path).items()}
-    metadata = json.loads(manifest.read_metadata(path)[manifest.METADATA_KEY])
+    metadata = json.loads(headers.read_metadata(path)[manifest.METADATA_KEY])
     if description:
         description(metadata)
     kept = {key: value.contiguous() for key, value in content.items() if value is not None}
@@ -164,7 +171,7 @@ def test_missing_and_additional_tensors_are_named(tmp_path: Path) -> None:
     path = rewrite(small_file(tmp_path / "net.safetensors"), tensors=lambda k, v: None if k == "layers.1.b" else v)
     assert re.search(r"lacks 1 tensors of its architecture, layers\.1\.b among them", refusal(path))
     content = safetensors.torch.load_file(small_file(path)) | {"layers.9.b": torch.zeros(1)}
-    path.write_bytes(safetensors.torch.save(content, manifest.read_metadata(path)))
+    path.write_bytes(safetensors.torch.save(content, headers.read_metadata(path)))
     assert re.search(r"holds 1 tensors its architecture has not, layers\.9\.b among them", refusal(path))
 
 
@@ -223,7 +230,7 @@ def test_a_published_network_that_is_not_here_says_how_to_get_it(
     assert re.search("not on this machine; get it with: coda models pull 9L-S-CoDA-SQ-10", refusal("9L-S-CoDA-SQ-10"))
 
 
-def put_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> Known:
+def put_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> KnownCheckpoint:
     """A published network's file in a cache of its own; ``sha256`` is what an earlier pull recorded."""
     monkeypatch.setenv("CODA_CACHE_DIR", str(tmp_path))
     entry = known()["9L-S-CoDA-SQ-10"]
@@ -276,7 +283,7 @@ BUNDLED = [entry for entry in known().values() if entry.url is None]
 
 
 @pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.checkpoint.name)
-def test_every_bundled_network_is_what_its_entry_says(entry: Known) -> None:
+def test_every_bundled_network_is_what_its_entry_says(entry: KnownCheckpoint) -> None:
     assert entry.sha256 == hashlib.sha256(entry.path.read_bytes()).hexdigest()
     net = load(entry.checkpoint.name)
     assert net.checkpoint == entry.checkpoint

@@ -21,7 +21,7 @@ from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.explanation import compare as comparisons
-from coda_cli.study.by_name import Known
+from coda_cli.study.by_name import KnownMethod
 
 QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
 
@@ -54,8 +54,18 @@ def test_all_methods_are_the_default(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     record = coda("compare", "a.png", "--json").record
     names = [part["method"].partition(":")[0] for part in record["methods"]]
-    assert names == ["ours", "gradient", "input-x-gradient", "integrated-gradients", "deeplift", "grad-cam",
-                     "guided-backprop", "occlusion", "lime", "rise"]  # fmt: skip
+    assert names == [
+        "ours",
+        "gradient",
+        "input-x-gradient",
+        "integrated-gradients",
+        "deeplift",
+        "grad-cam",
+        "guided-backprop",
+        "occlusion",
+        "lime",
+        "rise",
+    ]
 
 
 def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Path) -> None:
@@ -72,8 +82,13 @@ def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Pat
 def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda, tmp_path: Path) -> None:
     torch.manual_seed(0)
     arguments = {"dim": 64, "depth": 1, "patch": 8, "hidden": 32, "classes": 3, "bias": -1.0}
-    checkpoint = Checkpoint(name="small", architecture="bcos_vit", arguments=arguments, classes=("a", "b", "c"),
-                            preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+    checkpoint = Checkpoint(
+        name="small",
+        architecture="bcos_vit",
+        arguments=arguments,
+        classes=("a", "b", "c"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )
     save(build("bcos_vit", arguments), checkpoint, tmp_path / "vit.safetensors")
     photo(tmp_path / "a.png")
     result = coda("compare", "a.png", "-m", "vit.safetensors", "--json")
@@ -107,7 +122,7 @@ def test_where_no_method_works_it_is_said(coda: Coda, tmp_path: Path, monkeypatc
         raise RuntimeError("no luck")
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": Known(broken)})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"gradient": KnownMethod(broken)})
     monkeypatch.setattr("coda_cli.explanation.compare.default_methods", lambda *_: ("gradient",))
     assert (
         "no method works with cifar10: gradient does not work here: no luck" in coda("compare", "a.png", status=1).error
@@ -164,7 +179,7 @@ def test_a_map_of_few_pixels_is_not_drawn_blank(coda: Coda, tmp_path: Path, monk
         return maps
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": Known(one_pixel)})
+    monkeypatch.setattr("coda_cli.study.by_name.METHODS", {"lime": KnownMethod(one_pixel)})
     part = coda("compare", "a.png", "--method", "lime", "--json").record["methods"][0]
     assert (part["scale"], part["sum"], part["parameters"]) == (2.0, 2.0, {})
 

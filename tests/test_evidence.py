@@ -69,7 +69,11 @@ def test_evidence_against_moves_nothing_that_is_for() -> None:
     alone, beside = zeros(9, 9, r2c3=4.0, r6c7=1.0), zeros(9, 9, r2c3=4.0, r6c7=1.0, r8c0=-100.0)
     one, other = measure(alone), measure(beside)
     assert (one.positive, one.centroid, one.half_share, one.regions) == (
-        other.positive, other.centroid, other.half_share, other.regions)  # fmt: skip
+        other.positive,
+        other.centroid,
+        other.half_share,
+        other.regions,
+    )
     assert (one.negative, other.negative) == (0, -100)
 
 

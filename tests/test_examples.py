@@ -101,9 +101,17 @@ def test_the_readme_names_only_options_and_commands_that_exist() -> None:
     text = (ROOT / "README.md").read_text() + (EXAMPLES / "README.md").read_text()
     assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
     helps = {}
-    commands = (("explain",), ("video",), ("train",), ("evaluate", "localisation"), ("evaluate", "removal"),
-                ("compare",), ("models", "convert"),
-                ("models", "pull"), ("models", "verify"))  # fmt: skip
+    commands = (
+        ("explain",),
+        ("video",),
+        ("train",),
+        ("evaluate", "localisation"),
+        ("evaluate", "removal"),
+        ("compare",),
+        ("models", "convert"),
+        ("models", "pull"),
+        ("models", "verify"),
+    )
     for command in commands:
         run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)
         helps[command] = run.stdout
@@ -248,7 +256,11 @@ def test_the_table_of_temperatures_goes_on_where_it_stopped(scenes: Path, tmp_pa
     networks = sorted(tmp_path.glob("*/network.safetensors"))
     checkpoints = [coda_cli.load(str(path)).checkpoint for path in networks]
     assert [(c.arguments["temperature"], c.training["recipe"]["matrix_l1"]) for c in checkpoints] == [
-        (10.0, 0.0), (10.0, 0.5), (100.0, 0.0), (100.0, 0.5)]  # fmt: skip
+        (10.0, 0.0),
+        (10.0, 0.5),
+        (100.0, 0.0),
+        (100.0, 0.5),
+    ]
     networks[0].unlink()  # this one is made again, from its last state; the other is taken as it is
     kept = networks[1].stat().st_mtime_ns
     assert table("temperature.py", *wanted)[0] == [heads, *rows]

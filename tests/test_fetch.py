@@ -18,7 +18,7 @@ from local_server import FileServer
 from coda_cli.checkpoints import fetch, manifest
 from coda_cli.checkpoints.fetch import pull
 from coda_cli.checkpoints.loading import load
-from coda_cli.errors import CheckpointError, ExitCode, MediaError, NetworkError, UsageError
+from coda_cli.errors import CheckpointError, DownloadError, ExitCode, MediaError, UsageError
 
 NAME = "9L-S-CoDA-SQ-10"
 ADDRESS = f"/{NAME}/model_epoch_200.pkl"
@@ -54,7 +54,7 @@ def part_of(target: Path) -> Path:
 def cut(server: FileServer, after: int) -> None:
     """One pull that breaks off after some bytes."""
     server.cut_after = after
-    with pytest.raises(NetworkError, match=f"broke|{after} of"):
+    with pytest.raises(DownloadError, match=f"broke|{after} of"):
         pull(NAME)
     server.cut_after = None
 
@@ -209,7 +209,7 @@ def test_it_can_be_cut_again_and_again(server: FileServer, target: Path) -> None
     expect(target, CONTENT)
     for _ in range(3):
         server.cut_after = 30_000
-        with pytest.raises(NetworkError):
+        with pytest.raises(DownloadError):
             pull(NAME)
     server.cut_after = None
     pull(NAME)
@@ -302,14 +302,14 @@ def refused(error: type[Exception], target: Path, *, kept: bytes | None = None, 
 
 def test_a_truncated_answer_is_a_network_error(server: FileServer, target: Path) -> None:
     server.announced = len(CONTENT) + 1
-    assert re.search("pull again, it goes on where this one stopped", refused(NetworkError, target))
+    assert re.search("pull again, it goes on where this one stopped", refused(DownloadError, target))
 
 
 def test_a_server_that_sends_less_of_the_rest_than_there_is_is_noticed(server: FileServer, target: Path) -> None:
     expect(target, CONTENT)
     cut(server, 40_000)
     server.announced = server.cut_after = 10  # a whole answer by its own length
-    assert re.search(f"ended after 40010 of {len(CONTENT)} bytes", refused(NetworkError, target))
+    assert re.search(f"ended after 40010 of {len(CONTENT)} bytes", refused(DownloadError, target))
     server.announced = server.cut_after = None
     pull(NAME)
     assert target.read_bytes() == CONTENT
@@ -347,14 +347,14 @@ def test_a_first_pull_that_brings_another_network_is_refused(server: FileServer,
 def test_an_http_error_is_named(server: FileServer, target: Path, status: int) -> None:
     del server.files[ADDRESS]
     server.status[ADDRESS] = status
-    assert re.search(f"HTTP {status} .*CODA_MIRROR", refused(NetworkError, target))
+    assert re.search(f"HTTP {status} .*CODA_MIRROR", refused(DownloadError, target))
 
 
 def test_a_part_survives_an_http_error(server: FileServer, target: Path) -> None:
     expect(target, CONTENT)
     cut(server, 40_000)
     content = server.files.pop(ADDRESS)
-    assert re.search("HTTP 404", refused(NetworkError, target))
+    assert re.search("HTTP 404", refused(DownloadError, target))
     server.files[ADDRESS] = content
     pull(NAME)
     assert server.asked[-1] == (ADDRESS, "bytes=40000-")
@@ -366,7 +366,7 @@ def test_a_server_that_falls_silent_ends_in_an_error(
     monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
     expect(target, CONTENT)
     server.stall_after = 5000
-    assert re.search(r"no answer for 0\.2 s", refused(NetworkError, target))
+    assert re.search(r"no answer for 0\.2 s", refused(DownloadError, target))
     assert part_of(target).read_bytes() == CONTENT[:5000]
 
 
@@ -375,7 +375,7 @@ def test_a_server_that_never_answers_ends_in_an_error(
 ) -> None:
     monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
     server.wait = 1
-    assert re.search(r"no answer for 0\.2 s", refused(NetworkError, target))
+    assert re.search(r"no answer for 0\.2 s", refused(DownloadError, target))
 
 
 def test_a_server_that_trickles_ends_in_an_error(
@@ -384,7 +384,7 @@ def test_a_server_that_trickles_ends_in_an_error(
     monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
     server.files[ADDRESS] = bytes(150)
     server.trickle = 0.02  # far under the timeout between two pieces, and 50 bytes per second
-    assert re.search(r"stalled, \d+ bytes in", refused(NetworkError, target))
+    assert re.search(r"stalled, \d+ bytes in", refused(DownloadError, target))
 
 
 def test_a_refused_connection_says_so_and_what_to_do(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,20 +392,20 @@ def test_a_refused_connection_says_so_and_what_to_do(target: Path, monkeypatch: 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("CODA_MIRROR", f"http://127.0.0.1:{port}")
-    message = refused(NetworkError, target)
+    message = refused(DownloadError, target)
     assert re.search("Connection refused", message)
     assert f"copy the file from another machine to {target}" in message
 
 
 def test_endless_redirects_end(server: FileServer, target: Path) -> None:
     server.redirects[ADDRESS] = ADDRESS
-    assert re.search("redirects", refused(NetworkError, target))
+    assert re.search("redirects", refused(DownloadError, target))
 
 
 def test_offline_never_asks(server: FileServer, target: Path) -> None:
-    with pytest.raises(NetworkError, match="without the network") as caught:
+    with pytest.raises(DownloadError, match="without the network") as caught:
         pull(NAME, offline=True)
-    assert caught.value.exit_code == ExitCode.NETWORK
+    assert caught.value.exit_code == ExitCode.DOWNLOAD
     assert str(target) in str(caught.value)
     assert not server.asked
 
@@ -414,7 +414,7 @@ def test_a_password_in_the_mirrors_address_is_not_shown(
     server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODA_MIRROR", server.url.replace("//", "//me:hunter2@") + "/missing")
-    message = refused(NetworkError, target)
+    message = refused(DownloadError, target)
     assert re.search("HTTP 404", message)
     assert "hunter2" not in message
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coda_cli.checkpoints.labels import resolve_class
-from coda_cli.checkpoints.manifest import Checkpoint, Known, Preprocessing, published_checkpoint
+from coda_cli.checkpoints.manifest import Checkpoint, KnownCheckpoint, Preprocessing, published_checkpoint
 from coda_cli.errors import ExitCode, UsageError
 
 CIFAR10 = published_checkpoint("9L-S-CoDA-SQ-1000")
@@ -25,7 +25,7 @@ def checkpoint(*classes: str, synonyms: tuple[tuple[str, ...], ...] | None = Non
     )
 
 
-def refusal(text: str, network: Checkpoint, others: dict[str, Known] | None = None) -> str:
+def refusal(text: str, network: Checkpoint, others: dict[str, KnownCheckpoint] | None = None) -> str:
     with pytest.raises(UsageError) as caught:
         resolve_class(text, network, others)
     message = str(caught.value)
@@ -219,14 +219,14 @@ def test_a_wordnet_id_means_nothing_to_a_network_without_them() -> None:
 # ---- other networks --------------------------------------------------------------------------------------------------
 
 
-def others(tmp_path: Path, *, here: bool) -> dict[str, Known]:
+def others(tmp_path: Path, *, here: bool) -> dict[str, KnownCheckpoint]:
     path = tmp_path / "file"
     if here:
         path.touch()
     return {
-        CIFAR10.name: Known(checkpoint=CIFAR10, path=path),
-        "ambiguous": Known(checkpoint=checkpoint("peacock a", "peacock b", name="ambiguous"), path=path),
-        IMAGENET.name: Known(checkpoint=IMAGENET, path=path),
+        CIFAR10.name: KnownCheckpoint(checkpoint=CIFAR10, path=path),
+        "ambiguous": KnownCheckpoint(checkpoint=checkpoint("peacock a", "peacock b", name="ambiguous"), path=path),
+        IMAGENET.name: KnownCheckpoint(checkpoint=IMAGENET, path=path),
     }
 
 

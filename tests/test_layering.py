@@ -36,7 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "skimage": ("study/methods.py",),
     "matplotlib": ("study/plots.py",),
 }
-UNPICKLERS = ("checkpoints/foreign.py", "training/state.py")
+UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}
 PRINTERS = ("cli/",)
 
@@ -170,7 +170,7 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("video/decoding.py", "def read():\n    import av\n    import coda_cli.media.stills"),
         ("video/animations.py", "def read():\n    import imageio.v3 as iio"),
         ("render/overlay.py", "import cv2\nimport numpy"),
-        ("checkpoints/foreign.py", "import pickle\nimport torch\nfrom coda_cli.media.stills import w\ntorch.load('x')"),
+        ("checkpoints/unpickling.py", "import pickle\nimport torch\nimport coda_cli.media.stills\ntorch.load('x')"),
         ("checkpoints/fetch.py", "import pooch\nfrom coda_cli.checkpoints.published import PUBLISHED"),
         ("study/methods.py", "def ig():\n    from captum.attr import IntegratedGradients"),
         ("training/state.py", "import torch\nimport coda_cli.checkpoints.loading\ntorch.load('x', weights_only=True)"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jsonschema
@@ -22,11 +23,27 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build, classify, encode
 from coda_cli.errors import ExactnessError, MediaError
 from coda_cli.study import localisation, plots
-from coda_cli.study.localisation import Localisation, chosen_pictures, grid_picture, grid_scores, grids, localise, ours
+from coda_cli.study.localisation import (
+    Localisation,
+    choose_grids,
+    chosen_pictures,
+    grid_picture,
+    grid_scores,
+    grids,
+    localise,
+    ours,
+    score_grids,
+)
 
 CLASSES = 10
-ARGUMENTS = {"channels": [6, 4, 10], "kernels": [3, 1], "strides": [2, 1], "ranks": [3, 3], "norm": "SQ",
-             "temperature": 1.0}  # fmt: skip
+ARGUMENTS = {
+    "channels": [6, 4, 10],
+    "kernels": [3, 1],
+    "strides": [2, 1],
+    "ranks": [3, 3],
+    "norm": "SQ",
+    "temperature": 1.0,
+}
 
 
 class Reader(nn.Module):
@@ -147,15 +164,16 @@ def test_logits_order_pictures_whose_probabilities_round_to_one() -> None:
         assert next(i for i in chosen_pictures(logits, labels, 2, p=p) if i < 3) == 1
 
 
-def test_logits_that_are_known_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_is_the_choice_of_grids_and_their_scores_and_goes_on_anywhere() -> None:
     images, labels = pictures(100)
-    found = localise(Reader(), images, labels, side=2, count=2, method=everywhere)
+    found = localise(Reader(), images, labels, side=2, count=3, method=everywhere)
     steps: list[tuple[int, int]] = []
     logits = classify(Reader(), images, 30, lambda done, total: steps.append((done, total)))
     assert steps == [(30, 100), (60, 100), (90, 100), (100, 100)]
-    monkeypatch.setattr(localisation, "classify", lambda *_: pytest.fail("again"))
-    again = localise(Reader(), images, labels, side=2, count=2, method=everywhere, logits=logits)
-    np.testing.assert_array_equal(again.scores, found.scores)
+    wanted = choose_grids(logits, labels, side=2, count=3)
+    for before in (0, 1, 3):
+        scores = list(score_grids(Reader(), images, labels, wanted, method=everywhere, before=before))
+        np.testing.assert_array_equal(scores, found.scores[before:].tolist())
 
 
 def test_the_corrected_protocol_takes_n_at_a_time_and_the_published_one_loses_its_step() -> None:
@@ -203,25 +221,45 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
     names = tuple("abcdefghij")
     torch.manual_seed(1)
     model = build("coda_net", ARGUMENTS)
-    checkpoint = Checkpoint(name="tiny", architecture="coda_net", arguments=ARGUMENTS, classes=names,
-                            preprocessing=Preprocessing(resize=8, crop=8))  # fmt: skip
+    checkpoint = Checkpoint(
+        name="tiny",
+        architecture="coda_net",
+        arguments=ARGUMENTS,
+        classes=names,
+        preprocessing=Preprocessing(resize=8, crop=8),
+    )
     loading.save(model, checkpoint, tmp_path / "tiny.safetensors")
     for split in ("train", "test"):
         for name in names:
             (tmp_path / "data" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / split / name / "0.png")
-    seen = localisation.localise
+    choose, score = localisation.choose_grids, localisation.score_grids
+    images, labels = pictures(100)
 
-    def known_answer(*_: object, **options: object) -> Localisation:
+    def known_choice(*_: object, **options: object) -> list[list[int]]:
         assert options["side"] == 2
         assert options["count"] == 3
         assert options["protocol"] == "published"
-        images, labels = pictures(100)
-        return seen(Reader(), images, labels, side=2, count=2, method=in_own_cells)
+        return choose(classify(Reader(), images), labels, side=2, count=2)
 
-    monkeypatch.setattr(localisation, "localise", known_answer)
-    command = ("evaluate", "localisation", "data", "-m", "tiny.safetensors", "--grid", "2x2", "--grids", "3",
-               "--protocol", "published")  # fmt: skip
+    def known_answer(*given: Any, **options: Any) -> Iterator[list[float]]:
+        return score(Reader(), images, labels, given[3], method=in_own_cells, before=options["before"])
+
+    monkeypatch.setattr(localisation, "choose_grids", known_choice)
+    monkeypatch.setattr(localisation, "score_grids", known_answer)
+    command = (
+        "evaluate",
+        "localisation",
+        "data",
+        "-m",
+        "tiny.safetensors",
+        "--grid",
+        "2x2",
+        "--grids",
+        "3",
+        "--protocol",
+        "published",
+    )
     result = coda(*command)
     assert result.out.startswith("tiny: 1.000 of the positive evidence in the right cell (1.000 to 1.000, 95 %); 2 2x2")
     assert "2 grids instead of 3" in result.err
@@ -273,8 +311,13 @@ def test_numbers_that_the_weights_do_not_hold_tell_measurements_apart(coda: Coda
     torch.save(authors_state(ARGUMENTS), tmp_path / "bare.pkl")
     command = ("evaluate", "removal", scenes, "-m", "bare.pkl", "--pictures", "1", "--points", "1", "--scores", "kept")
     for bias in (-1.0, -2.0):
-        checkpoint = Checkpoint(name="bare", architecture="coda_net", arguments={**ARGUMENTS, "bias": bias},
-                                classes=CIFAR10, preprocessing=Preprocessing(resize=32, crop=32))  # fmt: skip
+        checkpoint = Checkpoint(
+            name="bare",
+            architecture="coda_net",
+            arguments={**ARGUMENTS, "bias": bias},
+            classes=CIFAR10,
+            preprocessing=Preprocessing(resize=32, crop=32),
+        )
         (tmp_path / "bare.pkl.json").write_text(checkpoint.model_dump_json())
         result = coda(*command, status=0 if bias == -1 else 2)
     assert "another measurement" in result.error

@@ -18,8 +18,15 @@ from coda_cli.training import batches, loop
 
 def small_net(norm: str = "SQ", **changes: object) -> CodaNet:
     torch.manual_seed(0)
-    arguments = {"channels": [6, 4, 5, 3], "kernels": [3, 4, 1], "strides": [1, 2, 1], "ranks": [3, 4, 3], "norm": norm,
-                 "temperature": 2.0, **changes}  # fmt: skip
+    arguments = {
+        "channels": [6, 4, 5, 3],
+        "kernels": [3, 4, 1],
+        "strides": [1, 2, 1],
+        "ranks": [3, 4, 3],
+        "norm": norm,
+        "temperature": 2.0,
+        **changes,
+    }
     return coda_net(**arguments).double()  # type: ignore[arg-type]
 
 
@@ -86,9 +93,19 @@ def test_a_picture_s_own_class_and_another_one() -> None:
 
 def test_other_networks_have_none(tmp_path: Path) -> None:
     recipe = replace(
-        TINY, matrix_l1=0.1, architecture="bcos_chain",
-        arguments={"channels": [6, 4, len(CLASSES)], "kernels": [3, 1], "strides": [2, 1], "b": 2.0, "max_out": 1,
-                   "scale": 1.0, "temperature": 1.0, "bias": -1.0},
-    )  # fmt: skip
+        TINY,
+        matrix_l1=0.1,
+        architecture="bcos_chain",
+        arguments={
+            "channels": [6, 4, len(CLASSES)],
+            "kernels": [3, 1],
+            "strides": [2, 1],
+            "b": 2.0,
+            "max_out": 1,
+            "scale": 1.0,
+            "temperature": 1.0,
+            "bias": -1.0,
+        },
+    )
     with pytest.raises(UsageError, match="--matrix-l1 is for CoDA-Nets"):
         loop.train(recipe, (squares(60, 0), squares(30, 1)), tmp_path, device=CPU)

@@ -21,7 +21,7 @@ from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.study import methods
-from coda_cli.study.by_name import METHODS, Known, is_exact, method_of, require, usual
+from coda_cli.study.by_name import METHODS, KnownMethod, is_exact, method_of, require, usual
 from coda_cli.study.methods import _last_map, grad_cam, lime, occlusion, rise
 
 FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
@@ -316,7 +316,7 @@ def test_maps_that_are_not_finite_are_nobody_s_result(value: float, monkeypatch:
         maps[-1, 0, 0] = value
         return maps
 
-    monkeypatch.setitem(METHODS, "gradient", Known(spoilt))
+    monkeypatch.setitem(METHODS, "gradient", KnownMethod(spoilt))
     with pytest.raises(MediaError, match="gradient gives numbers that are not finite"):
         method_of("gradient")(small_net(), picture(), [0, 1])
 
@@ -325,7 +325,7 @@ def test_memory_that_runs_out_in_a_method_is_one_line(monkeypatch: pytest.Monkey
     def huge(*_: object) -> Tensor:
         raise MemoryError("Unable to allocate 29 TiB")
 
-    monkeypatch.setitem(METHODS, "gradient", Known(huge))
+    monkeypatch.setitem(METHODS, "gradient", KnownMethod(huge))
     with pytest.raises(MediaError, match="gradient does not work here: Unable to allocate 29 TiB"):
         method_of("gradient")(small_net(), picture(), [0])
 

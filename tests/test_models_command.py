@@ -147,11 +147,17 @@ def test_looking_does_not_import_what_takes_long(arguments: list[str]) -> None:
 def test_show_tells_everything(models: Models) -> None:
     out = models("show", "9L-L-CoDA-SQ-100000").out
     for expected in (
-        "not here: ", "coda_net", "47517408", "100000.0", "-2.19", "shorter side to 256, centre 240 x 240",
-        "non-commercial", "https://nextcloud.mpi-klsb.mpg.de/index.php/s/pArrgmncXAAiH5R/download",
+        "not here: ",
+        "coda_net",
+        "47517408",
+        "100000.0",
+        "-2.19",
+        "shorter side to 256, centre 240 x 240",
+        "non-commercial",
+        "https://nextcloud.mpi-klsb.mpg.de/index.php/s/pArrgmncXAAiH5R/download",
         "none published; recorded at the first pull",
         "    2  n01484850  great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias\n",
-    ):  # fmt: skip
+    ):
         assert expected in out
 
 
@@ -220,7 +226,7 @@ def test_pull_refuses_what_has_no_weights_to_pull(models: Models) -> None:
 def test_pull_of_a_bundled_network_has_nothing_to_do(models: Models) -> None:
     ran = models("pull", BUNDLED[0])
     assert ran.lines == [known()[BUNDLED[0]].path.as_posix()]
-    assert "there is nothing to pull" in ran.err
+    assert "there is nothing to download" in ran.err
 
 
 def test_a_killed_pull_leaves_nothing_under_the_final_name_and_the_next_one_goes_on(
@@ -263,7 +269,7 @@ def test_convert_does_not_overwrite_unless_forced(models: Models) -> None:
     target = models.folder / "net.safetensors"
     target.write_text("what was there")
     arguments = ("convert", "weights.pkl", "-o", "net.safetensors", "--arch", RANK_4)
-    assert "net.safetensors: is there already; --force" in models.error(*arguments, status=2)
+    assert "net.safetensors: exists already; --force" in models.error(*arguments, status=2)
     assert target.read_text() == "what was there"
     models(*arguments, "--force")
     assert load(target).checkpoint.name == RANK_4
@@ -334,4 +340,4 @@ def test_verify_names_what_is_not_here(models: Models) -> None:
 @pytest.mark.parametrize("more", [("cifar10",), ("--accuracy", "data")])
 def test_logits_that_would_not_be_kept_are_refused(models: Models, more: tuple[str, ...]) -> None:
     said = models("verify", *more, "--logits", "l.npz", status=2).error
-    assert said == "--logits l.npz: keeps the logits of one network's --accuracy; name both"
+    assert said == "--logits l.npz: needs --accuracy DATA and the name of one network"

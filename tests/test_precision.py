@@ -91,7 +91,7 @@ def test_forward_passes_and_methods_are_computed_in_float32(monkeypatch: pytest.
     def gradient(model: nn.Module, x: Tensor, _: object) -> Tensor:
         return model(x)
 
-    monkeypatch.setitem(by_name.METHODS, "gradient", by_name.Known(gradient))
+    monkeypatch.setitem(by_name.METHODS, "gradient", by_name.KnownMethod(gradient))
     model.state = []
     by_name.method_of("gradient")(model, torch.zeros(1, 6, 4, 4), [0])
     assert model.state == ["ieee", "ieee"]

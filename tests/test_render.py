@@ -33,16 +33,8 @@ from coda_cli.render.overlay import (
     of_overlay,
     side_by_side,
 )
-from coda_cli.schema.pictures import (
-    ClassPart,
-    EvidencePart,
-    Explained,
-    Network,
-    Record,
-    ScoredClass,
-    Source,
-    ViewPart,
-)
+from coda_cli.schema.parts import ClassPart, Network, ScoredClass, Source, ViewPart
+from coda_cli.schema.pictures import EvidencePart, Explained, Record
 
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]

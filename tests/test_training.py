@@ -39,8 +39,15 @@ from coda_cli.training.state import LOG_FIELDS, LOG_FILE, STATE_FILE, load_state
 
 CLASSES = ("blue", "green", "red")
 CPU = torch.device("cpu")
-ARGUMENTS: dict[str, Any] = {"channels": [6, 6, 6, 10], "kernels": [3, 3, 1], "strides": [2, 2, 1],
-                             "ranks": [3, 3, 3], "norm": "SQ", "temperature": 1.0, "bias": math.log(1 / 9)}  # fmt: skip
+ARGUMENTS: dict[str, Any] = {
+    "channels": [6, 6, 6, 10],
+    "kernels": [3, 3, 1],
+    "strides": [2, 2, 1],
+    "ranks": [3, 3, 3],
+    "norm": "SQ",
+    "temperature": 1.0,
+    "bias": math.log(1 / 9),
+}
 TINY = Recipe(
     arguments=ARGUMENTS,
     size=12,
@@ -315,9 +322,12 @@ def test_folders_named_by_wordnet_ids_are_classes_by_their_names(tmp_path: Path)
 def test_a_network_is_measured_on_its_own_view_of_some_of_its_classes(tmp_path: Path) -> None:
     """Folders lie in the order of names, a network's classes in that of its training; ImageNet's in neither."""
     checkpoint = Checkpoint(
-        name="net", architecture="coda_net", arguments={}, classes=("tench", "goldfish", "hen", "golf ball"),
+        name="net",
+        architecture="coda_net",
+        arguments={},
+        classes=("tench", "goldfish", "hen", "golf ball"),
         preprocessing=Preprocessing(resize=16, crop=12),
-    )  # fmt: skip
+    )
     folders(tmp_path / "val", 3, classes=("n03445777", "tench"))
     split, note = datasets.load_held_out(tmp_path, checkpoint)
     assert split.labels.tolist() == [3, 3, 3, 0, 0, 0]
@@ -332,8 +342,13 @@ def test_a_network_is_measured_on_its_own_view_of_some_of_its_classes(tmp_path: 
 
 def test_a_folder_per_class_is_measured_on_what_training_holds_out(tmp_path: Path) -> None:
     folders(tmp_path, 12, classes=("hen", "tench"))
-    checkpoint = Checkpoint(name="net", architecture="coda_net", arguments={}, classes=("hen", "tench"),
-                            preprocessing=Preprocessing(resize=12, crop=12))  # fmt: skip
+    checkpoint = Checkpoint(
+        name="net",
+        architecture="coda_net",
+        arguments={},
+        classes=("hen", "tench"),
+        preprocessing=Preprocessing(resize=12, crop=12),
+    )
     split, note = datasets.load_held_out(tmp_path, checkpoint)
     assert torch.equal(split.images, datasets.load(tmp_path, 12)[1].images)
     assert "3 of 24 pictures, every tenth" in note
@@ -517,8 +532,9 @@ def test_a_rising_temperature_ends_in_the_network_s_own(data: tuple[Split, Split
         seen.append(logits.detach().clone())
         return original(logits, target)
 
-    recipe = replace(TINY, epochs=1, batch=60, learning_rate=0.0, arguments={**ARGUMENTS, "temperature": 8.0},
-                     flip=False)  # fmt: skip
+    recipe = replace(
+        TINY, epochs=1, batch=60, learning_rate=0.0, arguments={**ARGUMENTS, "temperature": 8.0}, flip=False
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.F, "binary_cross_entropy_with_logits", listening)
         for first in (8.0, 2.0):
@@ -858,8 +874,16 @@ def test_a_finished_run_becomes_a_file_that_gives_the_same_logits_and_tells_the_
 
 
 def test_a_b_cos_network_learns_and_its_file_explains(data: tuple[Split, Split], tmp_path: Path) -> None:
-    arguments = {"channels": [6, 8, 8, 10], "kernels": [3, 3, 1], "strides": [2, 2, 1], "b": 2.0, "max_out": 2,
-                 "scale": 0.1, "temperature": 1.0, "bias": math.log(1 / 9)}  # fmt: skip
+    arguments = {
+        "channels": [6, 8, 8, 10],
+        "kernels": [3, 3, 1],
+        "strides": [2, 2, 1],
+        "b": 2.0,
+        "max_out": 2,
+        "scale": 0.1,
+        "temperature": 1.0,
+        "bias": math.log(1 / 9),
+    }
     recipe = replace(TINY, architecture="bcos_chain", arguments=arguments, epochs=12, stages=[[0.5, 0.5]])
     assert recipe.temperature(0) == recipe.temperature(0.9) == 1.0  # a mean over positions knows no area
     result = loop.train(recipe, data, tmp_path, device=CPU, compiled=False)
@@ -926,9 +950,28 @@ def test_the_command_trains_writes_a_network_and_prints_its_path(pictures: Path)
 
 
 def test_options_change_the_recipe(pictures: Path) -> None:
-    options = ["--name", "mine", "--data-note", "squares, ours", "--size", "16", "--epochs", "1", "--batch", "30",
-               "--lr", "0.01", "--warmup", "0.5", "--temperature", "2", "--seed", "7", "--precision",
-               "bfloat16"]  # fmt: skip
+    options = [
+        "--name",
+        "mine",
+        "--data-note",
+        "squares, ours",
+        "--size",
+        "16",
+        "--epochs",
+        "1",
+        "--batch",
+        "30",
+        "--lr",
+        "0.01",
+        "--warmup",
+        "0.5",
+        "--temperature",
+        "2",
+        "--seed",
+        "7",
+        "--precision",
+        "bfloat16",
+    ]
     coda_train(pictures, "-o", "run", *options)
     checkpoint = load("run/mine.safetensors").checkpoint
     recipe = checkpoint.training["recipe"]
@@ -945,7 +988,7 @@ def test_stopped_by_its_time_budget_the_command_goes_on_to_the_same_file(picture
     coda_train(pictures, "-o", "whole", "-q")
     stopped = coda_train(pictures, "-o", "parts", "--time-budget", "0")
     assert stopped.out == ""
-    assert "time is up after step 1; go on with the same command and --resume" in stopped.err
+    assert "the time budget is spent after step 1; the same command with --resume goes on" in stopped.err
     assert not list(Path("parts").glob("*.safetensors"))
     coda_train(pictures, "-o", "parts", "--resume", "--time-budget", "0")
     assert coda_train(pictures, "-o", "parts", "--resume").lines == [str(Path("parts/data.safetensors"))]
@@ -1029,7 +1072,7 @@ def test_unknown_recipes_configurations_and_precisions_are_refused_before_anythi
     for name in ("a/b", "../b", "/"):
         assert coda_train(pictures, "--name", name, status=ExitCode.USAGE).error.startswith(f"--name {name}: ")
     refused = coda_train(pictures, "--precision", "float8", status=ExitCode.USAGE)
-    assert refused.error == "--precision float8: expected float32 or bfloat16"
+    assert refused.error == "--precision: 'float8' is not one of 'float32', 'bfloat16'; see coda train --help"
     for option in (["--epochs", "0"], ["--lr", "-1"], ["--seed", "-1"], ["--warmup", "2"], ["--size", "7"]):
         coda_train(pictures, *option, status=ExitCode.USAGE)
     assert not Path("coda-train").exists()

@@ -63,9 +63,14 @@ def test_evidence_against_is_hidden_even_where_there_is_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("weight", "colour"),
-    [([1, 0, 0, 0, 1, 1], (1, 0, 0)), ([1, 1, 1, 0, 0, 0], (1, 1, 1)), ([0, 0, 0, 1, 1, 1], (0, 0, 0)),
-     ([1, 1, 1, 1, 1, 1], (0.5, 0.5, 0.5)), ([-1, -1, -1, -1, -1, -1], (0, 0, 0))],
-)  # fmt: skip
+    [
+        ([1, 0, 0, 0, 1, 1], (1, 0, 0)),
+        ([1, 1, 1, 0, 0, 0], (1, 1, 1)),
+        ([0, 0, 0, 1, 1, 1], (0, 0, 0)),
+        ([1, 1, 1, 1, 1, 1], (0.5, 0.5, 0.5)),
+        ([-1, -1, -1, -1, -1, -1], (0, 0, 0)),
+    ],
+)
 def test_the_hue_is_the_colour_that_the_weights_ask_for(weight: list[float], colour: tuple[float, ...]) -> None:
     w = np.tile(np.array(weight, np.float32)[:, None, None], (1, 4, 4))
     np.testing.assert_allclose(colour_explanation(w, np.abs(w))[..., :3], np.tile(colour, (4, 4, 1)), atol=1e-6)

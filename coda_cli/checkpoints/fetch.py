@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from coda_cli.checkpoints.manifest import Known, find, recorded_hash_file
-from coda_cli.errors import CheckpointError, MediaError, NetworkError, UsageError
+from coda_cli.checkpoints.manifest import KnownCheckpoint, find, recorded_hash_file
+from coda_cli.errors import CheckpointError, DownloadError, MediaError, UsageError
 
 if TYPE_CHECKING:
     from requests import Response
@@ -36,7 +36,7 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
     ``force`` downloads in any case, ``offline`` never. The first pull records the sha256 beside the file, later ones
     must match it. ``progress`` hears (bytes that are here, bytes in all). Of two pulls at once, one waits.
 
-    Raises UsageError for an unknown name or a CODA_MIRROR that is no address; NetworkError when the file cannot be
+    Raises UsageError for an unknown name or a CODA_MIRROR that is no address; DownloadError when the file cannot be
     had; CheckpointError when what was sent is not the checkpoint (the file that was here is kept); MediaError when the
     cache folder cannot be written.
     """
@@ -53,7 +53,7 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
             entry = find(name)  # again: another pull may have recorded the hash while this one waited
             if force or not _sound(entry):
                 if offline:
-                    raise NetworkError(
+                    raise DownloadError(
                         f"{name!r} cannot be pulled without the network; pull it online, or {_by_hand(entry.path)}"
                     )
                 _replace(entry, progress)
@@ -62,7 +62,7 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
     return entry.path
 
 
-def link(entry: Known) -> str:
+def link(entry: KnownCheckpoint) -> str:
     """Where the file of a published checkpoint is downloaded from.
 
     The authors' link, or ``CODA_MIRROR/NAME/FILE`` when the environment variable CODA_MIRROR names a base address (an
@@ -91,7 +91,7 @@ def _by_hand(path: Path) -> str:
 # ---- what may have the final name ------------------------------------------------------------------------------------
 
 
-def _sound(entry: Known) -> bool:
+def _sound(entry: KnownCheckpoint) -> bool:
     """Whether the file is here and is the one that was recorded."""
     if not entry.here:
         return False
@@ -103,7 +103,7 @@ def _sound(entry: Known) -> bool:
     return bool(pooch.file_hash(str(entry.path)) == entry.sha256)
 
 
-def _replace(entry: Known, progress: Progress | None) -> None:
+def _replace(entry: KnownCheckpoint, progress: Progress | None) -> None:
     """Download to a place apart, check, and only then take the final name."""
     import pooch
 
@@ -130,7 +130,7 @@ def _replace(entry: Known, progress: Progress | None) -> None:
         shutil.rmtree(incoming, ignore_errors=True)
 
 
-def _sha256_of_network(path: Path, entry: Known, origin: str, advice: str) -> str:
+def _sha256_of_network(path: Path, entry: KnownCheckpoint, origin: str, advice: str) -> str:
     """The sha256 of a file that nobody vouches for yet; raises CheckpointError unless it loads as its network."""
     from coda_cli.checkpoints import loading
 
@@ -145,7 +145,7 @@ def _sha256_of_network(path: Path, entry: Known, origin: str, advice: str) -> st
         raise CheckpointError(f"{origin}: not the checkpoint {name} ({reason}); {advice}") from error
 
 
-def _record(entry: Known, sha256: str) -> None:
+def _record(entry: KnownCheckpoint, sha256: str) -> None:
     from coda_cli.media.files import write_with
 
     write_with(recorded_hash_file(entry.path), lambda stream: stream.write(f"{sha256}\n".encode("ascii")))
@@ -154,7 +154,7 @@ def _record(entry: Known, sha256: str) -> None:
 # ---- the download ----------------------------------------------------------------------------------------------------
 
 
-def _download(url: str, entry: Known, part: Path, progress: Progress | None) -> None:
+def _download(url: str, entry: KnownCheckpoint, part: Path, progress: Progress | None) -> None:
     """Complete the file ``part`` from ``url``, from where it ends if that is safe, else from the start."""
     here = part.stat().st_size if part.exists() else 0
     with _network_errors(url, entry.path):
@@ -164,7 +164,7 @@ def _download(url: str, entry: Known, part: Path, progress: Progress | None) -> 
                 if start and not continued and response.status_code != 200:
                     continue  # nothing that fits behind what is here: ask for all of it
                 if response.status_code not in (200, 206):
-                    raise NetworkError(
+                    raise DownloadError(
                         f"{_shown(url)}: HTTP {response.status_code} {response.reason}; try again later, name a mirror "
                         f"in CODA_MIRROR, or {_by_hand(entry.path)}"
                     )
@@ -214,7 +214,7 @@ def _size(response: Response) -> int | None:
 
 
 def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: Progress | None) -> None:
-    """The body of an answer into ``stream``, behind the ``done`` bytes that are there. Raises NetworkError."""
+    """The body of an answer into ``stream``, behind the ``done`` bytes that are there. Raises DownloadError."""
     total = _size(response)
     since, before = time.monotonic(), done
     # read1 gives what has arrived; read would wait for a full piece, however slowly it trickles in.
@@ -226,10 +226,10 @@ def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: 
         now = time.monotonic()
         if now - since > TIMEOUT:
             if done - before < SLOWEST * (now - since):
-                raise NetworkError(f"{url}: stalled, {done - before} bytes in {now - since:.0f} s; {_RESUME}")
+                raise DownloadError(f"{url}: stalled, {done - before} bytes in {now - since:.0f} s; {_RESUME}")
             since, before = now, done
     if total is not None and done != total:
-        raise NetworkError(f"{url}: the answer ended after {done} of {total} bytes; {_RESUME}")
+        raise DownloadError(f"{url}: the answer ended after {done} of {total} bytes; {_RESUME}")
 
 
 _RESUME = "pull again, it goes on where this one stopped"
@@ -237,7 +237,7 @@ _RESUME = "pull again, it goes on where this one stopped"
 
 @contextlib.contextmanager
 def _network_errors(url: str, path: Path) -> Iterator[None]:
-    """What requests and urllib3 raise, as NetworkError in a line."""
+    """What requests and urllib3 raise, as DownloadError in a line."""
     import requests
     import urllib3.exceptions
 
@@ -245,13 +245,13 @@ def _network_errors(url: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise NetworkError(f"{place}: no answer for {TIMEOUT:g} s; {_RESUME}, or {_by_hand(path)}") from error
+        raise DownloadError(f"{place}: no answer for {TIMEOUT:g} s; {_RESUME}, or {_by_hand(path)}") from error
     except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-        raise NetworkError(
+        raise DownloadError(
             f"{place}: no connection, or it broke ({_reason(error)}); check the network, {_RESUME}, or {_by_hand(path)}"
         ) from error
     except requests.RequestException as error:
-        raise NetworkError(f"{place}: cannot be downloaded ({error}); {_by_hand(path)}") from error
+        raise DownloadError(f"{place}: cannot be downloaded ({error}); {_by_hand(path)}") from error
 
 
 def _reason(error: BaseException) -> str:

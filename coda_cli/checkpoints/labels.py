@@ -1,4 +1,4 @@
-"""From what a person writes for a class to its index: index, WordNet id, name, synonym or a part of one."""
+"""From what a person writes for a class to its index: an index, a WordNet id, a name, a synonym or a part of one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 
-from coda_cli.checkpoints.manifest import Checkpoint, Known
+from coda_cli.checkpoints.manifest import Checkpoint, KnownCheckpoint
 from coda_cli.errors import UsageError
 
 
-def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known] | None = None) -> int:
-    """The index of the class that ``text`` names in a network.
+def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, KnownCheckpoint] | None = None) -> int:
+    """Find the class of a network that a text names.
 
-    In this order: index or WordNet id, exact name, exact synonym, unique beginning, unique whole words. Upper case,
-    ``_``, hyphens and runs of spaces do not matter; ``name:7`` asks for a class whose name is a number. Raises
-    UsageError for an index out of range, a name that fits several classes, and a name that fits none: with suggestions,
-    and with the networks among ``others`` that do know it. A slip is never silently corrected.
+    These are tried in turn: index or WordNet id, exact name, exact synonym, unique beginning, unique whole words. Upper
+    case, ``_``, hyphens and repeated spaces do not matter. A slip is never silently corrected.
+
+    Args:
+        text: what a person wrote; "name:7" asks for a class whose name is a number.
+        checkpoint: the network's description.
+        others: further networks; a message names one of them that has the class.
+
+    Returns:
+        The index of the class.
+
+    Raises:
+        UsageError: the index is out of range, or the name fits several classes, or none; the message has suggestions.
     """
     index = _find(text, checkpoint)
     if index is None:
@@ -26,6 +35,7 @@ def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]
 
 
 def _find(text: str, checkpoint: Checkpoint) -> int | None:
+    """The class that ``text`` names, None where it names none. Raises UsageError where it could be several."""
     wanted = _folded(text.removeprefix("name:"))
     if re.fullmatch(r"-?\d+", text.strip()):
         index = int(text)
@@ -41,6 +51,11 @@ def _find(text: str, checkpoint: Checkpoint) -> int | None:
     exact = text.removeprefix("name:").strip()
     if checkpoint.classes.count(exact) == 1:
         return checkpoint.classes.index(exact)
+    return _find_by_words(text, wanted, checkpoint)
+
+
+def _find_by_words(text: str, wanted: str, checkpoint: Checkpoint) -> int | None:
+    """The class with a name or synonym that ``wanted`` fits; whole names come first, then beginnings, then words."""
     names = [[_folded(name)] for name in checkpoint.classes]
     synonyms = [[_folded(s) for s in group] for group in checkpoint.synonyms or [()] * len(names)]
     everything = [name + more for name, more in zip(names, synonyms, strict=True)]
@@ -75,13 +90,14 @@ def _named_in(text: str, checkpoint: Checkpoint) -> list[str]:
 
 
 def _as_found(i: int, group: list[str], fits: Callable[[str], bool], checkpoint: Checkpoint) -> str:
-    """A class by index and name, and the synonym that brought it up, if it was one."""
+    """A class by index and name, and the synonym by which it was found, if it was one."""
     name = checkpoint.classes[i]
     other = "" if fits(_folded(name)) else next((f", {s}" for s in group if fits(s)), "")
     return f"{i} ({name}{other})"
 
 
-def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> str:
+def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, KnownCheckpoint]) -> str:
+    """The message about a name that no class has, with all the help that can be given."""
     message = f"{checkpoint.name!r} has no class {text!r}"
     names = {_folded(name): name for name in checkpoint.classes}
     for name, group in zip(checkpoint.classes, checkpoint.synonyms or (), strict=False):
@@ -101,7 +117,7 @@ def _unknown(text: str, checkpoint: Checkpoint, others: Mapping[str, Known]) -> 
     return f"{message}; coda models show {checkpoint.name} lists its {len(checkpoint.classes)} classes"
 
 
-def _network_that_has(text: str, others: Mapping[str, Known]) -> list[str]:
+def _network_that_has(text: str, others: Mapping[str, KnownCheckpoint]) -> list[str]:
     """A hint at the first network where ``text`` names one class, if there is one."""
     for known in others.values():
         name = known.checkpoint.name
@@ -116,4 +132,5 @@ def _network_that_has(text: str, others: Mapping[str, Known]) -> list[str]:
 
 
 def _folded(text: str) -> str:
+    """The text in lower case, with single spaces for hyphens, underscores and runs of spaces."""
     return re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", text).strip().casefold()  # a minus before a number is its sign

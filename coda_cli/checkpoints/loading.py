@@ -1,4 +1,4 @@
-"""Files to networks and back. The authors' files are understood in ``foreign``."""
+"""From files to networks and back. The authors' files are read in ``foreign``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from coda_cli.checkpoints.foreign import described
+from coda_cli.checkpoints.foreign import read_foreign
+from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.checkpoints.manifest import (
     METADATA_KEY,
     STANDARD,
     Checkpoint,
-    Known,
+    KnownCheckpoint,
     known,
     names_near,
     parse_checkpoint,
-    read_metadata,
 )
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import build
@@ -33,17 +33,25 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Net:
-    """A network ready to use: the model in eval mode, its description, and where it came from."""
+    """A network ready to use.
+
+    Attributes:
+        model: in eval mode; its weights take no gradients.
+        checkpoint: its description.
+        path: the file it was loaded from.
+        sha256: hex digest of the file's bytes.
+        assumed: what the file could not tell and where it was taken from instead, a sentence each.
+    """
 
     model: nn.Module
     checkpoint: Checkpoint
     path: Path
     sha256: str
-    assumed: tuple[str, ...] = ()  # what the file could not tell and where it was taken from instead
+    assumed: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and so where it computes."""
+        """The device of its weights, on which it computes."""
         return next(self.model.parameters()).device
 
     @property
@@ -60,20 +68,36 @@ def load(
     dtype: torch.dtype = torch.float32,
     exact: bool = True,
 ) -> Net:
-    """Load a network by its name in the manifest or from a file: our safetensors, or the authors' pickles.
+    """Load a network by its name or from a file: coda's safetensors, or the authors' pickles.
 
     The authors' files hold bare weights. Stride, padding, norm, temperature, bias and classes are those of the
-    published configuration that ``arch``, a sidecar ``FILE.json``, the file's hash or its path names, in that order;
-    ``Net.assumed`` says which. With ``exact``, networks that are not dynamic linear are refused. Raises CheckpointError
-    for a file that is missing, damaged, of another family, or whose configuration nothing names; UsageError for an
-    ``arch`` that does not exist.
+    published configuration that ``arch``, a file ``FILE.json`` beside it, the file's hash or its path names, in that
+    order; ``Net.assumed`` says which.
+
+    Args:
+        name_or_path: a name from ``coda models list``, or a file.
+        arch: name of a published configuration, for files of bare weights.
+        device: where the network is to compute.
+        dtype: of its weights.
+        exact: refuse networks that are not dynamic linear.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind, or nothing names its configuration.
+        UsageError: there is no configuration ``arch``, or the file has its own description.
+
+    Example:
+        >>> net = load("imagenette")
+        >>> net.checkpoint.classes[0]
     """
     entry = known().get(str(name_or_path))
     path = entry.path if entry else Path(name_or_path)
     if exact and entry:
         _refuse_inexact(entry.checkpoint, entry.checkpoint.name)
     if not path.is_file():
-        raise CheckpointError(_missing(str(name_or_path), entry))
+        raise CheckpointError(_why_missing(str(name_or_path), entry))
     sha256 = file_sha256(path)
     if entry and entry.sha256 not in (None, sha256):
         mend = f"coda models pull {name_or_path} --force" if entry.url else "reinstall coda-cli"
@@ -89,7 +113,7 @@ def load(
     if path.suffix == SUFFIX:
         model, checkpoint = _load_own(path)
     else:
-        tensors, checkpoint, assumed = described(path, sha256, arch, entry.checkpoint if entry else None)
+        tensors, checkpoint, assumed = read_foreign(path, sha256, arch, entry.checkpoint if entry else None)
         model = _build(checkpoint, path)
         _fill(model, tensors, path)
     if exact:
@@ -100,7 +124,16 @@ def load(
 
 
 def save(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Write a self-describing safetensors file, atomically. Raises MediaError when it cannot be written."""
+    """Write a self-describing safetensors file, whole or not at all.
+
+    Args:
+        model: whose weights are written.
+        checkpoint: its description.
+        path: of the file.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {METADATA_KEY: checkpoint.model_dump_json(), "format": "pt"}
     data = safetensors.torch.save(tensors, metadata)
@@ -108,7 +141,17 @@ def save(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file. Raises CheckpointError when it cannot be read."""
+    """Hash the bytes of a file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        sha256 as 64 hex digits.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -116,7 +159,7 @@ def file_sha256(path: Path) -> str:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _missing(name: str, entry: Known | None) -> str:
+def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
     if entry and entry.url:
         return f"{name!r} is not on this machine; get it with: coda models pull {name}"
     if entry:
@@ -125,6 +168,7 @@ def _missing(name: str, entry: Known | None) -> str:
 
 
 def _refuse_inexact(checkpoint: Checkpoint, name: str) -> None:
+    """Raise CheckpointError for a network that is not dynamic linear."""
     if checkpoint.architecture in STANDARD:
         raise CheckpointError(
             f"{name}: not a dynamic linear network: its logits have no exact decomposition into pixels; coda compare "
@@ -133,16 +177,18 @@ def _refuse_inexact(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _refuse_non_finite(model: nn.Module, path: Path) -> None:
+    """Raise CheckpointError for weights that are infinite or NaN."""
     for key, value in model.state_dict().items():
         bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise CheckpointError(f"{path}: {bad} of {value.numel()} values of {key} are not finite; get a sound copy")
 
 
-# ---- our own files ---------------------------------------------------------------------------------------------------
+# ---- coda's own files ------------------------------------------------------------------------------------------------
 
 
 def _load_own(path: Path) -> tuple[nn.Module, Checkpoint]:
+    """The network of a safetensors file that coda wrote."""
     metadata = read_metadata(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path}: a safetensors file without coda's description; coda did not write it")
@@ -166,6 +212,7 @@ def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network copies of its tensors. Raises CheckpointError where names or shapes are others."""
     wanted = model.state_dict()
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise CheckpointError(f"{path}: lacks {len(missing)} tensors of its architecture, {missing[0]} among them")
@@ -174,8 +221,8 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in wanted.items():
         if tensors[key].shape != tensor.shape:
             raise CheckpointError(f"{path}: {key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}")
-    # Copies: a file that changes under a running program shall not matter. In the network's types and orders in memory:
-    # files may hold half precision, and know nothing of channels-last kernels. Not to_empty: it imports for 0.3 s.
+    # Copies, so that a file that changes while the program runs does no harm. They have the network's types and memory
+    # orders: files may hold half precision, and know nothing of channels-last kernels. Not to_empty: it imports 0.3 s.
     copies = {
         key: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensors[key])
         for key, like in wanted.items()

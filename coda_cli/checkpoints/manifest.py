@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
-import struct
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from coda_cli.checkpoints.class_names import class_data
+from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.errors import CheckpointError, UsageError
 
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
@@ -39,7 +39,12 @@ BCOS_LICENCES = {
 
 
 class Preprocessing(BaseModel):
-    """From a picture to the network's input: shorter side to ``resize`` pixels, centre ``crop``, no mean or std."""
+    """From a picture to the network's input, without mean or standard deviation.
+
+    Attributes:
+        resize: shorter side of the picture in pixels, first.
+        crop: side in pixels of the centre square that the network sees.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     resize: int = Field(ge=1)
@@ -47,7 +52,13 @@ class Preprocessing(BaseModel):
 
 
 class Accuracy(BaseModel):
-    """Share ``value`` in [0, 1] of the ``pictures`` of ``split`` whose highest logit is their label's, as measured."""
+    """How often a network is right, as measured.
+
+    Attributes:
+        value: share in [0, 1] of the pictures whose highest logit is their label's.
+        pictures: how many there were.
+        split: which pictures, in words.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     value: float
@@ -56,7 +67,21 @@ class Accuracy(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """Everything about a network except its weights. ``architecture`` and ``arguments`` are those of core.networks."""
+    """Everything about a network except its weights.
+
+    Attributes:
+        format: of this description; see FORMAT.
+        name: of the network.
+        architecture: a builder of ``core.networks``.
+        arguments: of the builder.
+        classes: names of the classes, in the order of the logits.
+        wnids: WordNet ids, one for each class.
+        synonyms: further names, some for each class.
+        preprocessing: how pictures become its input.
+        accuracy: where it was measured.
+        training: data, recipe, seconds: where the weights come from.
+        licence: under which terms the weights may be used.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
@@ -64,11 +89,11 @@ class Checkpoint(BaseModel):
     architecture: str
     arguments: dict[str, Any]
     classes: tuple[str, ...]
-    wnids: tuple[str, ...] | None = None  # WordNet ids, one for each class
-    synonyms: tuple[tuple[str, ...], ...] | None = None  # further names, a list for each class
+    wnids: tuple[str, ...] | None = None
+    synonyms: tuple[tuple[str, ...], ...] | None = None
     preprocessing: Preprocessing
     accuracy: Accuracy | None = None
-    training: dict[str, Any] = {}  # data, recipe, seconds: where the weights come from
+    training: dict[str, Any] = {}
     licence: str = ""
 
     @model_validator(mode="after")
@@ -86,15 +111,23 @@ class Checkpoint(BaseModel):
         return self
 
 
-class Known(BaseModel):
-    """A checkpoint coda knows by name: bundled with the program (``url`` None), or published under a link."""
+class KnownCheckpoint(BaseModel):
+    """A checkpoint that coda knows by name: bundled with the program, or published by the authors.
+
+    Attributes:
+        checkpoint: the network's description.
+        path: where its file is, or will be once it is downloaded.
+        url: where the authors published it; None for a bundled one.
+        sha256: hex digest that the file must have; None where nobody published one and no download has recorded one.
+        sha256_prefix: its first digits, where the authors published those.
+    """
 
     model_config = ConfigDict(frozen=True)
     checkpoint: Checkpoint
-    path: Path  # where its file is, or will be once pulled
+    path: Path
     url: str | None = None
-    sha256: str | None = None  # None: nobody published one, and no pull has recorded one
-    sha256_prefix: str = ""  # its first digits, where the authors published those
+    sha256: str | None = None
+    sha256_prefix: str = ""
 
     @property
     def here(self) -> bool:
@@ -103,7 +136,18 @@ class Known(BaseModel):
 
 
 def parse_checkpoint(text: str, where: str) -> Checkpoint:
-    """A Checkpoint from its JSON; raises CheckpointError naming ``where`` it stood."""
+    """Read a description from its JSON.
+
+    Args:
+        text: one JSON object.
+        where: the file that it stands in, for messages.
+
+    Returns:
+        The description.
+
+    Raises:
+        CheckpointError: it is not valid, or was written by a newer coda.
+    """
     try:
         raw = json.loads(text)
         if isinstance(raw, dict) and raw.get("format", FORMAT) > FORMAT:
@@ -118,7 +162,14 @@ def parse_checkpoint(text: str, where: str) -> Checkpoint:
 
 
 def family_of(checkpoint: Checkpoint) -> str:
-    """What kind of network a checkpoint is of, in words."""
+    """Name the kind of network that a checkpoint is of.
+
+    Args:
+        checkpoint: the network's description.
+
+    Returns:
+        A word or two, such as "B-cos v2".
+    """
     if checkpoint.architecture in STANDARD:
         return "standard"
     if checkpoint.architecture == "hybrid":
@@ -129,55 +180,40 @@ def family_of(checkpoint: Checkpoint) -> str:
     return "B-cos v1" if version_1 else "B-cos v2"
 
 
-def count_parameters(path: Path) -> int:
-    """How many numbers the tensors of a safetensors file hold, running statistics left out. Raises CheckpointError."""
-    shapes = {key: entry["shape"] for key, entry in _header(path).items() if key != "__metadata__"}
-    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_STATISTICS))
-
-
-_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without reading its tensors. Raises CheckpointError."""
-    return dict(_header(path).get("__metadata__") or {})
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > 100_000_000:  # the format's own limit
-                raise ValueError("header too long")
-            header = json.loads(stream.read(length))
-            if not isinstance(header, dict):
-                raise ValueError("no header")
-            return header
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, struct.error) as error:
-        raise CheckpointError(f"{path}: not a safetensors file") from error
-
-
 # ---- the checkpoints coda knows --------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
-    """Where pulled checkpoints lie: ``CODA_CACHE_DIR``, else the platform's cache folder."""
+    """Find the folder of downloaded checkpoints.
+
+    Returns:
+        ``CODA_CACHE_DIR``, or the platform's cache folder where that is not set.
+    """
     import os
 
     return Path(os.environ.get("CODA_CACHE_DIR") or platformdirs.user_cache_dir("coda", appauthor=False))
 
 
 def weights_folder() -> Path:
-    """The bundled weights: inside an installed package, beside it in a checkout."""
+    """Find the folder of the bundled weights.
+
+    Returns:
+        A folder inside an installed package, beside it in a checkout of the sources.
+    """
     package = Path(__file__).resolve().parent.parent
     inside = package / "weights"
     return inside if inside.is_dir() else package.parent / "weights"
 
 
-def known() -> dict[str, Known]:
-    """All checkpoints with a name: the bundled ones, then the authors' published ones."""
+def known() -> dict[str, KnownCheckpoint]:
+    """List all checkpoints that have a name: the bundled ones, then those that the authors published.
+
+    Returns:
+        Checkpoints by name.
+
+    Raises:
+        CheckpointError: the bundled weights are missing or damaged.
+    """
     entries = {entry.checkpoint.name: entry for entry in _bundled()}
     for entry in _published():
         if entry.checkpoint.name in entries:
@@ -186,8 +222,18 @@ def known() -> dict[str, Known]:
     return entries
 
 
-def find(name: str) -> Known:
-    """The checkpoint called ``name``; raises UsageError that suggests the nearest names."""
+def find(name: str) -> KnownCheckpoint:
+    """Find a checkpoint by its name.
+
+    Args:
+        name: as in ``coda models list``.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UsageError: no checkpoint has the name; the message suggests similar ones.
+    """
     entries = known()
     if name in entries:
         return entries[name]
@@ -199,7 +245,14 @@ def find(name: str) -> Known:
 
 
 def names_near(name: str) -> str:
-    """What to try in the place of a name that no network has, in a few words: there are dozens."""
+    """Suggest what to write instead of a name that no network has, in a few words: there are dozens of networks.
+
+    Args:
+        name: that was asked for.
+
+    Returns:
+        The end of a message.
+    """
     entries = known()
     folded = {known_name.casefold(): known_name for known_name in entries}
     if close := difflib.get_close_matches(name.casefold(), folded, n=3):
@@ -209,7 +262,7 @@ def names_near(name: str) -> str:
 
 
 @cache
-def _bundled() -> tuple[Known, ...]:
+def _bundled() -> tuple[KnownCheckpoint, ...]:
     folder = weights_folder()
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -219,13 +272,14 @@ def _bundled() -> tuple[Known, ...]:
     for file, sha256 in index.items():
         path = folder / file
         checkpoint = parse_checkpoint(read_metadata(path).get(METADATA_KEY, ""), str(path))
-        entries.append(Known(checkpoint=checkpoint, path=path, sha256=sha256))
+        entries.append(KnownCheckpoint(checkpoint=checkpoint, path=path, sha256=sha256))
     return tuple(entries)
 
 
 _RELEASE = "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}"
 _NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
-# Link code and epoch of every file the authors published (CoDA-Nets, interpretability/utils.py:32-45). Without hashes.
+# Link code and epoch of every file that the authors published, without hashes.
+# Source: CoDA-Nets, interpretability/utils.py:32-45.
 _LINKS = {
     "9L-L-CoDA-SQ-100000": ("pArrgmncXAAiH5R", 60),
     "9L-S-CoDA-SQ-10": ("H8FgwMHJTTTYDJw", 200),
@@ -238,11 +292,18 @@ _LINKS = {
 
 
 def recorded_hash_file(path: Path) -> Path:
-    """Where the sha256 of a pulled file is recorded: beside it."""
+    """Find where the sha256 of a downloaded file is recorded: beside it.
+
+    Args:
+        path: of the downloaded file.
+
+    Returns:
+        The path of the record.
+    """
     return path.with_name(path.name + ".sha256")
 
 
-def _published() -> list[Known]:
+def _published() -> list[KnownCheckpoint]:
     from coda_cli.checkpoints.published_bcos import BCOS
 
     files = [(name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "") for name, (code, epoch) in _LINKS.items()]
@@ -254,75 +315,71 @@ def _published() -> list[Known]:
     return [_entry(*file) for file in files]
 
 
-def _entry(name: str, url: str, file: str, sha256_prefix: str) -> Known:
+def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoint:
     path = cache_folder() / name / file
     record = recorded_hash_file(path)
-    # What is no hash belongs to no file: loading it says so, other networks do not mind.
+    # A record that is damaged fits no file: loading that network says so, and other networks still work.
     recorded = record.read_text(encoding="ascii", errors="replace").strip() if record.exists() else None
     checkpoint = published_checkpoint(name)
-    return Known(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
+    return KnownCheckpoint(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
 
 
 @cache  # commands ask for ``known`` several times
 def published_checkpoint(name: str) -> Checkpoint:
-    """The description of a published configuration, which its state dict cannot tell. Raises KeyError."""
-    from coda_cli.checkpoints.published import PUBLISHED
-    from coda_cli.checkpoints.published_bcos import BCOS
+    """Make the description of a published configuration, which its state dict cannot tell.
 
-    architecture, arguments, licence, accuracy, resize, crop = "", dict[str, Any](), "", None, 256, 224
-    if name.startswith(TORCHVISION):
-        architecture, arguments = "torchvision", {"name": name.removeprefix(TORCHVISION), "classes": 1000}
-    elif name in BCOS:
-        bcos = BCOS[name]
-        architecture, arguments, resize, crop = bcos.architecture, bcos.arguments, bcos.resize, bcos.crop
-        licence = BCOS_LICENCES[bcos.version]
-        accuracy = None
-        if bcos.top1:
-            accuracy = Accuracy(value=bcos.top1, pictures=50_000, split="ImageNet validation, as published")
-    else:
-        architecture, arguments, licence, accuracy = "coda_net", PUBLISHED[name], PUBLISHED_LICENCE, None
-        resize, crop = (256, 240) if arguments["channels"][-1] == 100 else (32, 32)
+    Args:
+        name: of the configuration; "torchvision:NAME" is a classifier of torchvision's.
+
+    Returns:
+        The description.
+
+    Raises:
+        KeyError: there is no such configuration.
+    """
+    facts = _published_facts(name)
+    arguments = facts["arguments"]
     count = arguments["classes"] if "classes" in arguments else arguments["channels"][-1]
     large = count > 10
-    classes = _class_data()["imagenet"][:count] if large else _class_data()["cifar10"]
+    classes = class_data()["imagenet"][:count] if large else class_data()["cifar10"]
     data = {10: "CIFAR-10", 100: "ImageNet, its first 100 classes", 1000: "ImageNet"}[count]
     return Checkpoint(
         name=name,
-        architecture=architecture,
-        arguments=arguments,
         classes=tuple(entry["name"] for entry in classes),
         wnids=tuple(entry["wnid"] for entry in classes) if large else None,
         synonyms=tuple(tuple(entry["synonyms"]) for entry in classes) if large else None,
-        preprocessing=Preprocessing(resize=resize, crop=crop),
-        accuracy=accuracy,
         training={"data": data},
-        licence=licence,
+        **facts,
     )
 
 
-def name_of_wnid(text: str) -> str:
-    """The class name of an ImageNet class's WordNet id that coda knows; any other text unchanged."""
-    return next((entry["name"] for entry in _imagenet_classes() if entry["wnid"] == text), text)
+def _published_facts(name: str) -> dict[str, Any]:
+    """Architecture, arguments, preprocessing, accuracy and licence of a published configuration. Raises KeyError."""
+    from coda_cli.checkpoints.published import PUBLISHED
+    from coda_cli.checkpoints.published_bcos import BCOS
 
-
-def wnids_and_synonyms(
-    classes: tuple[str, ...],
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]] | tuple[None, None]:
-    """WordNet ids and synonyms for class names, if every one of them is that of an ImageNet class coda knows."""
-    entries = {entry["name"]: entry for entry in _imagenet_classes()}
-    if not set(classes) <= set(entries):
-        return None, None
-    found = [entries[name] for name in classes]
-    return tuple(e["wnid"] for e in found), tuple(tuple(e["synonyms"]) for e in found)
-
-
-def _imagenet_classes() -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = _class_data()["imagenet"]
-    return entries
-
-
-@cache
-def _class_data() -> dict[str, Any]:
-    """Class names by data set. ImageNet's come with WordNet ids and the synonyms of their synsets (WordNet 3.0)."""
-    data: dict[str, Any] = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
-    return data
+    if name.startswith(TORCHVISION):
+        arguments: dict[str, Any] = {"name": name.removeprefix(TORCHVISION), "classes": 1000}
+        return {
+            "architecture": "torchvision",
+            "arguments": arguments,
+            "preprocessing": Preprocessing(resize=256, crop=224),
+        }
+    if name in BCOS:
+        bcos = BCOS[name]
+        split = "ImageNet validation, as published"
+        return {
+            "architecture": bcos.architecture,
+            "arguments": bcos.arguments,
+            "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop),
+            "accuracy": Accuracy(value=bcos.top1, pictures=50_000, split=split) if bcos.top1 else None,
+            "licence": BCOS_LICENCES[bcos.version],
+        }
+    arguments = PUBLISHED[name]
+    resize, crop = (256, 240) if arguments["channels"][-1] == 100 else (32, 32)
+    return {
+        "architecture": "coda_net",
+        "arguments": arguments,
+        "preprocessing": Preprocessing(resize=resize, crop=crop),
+        "licence": PUBLISHED_LICENCE,
+    }

@@ -23,37 +23,62 @@ MAP_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Proof:
-    """What decomposing ``picture`` in float32 and in float64 showed; NaN where a network is broken."""
+    """What decomposing one picture in float32 and in float64 showed; numbers are NaN where a network is broken.
 
-    index: int  # the class that was explained, float32's highest logit
-    logit: float  # in float64
-    residual_float32: float  # |residual| / tolerance: above 1 is inexact
+    Attributes:
+        index: the class that was explained: the one with the highest logit in float32.
+        logit: of that class, in float64.
+        residual_float32: |residual| / tolerance in float32; above 1 is inexact.
+        residual_float64: the same in float64.
+        map_difference: sum |float32 map - float64 map| / sum |contributions|.
+        exact: whether both residuals are within their tolerances, and the maps within MAP_TOLERANCE of each other.
+    """
+
+    index: int
+    logit: float
+    residual_float32: float
     residual_float64: float
-    map_difference: float  # sum |float32 map - float64 map| / sum |contributions|
-    exact: bool  # both residuals within their tolerances, and the maps within MAP_TOLERANCE of each other
+    map_difference: float
+    exact: bool
 
 
 def prove(net: Net) -> Proof:
-    """Decompose one fixed picture with a float32 network, on the CPU, in float32 and in float64; it is not changed."""
+    """Decompose one fixed picture in float32 and in float64, and compare.
+
+    Args:
+        net: in float32, on the CPU; it is not changed.
+
+    Returns:
+        What was found.
+    """
     x = picture(net)
     single = decompose(net.model, x)
     index = int(single.weights.argmax())
-    # The same class in both: rounding must not be able to change the subject.
+    # The same class in both: rounding must not choose another one.
     double = decompose(copy.deepcopy(net.model).double(), x.double(), index)
     difference = float((single.pixels - double.pixels).abs().sum() / double.contributions.abs().sum())
     exact = bool(single.exact.all() and double.exact.all()) and difference <= MAP_TOLERANCE
-    return Proof(index, float(double.logit), _share(single), _share(double), difference, exact)
+    return Proof(index, float(double.logit), _used_tolerance(single), _used_tolerance(double), difference, exact)
 
 
-def _share(d: Decomposition) -> float:
+def _used_tolerance(d: Decomposition) -> float:
+    """The largest |residual| / tolerance."""
     return float((d.residual.abs() / d.tolerance).max())
 
 
 def convert(net: Net, output: Path) -> float:
-    """Write a network as our safetensors, but only once a copy loaded back gives the very same logits.
+    """Write a network as coda's safetensors, but only once a copy that is loaded back gives the very same logits.
 
-    Returns the largest difference of the logits for one fixed picture, which is 0. Raises ExactnessError when it is not
-    (and leaves ``output`` as it was), MediaError when the file cannot be written.
+    Args:
+        net: the network.
+        output: the file; it stays as it was where something fails.
+
+    Returns:
+        The largest difference of the logits for one fixed picture, which is 0.
+
+    Raises:
+        ExactnessError: the difference is not 0.
+        MediaError: the file cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as folder:
@@ -69,13 +94,21 @@ def convert(net: Net, output: Path) -> float:
 
 
 def _difference(a: Net, b: Net) -> float:
+    """The largest difference of the logits of two networks for one fixed picture."""
     x = picture(a)
     with torch.inference_mode():
         return float((a.model(x) - b.model(x)).abs().max())
 
 
 def picture(net: Net) -> Tensor:
-    """A fixed picture-like input for a network, float32 [1, 6, crop, crop]: smooth coloured shapes and some grain."""
+    """Make a fixed input that resembles a photograph: smooth coloured shapes and some grain.
+
+    Args:
+        net: the network, which decides the size.
+
+    Returns:
+        float32 [1, 6, crop, crop] in [0, 1], encoded.
+    """
     size, generator = net.checkpoint.preprocessing.crop, torch.Generator().manual_seed(0)
     shapes = torch.rand(1, 3, 5, 5, generator=generator)
     smooth = torch.nn.functional.interpolate(shapes, (size, size), mode="bicubic", align_corners=False)

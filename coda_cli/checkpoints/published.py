@@ -18,31 +18,48 @@ _SQ_TEMPERATURES = (10, 50, 100, 500, 1000, 5000, 10000)
 _LAMBDAS = ("0.0", "0.1", "0.25", "0.5", "1.0")
 
 
-def _small(norm: str, temperature: float, rank: int = 32) -> dict[str, Any]:
+def _of_cifar10(norm: str, temperature: float, rank: int = 32) -> dict[str, Any]:
     return {
-        "channels": list(_S_CHANNELS), "kernels": [3] * 8 + [1], "strides": [1, 1, 2, 1, 1, 2, 1, 1, 1],
-        "ranks": [rank] * 2 + [2 * rank] * 7, "norm": norm, "temperature": float(temperature), "bias": PUBLISHED_BIAS,
-    }  # fmt: skip
+        "channels": list(_S_CHANNELS),
+        "kernels": [3] * 8 + [1],
+        "strides": [1, 1, 2, 1, 1, 2, 1, 1, 1],
+        "ranks": [rank] * 2 + [2 * rank] * 7,
+        "norm": norm,
+        "temperature": float(temperature),
+        "bias": PUBLISHED_BIAS,
+    }
 
 
-def _large() -> dict[str, Any]:
+def _of_imagenet() -> dict[str, Any]:
     return {
-        "channels": list(_L_CHANNELS), "kernels": [7] + [3] * 8, "strides": [3, 1, 1, 2, 1, 1, 2, 1, 1],
-        "ranks": [64] * 3 + [128] * 3 + [256] * 3, "norm": "SQ", "temperature": 100000.0, "bias": PUBLISHED_BIAS,
-    }  # fmt: skip
+        "channels": list(_L_CHANNELS),
+        "kernels": [7] + [3] * 8,
+        "strides": [3, 1, 1, 2, 1, 1, 2, 1, 1],
+        "ranks": [64] * 3 + [128] * 3 + [256] * 3,
+        "norm": "SQ",
+        "temperature": 100000.0,
+        "bias": PUBLISHED_BIAS,
+    }
 
 
 # Each entry holds the arguments of coda_net. The lambda series differs from the others in training only.
 PUBLISHED: dict[str, dict[str, Any]] = {
-    **{f"9L-S-CoDA-SQ-{t}": _small("SQ", t) for t in _SQ_TEMPERATURES},
-    "9L-S-CoDA-L2-1000": _small("L2", 1000),
-    **{f"9L-S-CoDA-SQ-rank-{r}": _small("SQ", 1000, r) for r in (4, 8, 16, 144)},
-    **{f"9L-S-CoDA-SQ-lambda-{v}": _small("SQ", 64) for v in _LAMBDAS},
-    "9L-L-CoDA-SQ-100000": _large(),
+    **{f"9L-S-CoDA-SQ-{t}": _of_cifar10("SQ", t) for t in _SQ_TEMPERATURES},
+    "9L-S-CoDA-L2-1000": _of_cifar10("L2", 1000),
+    **{f"9L-S-CoDA-SQ-rank-{r}": _of_cifar10("SQ", 1000, r) for r in (4, 8, 16, 144)},
+    **{f"9L-S-CoDA-SQ-lambda-{v}": _of_cifar10("SQ", 64) for v in _LAMBDAS},
+    "9L-L-CoDA-SQ-100000": _of_imagenet(),
 }
 
 
 def published_name(text: str) -> str | None:
-    """The one published configuration whose name stands in ``text`` (a path, say) as a whole word, else None."""
+    """Find the published configuration that a text names.
+
+    Args:
+        text: such as a path.
+
+    Returns:
+        The one configuration whose name stands there as a whole word; None where there is none, or more than one.
+    """
     found = [n for n in PUBLISHED if re.search(rf"(?<![\w.-]){re.escape(n)}(?![\w-]|\.\d)", text)]
     return found[0] if len(found) == 1 else None

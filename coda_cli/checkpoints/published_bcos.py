@@ -18,19 +18,29 @@ CIFAR_BIAS, V1_BIAS, V2_BIAS = math.log(0.1 / 0.9), math.log(0.01 / 0.99), -math
 
 @dataclass(frozen=True)
 class PublishedBcos:
-    """What a published file does not say about itself, and where it is."""
+    """What a published file does not say about itself, and where it is.
+
+    Attributes:
+        version: of the B-cos papers and repositories, 1 or 2.
+        architecture: a builder of ``core.networks``.
+        arguments: of the builder.
+        link: of version 1 the code of its download link; of version 2 the file's name, with ten digits of its sha256.
+        resize: shorter side in pixels before the crop.
+        crop: side in pixels of what the network sees.
+        top1: share of correctly classified pictures in [0, 1], where the authors state it.
+    """
 
     version: int
     architecture: str
     arguments: dict[str, Any]
-    link: str  # version 1: the code of its download link; version 2: the file's name, with ten digits of its sha256
+    link: str
     resize: int
     crop: int
-    top1: float | None = None  # share in [0, 1]
+    top1: float | None = None
 
     @property
     def parameters(self) -> int:
-        """How many numbers the network has; of Inception v3 without the auxiliary head."""
+        """The number of the network's parameters; for Inception v3 without the auxiliary head."""
         name = next(name for name, entry in BCOS.items() if entry is self)
         return _SIZES[name.partition("-B")[0]]
 
@@ -42,10 +52,15 @@ class PublishedBcos:
 
 def _chain(b: float, temperature: float, link: str) -> PublishedBcos:
     arguments = {
-        "channels": [6, 64, 64, 128, 128, 128, 256, 256, 256, 10], "kernels": [3] * 8 + [1],
-        "strides": [1, 1, 2, 1, 1, 2, 1, 1, 1], "b": float(b), "max_out": 2, "scale": 10 ** (-2 + 1.5 * (2.5 - b)),
-        "temperature": float(temperature), "bias": CIFAR_BIAS,
-    }  # fmt: skip
+        "channels": [6, 64, 64, 128, 128, 128, 256, 256, 256, 10],
+        "kernels": [3] * 8 + [1],
+        "strides": [1, 1, 2, 1, 1, 2, 1, 1, 1],
+        "b": float(b),
+        "max_out": 2,
+        "scale": 10 ** (-2 + 1.5 * (2.5 - b)),
+        "temperature": float(temperature),
+        "bias": CIFAR_BIAS,
+    }
     return PublishedBcos(1, "bcos_chain", arguments, link, 32, 32)
 
 
@@ -97,8 +112,8 @@ def _vit(size: str, file: str, top1: float) -> PublishedBcos:
     simple = "simple" in file
     shape = {"depth": depth, "patch": 16} if simple else {"depth": depth - 1, "stem": stem}
     if file.startswith("standard"):
-        return PublishedBcos(2, "standard_vit", {"classes": 1000, "dim": dim, **shape}, f"{file}.pth", 256, 224,
-                             top1 / 100)  # fmt: skip
+        arguments = {"classes": 1000, "dim": dim, **shape}
+        return PublishedBcos(2, "standard_vit", arguments, f"{file}.pth", 256, 224, top1 / 100)
     return _v2("bcos_vit", file, top1, dim=dim, **shape)
 
 
@@ -202,11 +217,23 @@ _SIZES = {
 
 
 def bcos_named_in(path: str, candidates: Iterable[str]) -> str | None:
-    """The one of ``candidates`` whose name, the authors' or ours, stands in ``path`` as a whole word, else None."""
-    found = [
-        name for name in candidates
-        if re.search(rf"(?<![\w.-]){re.escape(name.removeprefix('bcos-v1-'))}(?![\w-]|\.\d)", path)
-        or (BCOS[name].version == 2 and BCOS[name].link.rpartition("-")[0] + "-" in path)
-        or name in path.replace(".safetensors", "").split("/")
-    ]  # fmt: skip
+    """Find the configuration that a path names, by the authors' name or by coda's.
+
+    Args:
+        path: of a file.
+        candidates: names of configurations.
+
+    Returns:
+        The one of the candidates that stands in the path as a whole word; None where there is none, or more than one.
+    """
+
+    def is_named(name: str) -> bool:
+        by_authors = rf"(?<![\w.-]){re.escape(name.removeprefix('bcos-v1-'))}(?![\w-]|\.\d)"
+        return (
+            re.search(by_authors, path) is not None
+            or (BCOS[name].version == 2 and BCOS[name].link.rpartition("-")[0] + "-" in path)
+            or name in path.replace(".safetensors", "").split("/")
+        )
+
+    found = [name for name in candidates if is_named(name)]
     return found[0] if len(found) == 1 else None

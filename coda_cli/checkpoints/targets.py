@@ -1,4 +1,4 @@
-"""From the classes somebody asks about to weightings of a network's logits."""
+"""From the classes that a user asks for to weightings of a network's logits."""
 
 from __future__ import annotations
 
@@ -17,20 +17,34 @@ from coda_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Target:
-    """A class, or the difference of two, as asked for: index and, for a difference, the index it is held against."""
+    """A class, or the difference of two.
+
+    Attributes:
+        index: of the class.
+        versus: of the class that is subtracted; None where a single class is explained.
+    """
 
     index: int
     versus: int | None = None
 
 
 class Targets:
-    """The classes of a request, resolved before any work; "top:K" and the prediction are filled in from the logits."""
+    """The classes of a request, found before any work; "top:K" and the prediction wait for the logits of a picture.
+
+    Attributes:
+        versus: index of the class that is subtracted from each; None where single classes are explained.
+    """
 
     def __init__(self, classes: Sequence[str], versus: str | None, checkpoint: Checkpoint) -> None:
-        """``classes``: what ``labels.resolve_class`` takes, "top:K", "all"; none means the predicted class.
+        """Find the classes.
 
-        ``versus`` turns every class A into the difference A minus that class. Raises UsageError for a class that the
-        network does not have, and for a class held against nothing but itself.
+        Args:
+            classes: each a text that ``labels.resolve_class`` takes, "top:K", or "all"; none is the predicted class.
+            versus: turns every class A into the difference A minus this class.
+            checkpoint: the network's description.
+
+        Raises:
+            UsageError: the network does not have a class, or a class would only be subtracted from itself.
         """
         count, others = len(checkpoint.classes), known()
         self._fixed: list[int] = []
@@ -47,10 +61,18 @@ class Targets:
             raise UsageError(f"--versus {versus}: is the class asked for; a class minus itself is 0")
 
     def of(self, logits: NDArray[np.float64]) -> list[Target]:
-        """The targets for one picture with logits [classes], each once, in the order asked for; the top ones first."""
+        """List the targets for one picture, each once, in the order asked for; the top ones come first.
+
+        Args:
+            logits: float64 [classes].
+
+        Returns:
+            At least one target.
+        """
         best = [int(i) for i in np.argsort(-logits, kind="stable")[: self._top]]
         chosen = [i for i in dict.fromkeys(best + self._fixed) if i != self.versus]
-        if not chosen and self.versus is not None:  # the prediction itself was held against: against the runner-up then
+        if not chosen and self.versus is not None:
+            # The prediction is the class to subtract: the class with the second highest logit takes its place.
             chosen = [int(i) for i in np.argsort(-logits, kind="stable") if i != self.versus][:1]
         return [Target(i, self.versus) for i in chosen]
 
@@ -61,11 +83,19 @@ class Targets:
 
     @property
     def most(self) -> int:
-        """How many targets a picture can have."""
+        """The largest number of targets that a picture can have."""
         return self._top + len(set(self._fixed))
 
     def weightings(self, logits: Tensor) -> Tensor:
-        """Weightings [B, K, classes] for logits [B, classes]; rows of zeros follow where a picture has fewer than K."""
+        """Turn the targets of a batch into weightings of logits, for ``decompose``.
+
+        Args:
+            logits: float [B, classes].
+
+        Returns:
+            float32 [B, K, classes], K being the largest number of targets in the batch; pictures with fewer targets
+            have rows of zeros at the end.
+        """
         rows = [self.of(row) for row in logits.cpu().double().numpy()]
         weights = torch.zeros(len(rows), max(map(len, rows)), logits.shape[1])
         for b, targets in enumerate(rows):
@@ -77,6 +107,7 @@ class Targets:
 
 
 def _top_count(text: str, count: int) -> int:
+    """K of "top:K". Raises UsageError."""
     try:
         k = int(text.removeprefix("top:"))
     except ValueError:

@@ -50,6 +50,7 @@ app.add_typer(evaluate.app, name="evaluate")
 
 
 def _version(value: bool) -> None:
+    """Print the version and leave."""
     if value:
         from importlib.metadata import version  # reads installed metadata: torch itself is not imported
 
@@ -73,7 +74,7 @@ def coda(
     coda explain photos/ -o out/ --json     a folder, with records for scripts
     coda video clip.mp4                     a clip, frame by frame
     coda compare photo.jpg                  beside Grad-CAM, occlusion, LIME and others
-    coda models list                        the networks there are
+    coda models list                        all networks that coda knows
     """
     global _show_traceback
     _show_traceback = traceback
@@ -83,37 +84,47 @@ _show_traceback = False
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception: files are cleaned up on the way out."""
+    """SIGTERM as an exception, so that temporary files are removed on the way out."""
 
 
 def _terminate(*_: object) -> NoReturn:
+    """Raise ``_Terminated``; the handler of SIGTERM."""
     raise _Terminated
 
 
-class _Said(logging.Handler):
-    """What the library warns of, in the program's voice."""
+class _WarningsToConsole(logging.Handler):
+    """Prints the library's warnings like the program's own."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it on stderr."""
+        """Print one warning on stderr.
+
+        Args:
+            record: the warning.
+        """
         console.warn(record.getMessage())
+
+
+def _prepare_stdout() -> None:
+    """Make sure that every file name can be printed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():  # a terminal that cannot show a letter shows its number
+            sys.stdout.reconfigure(errors="backslashreplace")
+        else:  # in a pipe or a file, names keep their bytes
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    logging.getLogger("coda_cli").handlers = [_Said()]
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fall
-        if sys.stdout.isatty():
-            sys.stdout.reconfigure(errors="backslashreplace")
-        else:  # of a pipe or a file the bytes count
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    logging.getLogger("coda_cli").handlers = [_WarningsToConsole()]
+    _prepare_stdout()
     try:
         ended = app(prog_name="coda", standalone_mode=False)  # or typer would write its errors itself, over four lines
         if ended == ExitCode.INTERRUPTED:
             console.interrupted()
         sys.exit(ended or ExitCode.OK)
     except TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # private, as all of the option parser's errors
+        if type(error).__name__ == "NoArgsIsHelpError":  # its class is private, as are all errors of the option parser
             error.show()  # type: ignore[attr-defined]
         else:
             console.error(_one_line(error))
@@ -141,7 +152,7 @@ def main() -> NoReturn:
 
 
 def _one_line(error: TyperException) -> str:
-    """What the option parser complains of, as coda says such things."""
+    """An error of the option parser, in one line and in coda's form."""
     text = error.format_message().rstrip(".").replace("(Possible options", "(possible options")
     option = re.match(r"Invalid value for '([^']+)': (?:Value error, )?", text)
     said = text[option.end() :] if option else text
@@ -152,18 +163,18 @@ def _one_line(error: TyperException) -> str:
 
 
 def process() -> NoReturn:
-    """``main`` as a process of its own: it ends at once where Python would first take everything apart.
+    """Run ``main`` as a process of its own, which ends at once instead of first freeing everything in memory.
 
-    With torch that takes half a second, a quarter of the time of one picture.
+    With torch, freeing takes half a second, a quarter of the time of one picture.
     """
-    gc.set_threshold(50_000)  # looking for rubbish again and again while torch is imported takes a quarter of a second
+    gc.set_threshold(50_000)  # garbage collection, again and again while torch is imported, takes a quarter of a second
     try:
         main()
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
-            with contextlib.suppress(OSError, ValueError):  # what could not be written has been told
+            with contextlib.suppress(OSError, ValueError):  # main has reported what could not be written
                 stream.flush()
         atexit._run_exitfuncs()
         os._exit(end.code)

@@ -1,4 +1,4 @@
-"""What ``coda models list`` and ``show`` say of networks, for people and for programs. torch is not imported."""
+"""What ``coda models list`` and ``show`` say of networks, to people and to programs. torch is not imported."""
 
 from __future__ import annotations
 
@@ -7,25 +7,44 @@ from pathlib import Path
 from typing import Any
 
 from coda_cli.checkpoints import manifest
-from coda_cli.checkpoints.manifest import Known
+from coda_cli.checkpoints.headers import count_parameters, read_metadata
+from coda_cli.checkpoints.manifest import KnownCheckpoint
 from coda_cli.errors import CheckpointError, UsageError
 
 
-def described(name: str) -> Known:
-    """The entry of a name, or one made up for a file from the description inside it."""
+def entry_of(name: str) -> KnownCheckpoint:
+    """Find a network by its name, or make an entry for a file from the description inside it.
+
+    Args:
+        name: of a network, or a path.
+
+    Returns:
+        The entry.
+
+    Raises:
+        UsageError: no network has the name, and it is no file with a description.
+        CheckpointError: the file is damaged, or coda did not write it.
+    """
     path = Path(name)
     if name in manifest.known() or not path.is_file():
         return manifest.find(name)
     if path.suffix != ".safetensors":
         raise UsageError(f"{name}: a file of bare weights holds no description; coda models convert {name} adds it")
-    metadata = manifest.read_metadata(path)
+    metadata = read_metadata(path)
     if manifest.METADATA_KEY not in metadata:
         raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
-    return Known(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
+    return KnownCheckpoint(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
 
 
-def summary(entry: Known) -> dict[str, Any]:
-    """One object of ``list --json``."""
+def summary(entry: KnownCheckpoint) -> dict[str, Any]:
+    """Make one object of ``coda models list --json``.
+
+    Args:
+        entry: the network.
+
+    Returns:
+        Its fields.
+    """
     checkpoint = entry.checkpoint
     return {
         "name": checkpoint.name,
@@ -41,8 +60,15 @@ def summary(entry: Known) -> dict[str, Any]:
     }
 
 
-def details(entry: Known) -> dict[str, Any]:
-    """The object of ``show --json``."""
+def details(entry: KnownCheckpoint) -> dict[str, Any]:
+    """Make the object of ``coda models show --json``.
+
+    Args:
+        entry: the network.
+
+    Returns:
+        The fields of ``summary`` and more.
+    """
     checkpoint, n = entry.checkpoint, len(entry.checkpoint.classes)
     classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
     return {
@@ -61,19 +87,20 @@ def details(entry: Known) -> dict[str, Any]:
     }
 
 
-def _where(entry: Known) -> str:
+def _where(entry: KnownCheckpoint) -> str:
+    """Whether the file is bundled, here, or not here."""
     if entry.url is None and entry.path.parent == manifest.weights_folder():
         return "bundled"
     return "here" if entry.here else "not here"
 
 
-def _parameters(entry: Known) -> int | None:
+def _parameters(entry: KnownCheckpoint) -> int | None:
     """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
     from coda_cli.checkpoints.published_bcos import BCOS
 
     a, name = entry.checkpoint.arguments, entry.checkpoint.name
     if entry.path.suffix == ".safetensors" and entry.path.exists():
-        return manifest.count_parameters(entry.path)
+        return count_parameters(entry.path)
     if name in BCOS:
         return BCOS[name].parameters
     groups = a.get("groups") or [1] * len(a["kernels"])
@@ -81,7 +108,8 @@ def _parameters(entry: Known) -> int | None:
     return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
 
 
-def _row(entry: Known) -> list[str]:
+def _row(entry: KnownCheckpoint) -> list[str]:
+    """The cells of COLUMNS."""
     checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
     crop = checkpoint.preprocessing.crop
     return [
@@ -99,10 +127,16 @@ COLUMNS = ("NAME", "FAMILY", "PARAMETERS", "CLASSES", "INPUT", "ACCURACY", "WHER
 LEAST = ("PARAMETERS", "CLASSES", "INPUT", "FAMILY", "ACCURACY")  # left out in this order where a screen is narrow
 
 
-def table(entries: Iterable[Known], width: int | None = None) -> list[str]:
-    """``list`` for people: lines without colour and frame, so that they can be piped into anything.
+def table(entries: Iterable[KnownCheckpoint], width: int | None = None) -> list[str]:
+    """Make the table of ``coda models list``: lines without colour and frame, so that they can be piped into anything.
 
-    Columns that a screen of ``width`` characters has no room for are left out; without a width there is room for all.
+    Args:
+        entries: the networks.
+        width: of the screen in characters. Columns that it has no room for are left out, in the order of LEAST. None
+            has room for all.
+
+    Returns:
+        A heading, and a line for each network.
     """
     rows = [dict(zip(COLUMNS, COLUMNS, strict=True))]
     rows += [dict(zip(COLUMNS, _row(entry), strict=True)) for entry in entries]
@@ -116,7 +150,14 @@ def table(entries: Iterable[Known], width: int | None = None) -> list[str]:
 
 
 def lines(d: dict[str, Any]) -> list[str]:
-    """``show`` for people: the facts of ``details``, a line each."""
+    """Make the lines of ``coda models show``.
+
+    Args:
+        d: what ``details`` gives.
+
+    Returns:
+        A line for each fact, then one for each class.
+    """
     view, accuracy = d["preprocessing"], d["accuracy"]
     measured = "not measured"
     if accuracy:

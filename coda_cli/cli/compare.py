@@ -82,7 +82,8 @@ def compare(
     from coda_cli.explanation.naming import Naming, refuse_collisions
     from coda_cli.explanation.picture import Request
     from coda_cli.media.sources import resolve
-    from coda_cli.schema.comparisons import FailedComparison, to_json
+    from coda_cli.schema.comparisons import FailedComparison
+    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output)

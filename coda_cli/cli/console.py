@@ -1,4 +1,4 @@
-"""What the program says, and where: results on stdout, everything else on stderr."""
+"""All that the program prints: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -14,52 +14,80 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 PLAIN_EVERY = 10.0  # seconds between progress lines where stderr is no terminal
-Advance = Callable[[float, int], None]  # done, which may be in the midst of one, and total
+Advance = Callable[[float, int], None]  # how much is done (parts of one item count), and of how much
 
 
 @dataclass
 class Console:
-    """The program's voice. ``verbosity``: -2 errors only, -1 also warnings, 0 the summary too, 1 and more details."""
+    """Prints everything that the program has to say.
+
+    Attributes:
+        verbosity: -2 prints errors only, -1 also warnings, 0 also summaries, 1 and more also details.
+    """
 
     verbosity: int = 0
 
     def result(self, text: str) -> None:
-        """One line of results, on stdout. The only function of the program that writes there."""
+        """Print one line of results on stdout. No other function of the program prints there.
+
+        Args:
+            text: the line, without its end.
+        """
         # In one piece: an interruption between a line and its end would join it to the next one.
         print(f"{text}\n", end="", flush=True)
 
     def error(self, text: str) -> None:
-        """Something failed."""
+        """Print that something failed; never hidden.
+
+        Args:
+            text: what failed, on which item, and what to do.
+        """
         self._line("error: ", "bold red", text)
 
     def warn(self, text: str) -> None:
-        """Something the user should know, whatever they asked for; hidden by -qq."""
+        """Print what the user should know in any case; hidden by -qq.
+
+        Args:
+            text: the warning.
+        """
         if self.verbosity >= -1:
             self._line("warning: ", "yellow", text)
 
     def say(self, text: str) -> None:
-        """What happened, in a sentence; hidden by -q."""
+        """Print what happened; hidden by -q.
+
+        Args:
+            text: a sentence.
+        """
         if self.verbosity >= 0:
             self._line("", "", text)
 
     def detail(self, text: str) -> None:
-        """What only -v shows."""
+        """Print a detail, only with -v.
+
+        Args:
+            text: the detail.
+        """
         if self.verbosity >= 1:
             self._line("", "dim", text)
 
     def _line(self, label: str, style: str, text: str) -> None:
-        # One line each, whatever a file name or a library's message holds.
+        """Print one line on stderr, even where a file name or a message of a library has line ends in it."""
         text = " ".join(text.splitlines())
         self._stderr().print(f"coda: {label}", end="", style=style or None, markup=False, highlight=False)
         self._stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
     def interrupted(self, text: str = "interrupted") -> None:
-        """What Ctrl-C leaves behind; said once."""
-        if not self._told:
-            self._told = True
+        """Print that the user stopped the program; only the first call prints.
+
+        Args:
+            text: what to say.
+        """
+        if not self._said_interrupted:
+            self._said_interrupted = True
             self.say(text)
 
-    _told = False
+    _said_interrupted = False
     _rich: RichConsole | None = None
 
     def _stderr(self) -> RichConsole:
@@ -72,7 +100,17 @@ class Console:
 
     @contextmanager
     def progress(self, what: str, unit: str = "") -> Iterator[Advance]:
-        """A progress bar on a terminal, a plain line every ten seconds elsewhere, nothing with -q."""
+        """Show progress while the block runs: a bar on a terminal, elsewhere a plain line every ten seconds.
+
+        Nothing is shown with -q.
+
+        Args:
+            what: is being done.
+            unit: of the numbers in plain lines, such as " pictures".
+
+        Yields:
+            A function that takes how much is done, and of how much.
+        """
         if self.verbosity < 0:
             yield _silent
         elif self._stderr().is_terminal and not os.environ.get("CI"):
@@ -85,17 +123,17 @@ class Console:
 
         name = TextColumn("{task.description}", markup=False)  # "[x].mp4" is a name
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # On one screen results go above the bar. In a pipe or a file they are none of its business.
+        # On a terminal, results must be printed above the bar; in a pipe or a file they have nothing to do with it.
         with Progress(*columns, console=self._stderr(), transient=True, redirect_stdout=stdout_is_terminal()) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _plain(self, what: str, unit: str) -> Advance:
         start = last = time.monotonic()
-        before: float | None = None  # was done when this run began: the first call is about one more
+        before: float | None = None  # how much was done before this run: the first call is after one more
 
         def advance(done: float, total: int) -> None:
-            """Say how far it is, if nothing was said for a while."""
+            """Print how much is done, at most every ten seconds."""
             nonlocal last, before
             now = time.monotonic()
             if before is None:
@@ -118,5 +156,9 @@ console = Console()
 
 
 def stdout_is_terminal() -> bool:
-    """Whether results go to a person's screen."""
+    """Tell whether results are shown on a terminal.
+
+    Returns:
+        Whether stdout is one.
+    """
     return sys.stdout is not None and sys.stdout.isatty()

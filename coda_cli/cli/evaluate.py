@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,53 +11,40 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import WIDEST, Arch, Device, Json, Model, Quiet, Verbose, odd
+from coda_cli.vocabulary import Baseline, Direction, Grid, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from coda_cli.checkpoints.loading import Net
+    from coda_cli.study.localisation import Localisation
+    from coda_cli.study.methods import Method
+    from coda_cli.study.removal import Removal
+    from coda_cli.study.scores import Scores
     from coda_cli.training.datasets import Split
 
 app = typer.Typer(help="Measure explanations on labelled pictures: localisation, removal.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder per class, below test/ or val/ if wanted.")]
+Data = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="A folder with one folder for each class; these may lie in test/ or val/."),
+]
 MethodOption = Annotated[
-    str, typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Whose maps: see coda compare --help.")
+    str,
+    typer.Option(
+        "--method", metavar="NAME[:KEY=N,...]", help="By which method maps are made: see coda compare --help."
+    ),
 ]
 ScoresFile = Annotated[
     Path | None,
-    typer.Option("--scores", metavar="FILE", help="Keep every score; the same command then goes on where it stopped."),
+    typer.Option(
+        "--scores", metavar="FILE", help="Write every score to a file; the same command then goes on where it stopped."
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw the figure of the paper (needs matplotlib).")
 ]
-
-
-class Grid(StrEnum):
-    """Cells of a grid."""
-
-    two = "2x2"
-    three = "3x3"
-
-
-class Protocol(StrEnum):
-    """How pictures are put into grids."""
-
-    corrected = "corrected"
-    published = "published"
-
-
-class DirectionName(StrEnum):
-    """Which pixels are removed first."""
-
-    least = "least"
-    most = "most"
-
-
-class BaselineName(StrEnum):
-    """What stands in the place of removed pixels."""
-
-    zero = "zero"
-    mean = "mean"
-    blurred = "blurred"
 
 
 @app.command()
@@ -66,21 +52,28 @@ def localisation(
     data: Data,
     model: Model = DEFAULT,
     method: MethodOption = "ours",
-    grid: Annotated[Grid, typer.Option(help="Pictures in a grid.")] = Grid.three,
+    grid: Annotated[Grid, typer.Option(help="Pictures in a grid.")] = "3x3",
     grids: Annotated[int, typer.Option(min=1, help="How many grids, at most.")] = 500,
     protocol: Annotated[
         Protocol,
         typer.Option(help="published repeats an off-by-one of the original code, which uses up more pictures."),
-    ] = Protocol.corrected,
+    ] = "corrected",
     threshold: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Probability above which a picture is confident enough."),
+        typer.Option(min=0, max=1, help="Only pictures whose probability lies above it are used."),
     ] = 0.5,
     rescale: Annotated[
         bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
     ] = False,
     smooth: Annotated[
-        int, typer.Option(min=1, max=WIDEST, metavar="N", callback=odd, help="Average maps over an odd window first.")
+        int,
+        typer.Option(
+            min=1,
+            max=WIDEST,
+            metavar="N",
+            callback=odd,
+            help="Average maps over a window of so many pixels first; an odd number.",
+        ),
     ] = 1,
     scores: ScoresFile = None,
     plot: Plot = None,
@@ -100,56 +93,101 @@ def localisation(
     coda evaluate localisation imagenette/ --grid 2x2 --grids 100 --json
     coda evaluate localisation imagenette/ --method grad-cam --scores grad-cam.jsonl --plot grad-cam.png
     """
-    from coda_cli.core.networks import classify
     from coda_cli.explanation.record import network_part
-    from coda_cli.schema.measurements import LocalisationRecord, to_json
+    from coda_cli.schema.measurements import LocalisationRecord
+    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
-    from coda_cli.study.localisation import SEED, localise
+    from coda_cli.study.localisation import SEED
     from coda_cli.study.scores import Scores
 
     function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
-    side = int(grid.value[0])
+    uniform = 1 / _side(grid) ** 2
     measured = {
-        "schema": "coda.localisation", "schema_version": 1,
-        **_decided_by(net, method), "pictures": len(split), "data": split.sha256(),
-        "grid": grid.value, "protocol": protocol.value, "threshold": threshold, "rescale": rescale, "smooth": smooth,
+        "schema": "coda.localisation",
+        "schema_version": 1,
+        **_decided_by(net, method),
+        "pictures": len(split),
+        "data": split.sha256(),
+        "grid": grid,
+        "protocol": protocol,
+        "threshold": threshold,
+        "rescale": rescale,
+        "smooth": smooth,
         "seed": SEED,
-    }  # fmt: skip
-    with Scores(scores, {**measured, **_besides(net)}) as kept:
-        with console.progress("classifying", " pictures") as classified:
-            logits = classify(net.model, split.images, on_step=classified)
-        with console.progress("explaining grids", " grids") as advance:
-
-            def on_grid(row: list[float], done: int, total: int) -> None:
-                kept.add(row)
-                advance(done, total)
-
-            found = localise(
-                net.model, split.images, split.labels, side=side, count=grids, protocol=protocol.value,
-                threshold=threshold, rescale=rescale, smooth=smooth, method=function, logits=logits, before=kept.rows,
-                on_grid=on_grid,
-            )  # fmt: skip
+    }
+    with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
+        found = _localised(net, split, function, kept, grid, grids, protocol, threshold, rescale=rescale, smooth=smooth)
     low, high = found.interval()
     if as_json:
-        record = LocalisationRecord.model_validate({
-            **measured, "grids": len(found.scores), "mean": found.mean, "interval_95": (low, high),
-            "uniform": 1 / side**2, "scores": found.scores.tolist(), **_computed_by(net, method),
-        })  # fmt: skip
+        answers = {
+            "grids": len(found.scores),
+            "mean": found.mean,
+            "interval_95": (low, high),
+            "uniform": uniform,
+            "scores": found.scores.tolist(),
+        }
+        record = LocalisationRecord.model_validate({**measured, **answers, **_computed_by(net, method)})
         console.result(to_json(record))
     else:
-        by = "" if method == "ours" else f" by {method}"
         console.result(
-            f"{network_part(net).title}{by}: {found.mean:.3f} of the positive evidence in the right cell "
-            f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid.value} grids, {protocol.value} protocol; "
-            f"evenly spread evidence: {1 / side**2:.3f}"
+            f"{_title(net, method)}: {found.mean:.3f} of the positive evidence in the right cell "
+            f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid} grids, {protocol} protocol; "
+            f"evenly spread evidence: {uniform:.3f}"
         )
     if plot:
         from coda_cli.study import plots
 
-        title = f"{network_part(net).title}, {len(found.scores)} grids {grid.value}"
-        plots.save(plots.localisation_figure({method: found.scores}, 1 / side**2, title), plot)
+        title = f"{network_part(net).title}, {len(found.scores)} grids {grid}"
+        plots.save(plots.localisation_figure({method: found.scores}, uniform, title), plot)
     if len(found.scores) < grids:
         console.say(f"{len(found.scores)} grids instead of {grids}: a class has no more confident pictures")
+
+
+def _localised(
+    net: Net,
+    split: Split,
+    method: Method,
+    kept: Scores,
+    grid: Grid,
+    grids: int,
+    protocol: Protocol,
+    threshold: float,
+    *,
+    rescale: bool,
+    smooth: int,
+) -> Localisation:
+    """Measure all grids whose scores are not kept yet, with progress on stderr."""
+    import numpy as np
+
+    from coda_cli.core.networks import classify, probabilities
+    from coda_cli.study.localisation import Localisation, choose_grids, score_grids
+
+    with console.progress("classifying", " pictures") as advance:
+        logits = classify(net.model, split.images, on_step=advance).cpu()
+    p = probabilities(net.model, logits.double())
+    wanted = choose_grids(
+        logits, split.labels, side=_side(grid), count=grids, protocol=protocol, threshold=threshold, p=p
+    )
+    with console.progress("explaining grids", " grids") as advance:
+        scores = score_grids(
+            net.model,
+            split.images,
+            split.labels,
+            wanted,
+            rescale=rescale,
+            smooth=smooth,
+            method=method,
+            before=len(kept.rows),
+        )
+        for row in scores:
+            kept.add(row)
+            advance(len(kept.rows), len(wanted))
+    return Localisation(np.array(kept.rows[: len(wanted)]))
+
+
+def _side(grid: Grid) -> int:
+    """How many pictures lie side by side in a grid."""
+    return int(grid[0])
 
 
 @app.command()
@@ -158,16 +196,22 @@ def removal(
     model: Model = DEFAULT,
     method: MethodOption = "ours",
     pictures: Annotated[
-        int, typer.Option(min=1, help="How many, evenly over the data set (published: 1024, the first).")
+        int, typer.Option(min=1, help="How many pictures, evenly over the data set (published: the first 1024).")
     ] = 256,
-    first: Annotated[bool, typer.Option("--first", help="The first pictures of the data set instead.")] = False,
-    direction: Annotated[DirectionName, typer.Option(help="Which pixels are removed first.")] = DirectionName.least,
+    first: Annotated[bool, typer.Option("--first", help="Take the first pictures of the data set instead.")] = False,
+    direction: Annotated[Direction, typer.Option(help="Which pixels are removed first.")] = "least",
     baseline: Annotated[
-        BaselineName,
-        typer.Option(help="What takes their place: nothing in all six channels (published), or a real colour."),
-    ] = BaselineName.zero,
-    points: Annotated[int, typer.Option(min=1, help="How often the network is asked on the way.")] = 128,
-    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of the pixels, removed at the end.")] = 0.25,
+        Baseline,
+        typer.Option(
+            help="What takes their place: 0 in all six channels (published), the mean colour, or a blurred picture."
+        ),
+    ] = "zero",
+    points: Annotated[
+        int, typer.Option(min=1, help="At how many points on the way the probability is measured.")
+    ] = 128,
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Which share of the pixels is removed at the end.")
+    ] = 0.25,
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
@@ -185,56 +229,103 @@ def removal(
     coda evaluate removal cifar10-data/ -m cifar10
     coda evaluate removal cifar10-data/ -m cifar10 --direction most --baseline blurred --plot most.png
     """
-    import numpy as np
-
     from coda_cli.explanation.record import network_part
-    from coda_cli.schema.measurements import RemovalRecord, to_json
+    from coda_cli.schema.measurements import RemovalRecord
+    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
-    from coda_cli.study.removal import Removal, counts, remove
     from coda_cli.study.scores import Scores
 
     function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
-    size = split.images.shape[2] * split.images.shape[3]
-    last = min(pictures, len(split)) - 1 if first else len(split) - 1
-    chosen = np.unique(np.linspace(0, last, min(pictures, len(split))).round().astype(int))
+    chosen = _chosen_pictures(len(split), pictures, first=first)
     measured = {
-        "schema": "coda.removal", "schema_version": 1,
-        **_decided_by(net, method), "pictures": len(chosen), "data": split.sha256(),
-        "direction": direction.value, "baseline": baseline.value, "points": points, "share": share,
+        "schema": "coda.removal",
+        "schema_version": 1,
+        **_decided_by(net, method),
+        "pictures": len(chosen),
+        "data": split.sha256(),
+        "direction": direction,
+        "baseline": baseline,
+        "points": points,
+        "share": share,
         **({"first": True} if first else {}),
-    }  # fmt: skip
-    with Scores(scores, {**measured, **_besides(net)}) as kept:
-        rest = chosen[len(kept.rows) :]
-        with console.progress("removing pixels", " pictures") as advance:
-            curves = remove(
-                net.model, split.images[rest], split.labels[rest], method=function, direction=direction.value,
-                baseline=baseline.value, share=share, points=points, before=len(kept.rows),
-            )  # fmt: skip
-            for curve in curves:
-                kept.add(curve.tolist())
-                advance(len(kept.rows), len(chosen))
-    found = Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
+    }
+    with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
+        found = _removed(net, split, chosen, function, kept, direction, baseline, points=points, share=share)
     if as_json:
-        record = RemovalRecord.model_validate({
-            **measured, "area": found.area, "removed": found.removed.tolist(), "mean": found.mean.tolist(),
-            "curves": found.curves.tolist(), **_computed_by(net, method),
-        })  # fmt: skip
+        answers = {
+            "area": found.area,
+            "removed": found.removed.tolist(),
+            "mean": found.mean.tolist(),
+            "curves": found.curves.tolist(),
+        }
+        record = RemovalRecord.model_validate({**measured, **answers, **_computed_by(net, method)})
         console.result(to_json(record))
     else:
-        by = "" if method == "ours" else f" by {method}"
         console.result(
-            f"{network_part(net).title}{by}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} "
-            f"of the pixels are removed, {direction.value} important first; area {found.area:.3f}; "
-            f"{len(chosen)} pictures"
+            f"{_title(net, method)}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} "
+            f"of the pixels are removed, {direction} important first; area {found.area:.3f}; {len(chosen)} pictures"
         )
     if plot:
         from coda_cli.study import plots
 
-        title = f"{network_part(net).title}, {len(chosen)} pictures, {direction.value} important first"
+        title = f"{network_part(net).title}, {len(chosen)} pictures, {direction} important first"
         plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
 
 
-def _decided_by(net: Net, method: str) -> dict[str, Any]:
+def _chosen_pictures(available: int, wanted: int, *, first: bool) -> NDArray[np.int64]:
+    """Indices of the pictures that are measured: the first ones, or evenly over the data set."""
+    import numpy as np
+
+    number = min(wanted, available)
+    last = (number if first else available) - 1
+    return np.unique(np.linspace(0, last, number).round().astype(np.int64))
+
+
+def _removed(
+    net: Net,
+    split: Split,
+    chosen: NDArray[np.int64],
+    method: Method,
+    kept: Scores,
+    direction: Direction,
+    baseline: Baseline,
+    *,
+    points: int,
+    share: float,
+) -> Removal:
+    """Remove pixels from all pictures whose curves are not kept yet, with progress on stderr."""
+    import numpy as np
+
+    from coda_cli.study.removal import Removal, counts, remove
+
+    rest = chosen[len(kept.rows) :]
+    with console.progress("removing pixels", " pictures") as advance:
+        curves = remove(
+            net.model,
+            split.images[rest],
+            split.labels[rest],
+            method=method,
+            direction=direction,
+            baseline=baseline,
+            share=share,
+            points=points,
+            before=len(kept.rows),
+        )
+        for curve in curves:
+            kept.add(curve.tolist())
+            advance(len(kept.rows), len(chosen))
+    size = split.images.shape[2] * split.images.shape[3]
+    return Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
+
+
+def _title(net: Net, method: str) -> str:
+    """The network, and whose maps are measured where they are not coda's own."""
+    from coda_cli.explanation.record import network_part
+
+    return network_part(net).title + ("" if method == "ours" else f" by {method}")
+
+
+def _decided_by(net: Net, method: str) -> dict[str, object]:
     """What records say of the network and the method that are measured."""
     from coda_cli.explanation.record import network_part
     from coda_cli.study.by_name import parameters_of
@@ -243,14 +334,14 @@ def _decided_by(net: Net, method: str) -> dict[str, Any]:
     return {"network": network, "method": method, "parameters": parameters_of(method)}
 
 
-def _besides(net: Net) -> dict[str, Any]:
-    """What else scores depend on: numbers that need not be in the network's file, and the program's version."""
+def _also_decided_by(net: Net) -> dict[str, object]:
+    """What else scores depend on and no record says: numbers that files may lack, and the program's version."""
     from coda_cli.explanation.record import described, versions
 
     return {"described": described(net), "coda": versions()["coda"]}
 
 
-def _computed_by(net: Net, method: str) -> dict[str, Any]:
+def _computed_by(net: Net, method: str) -> dict[str, object]:
     """Where and by which libraries it was measured; a measurement may go on elsewhere."""
     from coda_cli.explanation.record import versions
     from coda_cli.study.by_name import libraries_of
@@ -270,7 +361,7 @@ def _prepared(
 
     require([method])
     if plot:
-        plots.refuse(plot)
+        plots.check_path(plot)
     net = load_network(model, arch, device, Request(), exact=is_exact(method))
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)

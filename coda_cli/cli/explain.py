@@ -222,7 +222,8 @@ class _Announcer:
 
     def add(self, outcome: Outcome) -> None:
         """Results of one input on stdout, and a line for people on stderr."""
-        from coda_cli.schema.pictures import FailedRecord, to_json
+        from coda_cli.schema.parts import to_json
+        from coda_cli.schema.pictures import FailedRecord
 
         if outcome.error:
             console.error(str(outcome.error))

@@ -1,4 +1,4 @@
-"""``coda models``: the networks there are, what they are, getting them, converting them, proving them."""
+"""``coda models``: list networks, show them, download them, convert them, prove them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def show(
     coda models show cifar10
     coda models show run/model.safetensors --json
     """
-    details = catalogue.details(catalogue.described(name))
+    details = catalogue.details(catalogue.entry_of(name))
     if as_json:
         console.result(_json(details))
     else:
@@ -64,6 +64,7 @@ def show(
 
 
 def _json(value: dict[str, Any]) -> str:
+    """One line of JSON with schema and version."""
     return json.dumps({"schema": "coda.model", "schema_version": 1, **value}, ensure_ascii=False, allow_nan=False)
 
 
@@ -80,8 +81,8 @@ def pull(
 ) -> None:
     """Download a published network.
 
-    What is here already is only checked. A pull that was cut off goes on where it stopped. CODA_MIRROR names another
-    place to download from, where the files lie as NAME/FILE; CODA_CACHE_DIR the folder for them.
+    A file that is here already is only checked. A download that was interrupted goes on where it stopped. CODA_MIRROR
+    is another address to download from, where the files lie as NAME/FILE; CODA_CACHE_DIR is the folder for them.
 
     \b
     coda models pull 9L-S-CoDA-SQ-1000
@@ -91,7 +92,7 @@ def pull(
 
     entry = manifest.find(name)
     if entry.url is None:
-        console.say(f"{name} comes with coda; there is nothing to pull")
+        console.say(f"{name} comes with coda; there is nothing to download")
         console.result(entry.path.as_posix())
         return
     console.say(f"{name}: {entry.checkpoint.licence}")
@@ -101,8 +102,8 @@ def pull(
         )
     recorded = manifest.find(name).sha256
     if entry.sha256 is None:
-        held = f"begins with the published {entry.sha256_prefix}" if entry.sha256_prefix else "none was published"
-        console.say(f"sha256 {recorded} is recorded, later pulls must match it; {held}")
+        compared = f"begins with the published {entry.sha256_prefix}" if entry.sha256_prefix else "none was published"
+        console.say(f"sha256 {recorded} is recorded, later pulls must match it; {compared}")
     else:
         console.say(f"sha256 {recorded} as recorded by the first pull")
     console.result(path.as_posix())
@@ -116,10 +117,12 @@ def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' weights (.pkl), or coda's.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="What to write; FILE.safetensors beside the source."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to write [default: FILE.safetensors beside FILE]."
+        ),
     ] = None,
     arch: Arch = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file where it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -138,7 +141,7 @@ def convert(
     if output.suffix != loading.SUFFIX:
         raise UsageError(f"{output}: coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}")
     if output.exists() and not force:
-        raise UsageError(f"{output}: is there already; --force replaces it, -o names another file")
+        raise UsageError(f"{output}: exists already; --force replaces it, -o names another file")
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     net = loading.load(file, arch=arch, exact=False)
@@ -154,7 +157,7 @@ def convert(
 @app.command()
 def verify(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="One network; all that are on this machine if left out.")
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="One network [default: all that are on this machine].")
     ] = None,
     accuracy: Annotated[
         Path | None,
@@ -163,7 +166,8 @@ def verify(
         ),
     ] = None,
     logits: Annotated[
-        Path | None, typer.Option("--logits", metavar="FILE.npz", help="Keep the logits and labels of --accuracy.")
+        Path | None,
+        typer.Option("--logits", metavar="FILE.npz", help="Write the logits and labels of --accuracy to a file."),
     ] = None,
     arch: Arch = None,
     as_json: Json = False,
@@ -183,12 +187,12 @@ def verify(
     coda models verify cifar10 --accuracy cifar10-data/
     """
     if logits and not (accuracy and name):
-        raise UsageError(f"--logits {logits}: keeps the logits of one network's --accuracy; name both")
+        raise UsageError(f"--logits {logits}: needs --accuracy DATA and the name of one network")
     here = [n for n, e in manifest.known().items() if e.here and e.checkpoint.architecture not in manifest.STANDARD]
     names = [name] if name else here
     if not names:
         raise UsageError("no network is on this machine; coda models list shows which can be pulled")
-    failures: list[CodaError] = []
+    codes: set[ExitCode] = set()
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
@@ -198,9 +202,8 @@ def verify(
                 raise ExactnessError(f"{item}: not exact, or not the same in float32 and float64; do not rely on it")
         except CodaError as error:
             console.error(str(error))
-            failures.append(error)
-    if failures:
-        codes = {failure.exit_code for failure in failures}
+            codes.add(error.exit_code)
+    if codes:
         raise typer.Exit(ExitCode.CHECKPOINT if ExitCode.CHECKPOINT in codes else max(codes))
 
 
@@ -255,15 +258,19 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
 
 
 def _say_assumed(net: Net) -> None:
+    """Say what the network's file could not tell."""
     for assumption in net.assumed:
         console.say(f"{net.path.name}: {assumption}")
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
+    """The value, or None in the place of NaN and infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
 
 
 def _verdict(found: dict[str, Any]) -> str:
+    """What was found about a network, in one line."""
+
     def number(key: str) -> str:
         return "not a number" if found[key] is None else f"{found[key]:.2g}"
 

@@ -1,27 +1,19 @@
-"""``coda schema``."""
+"""``coda schema``: the JSON Schemas of the records that commands write."""
 
 from __future__ import annotations
 
 import json
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from coda_cli.cli.console import console
 
-
-class Command(StrEnum):
-    """A command that writes records."""
-
-    explain = "explain"
-    video = "video"
-    compare = "compare"
-    evaluate = "evaluate"
+Command = Literal["explain", "video", "compare", "evaluate"]  # those that write records
 
 
 def schema(
-    command: Annotated[Command, typer.Argument(help="Whose records.")] = Command.explain,
+    command: Annotated[Command, typer.Argument(help="The command that writes the records.")] = "explain",
 ) -> None:
     """Print the JSON Schema of the records that a command writes.
 
@@ -31,8 +23,10 @@ def schema(
     """
     from coda_cli.schema import clips, comparisons, measurements, pictures
 
-    kinds = {
-        Command.explain: pictures, Command.video: clips, Command.compare: comparisons,
-        Command.evaluate: measurements,
-    }  # fmt: skip
-    console.result(json.dumps(kinds[command].json_schema(), indent=2))
+    schemas = {
+        "explain": pictures.json_schema,
+        "video": clips.json_schema,
+        "compare": comparisons.json_schema,
+        "evaluate": measurements.json_schema,
+    }
+    console.result(json.dumps(schemas[command](), indent=2))

@@ -1,4 +1,4 @@
-"""``coda train``."""
+"""``coda train``: train a network on labelled pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import typer
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Device, Quiet, Verbose
 from coda_cli.errors import TrainingError, UsageError
+from coda_cli.vocabulary import TrainingPrecision
 
 if TYPE_CHECKING:
     import torch
 
+    from coda_cli.cli.console import Advance
     from coda_cli.training.loop import Tick
     from coda_cli.training.recipes import Recipe
 
@@ -44,35 +46,42 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run: state, log, network.")
     ] = Path("coda-train"),
-    name: Annotated[str | None, typer.Option(help="The network's name [default: the data folder's].")] = None,
+    name: Annotated[str | None, typer.Option(help="The network's name [default: that of the data folder].")] = None,
     data_note: Annotated[
-        str | None, typer.Option("--data-note", metavar="TEXT", help="What the network's file says about the data.")
+        str | None,
+        typer.Option("--data-note", metavar="TEXT", help="What its file says about the data."),
     ] = None,
     licence: Annotated[
         str, typer.Option("--licence", metavar="TEXT", help="Under which terms the network's file may be used.")
     ] = "",
     arch: Annotated[
         str | None,
-        typer.Option(
-            "--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below for these."
-        ),
+        typer.Option("--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below."),
     ] = None,
     size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is shown.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", min=0, help="Peak, of Adam.")
+        float | None, typer.Option("--learning-rate", "--lr", min=0, help="Its peak; the optimiser is Adam.")
     ] = None,
-    warmup: Annotated[float | None, typer.Option(min=0, max=1, help="Share of all steps.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="Divides the sum over positions.")] = None,
+    warmup: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of all steps over which the learning rate rises.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="By which the sum over all positions is divided.")
+    ] = None,
     matrix_l1: Annotated[
         float | None,
         typer.Option(
             "--matrix-l1", min=0, help="Weight of the mean |W(x)| in the loss: sparser maps (CoDA-Nets only)."
         ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, of the matrix products.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+    precision: Annotated[
+        TrainingPrecision | None, typer.Option(help="Of the matrix products [default: the recipe's].")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of the first weights and of all that is drawn at random.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, exactly.")] = False,
     time_budget: Annotated[
         float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time; --resume goes on.")
@@ -89,7 +98,6 @@ def train(
     coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run-96/
     coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
-    from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.explanation.files import prepare
     from coda_cli.machine.devices import emulated, pick
     from coda_cli.media.files import alone
@@ -99,60 +107,84 @@ def train(
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")
     changes = {
-        "size": size, "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "warmup": warmup,
-        "precision": precision, "seed": seed, "matrix_l1": matrix_l1,
-    }  # fmt: skip
+        "size": size,
+        "epochs": epochs,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "warmup": warmup,
+        "precision": precision,
+        "seed": seed,
+        "matrix_l1": matrix_l1,
+    }
+    changes = {field: value for field, value in changes.items() if value is not None}
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
     name = name or data.resolve().name
-    if Path(name).name != name or not name:  # it becomes a file's name, hours from now
-        raise UsageError(f"--name {name}: a name that can be a file's is needed, without /")
-    if not math.isfinite(chosen.learning_rate):
-        raise UsageError(f"--learning-rate {chosen.learning_rate}: expected a finite number")
-    if (output / STATE_FILE).exists() and not resume:
-        raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
-    if (output / f"{name}{SUFFIX}").exists() and not resume:
-        raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
+    _refuse_names(name, output, resume=resume)
     where = pick(device, precision or "float32")
     if precision is None and where.type == "cuda" and emulated(chosen.precision):
         console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
         chosen = replace(chosen, precision="float32")
     prepare(output)
     with alone(output / STATE_FILE, "-o DIR starts another"):
-        _run(chosen, data, output, {"name": name, "about": data_note or name, "licence": licence}, resume=resume,
-             minutes=time_budget, device=where, compiled=not no_compile)  # fmt: skip
+        stated = {"name": name, "about": data_note or name, "licence": licence}
+        _run(
+            chosen,
+            data,
+            output,
+            stated,
+            resume=resume,
+            minutes=time_budget,
+            device=where,
+            compiled=not no_compile,
+        )
+
+
+def _refuse_names(name: str, output: Path, *, resume: bool) -> None:
+    """Raise UsageError where the network's file could not be written, or would take the place of another."""
+    from coda_cli.checkpoints.loading import SUFFIX
+    from coda_cli.training.state import STATE_FILE
+
+    if Path(name).name != name or not name:  # it becomes a file's name, hours from now
+        raise UsageError(f"--name {name}: a name that can be a file's is needed, without /")
+    if (output / STATE_FILE).exists() and not resume:
+        raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
+    if (output / f"{name}{SUFFIX}").exists() and not resume:
+        raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
-    from coda_cli.checkpoints.manifest import STANDARD
-    from coda_cli.checkpoints.published import PUBLISHED
-    from coda_cli.checkpoints.published_bcos import BCOS
-
-    architecture, arguments = recipe.architecture, recipe.arguments
-    trained = [name for name, entry in BCOS.items() if entry.architecture not in STANDARD]
-    if arch in PUBLISHED:
-        architecture, arguments = "coda_net", PUBLISHED[arch]
-    elif arch in trained:
-        architecture, arguments = BCOS[arch].architecture, BCOS[arch].arguments
-    elif arch is not None and arch.startswith("hybrid:"):
-        architecture, arguments = "hybrid", _hybrid(arch)
-    elif arch is not None:
-        known = ", ".join([*PUBLISHED, *trained])
-        raise UsageError(f"--arch {arch}: no such configuration; known: {known}, and hybrid:BACKBONE:CUT")
+    """The recipe with what the options change."""
+    architecture, arguments = (recipe.architecture, recipe.arguments) if arch is None else _configuration(arch)
     if temperature is not None:
         if not 0 < temperature < math.inf:
             raise UsageError(f"--temperature {temperature:g}: expected a positive number")
         arguments = {**arguments, "temperature": temperature}
-    if changes["precision"] not in (None, "float32", "bfloat16"):
-        raise UsageError(f"--precision {changes['precision']}: expected float32 or bfloat16")
-    changed = replace(
-        recipe, architecture=architecture, arguments=arguments, **{k: v for k, v in changes.items() if v is not None}
-    )
+    changed = replace(recipe, architecture=architecture, arguments=arguments, **changes)
+    if not math.isfinite(changed.learning_rate):
+        raise UsageError(f"--learning-rate {changed.learning_rate}: expected a finite number")
     changed.check()
     return changed
 
 
+def _configuration(arch: str) -> tuple[str, dict[str, Any]]:
+    """The architecture that --arch names, and its arguments. Raises UsageError."""
+    from coda_cli.checkpoints.manifest import STANDARD
+    from coda_cli.checkpoints.published import PUBLISHED
+    from coda_cli.checkpoints.published_bcos import BCOS
+
+    bcos = [name for name, entry in BCOS.items() if entry.architecture not in STANDARD]
+    if arch in PUBLISHED:
+        return "coda_net", PUBLISHED[arch]
+    if arch in bcos:
+        return BCOS[arch].architecture, BCOS[arch].arguments
+    if arch.startswith("hybrid:"):
+        return "hybrid", _hybrid(arch)
+    names = ", ".join([*PUBLISHED, *bcos])
+    raise UsageError(f"--arch {arch}: no such configuration; known: {names}, and hybrid:BACKBONE:CUT")
+
+
 def _hybrid(arch: str) -> dict[str, Any]:
-    """What "hybrid:BACKBONE:CUT" stands for."""
+    """The arguments of the network that "hybrid:BACKBONE:CUT" stands for. Raises UsageError."""
     from coda_cli.core.networks import hybrid_table
 
     _, name, cut, *more = [*arch.split(":"), "", ""]
@@ -175,6 +207,7 @@ def _run(
     device: torch.device,
     compiled: bool,
 ) -> None:
+    """Read the data, train, and write the network, with progress on stderr."""
     import torch
 
     from coda_cli.checkpoints.loading import SUFFIX
@@ -187,22 +220,33 @@ def _run(
     with console.progress("training", " steps") as advance:
         try:
             result = train(
-                recipe, splits, output, device=device, resume=resume, compiled=compiled,
-                time_budget=float("inf") if minutes is None else minutes * 60,
-                on_step=lambda tick: _tick(tick, advance),
-                on_epoch=lambda epoch, share: console.say(f"epoch {epoch}: {share:.1%} of a held-out sample"),
-            )  # fmt: skip
+                recipe,
+                splits,
+                output,
+                device=device,
+                resume=resume,
+                compiled=compiled,
+                time_budget=math.inf if minutes is None else minutes * 60,
+                on_step=lambda tick: _show_step(tick, advance),
+                on_epoch=lambda epoch, share: console.say(
+                    f"epoch {epoch}: {share:.1%} of a held-out sample classified correctly"
+                ),
+            )
         except torch.OutOfMemoryError as error:
             raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error
     if not result.finished:
-        console.say(f"time is up after step {result.steps}; go on with the same command and --resume")
+        console.say(f"the time budget is spent after step {result.steps}; the same command with --resume goes on")
         return
     path = finish(result, recipe, splits, output / f"{stated['name']}{SUFFIX}", **stated)
-    console.say(f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures; {result.seconds / 60:.0f} minutes")
+    console.say(
+        f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures classified correctly; "
+        f"{result.seconds / 60:.0f} minutes"
+    )
     console.result(str(path))
 
 
-def _tick(tick: Tick, advance: Any) -> None:
+def _show_step(tick: Tick, advance: Advance) -> None:
+    """Show how far training is, and every 200 steps how it goes."""
     advance(tick.step, tick.steps)
     if tick.step % 200 == 0:
         console.detail(f"step {tick.step}: loss {tick.loss:.4f}, {tick.images_per_second:.0f} pictures/s")

@@ -171,7 +171,8 @@ def _span(start: str, end: str | None, seconds: str | None) -> tuple[float, floa
 
 
 def _failure(source: str | int, error: CodaError) -> str:
-    from coda_cli.schema.clips import FailedClip, to_json
+    from coda_cli.schema.clips import FailedClip
+    from coda_cli.schema.parts import to_json
     from coda_cli.video.reading import name_of
 
     return to_json(FailedClip.of(name_of(source), error))
@@ -238,7 +239,8 @@ def _source(text: str) -> str | int:
 
 def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutputs, json: bool) -> ClipRecord:
     """Explain one clip, saying what happens; returns its record."""
-    from coda_cli.schema.clips import ClipRecord, to_json
+    from coda_cli.schema.clips import ClipRecord
+    from coda_cli.schema.parts import to_json
     from coda_cli.video.reading import name_of, probe
 
     def interrupted(summary: ClipRecord) -> None:

@@ -23,8 +23,8 @@ from coda_cli.media.stills import read_image, write_png
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
-from coda_cli.schema.comparisons import Comparison, MethodPart, to_json
-from coda_cli.schema.pictures import ViewPart
+from coda_cli.schema.comparisons import Comparison, MethodPart
+from coda_cli.schema.parts import ViewPart, to_json
 from coda_cli.study.by_name import METHODS, is_exact, libraries_of, method_of, parameters_of, unit_of, usual
 from coda_cli.vocabulary import Fit
 

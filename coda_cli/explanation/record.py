@@ -24,19 +24,8 @@ from coda_cli.explanation.picture import Explanation, Input
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
-from coda_cli.schema.pictures import (
-    ClassPart,
-    EvidencePart,
-    Explained,
-    LayerPart,
-    Network,
-    Record,
-    RegionPart,
-    ScoredClass,
-    Source,
-    Sums,
-    ViewPart,
-)
+from coda_cli.schema.parts import ClassPart, Network, ScoredClass, Source, Sums, ViewPart
+from coda_cli.schema.pictures import EvidencePart, Explained, LayerPart, Record, RegionPart
 from coda_cli.vocabulary import Style
 
 TOP = 5  # classes with the highest logits in every record

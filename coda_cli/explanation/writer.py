@@ -20,7 +20,8 @@ from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_gif, write_png
 from coda_cli.render.colour import TABLE
-from coda_cli.schema.pictures import Explained, Record, core_json, to_json
+from coda_cli.schema.parts import to_json
+from coda_cli.schema.pictures import Explained, Record, core_json
 from coda_cli.vocabulary import IfExists
 
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class

@@ -1,4 +1,4 @@
-"""What is written about one picture and class under several methods."""
+"""The record of one picture and class under several methods."""
 
 from __future__ import annotations
 
@@ -6,30 +6,52 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coda_cli.schema.pictures import ClassPart, Failed, Network, Source, ViewPart, _Part, schema_of
+from coda_cli.schema.parts import ClassPart, Failed, Network, Part, Source, ViewPart, schema_of
 
 SCHEMA: Literal["coda.comparison"] = "coda.comparison"
 
 
-class MethodPart(_Part):
+class MethodPart(Part):
     """One method's map [h, w] of the view.
 
-    ``off`` is how far its sum is from what it should share out, logit - bias (of ours: the residual, with the
-    positional share); it says little of methods whose maps are not in logit units.
-    ``scale`` is drawn in full colour. ``seconds`` is its time, of which classes that are asked for together take equal
-    shares.
+    Attributes:
+        method: as it was asked for.
+        parameters: all of them, by name.
+        sum: of the map's values.
+        off: how far the sum is from what the map should share out, logit - bias (for coda's own map: the residual, with
+            the positional share). It says little of methods whose maps are not in logit units.
+        scale: the value of one pixel that is drawn in full colour.
+        seconds: the time of the method. Classes that are asked for in one call take equal shares of it.
     """
 
-    method: str  # as it was asked for
-    parameters: dict[str, float]  # all of them
+    method: str
+    parameters: dict[str, float]
     sum: float
     off: float
     scale: float
     seconds: float
 
 
-class Comparison(_Part):
-    """One picture and class: the logit, and every method's account of it."""
+class Comparison(Part):
+    """One picture and class: its logit, and the map of every method.
+
+    Attributes:
+        schema_name: "coda.comparison"; "schema" in the JSON.
+        schema_version: 1.
+        status: "ok".
+        source: the file.
+        network: whose logit it is.
+        view: what the network saw of the file.
+        explained: the class.
+        logit: the network's output for the class.
+        bias: the network's constant share of the logit.
+        methods: one part for each map.
+        together: how many classes were asked for in one call; see ``MethodPart.seconds``.
+        left_out: methods that do not work with this network, and why.
+        files: what was written: kind -> path relative to the output folder, with /.
+        device: on which it was computed.
+        versions: of coda and the libraries that had a part in it.
+    """
 
     schema_name: Literal["coda.comparison"] = Field(SCHEMA, alias="schema")
     schema_version: Literal[1] = 1
@@ -41,24 +63,27 @@ class Comparison(_Part):
     logit: float
     bias: float
     methods: tuple[MethodPart, ...]
-    together: int  # classes that were asked for together
-    left_out: dict[str, str] = Field(default={})  # methods that do not work with this network, and why
+    together: int
+    left_out: dict[str, str] = Field(default={})
     files: dict[str, str] = Field(default={})
     device: str
     versions: dict[str, str]
 
 
 class FailedComparison(Failed):
-    """One input that could not be compared."""
+    """One input that could not be compared.
+
+    Attributes:
+        schema_name: "coda.comparison"; "schema" in the JSON.
+    """
 
     schema_name: Literal["coda.comparison"] = Field(SCHEMA, alias="schema")
 
 
-def to_json(record: Comparison | FailedComparison) -> str:
-    """One line of JSON."""
-    return record.model_dump_json(by_alias=True)
-
-
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a line of output."""
+    """Describe a line of ``coda compare --json``.
+
+    Returns:
+        The JSON Schema.
+    """
     return schema_of(Comparison | FailedComparison, f"{SCHEMA} version 1")

@@ -1,91 +1,41 @@
-"""What is written about one input: one JSON object, one schema with a version. Changes within a version only add."""
+"""The record of one picture: one JSON object, one schema with a version. Changes within a version only add fields."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field
 
-from coda_cli.errors import CodaError
-from coda_cli.media.files import utf8
+from coda_cli.schema.parts import Failed, Network, Part, ScoredClass, Source, Sums, ViewPart, schema_of, to_json
 
 SCHEMA: Literal["coda.record"] = "coda.record"
 VERSION: Literal[1] = 1
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
-    )
+class RegionPart(Part):
+    """A connected region of the strongest evidence.
 
-
-class Source(_Part):
-    """The input file. ``notes`` says what decoding changed (EXIF turn, transparency laid on white, ...)."""
-
-    path: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    notes: tuple[str, ...] = ()
-
-
-class Network(_Part):
-    """The network and the sha256 of its file. ``assumed``: what the file could not tell and where it was taken from.
-
-    ``cut`` is there for hybrids: contributions are exact at this layer's output, and a position's is spread evenly over
-    the pixels it stands for.
+    Attributes:
+        box: (x0, y0, x1, y1) in the source's pixels.
+        share: of the sum of all positive contributions, in [0, 1].
+        view_pixels: how many of the view's pixels it has.
     """
-
-    name: str
-    sha256: str
-    architecture: str
-    temperature: float
-    assumed: tuple[str, ...] = ()
-    cut: str | None = None
-
-    @property
-    def title(self) -> str:
-        """The name, and for a hybrid how far down its contributions are exact."""
-        return self.name if self.cut is None else f"{self.name}, exact down to {self.cut}, not to the pixels"
-
-
-class ViewPart(_Part):
-    """What the network saw: ``width`` x ``height`` pixels covering ``box`` (x0, y0, x1, y1) of the source's pixels."""
-
-    fit: Literal["crop", "pad", "native"]
-    width: int
-    height: int
-    box: tuple[float, float, float, float]
-
-
-class ClassPart(_Part):
-    """A class of the network."""
-
-    index: int
-    name: str
-    wnid: str | None = None
-
-
-class ScoredClass(ClassPart):
-    """A class with its logit and probability (sigmoid of the logit)."""
-
-    logit: float
-    probability: float
-
-
-class RegionPart(_Part):
-    """A connected region of the strongest evidence: box in the source's pixels, its share of the positive sum."""
 
     box: tuple[float, float, float, float]
     share: float
     view_pixels: int
 
 
-class EvidencePart(_Part):
-    """Where the positive evidence lies. ``centroid`` in the source's pixels; ``half_share`` is the smallest share of
-    the view's pixels that holds half of it, ``regions`` the connected parts of just those pixels; ``grid`` holds the
-    signed sums over 3 x 3 cells of the view, which add up to the sum of all contributions."""
+class EvidencePart(Part):
+    """Where the positive evidence lies.
+
+    Attributes:
+        centroid: (x, y) of the positive contributions, in the source's pixels; None where there are none.
+        half_share: the smallest share of the view's pixels that holds half of the positive evidence, in [0, 1].
+        regions: the connected parts of just those pixels.
+        grid: the signed sums over 3 x 3 cells of the view, row by row, in logit units; they add up to the sum of all
+            contributions.
+    """
 
     centroid: tuple[float, float] | None
     half_share: float | None
@@ -93,30 +43,23 @@ class EvidencePart(_Part):
     grid: tuple[tuple[float, ...], ...]
 
 
-class Sums(ClassPart):
-    """An explained class, or a difference, and what its logit is made of.
-
-    logit == positive + negative + positional + bias + residual
-    """
-
-    versus: ClassPart | None = None
-    logit: float
-    probability: float | None  # None for a difference
-    bias: float
-    positional: float = 0.0  # the share of a positional embedding, of no pixel
-    positive: float
-    negative: float
-    residual: float
-    tolerance: float
-    exact: bool
-
-
-class LayerPart(_Part):
-    """A logit shared out over ``height`` x ``width`` positions of a layer's output: ``sum`` of them, and the proof.
+class LayerPart(Part):
+    """A logit shared out over the positions of one layer's output, with its proof.
 
     logit == sum + positional + bias + residual, where positional embeddings added below the layer are in its sum.
 
-    ``approximate``: input times gradient below the cut of a hybrid, where the residual says how far off it is.
+    Attributes:
+        name: of the layer.
+        height: of the layer's output, in positions.
+        width: of the layer's output, in positions.
+        sum: of the contributions of all positions, in logit units.
+        positional: the share of a positional embedding above the layer, which belongs to no position.
+        residual: what rounding left over.
+        tolerance: the largest |residual| that counts as exact.
+        exact: whether |residual| is at most the tolerance.
+        approximate: whether this is input times gradient below the cut of a hybrid; the residual then says how far off
+            it is.
+        scale: the contribution of one position, in logit units, that is drawn in full colour.
     """
 
     name: str
@@ -132,17 +75,40 @@ class LayerPart(_Part):
 
 
 class Explained(Sums):
-    """One explained class of a picture."""
+    """One explained class of a picture.
+
+    Attributes:
+        layers: the same at every layer, where it was asked for.
+        evidence: where the positive evidence lies.
+        scale: the contribution of one view pixel, in logit units, that is drawn in full colour.
+        files: what was written for the class: kind -> path relative to the output folder, with /.
+    """
 
     layers: tuple[LayerPart, ...] = ()
-
     evidence: EvidencePart
-    scale: float  # the contribution of one view pixel, in logit units, that is drawn in full colour
-    files: dict[str, str] = {}  # what was written: kind -> path relative to the output folder, with /
+    scale: float
+    files: dict[str, str] = Field(default={})
 
 
-class Record(_Part):
-    """One explained input."""
+class Record(Part):
+    """One explained picture.
+
+    Attributes:
+        schema_name: "coda.record"; "schema" in the JSON.
+        schema_version: 1.
+        status: "ok".
+        source: the file.
+        network: by which it was explained.
+        view: what the network saw of the file.
+        explained: the explained classes or differences.
+        top: the classes with the highest logits, the highest first.
+        files: what was written once for the picture, whatever the number of classes: kind -> path as in ``explained``.
+        settings: sha256 over everything that decides the result but the source and the weights.
+        device: on which it was computed.
+        precision: in which it was computed.
+        versions: of coda and the libraries that had a part in it.
+        seconds: of the decomposition; a share of its batch, beside which another may have been computed.
+    """
 
     schema_name: Literal["coda.record"] = Field(SCHEMA, alias="schema")
     schema_version: Literal[1] = VERSION
@@ -152,71 +118,57 @@ class Record(_Part):
     view: ViewPart
     explained: tuple[Explained, ...]
     top: tuple[ScoredClass, ...]
-    files: dict[str, str] = {}  # written once for the input, whatever the number of classes
-    settings: str  # sha256 over everything that decides the result but the source and the weights
+    files: dict[str, str] = Field(default={})
+    settings: str
     device: str
     precision: str
     versions: dict[str, str]
-    seconds: float  # of the decomposition; a share of its batch, beside which another may have been computed
-
-
-class ErrorPart(_Part):
-    """Why an input failed."""
-
-    kind: str
-    message: str
-
-
-class FailedSource(_Part):
-    """The input that failed."""
-
-    path: str
-
-
-class Failed(_Part):
-    """One input that nothing could be made of, in the stream of records of some command."""
-
-    schema_name: str = Field(alias="schema")
-    schema_version: Literal[1] = VERSION
-    status: Literal["error"] = "error"
-    source: FailedSource
-    error: ErrorPart
-
-    @classmethod
-    def of(cls, path: str, error: CodaError) -> Self:
-        """The record of an input by its name, and what was raised."""
-        part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
-        return cls(source=FailedSource(path=utf8(path)), error=part)  # type: ignore[call-arg]
+    seconds: float
 
 
 class FailedRecord(Failed):
-    """One input that could not be explained."""
+    """One picture that could not be explained.
+
+    Attributes:
+        schema_name: "coda.record"; "schema" in the JSON.
+    """
 
     schema_name: Literal["coda.record"] = Field(SCHEMA, alias="schema")
 
 
-def to_json(record: Record | FailedRecord) -> str:
-    """One line of JSON: UTF-8, no NaN, floats in full."""
-    return record.model_dump_json(by_alias=True)
-
-
 def from_json(text: str) -> Record:
-    """A Record from its JSON; raises ValueError when it is not one of this version."""
+    """Read a record from its JSON.
+
+    Args:
+        text: one JSON object.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: it is not a record of this version.
+    """
     return Record.model_validate_json(text)
 
 
 def core_json(record: Record, part: Explained) -> str:
-    """The record with only the class a picture shows: what its PNG carries."""
+    """Write a record with only the class that one drawing shows: this is what its PNG carries.
+
+    Args:
+        record: of the whole picture.
+        part: the class of the drawing, one of ``record.explained``.
+
+    Returns:
+        One line of JSON, without names of files.
+    """
     alone = part.model_copy(update={"files": {}})
     return to_json(record.model_copy(update={"explained": (alone,), "files": {}}))
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a line of output: an explained input, or one that failed."""
+    """Describe a line of ``coda explain --json``: a picture that was explained, or one that failed.
+
+    Returns:
+        The JSON Schema.
+    """
     return schema_of(Record | FailedRecord, f"{SCHEMA} version {VERSION}")
-
-
-def schema_of(lines: Any, title: str) -> dict[str, Any]:
-    """The JSON Schema of a type, or a union of them, that lines of output have."""
-    schema = TypeAdapter(lines).json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}

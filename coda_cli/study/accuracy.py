@@ -12,20 +12,38 @@ BINS = 15  # of equal width, over the probability of the predicted class
 
 @dataclass(frozen=True)
 class Performance:
-    """Measured on N pictures; shares in [0, 1]."""
+    """What was measured on some pictures; all shares are in [0, 1].
 
-    value: float  # share of pictures whose highest logit is their label's
+    Attributes:
+        value: share of pictures whose highest logit is their label's.
+        pictures: how many there were.
+        by_class: the same share of the pictures of each class; NaN for a class without pictures.
+        mean_probability: mean probability of the predicted class.
+        calibration_error: the expected calibration error: mean over pictures of |share right - mean probability|.
+    """
+
+    value: float
     pictures: int
-    by_class: tuple[float, ...]  # of the pictures of each class; NaN for a class without pictures
-    mean_probability: float  # of the predicted class, a sigmoid
-    calibration_error: float  # expected calibration error: mean over pictures of |share right - mean probability|
+    by_class: tuple[float, ...]
+    mean_probability: float
+    calibration_error: float
 
 
 def performance(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Performance:
-    """Accuracy and calibration from logits [N, classes] and labels [N].
+    """Measure accuracy and calibration.
 
     The probability of a class is the sigmoid of its logit, as these networks are trained. For the calibration error
-    (Guo et al., ICML 2017) pictures are sorted by the probability of the predicted class into BINS bins.
+    pictures are sorted by the probability of the predicted class into BINS bins.
+
+    Args:
+        logits: float [N, classes].
+        labels: int [N], the true classes.
+
+    Returns:
+        All that was measured.
+
+    Source:
+        Guo et al., ICML 2017 (expected calibration error).
     """
     logits = np.asarray(logits, np.float64)
     predicted = logits.argmax(1)
@@ -37,5 +55,5 @@ def performance(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Pe
     by_class = tuple(
         float(right[labels == c].mean()) if (labels == c).any() else float("nan") for c in range(logits.shape[1])
     )
-    return Performance(float(right.mean()), len(labels), by_class, float(probability.mean()),
-                       float(gaps.sum() / counts.sum()))  # fmt: skip
+    error = float(gaps.sum() / counts.sum())
+    return Performance(float(right.mean()), len(labels), by_class, float(probability.mean()), error)

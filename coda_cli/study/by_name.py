@@ -31,12 +31,16 @@ from coda_cli.study.methods import (
 
 
 @dataclass(frozen=True)
-class Known:
-    """A function that takes a network, an encoded picture and classes (see ``study.methods``), and what is known of it.
+class KnownMethod:
+    """A way to attribute that has a name.
 
-    ``unit`` is of its maps. ``libraries`` must be installed. ``exact``: it needs an exact decomposition, which not
-    every network has. ``quick``: parameters for a picture whose shorter side has so many pixels, where nobody chose any
-    and the published ones would take long.
+    Attributes:
+        function: a ``Method`` (see ``study.methods``) with its parameters as keyword arguments.
+        unit: of its maps; "" where their sum means nothing.
+        libraries: distributions that must be installed for it.
+        exact: whether it needs an exact decomposition, which not every network has.
+        quick: where the published parameters take long: gives those that are used when the user chose none, as text,
+            for a picture whose shorter side has so many pixels.
     """
 
     function: Callable[..., Tensor]
@@ -47,17 +51,17 @@ class Known:
 
 
 CAPTUM = ("captum",)
-METHODS: dict[str, Known] = {
-    "ours": Known(ours, exact=True),
-    "gradient": Known(gradient, "", CAPTUM),  # logits per unit of colour
-    "input-x-gradient": Known(input_x_gradient, "logit", CAPTUM),
-    "integrated-gradients": Known(integrated_gradients, "logit", CAPTUM),
-    "deeplift": Known(deeplift, "logit", CAPTUM),
-    "grad-cam": Known(grad_cam, "", CAPTUM),
-    "guided-backprop": Known(guided_backprop, "", CAPTUM),
-    "occlusion": Known(occlusion, quick=lambda side: f"window={max(4, side // 8)},stride={max(2, side // 16)}"),
-    "lime": Known(lime, "", (*CAPTUM, "scikit-learn", "scikit-image")),
-    "rise": Known(rise, "", quick=lambda _: "masks=1000"),
+METHODS: dict[str, KnownMethod] = {
+    "ours": KnownMethod(ours, exact=True),
+    "gradient": KnownMethod(gradient, "", CAPTUM),  # logits per unit of colour
+    "input-x-gradient": KnownMethod(input_x_gradient, "logit", CAPTUM),
+    "integrated-gradients": KnownMethod(integrated_gradients, "logit", CAPTUM),
+    "deeplift": KnownMethod(deeplift, "logit", CAPTUM),
+    "grad-cam": KnownMethod(grad_cam, "", CAPTUM),
+    "guided-backprop": KnownMethod(guided_backprop, "", CAPTUM),
+    "occlusion": KnownMethod(occlusion, quick=lambda side: f"window={max(4, side // 8)},stride={max(2, side // 16)}"),
+    "lime": KnownMethod(lime, "", (*CAPTUM, "scikit-learn", "scikit-image")),
+    "rise": KnownMethod(rise, "", quick=lambda _: "masks=1000"),
 }
 CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
 RAISED = (RuntimeError, AssertionError, AttributeError, ValueError, MemoryError)  # by captum and torch
@@ -65,12 +69,26 @@ IMPORTED = {"captum": "captum.attr", "scikit-learn": "sklearn.linear_model", "sc
 
 
 def libraries_of(methods: Iterable[str]) -> list[str]:
-    """The distributions that methods need beside coda's own."""
-    return sorted({library for text in methods for library in METHODS[_name_of(text)].libraries})
+    """List the distributions that methods need beside coda's own.
+
+    Args:
+        methods: names, with or without parameters.
+
+    Returns:
+        Names of distributions, sorted, each once.
+    """
+    return sorted({library for text in methods for library in METHODS[without_parameters(text)].libraries})
 
 
 def require(methods: Iterable[str]) -> None:
-    """Import the libraries of methods, so that no method's time holds that. Raises UsageError where one is missing."""
+    """Import the libraries of methods, so that importing does not count as a method's time.
+
+    Args:
+        methods: names, with or without parameters.
+
+    Raises:
+        UsageError: a library is not installed; the message says how to get it.
+    """
     missing = []
     for library in libraries_of(methods):
         try:
@@ -79,7 +97,7 @@ def require(methods: Iterable[str]) -> None:
         except ImportError:
             missing.append(library)
     if missing:
-        free = ", ".join(name for name, known in METHODS.items() if not known.libraries)
+        free = ", ".join(name for name, method in METHODS.items() if not method.libraries)
         raise UsageError(
             f"{', '.join(missing)} not installed; get it with: pip install {' '.join(missing)}, or name "
             f"only methods that need nothing more: {free}"
@@ -87,20 +105,37 @@ def require(methods: Iterable[str]) -> None:
 
 
 def usual(methods: Iterable[str], side: int) -> tuple[str, ...]:
-    """Methods by their names alone as they are used on a picture whose shorter side has ``side`` pixels."""
+    """Add to names of methods the parameters that coda chooses where the published ones would take long.
+
+    Args:
+        methods: names without parameters.
+        side: shorter side of the picture in pixels.
+
+    Returns:
+        Names with parameters, as ``method_of`` takes them.
+    """
     quick = {name: METHODS[name].quick for name in methods}
     return tuple(f"{name}:{form(side)}" if form else name for name, form in quick.items())
 
 
 def method_of(text: str) -> Method:
-    """A method by name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2". Raises UsageError.
+    """Find a method by its name.
 
-    What the libraries raise inside a method becomes a MediaError with their reason; so do maps that are not finite.
+    What the libraries raise inside the method becomes a MediaError with their reason; so do maps that are not finite.
+
+    Args:
+        text: the name, with parameters if wanted: "occlusion", "occlusion:window=8,stride=2".
+
+    Returns:
+        The method with its parameters chosen.
+
+    Raises:
+        UsageError: there is no such method or parameter, or a value is out of range.
     """
     function, chosen = _chosen(text)
 
     def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-        """The function with its parameters chosen; see ``Method``."""
+        """Call the function with the chosen parameters."""
         try:
             with true_float32():
                 maps = function(model, x, classes, **chosen)
@@ -115,34 +150,45 @@ def method_of(text: str) -> Method:
 
 
 def parameters_of(text: str) -> dict[str, float]:
-    """All parameters of a method by name, those that ``text`` does not name by their defaults. Raises UsageError."""
+    """List all parameters of a method, those that were not given with their defaults.
+
+    Args:
+        text: the name, with or without parameters.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        UsageError: as ``method_of``.
+    """
     function, chosen = _chosen(text)
     return {p.name: chosen.get(p.name, p.default) for p in _parameters(function)}
 
 
 def _parameters(function: Callable[..., Tensor]) -> list[inspect.Parameter]:
+    """The parameters that a user can choose: the function's keyword arguments."""
     return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
 def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
-    """The function of METHODS that ``text`` names, and the parameters that it gives."""
+    """The function that ``text`` names, and the parameters that it gives."""
     name, _, given = text.partition(":")
     if name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
     function = METHODS[name].function
-    known = {p.name: p for p in _parameters(function)}
+    parameters = {p.name: p for p in _parameters(function)}
     chosen: dict[str, float] = {}
     for part in filter(None, given.split(",")):
         key, _, value = part.partition("=")
-        if key not in known:
-            there = f"it has {', '.join(known)}" if known else "it has none"
+        if key not in parameters:
+            there = f"it has {', '.join(parameters)}" if parameters else "it has none"
             raise UsageError(f"--method {text}: {name} has no parameter {key}; {there}")
-        kind = type(known[key].default)
+        kind = type(parameters[key].default)
         try:
             chosen[key] = kind(value)
         except ValueError as error:
             raise UsageError(
-                f"--method {text}: {key} is {value!r}; expected a number like {known[key].default}"
+                f"--method {text}: {key} is {value!r}; expected a number like {parameters[key].default}"
             ) from error
         if chosen[key] not in (choices := CHOICES.get(key, (chosen[key],))):
             raise UsageError(f"--method {text}: {key} must be {' or '.join(map(str, choices))}")
@@ -154,14 +200,36 @@ def _chosen(text: str) -> tuple[Callable[..., Tensor], dict[str, float]]:
 
 
 def unit_of(text: str) -> str:
-    """What the values of a method's maps are: "logit", or "" for what is in no unit that can be summed to one."""
-    return METHODS[_name_of(text)].unit
+    """Tell the unit of a method's maps.
+
+    Args:
+        text: the name, with or without parameters.
+
+    Returns:
+        "logit", or "" where the sum of a map means nothing.
+    """
+    return METHODS[without_parameters(text)].unit
 
 
 def is_exact(text: str) -> bool:
-    """Whether a method needs an exact decomposition, which not every network has."""
-    return METHODS[_name_of(text)].exact
+    """Tell whether a method needs an exact decomposition, which not every network has.
+
+    Args:
+        text: the name, with or without parameters.
+
+    Returns:
+        Whether it does.
+    """
+    return METHODS[without_parameters(text)].exact
 
 
-def _name_of(text: str) -> str:
+def without_parameters(text: str) -> str:
+    """Take the parameters off the name of a method.
+
+    Args:
+        text: "occlusion" or "occlusion:window=8".
+
+    Returns:
+        "occlusion".
+    """
     return text.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Grid localisation: does the evidence for a class lie on the picture of that class? (CVPR 2021, section 4)
+"""Grid localisation: does the evidence for a class lie on the picture of that class? Source: CVPR 2021, section 4.
 
 Pictures of n different classes, each classified correctly and with confidence, make one grid. Of each class the
 positive contributions are summed: the share of them inside the class's own cell is its score. Evidence spread evenly
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from coda_cli.core.networks import classify, encode, probabilities
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.study.methods import Method, ours
+from coda_cli.vocabulary import Protocol
 
 SEED = 42  # of the published protocol
 THRESHOLD = 0.5  # a picture's probability must lie above it
@@ -28,17 +29,28 @@ THRESHOLD = 0.5  # a picture's probability must lie above it
 
 @dataclass(frozen=True)
 class Localisation:
-    """``scores`` float64 [grids, n] in [0, 1]: of each class of each grid."""
+    """The scores of some grids.
+
+    Attributes:
+        scores: float64 [grids, n] in [0, 1], of each of the n classes of each grid.
+    """
 
     scores: NDArray[np.float64]
 
     @property
     def mean(self) -> float:
-        """Mean over all scores."""
+        """The mean over all scores."""
         return float(self.scores.mean())
 
     def interval(self, draws: int = 2000) -> tuple[float, float]:
-        """The 95 % confidence interval of the mean: percentiles over bootstrap samples of grids."""
+        """Estimate the 95 % confidence interval of the mean: percentiles over bootstrap samples of grids.
+
+        Args:
+            draws: how many samples are drawn, always the same ones.
+
+        Returns:
+            The lower and the upper end.
+        """
         rng = np.random.default_rng(0)
         of_grid = self.scores.mean(1)
         means = of_grid[rng.integers(len(of_grid), size=(draws, len(of_grid)))].mean(1)
@@ -49,11 +61,20 @@ class Localisation:
 def chosen_pictures(
     logits: Tensor, labels: Tensor, n: int, threshold: float = THRESHOLD, p: Tensor | None = None
 ) -> list[int]:
-    """Indices of confident, correctly classified pictures: the order in which the published protocol uses them.
+    """Choose confident, correctly classified pictures, in the order in which the published protocol uses them.
 
-    ``logits`` [N, classes] and ``labels`` [N] of a whole test set, ``p`` their probabilities if these are no sigmoids.
-    While more than n classes have an unused picture with probability above ``threshold``, n of them are drawn, and each
-    gives its most confident unused one.
+    While more than n classes have an unused picture with a probability above the threshold, n of these classes are
+    drawn, and each gives its most confident unused picture.
+
+    Args:
+        logits: float [N, classes] of a whole test set.
+        labels: int64 [N], the true classes.
+        n: pictures in a grid.
+        threshold: probability in [0, 1] above which a picture is confident enough.
+        p: probabilities [N, classes], where these are not the sigmoids of the logits.
+
+    Returns:
+        Indices of the pictures.
     """
     order: dict[int, list[int]] = {}
     own = logits.gather(1, labels[:, None])[:, 0].double()
@@ -72,11 +93,19 @@ def chosen_pictures(
     return chosen
 
 
-def grids(chosen: Sequence[int], labels: Tensor, n: int, protocol: str) -> Iterator[list[int]]:
-    """The pictures of one grid after the other, n each, of n classes.
+def grids(chosen: Sequence[int], labels: Tensor, n: int, protocol: Protocol) -> Iterator[list[int]]:
+    """Make groups of n pictures of n different classes.
 
-    "corrected" takes n at a time. "published" does what the original code did: after each grid it went one picture too
-    far, so that the groups of n no longer line up, and it skipped pictures of a class it already had.
+    Args:
+        chosen: indices of pictures, from ``chosen_pictures``.
+        labels: int64 [N], the true classes of the whole test set.
+        n: pictures in a grid.
+        protocol: "corrected" takes n at a time. "published" does what the original code did: after each grid it went
+            one picture too far, so that the groups of n no longer line up, and it skipped pictures of a class that the
+            grid already had.
+
+    Yields:
+        The indices of the n pictures of the next grid.
     """
     at = 0
     while True:
@@ -92,22 +121,118 @@ def grids(chosen: Sequence[int], labels: Tensor, n: int, protocol: str) -> Itera
 
 
 def grid_picture(images: Tensor) -> Tensor:
-    """n pictures [n, C, h, w] as one [C, s h, s w], s = sqrt(n); picture j lies in row j % s, column j // s."""
+    """Lay pictures side by side, as a square of s x s, s = sqrt(n).
+
+    Args:
+        images: [n, C, h, w].
+
+    Returns:
+        [C, s h, s w]; picture j lies in row j % s, column j // s.
+    """
     s = math.isqrt(len(images))
     columns = [torch.cat(list(images[a * s : (a + 1) * s]), 1) for a in range(s)]
     return torch.cat(columns, 2)
 
 
 def grid_scores(maps: Tensor) -> list[float]:
-    """For maps [n, H, W] of the n classes of a grid: the share of positive contributions in each one's own cell.
+    """Measure for each class of a grid which share of its positive contributions lies in its own cell.
 
-    0 for a map without any. Sums in float64.
+    Args:
+        maps: [n, H, W], of the n classes in the order of ``grid_picture``. They are summed in float64.
+
+    Returns:
+        n shares in [0, 1]; 0 for a map without positive contributions.
     """
     s = math.isqrt(len(maps))
     positive = maps.cpu().double().clamp_min(0)
     cells = positive.unflatten(1, (s, -1)).unflatten(3, (s, -1)).sum((2, 4))  # [n, row, column]
     totals = cells.sum((1, 2))
     return [float(cells[j, j % s, j // s] / totals[j]) if totals[j] > 0 else 0.0 for j in range(len(maps))]
+
+
+def choose_grids(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    side: int = 3,
+    count: int = 500,
+    protocol: Protocol = "corrected",
+    threshold: float = THRESHOLD,
+    p: Tensor | None = None,
+) -> list[list[int]]:
+    """Choose the pictures of all grids of a measurement.
+
+    Args:
+        logits: float [N, classes] of a whole test set, on the CPU.
+        labels: int64 [N], the true classes, on the CPU.
+        side: of a grid, in pictures.
+        count: how many grids are wanted; there can be fewer.
+        protocol: how pictures are put into grids; see ``grids``.
+        threshold: probability in [0, 1] above which a picture is confident enough.
+        p: probabilities [N, classes], where these are not the sigmoids of the logits.
+
+    Returns:
+        For each grid the indices of its side x side pictures.
+
+    Raises:
+        MediaError: the test set has too few confident pictures for one grid.
+    """
+    n = side * side
+    chosen = chosen_pictures(logits, labels, n, threshold, p)
+    wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
+    if not wanted:
+        raise MediaError(
+            f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
+            f"with a probability above {threshold:g}; try --grid 2x2, a lower --threshold, or more pictures"
+        )
+    return wanted
+
+
+def score_grids(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    wanted: Sequence[Sequence[int]],
+    *,
+    rescale: bool = False,
+    smooth: int = 1,
+    method: Method = ours,
+    before: int = 0,
+) -> Iterator[list[float]]:
+    """Measure one grid after the other.
+
+    Args:
+        model: the network.
+        images: uint8 [N, 3, h, w] as the network sees them, on the CPU.
+        labels: int64 [N], the true classes, on the CPU.
+        wanted: the pictures of each grid, from ``choose_grids``.
+        rescale: shrink the pictures of a grid so that all of it is about as wide as one (B-cos networks, version 2).
+        smooth: odd side in pixels of the window over which maps are averaged first (both B-cos papers); 1 is not at
+            all.
+        method: whose maps are measured.
+        before: how many grids are left out because an earlier call measured them.
+
+    Yields:
+        The scores of the next grid, in [0, 1], one for each of its classes.
+
+    Raises:
+        CodaError: of the method; the message names the grid.
+    """
+    device = next(model.parameters()).device
+    for number, grid in enumerate(wanted[before:], before + 1):
+        chosen = list(grid)
+        pictures = images[chosen]
+        if rescale:
+            size = [length // math.isqrt(len(chosen)) for length in images.shape[2:]]
+            small = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
+            pictures = small.round().clamp(0, 255).to(torch.uint8)
+        try:
+            maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[chosen].tolist())
+        except CodaError as error:
+            raise type(error)(f"grid {number}: {error}") from error
+        if smooth > 1:
+            maps = F.avg_pool2d(maps[None], smooth, 1, (smooth - 1) // 2)[0]
+        yield grid_scores(maps)
 
 
 def localise(
@@ -117,47 +242,35 @@ def localise(
     *,
     side: int = 3,
     count: int = 500,
-    protocol: str = "corrected",
+    protocol: Protocol = "corrected",
     threshold: float = THRESHOLD,
     rescale: bool = False,
     smooth: int = 1,
     method: Method = ours,
-    logits: Tensor | None = None,
-    before: Sequence[Sequence[float]] = (),
-    on_grid: Callable[[list[float], int, int], None] | None = None,
 ) -> Localisation:
-    """Grid localisation of ``count`` grids of ``side`` x ``side`` pictures from a test set.
+    """Measure grid localisation on a test set, from the choice of pictures to the scores.
 
-    ``images`` uint8 [N, 3, h, w] as the network sees them, ``labels`` int64 [N], both on the CPU. ``rescale`` shrinks
-    the pictures of a grid so that all of it is about as wide as one (B-cos networks, version 2), ``smooth`` is an odd
-    window over which maps are averaged first (both B-cos papers). ``logits`` [N, classes] of ``images``, where they are
-    known already. ``before`` holds the scores of the first grids, from an earlier call; ``on_grid`` hears the scores of
-    every further one, how many are done, and of how many. Raises MediaError when the test set has too few confident
-    pictures for one grid.
+    Args:
+        model: the network.
+        images: uint8 [N, 3, h, w] as the network sees them, on the CPU.
+        labels: int64 [N], the true classes, on the CPU.
+        side: of a grid, in pictures.
+        count: how many grids are wanted; there can be fewer.
+        protocol: how pictures are put into grids; see ``grids``.
+        threshold: probability in [0, 1] above which a picture is confident enough.
+        rescale: see ``score_grids``.
+        smooth: see ``score_grids``.
+        method: whose maps are measured.
+
+    Returns:
+        The scores.
+
+    Raises:
+        MediaError: the test set has too few confident pictures for one grid.
+        CodaError: of the method; the message names the grid.
     """
-    n, device = side * side, next(model.parameters()).device
-    logits = (classify(model, images) if logits is None else logits).cpu()
-    chosen = chosen_pictures(logits, labels, n, threshold, probabilities(model, logits.double()))
-    wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
-    if not wanted:
-        raise MediaError(
-            f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
-            f"with a probability above {threshold:g}; try --grid 2x2, a lower --threshold, or more pictures"
-        )
-    scores = [list(row) for row in before][: len(wanted)]
-    for number, grid in enumerate(wanted[len(scores) :], len(scores) + 1):
-        pictures = images[grid]
-        if rescale:
-            size = [length // side for length in images.shape[2:]]
-            small = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
-            pictures = small.round().clamp(0, 255).to(torch.uint8)
-        try:
-            maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[grid].tolist())
-        except CodaError as error:
-            raise type(error)(f"grid {number}: {error}") from error
-        if smooth > 1:
-            maps = F.avg_pool2d(maps[None], smooth, 1, (smooth - 1) // 2)[0]
-        scores.append(grid_scores(maps))
-        if on_grid:
-            on_grid(scores[-1], len(scores), len(wanted))
-    return Localisation(np.array(scores))
+    logits = classify(model, images).cpu()
+    p = probabilities(model, logits.double())
+    wanted = choose_grids(logits, labels, side=side, count=count, protocol=protocol, threshold=threshold, p=p)
+    scores = score_grids(model, images, labels, wanted, rescale=rescale, smooth=smooth, method=method)
+    return Localisation(np.array(list(scores)))

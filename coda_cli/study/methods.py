@@ -1,12 +1,12 @@
-"""Ways to share a logit out over the pixels, all behind one signature: ours, and the post-hoc ones it is held against.
+"""Ways to attribute a logit to the pixels, all with one signature: coda's own, and those it is compared with.
 
-A method takes a network, one encoded picture x float [1, 6, h, w] and K class indices, and gives maps [K, h, w], signed
-unless it says otherwise. Its parameters are keyword arguments with the published values as defaults. A new one is one
-more function, with its line in ``by_name.METHODS``.
+A method takes a network, one encoded picture x float [1, 6, h, w] and K class indices, and gives maps float [K, h, w],
+signed unless it says otherwise. Its parameters are keyword arguments with the published values as defaults. A new one
+is one more function, with its line in ``by_name.METHODS``.
 
-All but ours act on the three colours, unless six ``channels`` are asked for, the encoding being part of what they
-differentiate or mask (as published for CoDA-Nets and B-cos networks of version 1), on the logit with temperature and
-bias, and on the network as it is, with nothing held.
+All but ``ours`` act on the three colours unless six ``channels`` are asked for: the encoding is then part of what they
+differentiate or mask (as published for CoDA-Nets and B-cos networks of version 1). They explain the logit with its
+temperature and bias, and the network as it is, with nothing held.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coda_cli.errors import ExactnessError, MediaError
 from coda_cli.machine import budget
 
 Method = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
-MASKS_DRAWN = 32  # masks of RISE that are drawn at a time, however many are computed together: it decides which come
+MASKS_DRAWN = 32  # masks of RISE that are drawn at a time; another number draws other masks, so it is fixed
 
 
 class _OfColours(nn.Module):
@@ -46,7 +46,19 @@ class _OfColours(nn.Module):
 
 
 def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-    """Exact contributions, summed over the channels; see ``spread`` for hybrids. Raises ExactnessError."""
+    """Compute the exact contributions, summed over the channels; for hybrids spread over pixels (see ``spread``).
+
+    Args:
+        model: a dynamic linear network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+
+    Returns:
+        float [K, h, w], signed, in logit units.
+
+    Raises:
+        ExactnessError: a residual is above its tolerance.
+    """
     d = decompose(model, x, list(classes))
     if not bool(d.exact.all()):
         used = float((d.residual.abs() / d.tolerance).max())
@@ -58,38 +70,101 @@ def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def gradient(model: nn.Module, x: Tensor, classes: Sequence[int], *, absolute: int = 0, channels: int = 3) -> Tensor:
-    """The gradient of the logit, signed; with ``absolute`` 1 its size in each channel instead, as captum's default."""
+    """Compute the gradient of the logit, summed over the channels.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        absolute: 1 sums the absolute values, as captum does by default; 0 keeps the signs.
+        channels: 3 is by r, g and b, 6 by all channels of the encoding.
+
+    Returns:
+        float [K, h, w], logit units for each unit of colour.
+    """
     return _captum("Saliency", model, x, classes, channels, abs=bool(absolute))
 
 
 def input_x_gradient(model: nn.Module, x: Tensor, classes: Sequence[int], *, channels: int = 3) -> Tensor:
-    """Colours times the gradient of the logit."""
+    """Multiply the input by the gradient of the logit.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        channels: 3 is by r, g and b, 6 by all channels of the encoding.
+
+    Returns:
+        float [K, h, w], signed, in logit units.
+    """
     return _captum("InputXGradient", model, x, classes, channels)
 
 
 def guided_backprop(model: nn.Module, x: Tensor, classes: Sequence[int], *, channels: int = 3) -> Tensor:
-    """The gradient without what ReLUs would pass back negatively; in a network without ReLUs the gradient."""
+    """Compute the gradient, in which no ReLU passes negative values back; without ReLUs this is the gradient.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        channels: 3 is by r, g and b, 6 by all channels of the encoding.
+
+    Returns:
+        float [K, h, w], signed.
+    """
     return _captum("GuidedBackprop", model, x, classes, channels)
 
 
 def integrated_gradients(
     model: nn.Module, x: Tensor, classes: Sequence[int], *, steps: int = 20, channels: int = 3
 ) -> Tensor:
-    """The gradient's mean on the way from 0, times the input (Gauss-Legendre in ``steps`` points)."""
+    """Multiply the input by the gradient's mean on the straight line from 0 to the input.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        steps: points of the Gauss-Legendre quadrature.
+        channels: 3 is by r, g and b (0 is black), 6 by all channels of the encoding (0 is no colour at all).
+
+    Returns:
+        float [K, h, w], signed, in logit units.
+    """
     batch = _copies(model, x)
     return _captum("IntegratedGradients", model, x, classes, channels, n_steps=steps, internal_batch_size=batch)
 
 
 def deeplift(model: nn.Module, x: Tensor, classes: Sequence[int], *, channels: int = 3) -> Tensor:
-    """DeepLIFT's rescale rule against 0; no rule applies in a network without ReLUs."""
+    """Apply DeepLIFT's rescale rule with 0 as reference; in a network without ReLUs no rule applies.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        channels: 3 is by r, g and b, 6 by all channels of the encoding.
+
+    Returns:
+        float [K, h, w], signed, in logit units.
+    """
     return _captum("DeepLift", model, x, classes, channels, baselines=0)
 
 
 def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-    """Grad-CAM of the last map: channels weighted by their mean gradient, positive part; not negative.
+    """Compute Grad-CAM of the last map: channels weighted by their mean gradient, of which the positive part is kept.
 
-    Enlarged without interpolation. The last map is the output of the last CoDA layer; of B-cos networks, and others,
-    what their classifier sees. Raises MediaError for networks without one.
+    The last map is the output of the last CoDA layer; of B-cos and other networks it is what their classifier sees. It
+    is enlarged without interpolation.
+
+    Args:
+        model: a network whose last layers give maps.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+
+    Returns:
+        float [K, h, w], not negative.
+
+    Raises:
+        MediaError: the network has no such map.
     """
     from captum.attr import LayerGradCam
 
@@ -103,7 +178,7 @@ def grad_cam(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], channels: int, **options: Any) -> Tensor:
-    """A method of captum's, of r g b (``channels`` 3, CoDA-Nets and version 1 of B-cos) or of all six (version 2).
+    """Attribute by a method of captum's, to r g b (published for CoDA-Nets and version 1 of B-cos) or to all six.
 
     0 is black in three channels; in six it is no colour at all.
     """
@@ -121,7 +196,7 @@ def _captum(name: str, model: nn.Module, x: Tensor, classes: Sequence[int], chan
 def _for_classes(
     attribute: Callable[[Tensor, list[int]], Tensor], model: nn.Module, x: Tensor, classes: Sequence[int], channels: int
 ) -> Tensor:
-    """What captum attributes, summed over channels: as many copies of the picture at a time as fit, one per class."""
+    """Maps of all classes, summed over channels. Each class has a copy of the picture; as many as fit go together."""
     maps, size = [], _copies(model, x) if len(classes) > 1 else 1
     for i in range(0, len(classes), size):
         targets = list(classes[i : i + size])
@@ -131,7 +206,8 @@ def _for_classes(
     return torch.cat(maps)
 
 
-def _together(x: Tensor) -> int:
+def _masked_at_once(x: Tensor) -> int:
+    """How many masked copies of a picture go through the network together."""
     return budget.masked_at_once(x.device.type, x.shape[2] * x.shape[3], torch.get_num_threads())
 
 
@@ -140,7 +216,7 @@ def _copies(model: nn.Module, x: Tensor) -> int:
     """How many copies of a picture gradients are taken of at a time."""
     layers = [m for m in model.modules() if isinstance(m, DAUConv2d)]
     if not layers:
-        return _together(x)
+        return _masked_at_once(x)
     numbers = 0
 
     def count(layer: DAUConv2d, _: Any, y: Tensor) -> None:
@@ -153,12 +229,16 @@ def _copies(model: nn.Module, x: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return min(_together(x), budget.copies_at_once(x.device.type, numbers))
+    return min(_masked_at_once(x), budget.copies_at_once(x.device.type, numbers))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Captum warns of what it does to inputs and modules, which here are its own."""
+    """Silence captum's warnings of what it does to inputs and modules (here they are copies), and allow gradients.
+
+    Yields:
+        Nothing.
+    """
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         yield
@@ -189,9 +269,9 @@ def _last_map(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _is_of_classes(model: nn.Module, y: Tensor, logits: Tensor) -> bool:
-    """Whether a map [1, C, h, w] holds the classes' responses, of which only the mean is taken any more.
+    """Whether a map [1, C, h, w] holds the responses of the classes, of which only the mean is still taken.
 
-    The last layer's of a CoDA-Net are, too; there the papers take them.
+    The last layer of a CoDA-Net gives such a map as well; the papers take it for Grad-CAM all the same.
     """
     if y.ndim != 4 or y.shape[1] != logits.shape[1]:
         return False
@@ -203,22 +283,31 @@ def _is_of_classes(model: nn.Module, y: Tensor, logits: Tensor) -> bool:
 
 @torch.no_grad()
 def occlusion(model: nn.Module, x: Tensor, classes: Sequence[int], *, window: int = 32, stride: int = 32) -> Tensor:
-    """How much a logit drops when a window turns black, spread evenly over the window, summed over all windows.
+    """Measure how much a logit drops when a window turns black, spread evenly over the window, summed over all windows.
 
-    Windows of ``window`` pixels are centred on multiples of ``stride`` and cut off at the border. (The original code's
-    windows have another size than it says: its 5 is 4 here, its 9 is 8, its 50 at stride 20 is 80.)
+    Windows are centred on multiples of the stride and cut off at the border. (The original code's windows have another
+    size than it says: its 5 is 4 here, its 9 is 8, its 50 at stride 20 is 80.)
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        window: side of a window in pixels.
+        stride: distance of windows in pixels.
+
+    Returns:
+        float [K, h, w], signed, in logit units.
     """
     colours, chosen = x[:, :3], list(classes)
     H, W = x.shape[2:]
     whole = forward(model, x)[0, chosen]
     maps = x.new_zeros(len(chosen), H, W)
-    places = [
-        (slice(max(0, cy - window // 2), min(H, cy - window // 2 + window)),
-         slice(max(0, cx - window // 2), min(W, cx - window // 2 + window)))
-        for cy, cx in itertools.product(range(0, H + 1, stride), range(0, W + 1, stride))
-    ]  # fmt: skip
+    corners = [centre - window // 2 for centre in range(0, max(H, W) + 1, stride)]
+    spans_y = [slice(max(0, a), min(H, a + window)) for a in corners if a + window // 2 <= H]
+    spans_x = [slice(max(0, a), min(W, a + window)) for a in corners if a + window // 2 <= W]
+    places = list(itertools.product(spans_y, spans_x))
     places = [(rows, columns) for rows, columns in places if rows.start < rows.stop and columns.start < columns.stop]
-    for i in range(0, len(places), size := _together(x)):
+    for i in range(0, len(places), size := _masked_at_once(x)):
         batch = places[i : i + size]
         masked = colours.repeat(len(batch), 1, 1, 1)
         for picture, (rows, columns) in zip(masked, batch, strict=True):
@@ -232,12 +321,30 @@ def occlusion(model: nn.Module, x: Tensor, classes: Sequence[int], *, window: in
 
 @torch.no_grad()
 def rise(
-    model: nn.Module, x: Tensor, classes: Sequence[int], *, masks: int = 6000, cells: int = 6, kept: float = 0.1,
+    model: nn.Module,
+    x: Tensor,
+    classes: Sequence[int],
+    *,
+    masks: int = 6000,
+    cells: int = 6,
+    kept: float = 0.1,
     seed: int = 42,
-) -> Tensor:  # fmt: skip
-    """RISE: random soft masks weighted by the probability they leave; not negative, not in logit units.
+) -> Tensor:
+    """Compute RISE: the mean of random soft masks, each weighted by the probability that it leaves.
 
-    Each of ``masks`` keeps a share ``kept`` of ``cells`` x ``cells`` cells, enlarged and shifted at random.
+    Each mask keeps some of its cells; it is enlarged and shifted at random.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        masks: how many.
+        cells: on each side of a mask.
+        kept: share of the cells that are kept, in (0, 1].
+        seed: of the masks.
+
+    Returns:
+        float [K, h, w], not negative, not in logit units.
     """
     chosen, (H, W) = list(classes), x.shape[2:]
     generator = torch.Generator().manual_seed(seed)
@@ -249,20 +356,38 @@ def rise(
         fine = F.interpolate(coarse, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)
         dy, dx = (torch.randint(0, c, (n,), generator=generator).tolist() for c in (ch, cw))
         soft = torch.stack([m[:, y : y + H, z : z + W] for m, y, z in zip(fine, dy, dx, strict=True)])
-        for part in soft.split(_together(x)):
+        for part in soft.split(_masked_at_once(x)):
             p = probabilities(model, forward(model, encode(x[:, :3] * part)))[:, chosen]
             total += torch.einsum("nk,nhw->khw", p, part[:, 0])
     return total / (masks * kept)
 
 
 def lime(
-    model: nn.Module, x: Tensor, classes: Sequence[int], *, samples: int = 256, features: int = 3, kernel: float = 1.0,
+    model: nn.Module,
+    x: Tensor,
+    classes: Sequence[int],
+    *,
+    samples: int = 256,
+    features: int = 3,
+    kernel: float = 1.0,
     seed: int = 42,
-) -> Tensor:  # fmt: skip
-    """LIME: the ``features`` superpixels that speak most for the class in a linear fit of its probability, as 1 and 0.
+) -> Tensor:
+    """Compute LIME: the superpixels that speak most for the class in a linear fit of its probability.
 
-    Superpixels by quickshift (``kernel``, at most 200 away, ratio 0.2); hidden ones take their mean colour. How near a
+    Superpixels are quickshift's (at most 200 pixels away, ratio 0.2); hidden ones take their mean colour. How near a
     masked picture is to the whole one, and so how much it counts, is captum's default, not that of the lime package.
+
+    Args:
+        model: any network.
+        x: float [1, 6, h, w], an encoded picture.
+        classes: K class indices.
+        samples: masked pictures for the fit.
+        features: how many superpixels are marked.
+        kernel: width of quickshift's kernel, in pixels.
+        seed: of the masks.
+
+    Returns:
+        float [K, h, w]: 1 on the marked superpixels, 0 elsewhere.
     """
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import LimeBase
@@ -295,7 +420,7 @@ def lime(
         fit, near = SkLearnRidge(alpha=1.0), get_exp_kernel_similarity_function()
         with quiet():
             weights = LimeBase(probability, fit, near, drawn, True, masked, None).attribute(
-                rgb[None], n_samples=samples, perturbations_per_eval=_together(x)
+                rgb[None], n_samples=samples, perturbations_per_eval=_masked_at_once(x)
             )[0]
         best, which = weights.topk(min(features, len(sizes)))
         maps.append(torch.isin(index, which[best > 0].to(index.device)).to(x.dtype))

@@ -1,10 +1,10 @@
-"""The papers' figures of the measurements, by matplotlib, which only these need."""
+"""The papers' figures of the measurements. Only these need matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, RED, GREY = "#1c1c1e", "#cd2a30", "#8a8a90"
@@ -21,8 +22,15 @@ OTHERS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def refuse(path: Path) -> None:
-    """Raise UsageError for a name that is no figure's, a folder that is not there, or without matplotlib."""
+def check_path(path: Path) -> None:
+    """Find out before a long measurement whether its figure can be written.
+
+    Args:
+        path: of the figure.
+
+    Raises:
+        UsageError: the suffix is not one of FORMATS, the folder is not there, or matplotlib is not installed.
+    """
     import importlib.util
 
     if path.suffix.lower() not in FORMATS:
@@ -34,19 +42,31 @@ def refuse(path: Path) -> None:
 
 
 def localisation_figure(scores: Mapping[str, NDArray[np.float64]], uniform: float, title: str) -> Figure:
-    """Box plots of localisation scores by label, beside the lines of a perfect map and of an even one."""
+    """Draw box plots of localisation scores, with lines for a perfect map and for evenly spread evidence.
+
+    Args:
+        scores: by label, float64 [grids, n] in [0, 1].
+        uniform: what evenly spread evidence scores.
+        title: of the figure.
+
+    Returns:
+        A figure for ``save``.
+    """
     figure, axes = _figure(1.2 + 1.1 * len(scores), 3.6)
     axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.axhline(uniform, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
     axes.text(0.5, 1.012, "perfect", color=GREY, fontsize=8, va="bottom")
     axes.text(0.5, uniform + 0.012, "even", color=GREY, fontsize=8, va="bottom")
     boxes = axes.boxplot(
-        [s.ravel() for s in scores.values()], tick_labels=[_in_lines(label) for label in scores], widths=0.5,
+        [s.ravel() for s in scores.values()],
+        tick_labels=[_in_lines(label) for label in scores],
+        widths=0.5,
         patch_artist=True,
         flierprops={"marker": ".", "markersize": 2, "markerfacecolor": GREY, "markeredgecolor": "none"},
-        medianprops={"color": INK}, showmeans=True,
+        medianprops={"color": INK},
+        showmeans=True,
         meanprops={"marker": "D", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": "none"},
-    )  # fmt: skip
+    )
     for n, box in enumerate(boxes["boxes"]):
         box.set(facecolor=RED if n == 0 else "#e4e4e8", alpha=0.55 if n == 0 else 1.0, edgecolor=INK, linewidth=0.8)
     axes.set(
@@ -57,20 +77,30 @@ def localisation_figure(scores: Mapping[str, NDArray[np.float64]], uniform: floa
 
 
 def removal_figure(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], title: str) -> Figure:
-    """Mean probability over the share of removed pixels, by label: (shares, probabilities).
+    """Draw the mean probability over the share of removed pixels.
 
     A curve that lies on another is dashed, so that both are seen, and so are those for which the colours start again.
+
+    Args:
+        curves: by label, shares of the pixels [points + 1] and probabilities [points + 1], both in [0, 1].
+        title: of the figure.
+
+    Returns:
+        A figure for ``save``.
     """
     beside = len(curves) > 3
     figure, axes = _figure(5.2 + 2.2 * beside, 3.4)
     drawn: list[NDArray[np.float64]] = []
     for n, (label, (shares, means)) in enumerate(curves.items()):
         dashed = n > len(OTHERS) or any(len(c) == len(means) and np.allclose(c, means, atol=2e-3) for c in drawn)
-        axes.plot(100 * shares, means, color=OTHERS[(n - 1) % len(OTHERS)] if n else RED, linewidth=1.6, label=label,
-                  linestyle=(0, (2.5, 2.5)) if dashed else "-")  # fmt: skip
+        colour, style = OTHERS[(n - 1) % len(OTHERS)] if n else RED, (0, (2.5, 2.5)) if dashed else "-"
+        axes.plot(100 * shares, means, color=colour, linewidth=1.6, label=label, linestyle=style)
         drawn.append(means)
     axes.set(xlabel="% of the pixels removed", ylabel="probability of the true class", ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}))
+    if beside:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.legend(frameon=False, fontsize=8)
     axes.set_title(title, fontsize=9, loc="left")
     return figure
 
@@ -84,13 +114,22 @@ def _in_lines(label: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all; a PNG is marked as coda's own, which no run takes for a photograph."""
+    """Write a figure, whole or not at all. A PNG is marked as coda's own, so that no run takes it for a photograph.
+
+    Args:
+        figure: the figure.
+        path: with one of the suffixes FORMATS.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
     kind = path.suffix.lower().lstrip(".")
     marked = {RECORD_KEY: "figure"} if kind == "png" else None
     write_with(path, lambda stream: figure.savefig(stream, format=kind, dpi=160, metadata=marked))
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure, sizes in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.files import alone, write_with
@@ -15,14 +15,23 @@ from coda_cli.media.files import alone, write_with
 class Scores:
     """A file of JSON lines: what is measured, then one line of numbers for every grid or picture.
 
-    In a ``with`` block, at whose end another run may write to the file again.
+    It is used in a ``with`` block; until its end no other run may write to the file.
+
+    Attributes:
+        path: of the file; None where nothing is kept on disk.
+        rows: the numbers so far, of earlier runs and of this one.
     """
 
-    def __init__(self, path: Path | None, measured: dict[str, Any]) -> None:
-        """``measured`` is everything that decides the scores. Without a path nothing is kept.
+    def __init__(self, path: Path | None, measured: Mapping[str, object]) -> None:
+        """Read what earlier runs kept, or begin the file.
 
-        Raises UsageError for a file of another measurement, or one that another run writes to; MediaError where it
-        cannot be read or written.
+        Args:
+            path: of the file; None keeps nothing on disk.
+            measured: everything that decides the scores, as can be written as JSON.
+
+        Raises:
+            UsageError: the file is of another measurement, or another run writes to it.
+            MediaError: the file cannot be read or written.
         """
         self.path, self.rows, self._lock = path, list[list[float]](), ExitStack()
         if path is None:
@@ -38,7 +47,8 @@ class Scores:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def _read(self, path: Path, measured: dict[str, Any]) -> None:
+    def _read(self, path: Path, measured: Mapping[str, object]) -> None:
+        """Read the rows of the file, and write it anew where it is new or its last line was cut off."""
         head = json.dumps(measured, sort_keys=True)
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -52,12 +62,20 @@ class Scores:
                 self.rows.append([float(value) for value in json.loads(line)])
             except (ValueError, TypeError):  # cut off in the middle of a line
                 break
-        if len(lines) != 1 + len(self.rows) or not text.endswith("\n"):  # new, or cut off: never the only copy in place
+        if len(lines) != 1 + len(self.rows) or not text.endswith("\n"):
+            # Written beside it and then put in its place: at no time is the only copy of the scores incomplete.
             whole = "\n".join([head, *(json.dumps(row) for row in self.rows)]) + "\n"
             write_with(path, lambda stream: stream.write(whole.encode()))
 
     def add(self, row: Sequence[float]) -> None:
-        """Keep the next line."""
+        """Keep the numbers of the next grid or picture.
+
+        Args:
+            row: its numbers.
+
+        Raises:
+            MediaError: the file cannot be written.
+        """
         self.rows.append(list(row))
         if self.path is None:
             return

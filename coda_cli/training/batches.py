@@ -1,4 +1,4 @@
-"""What every step of a run is fed: which pictures, changed how, beside which classes.
+"""The pictures of every step of a run: which ones, how they are changed, and which classes they are compared with.
 
 All of it follows from the seed and the number of the step, so that a resumed run repeats what it would have done.
 """
@@ -18,7 +18,18 @@ MOST_STRETCH = 1.2  # crops are up to this much wider or higher than square ones
 
 
 def batch_of_step(split: Split, recipe: Recipe, step: int, per_epoch: int, side: int) -> tuple[Tensor, Tensor]:
-    """The augmented pictures float32 [batch, 3, side, side] and labels int64 [batch] of one step of a run."""
+    """Make the batch of one step of a run.
+
+    Args:
+        split: the training pictures.
+        recipe: the size of a batch, the seed, and how pictures are changed.
+        step: from 0 on.
+        per_epoch: steps in an epoch.
+        side: of the pictures, in pixels.
+
+    Returns:
+        Augmented pictures, float32 [batch, 3, side, side] in [0, 1], and their labels, int64 [batch].
+    """
     # One permutation per epoch, made anew for each step: cheap, and nothing has to be remembered for a resume.
     order = torch.randperm(len(split), generator=_generator(recipe.seed, step // per_epoch, 0))
     first = (step % per_epoch) * recipe.batch
@@ -27,10 +38,18 @@ def batch_of_step(split: Split, recipe: Recipe, step: int, per_epoch: int, side:
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, side: int) -> Tensor:
-    """Pictures uint8 [B, 3, s, s] to float32 [B, 3, side, side] in [0, 1], each its own way, all at once.
+    """Change pictures at random, each in its own way, all in one go.
 
-    Each is cropped at random, scaled to ``side``, mirrored, and changed in brightness and contrast, as far as the
-    recipe asks for it.
+    Each is cropped, scaled, mirrored, and changed in brightness and contrast, as far as the recipe asks for it.
+
+    Args:
+        images: uint8 [B, 3, s, s].
+        recipe: how much each change may be.
+        generator: on the CPU; it decides all changes.
+        side: of the results, in pixels.
+
+    Returns:
+        float32 [B, 3, side, side] in [0, 1].
     """
     x = images.float() / 255
     while x.shape[-1] >= 2 * side:  # bilinear sampling alone would alias
@@ -56,7 +75,17 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator, side: in
 
 
 def two_classes(labels: Tensor, count: int, recipe: Recipe, step: int) -> Tensor:
-    """The class of every picture and another one drawn evenly from the rest, int64 [B, 2]."""
+    """Draw one other class for every picture, each of the others with the same probability.
+
+    Args:
+        labels: int64 [B], the classes of the pictures.
+        count: how many classes there are.
+        recipe: its seed decides.
+        step: from 0 on.
+
+    Returns:
+        int64 [B, 2]: the picture's class and the other one.
+    """
     generator = _generator(recipe.seed + 7_919, step, 1)  # not the one that augments
     others = torch.randint(count - 1, (len(labels),), generator=generator).to(labels.device)
     return torch.stack([labels, (labels + 1 + others) % count], 1)
@@ -68,7 +97,16 @@ def _generator(seed: int, n: int, stream: int) -> torch.Generator:
 
 
 def resized(split: Split, side: int, limit: int) -> Split:
-    """A fixed sample of at most ``limit`` pictures, scaled to ``side``."""
+    """Take a fixed sample of a split, scaled.
+
+    Args:
+        split: uint8 pictures.
+        side: of the results, in pixels.
+        limit: at most so many pictures are taken.
+
+    Returns:
+        The sample, always the same for the same split.
+    """
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit].to(split.labels.device)
     images = split.images[chosen]
     if images.shape[-1] != side:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coda_cli.checkpoints.manifest import Checkpoint, name_of_wnid
+from coda_cli.checkpoints.class_names import name_of_wnid
+from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, read_image
 from coda_cli.media.view import fit
@@ -25,7 +26,13 @@ EVERY = 10  # every tenth picture is held out, class by class, where a data set 
 
 @dataclass(frozen=True)
 class Split:
-    """``images`` uint8 [N, 3, s, s], ``labels`` int64 [N] indices into ``classes``."""
+    """Labelled pictures.
+
+    Attributes:
+        images: uint8 [N, 3, s, s], sRGB.
+        labels: int64 [N], indices into ``classes``.
+        classes: names of the classes.
+    """
 
     images: Tensor
     labels: Tensor
@@ -35,26 +42,50 @@ class Split:
         return len(self.labels)
 
     def sha256(self) -> str:
-        """A hash of all pictures and labels."""
+        """Hash all pictures and labels.
+
+        Returns:
+            64 hex digits.
+        """
         whole = hashlib.sha256()
         for tensor in (self.images, self.labels):
             whole.update(tensor.cpu().contiguous().numpy().data)
         return whole.hexdigest()
 
     def to(self, device: torch.device) -> Split:
-        """The same split with its tensors on ``device``."""
+        """Copy the tensors to a device.
+
+        Args:
+            device: the device.
+
+        Returns:
+            The same split there.
+        """
         return Split(self.images.to(device), self.labels.to(device), self.classes)
 
 
 def load(
     root: Path, size: int, progress: Progress | None = None, *, kept_size: int | None = None
 ) -> tuple[Split, Split]:
-    """Training and held-out split of a data set, pictures at ``size`` x ``size``, those for training at ``kept_size``.
+    """Read a data set for training.
 
-    Three layouts: torchvision's CIFAR-10 (a folder ``cifar-10-batches-py``), ``train/CLASS/...`` beside
+    Three layouts are understood: torchvision's CIFAR-10 (a folder ``cifar-10-batches-py``), ``train/CLASS/...`` beside
     ``test/CLASS/...`` (or ``val``, ``validation``), and ``CLASS/...`` alone, of which every tenth picture (in the
-    order of names) is held out. Raises UsageError for anything else, TrainingError for a CIFAR-10 that is damaged or of
-    another size, MediaError for a picture that cannot be read.
+    order of names) is held out.
+
+    Args:
+        root: folder of the data set.
+        size: side in pixels of held-out pictures, and of all unless ``kept_size`` is given.
+        progress: is called with the number of pictures read and of all.
+        kept_size: side in pixels of training pictures.
+
+    Returns:
+        Training split and held-out split.
+
+    Raises:
+        UsageError: the folder has none of the layouts.
+        TrainingError: CIFAR-10 is damaged, or ``size`` is not its own.
+        MediaError: a picture cannot be read.
     """
     if (root / "cifar-10-batches-py").is_dir():
         return _torchvision_cifar(root, size, train=True), _torchvision_cifar(root, size, train=False)
@@ -66,11 +97,24 @@ def load(
 
 
 def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> tuple[Split, str]:
-    """Pictures to measure a network on, as it sees them, and a note on which of all they are, if not all there are.
+    """Read the pictures that a network is measured on, as the network sees them.
 
-    Those of the second split of ``load``; training pictures need not be there. Folders may be of some of the network's
-    classes alone; labels are indices into all of them. Raises UsageError for a class that the network does not have,
-    and what ``load`` raises.
+    They are those of the second split of ``load``; training pictures need not be there. There may be folders for only
+    some of the network's classes.
+
+    Args:
+        root: folder of the data set.
+        checkpoint: the network's description: its classes and its preprocessing.
+        progress: is called with the number of pictures read and of all.
+
+    Returns:
+        The pictures, with labels that are indices into all of the network's classes, and a note for the user where they
+        are not all that the folder has ("" where they are).
+
+    Raises:
+        UsageError: the network lacks a class of the data set, or the folder has none of the layouts of ``load``.
+        TrainingError: CIFAR-10 is damaged, or the network takes pictures of another size.
+        MediaError: a picture cannot be read.
     """
     p, note = checkpoint.preprocessing, ""
     if (root / "cifar-10-batches-py").is_dir():
@@ -140,7 +184,7 @@ def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int
 
 
 def _class_folders(folder: Path) -> dict[str, Path]:
-    """Folders by class name, in the order of names. A WordNet id of ImageNet stands for the name of its class."""
+    """Folders by class name, in the order of names; a WordNet id of ImageNet stands for the name of its class."""
     found = sorted((name_of_wnid(p.name), p) for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(found) < 2:
         raise UsageError(f"{folder}: holds {len(found)} folders; expected one folder per class, at least two")

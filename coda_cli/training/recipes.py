@@ -1,4 +1,4 @@
-"""What a training run is made of: one frozen description, and the recipes behind the shipped weights."""
+"""What decides a training run: one frozen description, and the recipes of the bundled networks."""
 
 from __future__ import annotations
 
@@ -13,46 +13,81 @@ from coda_cli.checkpoints.published import PUBLISHED, PUBLISHED_BIAS
 from coda_cli.checkpoints.published_bcos import BCOS
 from coda_cli.core.networks import build
 from coda_cli.errors import UsageError
+from coda_cli.vocabulary import TrainingPrecision
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights a run ends with, given the data. All of it JSON.
+    """Everything but the data that decides the weights a run ends with. All fields can be written as JSON.
 
     Training in ``stages`` shows smaller pictures first: a step's cost falls with the area. The temperature rises
     geometrically from ``first_temperature`` to that of the arguments: a high one aligns the dynamic weights with their
-    input (CVPR 2021, section 3.3), but a network that starts with it hardly learns.
+    input, but a network that starts with it hardly learns.
+
+    Attributes:
+        arguments: of the architecture; the number of classes is set from the data.
+        size: side of the pictures in pixels.
+        architecture: a builder of ``core.networks``.
+        epochs: how often every picture is shown.
+        batch: pictures in a step.
+        learning_rate: its peak; the optimiser is Adam.
+        warmup: share of all steps over which the learning rate rises linearly; then it falls by half a cosine to 0.
+        clip: gradients are scaled down to this global norm.
+        first_temperature: temperature at the beginning; None is that of the arguments throughout.
+        rise: share of all steps over which the temperature rises.
+        stages: [share of all steps, share of ``size``], smaller sizes first.
+        flip: mirror half of the pictures.
+        smallest_crop: random crops show at least this share of a picture's area; 1 is no crops.
+        room: pictures are kept at ``room`` x ``size``, so that a crop of them still has size x size real pixels.
+        jitter: brightness and contrast vary at random by up to this share.
+        matrix_l1: weight in the loss of the mean |W(x)| of two classes; CoDA-Nets only.
+        precision: of the convolutions while training.
+        seed: of the first weights and of all that is drawn at random.
+
+    Source:
+        CVPR 2021, section 3.3 (temperature) and 3.4 (``matrix_l1``).
     """
 
-    arguments: dict[str, Any]  # of the architecture; the class count is set from the data
-    size: int  # pictures are size x size
+    arguments: dict[str, Any]
+    size: int
     architecture: str = "coda_net"
     epochs: int = 10
     batch: int = 64
-    learning_rate: float = 1e-3  # peak of the schedule; Adam
-    warmup: float = 0.05  # share of all steps over which the learning rate rises linearly; then half a cosine to 0
-    clip: float = 1.0  # gradients are scaled down to this global norm
-    first_temperature: float | None = None  # None: that of the arguments throughout
-    rise: float = 1.0  # share of all steps over which the temperature rises
-    stages: list[list[float]] = field(default_factory=list)  # [share of all steps, share of size], smaller sizes first
-    flip: bool = True  # mirror half of the pictures
-    smallest_crop: float = 1.0  # random crops show at least this share of a picture's area; 1: no crops
-    room: float = 1.0  # pictures are kept at room x size, so that a crop of them still has size x size real pixels
-    jitter: float = 0.0  # brightness and contrast vary at random by up to this share
-    matrix_l1: float = 0.0  # weight of mean |W(x)| of two classes in the loss (CVPR 2021, section 3.4); CoDA-Nets only
-    precision: str = "bfloat16"  # of the convolutions while training
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    clip: float = 1.0
+    first_temperature: float | None = None
+    rise: float = 1.0
+    stages: list[list[float]] = field(default_factory=list)
+    flip: bool = True
+    smallest_crop: float = 1.0
+    room: float = 1.0
+    jitter: float = 0.0
+    matrix_l1: float = 0.0
+    precision: TrainingPrecision = "bfloat16"
     seed: int = 0
 
     def with_classes(self, count: int) -> dict[str, Any]:
-        """The architecture's arguments for ``count`` classes."""
+        """Make the architecture's arguments for a number of classes.
+
+        Args:
+            count: how many classes the data have.
+
+        Returns:
+            Arguments for ``core.networks.build``.
+        """
         if "channels" not in self.arguments:
             return {**self.arguments, "classes": count}
         return {**self.arguments, "channels": [*self.arguments["channels"][:-1], count]}
 
     def check(self) -> None:
-        """Raise UsageError for what cannot be trained."""
+        """Find out whether this can be trained at all.
+
+        Raises:
+            UsageError: it cannot; the message says which option to change.
+        """
         if self.matrix_l1 and self.architecture != "coda_net":
-            raise UsageError("--matrix-l1 is for CoDA-Nets: the matrices of other networks have no graph here")
+            raise UsageError("--matrix-l1 is for CoDA-Nets only: other networks here give no gradients of their W(x)")
         for side in sorted({self.size, *(round(part * self.size) for _, part in self.stages)}):
             try:
                 with torch.no_grad():
@@ -70,7 +105,14 @@ class Recipe:
         return round(self.room * self.size)
 
     def side(self, progress: float) -> int:
-        """Side in pixels of the pictures of a step, ``progress`` (0..1) through the run."""
+        """Tell how large the pictures of a step are.
+
+        Args:
+            progress: share of all steps that are done, in [0, 1).
+
+        Returns:
+            Their side in pixels.
+        """
         for share, part in self.stages:
             if progress < share:
                 return round(part * self.size)
@@ -78,7 +120,14 @@ class Recipe:
         return self.size
 
     def temperature(self, progress: float) -> float:
-        """Temperature of a step; scaled with the area of its pictures where logits are sums over them (SUMMED)."""
+        """Compute the temperature of a step; where logits are sums over pixels, it follows the area of the pictures.
+
+        Args:
+            progress: share of all steps that are done, in [0, 1).
+
+        Returns:
+            By what the logits of this step are divided.
+        """
         last = float(self.arguments["temperature"])
         first = last if self.first_temperature is None else min(self.first_temperature, last)  # it never falls
         risen = min(1.0, progress / self.rise) if self.rise else 1.0
@@ -112,9 +161,14 @@ RECIPES: dict[str, Recipe] = {
     # A network of our own for photographs, with antialiased strides.
     "imagenette": Recipe(
         arguments={
-            "channels": [6, 16, 32, 32, 64, 64, 64, 64, 64, 10], "kernels": [4, 4, 3, 4, 3, 4, 3, 3, 1],
-            "strides": [2, 2, 1, 2, 1, 2, 1, 1, 1], "ranks": [8, 8, 8, 8, 8, 16, 32, 32, 32], "norm": "SQ",
-            "temperature": 1024.0, "bias": PUBLISHED_BIAS, "antialias": True,
+            "channels": [6, 16, 32, 32, 64, 64, 64, 64, 64, 10],
+            "kernels": [4, 4, 3, 4, 3, 4, 3, 3, 1],
+            "strides": [2, 2, 1, 2, 1, 2, 1, 1, 1],
+            "ranks": [8, 8, 8, 8, 8, 16, 32, 32, 32],
+            "norm": "SQ",
+            "temperature": 1024.0,
+            "bias": PUBLISHED_BIAS,
+            "antialias": True,
         },
         size=128,
         epochs=40,
@@ -125,4 +179,4 @@ RECIPES: dict[str, Recipe] = {
         room=1.25,
         jitter=0.2,
     ),
-}  # fmt: skip
+}

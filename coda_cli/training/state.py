@@ -29,10 +29,23 @@ def save_state(
     step: int,
     seconds: float,
 ) -> None:
-    """Keep everything that the rest of a run needs, whole or as it was. Raises MediaError."""
+    """Save everything that the rest of a run needs. The file is replaced whole, or stays as it was.
+
+    Args:
+        path: of the file.
+        recipe: of the run.
+        data: the training pictures, of which only number and classes are kept.
+        model: its weights are kept.
+        optimiser: its state is kept.
+        step: how many steps are done.
+        seconds: spent on the run so far.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
     state = {
         "recipe": _identity(recipe),
-        "data": _described(data),
+        "data": _summary_of(data),
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
@@ -44,9 +57,20 @@ def save_state(
 def load_state(
     path: Path, recipe: Recipe, data: Split, model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, float]:
-    """Put a kept state into the model and the optimiser; returns the step it is of, and the seconds spent.
+    """Put a saved state into the model and the optimiser.
 
-    Raises TrainingError for a file that is not there, is damaged, or is of another recipe or other data.
+    Args:
+        path: of the file.
+        recipe: of the run that is to go on.
+        data: its training pictures.
+        model: gets the saved weights.
+        optimiser: gets its saved state.
+
+    Returns:
+        How many steps are done, and the seconds spent on them.
+
+    Raises:
+        TrainingError: the file is not there, is damaged, or is of another recipe or other data.
     """
     if not path.exists():
         raise TrainingError(f"{path}: no state to resume from; start without --resume")
@@ -59,15 +83,15 @@ def load_state(
         raise TrainingError(
             f"{path}: belongs to a run with another recipe; resume with the options it was started with"
         )
-    described = state.get("data", _described(data))
-    if described != _described(data):
-        raise TrainingError(f"{path}: belongs to a run on other data: {described}; this is {_described(data)}")
+    theirs, ours = state.get("data", _summary_of(data)), _summary_of(data)
+    if theirs != ours:
+        raise TrainingError(f"{path}: belongs to a run on other data: {theirs}; this is {ours}")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"], state["seconds"]
 
 
-def _described(data: Split) -> str:
+def _summary_of(data: Split) -> str:
     return f"{len(data)} pictures of the classes {', '.join(data.classes)}"
 
 
@@ -76,10 +100,22 @@ def _identity(recipe: Recipe) -> str:
 
 
 class Log:
-    """A CSV file of one line per epoch; lines after the step that a resumed run starts from are dropped."""
+    """A CSV file with one line for every epoch.
+
+    Attributes:
+        path: of the file.
+    """
 
     def __init__(self, path: Path, keep_until: int) -> None:
-        """Raises MediaError when ``path`` cannot be written."""
+        """Begin the file anew, or go on with it.
+
+        Args:
+            path: of the file.
+            keep_until: the step that a resumed run goes on from: lines after it are dropped; 0 drops all.
+
+        Raises:
+            MediaError: the file cannot be written.
+        """
         self.path = path
         rows = []
         if keep_until and path.exists():
@@ -92,6 +128,10 @@ class Log:
         write_with(path, lambda stream: stream.write(text.getvalue().encode()))  # whole, or as it was
 
     def write(self, *values: float) -> None:
-        """Append one line, in the order of LOG_FIELDS."""
+        """Append one line.
+
+        Args:
+            values: in the order of LOG_FIELDS.
+        """
         with self.path.open("a", newline="") as stream:
             csv.writer(stream).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)

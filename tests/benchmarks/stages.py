@@ -29,7 +29,8 @@ from coda_cli.media.files import atomic
 from coda_cli.media.sources import RECORD_KEY, resolve
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import fit
-from coda_cli.schema.pictures import core_json, to_json
+from coda_cli.schema.parts import to_json
+from coda_cli.schema.pictures import core_json
 
 REPETITIONS = 30
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from coda_cli.explanation.clip.drawing import Painter
 from coda_cli.explanation.picture import Explanation
 from coda_cli.machine import budget
 from coda_cli.media.files import atomic, utf8
-from coda_cli.schema.clips import ClipRecord, FrameRecord, to_json
+from coda_cli.schema.clips import ClipRecord, FrameRecord
+from coda_cli.schema.parts import to_json
 from coda_cli.video.reading import ClipWriter, Frame, Kind
 
 RGB = NDArray[np.uint8]

@@ -29,7 +29,7 @@ from coda_cli.explanation.record import network_part, settings_hash, versions
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
-from coda_cli.schema.pictures import ViewPart
+from coda_cli.schema.parts import ViewPart
 from coda_cli.video.reading import Frame, Reader, Selection, Source, kind_of, name_of, probe, uninterrupted
 from coda_cli.video.spans import pixel_box
 from coda_cli.vocabulary import ClassPolicy, Fit, Precision

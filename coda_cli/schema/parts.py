@@ -1,0 +1,225 @@
+"""The parts that several records share, and how every record becomes JSON."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from coda_cli.errors import CodaError
+from coda_cli.media.files import utf8
+from coda_cli.vocabulary import Fit
+
+
+class Part(BaseModel):
+    """The base of all records and their parts: they do not change, know all their fields, and hold finite numbers.
+
+    Attributes:
+        leaves_out_none: whether ``to_json`` leaves out fields that are None instead of writing null.
+    """
+
+    leaves_out_none: ClassVar[bool] = False
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class Source(Part):
+    """The input file.
+
+    Attributes:
+        path: as the user named it, or its folder and its name in it.
+        sha256: hex digest of the file's bytes.
+        bytes: size of the file.
+        width: in pixels, after an EXIF turn.
+        height: in pixels, after an EXIF turn.
+        notes: what decoding changed (an EXIF turn, transparency laid on white, ...), a phrase each.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    notes: tuple[str, ...] = ()
+
+
+class Network(Part):
+    """The network that was explained.
+
+    Attributes:
+        name: as in ``coda models list``, or as its file says.
+        sha256: hex digest of its file.
+        architecture: which builder of ``core.networks`` made it.
+        temperature: by which its logits are divided.
+        assumed: what its file could not tell, and where it was taken from instead; a sentence each.
+        cut: only for hybrids: the layer at whose output contributions are exact. Those of a position there are spread
+            evenly over the pixels that it stands for.
+    """
+
+    name: str
+    sha256: str
+    architecture: str
+    temperature: float
+    assumed: tuple[str, ...] = ()
+    cut: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, and for a hybrid how far down its contributions are exact."""
+        return self.name if self.cut is None else f"{self.name}, exact down to {self.cut}, not to the pixels"
+
+
+class ViewPart(Part):
+    """What the network saw of the source.
+
+    Attributes:
+        fit: how the source was made to fit: a centre crop, padded as a whole, or at its own size.
+        width: of the view, in pixels.
+        height: of the view, in pixels.
+        box: (x0, y0, x1, y1), the part of the source that the view covers, in the source's pixels.
+    """
+
+    fit: Fit
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+
+class ClassPart(Part):
+    """A class of the network.
+
+    Attributes:
+        index: of its logit, from 0 on.
+        name: as the network's description has it.
+        wnid: its WordNet id, where the network's description has one.
+    """
+
+    index: int
+    name: str
+    wnid: str | None = None
+
+
+class ScoredClass(ClassPart):
+    """A class with what the network says about it.
+
+    Attributes:
+        logit: the network's output for the class.
+        probability: in [0, 1], the sigmoid of the logit.
+    """
+
+    logit: float
+    probability: float
+
+
+class Sums(ClassPart):
+    """An explained class, or a difference of two, and what its logit is made of.
+
+    logit == positive + negative + positional + bias + residual
+
+    Attributes:
+        versus: the class that is subtracted, where a difference is explained.
+        logit: of the class, or the difference of the two logits.
+        probability: in [0, 1]; None for a difference.
+        bias: the network's constant share of the logit.
+        positional: the share of a positional embedding, which belongs to no pixel.
+        positive: sum of all positive contributions.
+        negative: sum of all negative contributions, at most 0.
+        residual: what rounding left over.
+        tolerance: the largest |residual| that counts as exact.
+        exact: whether |residual| is at most the tolerance.
+    """
+
+    versus: ClassPart | None = None
+    logit: float
+    probability: float | None
+    bias: float
+    positional: float = 0.0
+    positive: float
+    negative: float
+    residual: float
+    tolerance: float
+    exact: bool
+
+
+class ErrorPart(Part):
+    """Why an input failed.
+
+    Attributes:
+        kind: the class of the error, such as MediaError.
+        message: the line that was printed about it.
+    """
+
+    kind: str
+    message: str
+
+
+class FailedSource(Part):
+    """The input that failed.
+
+    Attributes:
+        path: as the user named it.
+    """
+
+    path: str
+
+
+class Failed(Part):
+    """One input that nothing could be made of; it stands in the same stream as the records of the others.
+
+    Attributes:
+        schema_name: of the records in whose stream it stands; "schema" in the JSON.
+        schema_version: 1.
+        status: "error".
+        source: the input.
+        error: why it failed.
+    """
+
+    schema_name: str = Field(alias="schema")
+    schema_version: Literal[1] = 1
+    status: Literal["error"] = "error"
+    source: FailedSource
+    error: ErrorPart
+
+    @classmethod
+    def of(cls, path: str, error: CodaError) -> Self:
+        """Make the record of an input that failed.
+
+        Args:
+            path: the input's name; bytes in it that are not UTF-8 are written as \\xff.
+            error: what was raised.
+
+        Returns:
+            A record of this class.
+        """
+        part = ErrorPart(kind=type(error).__name__, message=utf8(str(error)))
+        return cls(source=FailedSource(path=utf8(path)), error=part)  # type: ignore[call-arg]
+
+
+def to_json(record: Part) -> str:
+    """Write any record as one line of JSON: UTF-8, no NaN, floats in full.
+
+    Args:
+        record: of whatever class.
+
+    Returns:
+        The JSON, without a line end.
+    """
+    return record.model_dump_json(by_alias=True, exclude_none=record.leaves_out_none)
+
+
+def schema_of(lines: type[Part] | UnionType, title: str) -> dict[str, Any]:
+    """Describe the lines of some output.
+
+    Args:
+        lines: the class of every line, or a union of the classes that lines can have.
+        title: of the schema.
+
+    Returns:
+        The JSON Schema (draft 2020-12) as an object for ``json.dumps``.
+    """
+    adapter = TypeAdapter[Part](cast("type[Part]", lines))  # a union is no type to mypy
+    schema = adapter.json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
