@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,12 +96,18 @@ def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_p
                 assert a == b
 
 
-def test_the_readme_names_only_options_and_commands_that_exist() -> None:
-    text = (ROOT / "README.md").read_text() + (EXAMPLES / "README.md").read_text()
+def test_the_documents_name_only_options_and_commands_that_exist() -> None:
+    documents = [ROOT / "README.md", EXAMPLES / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = ""
+    for document in documents:
+        said = document.read_text("utf-8")
+        if document.name == "from-the-papers-code.md":  # the first column has the options of others
+            said = "\n".join(line.split(" | ", 1)[-1] for line in said.splitlines())
+        text += said
     assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
     helps = {}
-    commands = (("explain",), ("video",), ("train",), ("evaluate", "localisation"), ("evaluate", "removal"),
-                ("compare",), ("models", "convert"),
+    commands = ((), ("explain",), ("video",), ("train",), ("evaluate", "localisation"), ("evaluate", "removal"),
+                ("compare",), ("models", "convert"), ("models", "show"), ("models", "list"),
                 ("models", "pull"), ("models", "verify"))  # fmt: skip
     for command in commands:
         run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)
@@ -123,12 +128,12 @@ def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> No
 
 
 @pytest.mark.parametrize(("name", "pictures", "least"), [("imagenette", 3_925, 0.78), ("cifar10", 10_000, 0.80)])
-def test_the_card_and_the_readme_state_the_accuracy_in_the_weights(name: str, pictures: int, least: float) -> None:
+def test_the_card_and_the_documents_state_the_accuracy_in_the_weights(name: str, pictures: int, least: float) -> None:
     accuracy = coda_cli.load(name).checkpoint.accuracy
     assert accuracy is not None
     assert accuracy.pictures == pictures
     assert accuracy.value >= least
-    for document in (ROOT / "README.md", ROOT / "weights" / f"{name}.md"):
+    for document in (ROOT / "docs" / "networks.md", ROOT / "weights" / f"{name}.md"):
         assert f"{accuracy.value:.2%}".replace("%", " %") in document.read_text(), document
 
 
@@ -265,16 +270,3 @@ def test_the_table_of_temperatures_has_the_mean_and_its_interval(monkeypatch: py
     text = script.localised(net, pictures, 2)
     assert text.startswith("0.500 (0.4")
     assert script.localised(net, pictures, 1) == "0.400 (0.400 to 0.400)"
-
-
-def test_the_readmes_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "photos").mkdir()
-    for path in (tmp_path / "photo.jpg", tmp_path / "photos" / "church.png"):
-        shutil.copy(EXAMPLES / "pictures" / "church.png", path)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "photos/church.png church\n"
-    assert (tmp_path / "out" / "church.church.overlay.png").exists()
