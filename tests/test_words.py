@@ -67,15 +67,14 @@ def has_decorator(node: Definition, *names: str) -> bool:
 
 
 def parameters(node: Function) -> list[str]:
-    """The names of a function's arguments; self and cls are none."""
+    """The names of a function's arguments, without stars; self and cls are none."""
     a = node.args
-    names = [x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
-    names += [f"{stars}{x.arg}" for stars, x in (("*", a.vararg), ("**", a.kwarg)) if x]
-    return [name for name in names if name not in ("self", "cls")]
+    every = (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg)
+    return [x.arg for x in every if x and x.arg not in ("self", "cls")]
 
 
 def documented(docstring: str) -> list[str] | None:
-    """The names that stand under ``Args:``; None where there is no such section."""
+    """The names that stand under ``Args:``, with stars or without; None where there is no such section."""
     lines = inspect.cleandoc(docstring).splitlines()
     if "Args:" not in lines:
         return None
@@ -87,7 +86,7 @@ def documented(docstring: str) -> list[str] | None:
         if indent == 0:
             break
         depth = indent if depth is None else depth
-        if indent == depth and (found := re.match(r"(\*{0,2}\w+)(?: \([^)]*\))?:", line.strip())):
+        if indent == depth and (found := re.match(r"\*{0,2}(\w+)(?: \([^)]*\))?:", line.strip())):
             names.append(found[1])
     return names
 
@@ -235,7 +234,7 @@ def test_the_checker_allows_what_is_documented(tmp_path: Path) -> None:
     [
         ('"""A module."""\n', "", "module.py:1 has no docstring"),
         ("        by (float): the factor.\n", "", "scaled does not document by"),
-        ("        *more: further ones,\n", "        more: further ones,\n", "scaled does not document *more"),
+        ("        *more: further ones,\n", "        less: further ones,\n", "scaled does not document more"),
         ("        **rest: passed on.\n", "        **rest: passed on.\n        x: no.\n", "does not take: x"),
         ('    """Take no arguments."""', "    ...", "nothing has no docstring"),
         ("    Args:\n        by: the factor.\n", "", "Scale.__init__ has no Args: section; its arguments are by"),
