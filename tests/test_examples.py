@@ -96,26 +96,44 @@ def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_p
                 assert a == b
 
 
-def test_the_documents_name_only_options_and_commands_that_exist() -> None:
-    documents = [ROOT / "README.md", EXAMPLES / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [
+    *((), ("explain",), ("video",), ("train",), ("compare",), ("schema",)),
+    *(("evaluate", name) for name in ("localisation", "removal")),
+    *(("models", name) for name in ("list", "show", "pull", "convert", "verify")),
+]
+
+
+def _documents() -> str:
+    """The text of the documents that tell users what to type."""
     text = ""
-    for document in documents:
+    for document in [ROOT / "README.md", EXAMPLES / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         said = document.read_text("utf-8")
         if document.name == "from-the-papers-code.md":  # the first column has the options of others
             said = "\n".join(line.split(" | ", 1)[-1] for line in said.splitlines())
         text += said
+    return text
+
+
+def test_the_documents_name_only_options_and_commands_that_exist() -> None:
+    text = _documents()
     assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
-    helps = {}
-    commands = ((), ("explain",), ("video",), ("train",), ("evaluate", "localisation"), ("evaluate", "removal"),
-                ("compare",), ("models", "convert"), ("models", "show"), ("models", "list"),
-                ("models", "pull"), ("models", "verify"))  # fmt: skip
-    for command in commands:
+    options = {}
+    for command in COMMANDS:
         run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)
-        helps[command] = run.stdout
         assert run.returncode == 0
-    everything = " ".join(helps.values()) + "--help"
-    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
-        assert option in everything, option
+        options[command] = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", run.stdout))
+    every = set.union(*options.values())
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)):
+        assert option in every, option
+    typed = re.findall(r"(?<![\w/])coda ((?:[a-z]+ )+[^`\n#|]*)", text)  # commands, up to a comment or a pipe
+    seen = set()
+    for line in typed:
+        words = line.split()
+        command = next((c for n in (2, 1) if (c := tuple(words[:n])) in options), None)
+        seen.add(command)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", line) if command else ():
+            assert option in options[command], f"coda {line}"
+    assert len(seen) > 8
 
 
 def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> None:
