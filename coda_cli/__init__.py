@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from coda_cli.explanation.picture import Explanation, explain
     from coda_cli.explanation.record import Drawing
     from coda_cli.explanation.run import explain_many
+    from coda_cli.study.attribution import Attribution, quantus_explain
     from coda_cli.video.reading import Selection
 
 _HOMES = {
+    "Attribution": "study.attribution",
     "ClipDrawing": "explanation.clip.drawing",
     "ClipExplanation": "explanation.clip.run",
     "Decomposition": "core.decompose",
@@ -54,6 +56,7 @@ _HOMES = {
     "explain_clip": "deprecated",  # which also take what version 0.1 did
     "explain_many": "deprecated",
     "load": "checkpoints.loading",
+    "quantus_explain": "study.attribution",
     "save": "checkpoints.loading",
     "shares_by_layer": "core.depth",
 }
@@ -61,6 +64,7 @@ _HOMES = {
 _OLD = {"ClipOutputs", "Naming", "Output", "Request", "explain_image", "resolve"}  # names of version 0.1
 
 __all__ = [
+    "Attribution",
     "ClipDrawing",
     "ClipExplanation",
     "CodaError",
@@ -75,6 +79,7 @@ __all__ = [
     "explain_clip",
     "explain_many",
     "load",
+    "quantus_explain",
     "save",
     "shares_by_layer",
 ]

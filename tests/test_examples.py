@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,28 +96,44 @@ def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_p
                 assert a == b
 
 
-def test_the_readme_names_only_options_and_commands_that_exist() -> None:
-    text = (ROOT / "README.md").read_text() + (EXAMPLES / "README.md").read_text()
+COMMANDS = [
+    *((), ("explain",), ("video",), ("train",), ("compare",), ("schema",)),
+    *(("evaluate", name) for name in ("localisation", "removal")),
+    *(("models", name) for name in ("list", "show", "pull", "convert", "verify")),
+]
+
+
+def _documents() -> str:
+    """The text of the documents that tell users what to type."""
+    text = ""
+    for document in [ROOT / "README.md", EXAMPLES / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        said = document.read_text("utf-8")
+        if document.name == "from-the-papers-code.md":  # the first column has the options of others
+            said = "\n".join(line.split(" | ", 1)[-1] for line in said.splitlines())
+        text += said
+    return text
+
+
+def test_the_documents_name_only_options_and_commands_that_exist() -> None:
+    text = _documents()
     assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
-    helps = {}
-    commands = (
-        ("explain",),
-        ("video",),
-        ("train",),
-        ("evaluate", "localisation"),
-        ("evaluate", "removal"),
-        ("compare",),
-        ("models", "convert"),
-        ("models", "pull"),
-        ("models", "verify"),
-    )
-    for command in commands:
+    options = {}
+    for command in COMMANDS:
         run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)
-        helps[command] = run.stdout
         assert run.returncode == 0
-    everything = " ".join(helps.values()) + "--help"
-    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
-        assert option in everything, option
+        options[command] = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", run.stdout))
+    every = set.union(*options.values())
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)):
+        assert option in every, option
+    typed = re.findall(r"(?<![\w/])coda ((?:[a-z]+ )+[^`\n#|]*)", text)  # commands, up to a comment or a pipe
+    seen = set()
+    for line in typed:
+        words = line.split()
+        command = next((c for n in (2, 1) if (c := tuple(words[:n])) in options), None)
+        seen.add(command)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", line) if command else ():
+            assert option in options[command], f"coda {line}"
+    assert len(seen) > 8
 
 
 def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> None:
@@ -131,12 +146,12 @@ def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> No
 
 
 @pytest.mark.parametrize(("name", "pictures", "least"), [("imagenette", 3_925, 0.78), ("cifar10", 10_000, 0.80)])
-def test_the_card_and_the_readme_state_the_accuracy_in_the_weights(name: str, pictures: int, least: float) -> None:
+def test_the_card_and_the_documents_state_the_accuracy_in_the_weights(name: str, pictures: int, least: float) -> None:
     accuracy = coda_cli.load(name).checkpoint.accuracy
     assert accuracy is not None
     assert accuracy.pictures == pictures
     assert accuracy.value >= least
-    for document in (ROOT / "README.md", ROOT / "weights" / f"{name}.md"):
+    for document in (ROOT / "docs" / "networks.md", ROOT / "weights" / f"{name}.md"):
         assert f"{accuracy.value:.2%}".replace("%", " %") in document.read_text(), document
 
 
@@ -276,16 +291,3 @@ def test_the_table_of_temperatures_has_the_mean_and_its_interval(monkeypatch: py
     text = script.localised(net, pictures, 2)
     assert text.startswith("0.500 (0.4")
     assert script.localised(net, pictures, 1) == "0.400 (0.400 to 0.400)"
-
-
-def test_the_readmes_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "photos").mkdir()
-    for path in (tmp_path / "photo.jpg", tmp_path / "photos" / "church.png"):
-        shutil.copy(EXAMPLES / "pictures" / "church.png", path)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "photos/church.png church\n"
-    assert (tmp_path / "out" / "church.church.overlay.png").exists()

@@ -13,12 +13,23 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize(
-    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
-)
+# What every commit passes: .pre-commit-config.yaml runs the same.
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
+
+
+@pytest.mark.parametrize("command", CHECKS, ids=" ".join)
 def test_the_tree_passes(command: list[str]) -> None:
     result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_hooks_before_a_commit_are_these_checks() -> None:
+    yaml = pytest.importorskip("yaml")
+    configured = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    hooks = [hook for repository in configured["repos"] for hook in repository["hooks"]]
+    assert {repository["repo"] for repository in configured["repos"]} == {"local"}  # nothing from elsewhere
+    assert [hook["entry"].split() for hook in hooks] == [["python", "-m", *command] for command in CHECKS]
+    assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in hooks)
 
 
 def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tmp_path: Path) -> None:

@@ -28,9 +28,8 @@ from coda_cli.media.view import View, fit
 from coda_cli.vocabulary import Fit, IfExists, Precision, Style
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from coda_cli.explanation.record import Drawing
+    from coda_cli.media.pictures import Image
     from coda_cli.schema.pictures import Record
 
 

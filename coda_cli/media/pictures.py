@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.Image import Image
 
 from coda_cli.errors import UsageError
 from coda_cli.media.stills import Picture, read_image, to_rgb
@@ -16,10 +17,12 @@ from coda_cli.media.stills import Picture, read_image, to_rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Image", "as_image", "as_picture"]
+
 ACCEPTED = "a path, a PIL image, an array [H, W], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]"
 
 
-def as_picture(source: str | Path | Image.Image | NDArray[Any] | Tensor) -> Picture:
+def as_picture(source: str | Path | Image | NDArray[Any] | Tensor) -> Picture:
     """Read a picture from wherever it is.
 
     Args:
@@ -37,7 +40,7 @@ def as_picture(source: str | Path | Image.Image | NDArray[Any] | Tensor) -> Pict
     """
     if isinstance(source, str | Path):
         return read_image(Path(source))
-    if isinstance(source, Image.Image):
+    if isinstance(source, Image):
         rgb, notes = to_rgb(source)
         return _in_memory(rgb, notes)
     if hasattr(source, "detach"):  # a tensor of torch, which need not be imported to find that out
@@ -66,7 +69,7 @@ def _of_array(values: NDArray[Any]) -> Picture:
         raise UsageError(f"an array {shape} is not one picture; expected [H, W], [H, W, 3] or [H, W, 4]")
     pixels = _as_bytes(values)
     mode = {2: "L", 3: "RGB", 4: "RGBA"}[2 if pixels.ndim == 2 else pixels.shape[2]]
-    rgb, notes = to_rgb(Image.fromarray(np.ascontiguousarray(pixels), mode))
+    rgb, notes = to_rgb(PIL.Image.fromarray(np.ascontiguousarray(pixels), mode))
     return _in_memory(rgb, notes if values.dtype == np.uint8 else ("scaled to 8 bits", *notes))
 
 
@@ -91,7 +94,7 @@ def _in_memory(rgb: NDArray[np.uint8], notes: tuple[str, ...]) -> Picture:
     return Picture(rgb, sha256.hexdigest(), rgb.nbytes, notes)
 
 
-def as_image(rgb: NDArray[np.uint8]) -> Image.Image:
+def as_image(rgb: NDArray[np.uint8]) -> Image:
     """A picture as a PIL image.
 
     Args:
@@ -100,4 +103,4 @@ def as_image(rgb: NDArray[np.uint8]) -> Image.Image:
     Returns:
         The image, which shows itself in a notebook.
     """
-    return Image.fromarray(rgb)
+    return PIL.Image.fromarray(rgb)

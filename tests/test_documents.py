@@ -1,0 +1,165 @@
+"""The documents: links lead somewhere, files that are named exist, code and commands run, sentences are short."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+LONGEST_SENTENCE = 30  # words, in the README
+PATTERNS = ("*.md", "docs/**/*.md", "weights/*.md", "examples/*.md")
+DOCUMENTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
+
+
+def prose(text: str) -> str:
+    """A document's text without comments and blocks of code; code within a line is one word, a link its text."""
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```$", "\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`]+`", "code", text)
+    return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a document: they end at a stop, a paragraph, an item of a list, or a cell of a table."""
+    blocks = re.split(r"\n\s*\n|\n(?=\s*[-*#|] ?)|\|", prose(text))
+    found = [re.split(r"(?<=[.!?])[*_)\"]*\s+", " ".join(block.split())) for block in blocks]
+    return [sentence for block in found for sentence in block if sentence]
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link may name after #: the headings, as they are turned into anchors."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.casefold()).strip().replace(" ", "-") for heading in headings}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The blocks of code in one language, in their order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a copy of the examples that documents name, from which their code and commands run."""
+    for name in ("pictures", "clip.mp4"):
+        source, target = EXAMPLES / name, tmp_path / "examples" / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_no_sentence_of_the_readme_is_long() -> None:
+    long = [s for s in sentences((ROOT / "README.md").read_text("utf-8")) if len(s.split()) > LONGEST_SENTENCE]
+    assert not long, "\n".join(long)
+
+
+def test_sentences_are_found() -> None:
+    text = "# Head\n\nOne `a b` [two](x.y). Three\nfour! 82.4 five\n\n- six\n- seven. Eight\n\n| a b | c |\n"
+    assert [s.split() for s in sentences(text)] == [
+        ["#", "Head"], ["One", "code", "two."], ["Three", "four!"], ["82.4", "five"], ["-", "six"], ["-", "seven."],
+        ["Eight"], ["a", "b"], ["c"]]  # fmt: skip
+    assert sentences("```sh\nno sentence. at all\n```\n<!-- nor this. one -->") == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"`[^`\n]+`", "", document.read_text("utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), f"{document.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{document.name}: {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_that_a_document_names_exist(document: Path) -> None:
+    named = set(re.findall(r"`((?:coda_cli|tests|docs|examples)/[\w./-]*)`", document.read_text("utf-8")))
+    if document.name == "from-the-papers-code.md":  # has files of others, too
+        named = {name for name in named if name.startswith("coda_cli/")}
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"{document.name}: {', '.join(missing)}"
+
+
+def test_the_architecture_names_every_folder_and_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    words = set(re.findall(r"[\w]+", text))
+    for path in sorted((ROOT / "coda_cli").rglob("*.py")):
+        if path.stem not in ("__init__", "__main__"):
+            assert path.stem in words, f"docs/architecture.md does not name {path.relative_to(ROOT)}"
+
+
+def test_the_readmes_commands_run_in_the_order_given(workplace: Path) -> None:
+    text = (ROOT / "README.md").read_text("utf-8").split("## Five things to do")[1]
+    (workplace / "README.md").write_text(text, encoding="utf-8")
+    commands = [line for block in blocks(workplace / "README.md", "sh") for line in block.splitlines()]
+    assert len(commands) >= 6
+    (workplace / "coda").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m coda_cli "$@"\n')
+    (workplace / "coda").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{workplace}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for command in commands:
+        run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+        assert run.returncode == 0, f"{command}\n{run.stderr}"
+    assert (workplace / "coda-out" / "church.church.overlay.png").exists()
+    assert (workplace / "coda-out" / "clip.coda.mp4").exists()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_the_python_of_the_documents_runs(document: str, workplace: Path) -> None:
+    codes = blocks(ROOT / document, "python")
+    assert codes
+    names: dict[str, Any] = {}
+    for code in codes:
+        exec(compile(code, f"<python of {document}>", "exec"), names)
+    assert (workplace / "church.png").exists() or (workplace / "out").is_dir()
+
+
+def test_the_reference_is_made_of_the_docstrings_without_a_warning(tmp_path: Path) -> None:
+    for library in ("mkdocs", "material", "mkdocstrings_handlers"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed: pip install -e '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    page = (tmp_path / "site" / "api" / "index.html").read_text("utf-8")
+    import coda_cli
+
+    for name in coda_cli.__all__:
+        assert f'id="coda_cli.{name}"' in page, name
+    pages = {path.parent.name: path.read_text("utf-8") for path in (tmp_path / "site" / "api").glob("*/index.html")}
+    everything = "".join(pages.values()) + page
+    for path in (ROOT / "coda_cli").glob("*/**/*.py"):  # modules in folders
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if "coda_cli.cli" not in module and path.stem not in ("__init__", "__main__"):
+            assert f'id="{module}"' in everything, f"no page of docs/api/ shows {module}"
+
+
+def test_what_is_cited_is_complete() -> None:
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert cited["version"] == project["version"]
+    assert cited["license"] == project["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert sorted(paper["year"] for paper in cited["references"]) == [2021, 2022, 2023, 2024]
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    for paper in cited["references"]:
+        assert {"type", "title", "authors", "year", "url"} <= set(paper)
+        assert paper["title"] in readme
+
+
+def test_the_changelog_begins_with_this_version_or_the_next() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    first, *_ = re.findall(r"^## (\S+) \((.*)\)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert first[0] == version or first[1] == "unreleased"
