@@ -19,10 +19,11 @@ from coda_cli.explanation.picture import Explanation, Request, arrays
 from coda_cli.explanation.record import Drawing, colour_explanation_of, described, make_record, source_part, versions
 from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item, identity
-from coda_cli.media.stills import Picture, write_gif, write_png
+from coda_cli.media.stills import Picture, write_png
 from coda_cli.media.view import View
 from coda_cli.render.colour import TABLE
 from coda_cli.schema.pictures import Explained, Record, core_json, to_json
+from coda_cli.video.writing import write_gif
 
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
 LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it

@@ -7,7 +7,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,48 +142,6 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
     """Write uint8 [H, W, 3] as PNG, atomically; ``text`` becomes UTF-8 text chunks. Raises MediaError."""
     write_with(path, lambda stream: stream.write(png.encode(rgb, text)))
-
-
-def write_gif(
-    path: Path, frames: Sequence[NDArray[np.uint8]], seconds: float, text: str, kept: NDArray[np.uint8]
-) -> None:
-    """Write frames uint8 [H, W, 3] of one size as an endless GIF, ``seconds`` each, with a comment, atomically.
-
-    Its one palette has the colours ``kept`` uint8 [n, 3], at most 255, which mean something, and of the first frame as
-    many as there is room for: a palette made for the pictures alone loses what covers a few pixels, as a colour bar.
-    """
-    others = Image.fromarray(frames[0]).quantize(256 - len(kept)).getpalette() or []
-    palette = np.concatenate([kept, np.array(others, np.uint8).reshape(-1, 3)])
-    first, *rest = (Image.fromarray(indices, "P") for indices in _indexed(frames, palette))
-    for image in (first, *rest):
-        image.putpalette(palette.tobytes())
-    write_with(path, lambda stream: first.save(
-        stream, "GIF", save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0, comment=text.encode()
-    ))  # fmt: skip
-
-
-def _indexed(frames: Iterable[NDArray[np.uint8]], palette: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Frames uint8 [H, W, 3] as indices uint8 [H, W] of the nearest colours of a palette uint8 [n, 3].
-
-    Pillow's own search takes colours in cells of four by four by four, and white for what lies beside it. Here every
-    colour is looked for once, for all frames; a million pixels at a time.
-    """
-    own = palette.astype(np.float32)
-    table, known = np.zeros(1 << 24, np.uint8), np.zeros(1 << 24, bool)
-    for frame in frames:
-        result = np.empty(frame.shape[:2], np.uint8)
-        rows = max(1, (1 << 20) // frame.shape[1])
-        for top in range(0, len(frame), rows):
-            red, green, blue = (frame[top : top + rows, :, c].astype(np.uint32) for c in range(3))
-            packed = red << 16 | green << 8 | blue
-            new = np.unique(packed[~known[packed]])
-            for first in range(0, len(new), 1 << 14):
-                some = new[first : first + (1 << 14)]
-                apart = np.stack([some >> 16, some >> 8 & 255, some & 255], 1).astype(np.float32)
-                table[some] = ((own**2).sum(1) - 2 * apart @ own.T).argmin(1)
-            known[new] = True
-            result[top : top + rows] = table[packed]
-        yield result
 
 
 def read_gif_text(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
 from coda_cli.media.stills import _refuse_bombs
-from coda_cli.video.containers import exact, opened, reason, seconds, stated_duration, video_stream
+from coda_cli.video.containers import as_fraction, open_container, reason_of, seconds_of, stated_duration, video_stream
 from coda_cli.video.spans import TOLERANCE
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Opening:
 
 def opening_of(path: Path) -> Opening:
     """Decode a video up to its first frame. Raises MediaError where there is none."""
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(path, container)
         frame, _ = next(_decoded(stream, Account()), (None, False))
         if frame is None:
@@ -105,16 +105,16 @@ def opening_of(path: Path) -> Opening:
         turned = _quarter_turns(frame) % 2
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
         _refuse_bombs(path, (width, height))
-        rate = exact(stream.average_rate) or None
+        rate = as_fraction(stream.average_rate) or None
         duration = stated_duration(container, stream)
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
-        codec, time_base = stream.codec_context.name, str(exact(stream.time_base)) if stream.time_base else None
+        codec, time_base = stream.codec_context.name, str(as_fraction(stream.time_base)) if stream.time_base else None
         notes = _notes_on(frame)
-        if (shape := exact(stream.sample_aspect_ratio)) not in (0, 1):
+        if (shape := as_fraction(stream.sample_aspect_ratio)) not in (0, 1):
             notes += (f"its pixels are not square ({shape.numerator}:{shape.denominator}): shown as they are stored",)
         info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, notes)
-        return Opening(info, seconds(frame.pts, stream), (frame.width, frame.height))
+        return Opening(info, seconds_of(frame.pts, stream), (frame.width, frame.height))
 
 
 def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def video(path: Path, account: Account) -> Generator[Coded]:
     reformatter = VideoReformatter()
     rate = opening.info.rate or Fraction(25)
     key = _key_frame_before(path, opening.zero + Fraction(account.start - MARGIN)) if account.start > MARGIN else None
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(path, container)
         # Not thread_type "AUTO": with frame threads libav drops good frames beside a broken one (measured).
         if key:
@@ -174,11 +174,11 @@ def video(path: Path, account: Account) -> Generator[Coded]:
         end = 0.0
         for frame, damaged in _decoded(stream, account, opening.zero, key):
             number = account.passed - 1
-            time = float(seconds(frame.pts, stream) - opening.zero)
+            time = float(seconds_of(frame.pts, stream) - opening.zero)
             if frame.pts is None:  # a bare stream of H.264 has no times
                 time = float(number / rate)
                 account.note(f"no time stamps in it: taken as {float(rate):g} frames a second")
-            duration = float(seconds(frame.duration, stream)) or None
+            duration = float(seconds_of(frame.duration, stream)) or None
             end = time + (duration or 0.0)
 
             def colours(frame: VideoFrame = frame) -> NDArray[np.uint8]:
@@ -234,13 +234,13 @@ def _decoded(
             shown = frame.pts
             gone = _overtaken(waiting, frame.pts)
             for pts in gone:
-                account.lose(1, float(seconds(pts, stream) - zero))
+                account.lose(1, float(seconds_of(pts, stream) - zero))
             intact = frame.key_frame and not frame.is_corrupt
             mending = not intact and (mending or bool(gone) or frame.is_corrupt)
             account.passed += len(gone) + 1
             yield frame, mending
     for pts in waiting:
-        account.lose(1, float(seconds(pts, stream) - zero))
+        account.lose(1, float(seconds_of(pts, stream) - zero))
     account.passed += len(waiting)
 
 
@@ -252,7 +252,7 @@ def _until_broken(stream: VideoStream, account: Account) -> Iterator[Packet[Vide
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            account.note(f"broken inside ({reason(error)}): read up to there")
+            account.note(f"broken inside ({reason_of(error)}): read up to there")
             return
         if packet is None:
             return
@@ -291,11 +291,11 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
     """
     import av
 
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(path, container)
         if not stream.time_base:
             return None
-        goal = int(target / exact(stream.time_base))
+        goal = int(target / as_fraction(stream.time_base))
         try:
             container.seek(goal, stream=stream)
             key = next(container.demux(stream))
@@ -304,7 +304,7 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
         if key.pts is None or not key.is_keyframe or key.pts > goal:
             return None
         found = key.pts
-    with opened(path) as container:
+    with open_container(path) as container:
         stream, index = video_stream(path, container), 0
         for packet in container.demux(stream):
             if packet.dts is not None and packet.dts >= found:  # nothing later in the file is shown earlier
