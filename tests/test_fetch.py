@@ -164,11 +164,11 @@ def test_a_server_that_would_compress_is_asked_not_to(server: FileServer, target
 
 def test_what_a_killed_pull_left_unchecked_is_not_trusted(server: FileServer, target: Path) -> None:
     server.files[ADDRESS] = flat_file(NAME)
-    left = target.parent / ".incoming" / target.name
-    left.parent.mkdir(parents=True)
-    left.write_bytes(flat_file(NAME, 0.02))
+    target.parent.mkdir(parents=True)
+    part_of(target).write_bytes(flat_file(NAME, 0.02))  # complete, but the pull ended before the check
     pull(NAME)
     assert target.read_bytes() == flat_file(NAME)
+    assert not part_of(target).exists()
 
 
 @pytest.mark.usefixtures("target")
@@ -331,7 +331,8 @@ def test_a_first_pull_that_brings_something_else_is_refused_and_not_recorded(ser
     server.files[ADDRESS] = b"<html>Log in to the hotel's network</html>"
     message = refused(CheckpointError, target)
     assert re.search("not the checkpoint 9L-S-CoDA-SQ-10", message)
-    assert ".incoming" not in message
+    assert ".part" not in message
+    assert not part_of(target).exists()
     assert manifest.known()[NAME].sha256 is None
     server.files[ADDRESS] = flat_file(NAME)
     pull(NAME)
@@ -403,7 +404,7 @@ def test_endless_redirects_end(server: FileServer, target: Path) -> None:
 
 
 def test_offline_never_asks(server: FileServer, target: Path) -> None:
-    with pytest.raises(NetworkError, match="without the network") as caught:
+    with pytest.raises(NetworkError, match="without a connection") as caught:
         pull(NAME, offline=True)
     assert caught.value.exit_code == ExitCode.NETWORK
     assert str(target) in str(caught.value)
