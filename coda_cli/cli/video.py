@@ -179,9 +179,9 @@ def video(
 
 def _failure(source: str | int, error: CodaError) -> str:
     from coda_cli.schema.clips import FailedClip, to_json
-    from coda_cli.video.reading import name_of
+    from coda_cli.video.reading import source_name
 
-    return to_json(FailedClip.of(name_of(source), error))
+    return to_json(FailedClip.of(source_name(source), error))
 
 
 def _plans(
@@ -259,7 +259,7 @@ def _one(
     """Explain one clip, saying what happens; returns its record."""
     from coda_cli.explanation.clip.run import explain_clip
     from coda_cli.schema.clips import ClipRecord, to_json
-    from coda_cli.video.reading import name_of, probe
+    from coda_cli.video.reading import probe, source_name
 
     def interrupted(summary: ClipRecord) -> None:
         """Say how far the clip came and where that is."""
@@ -269,7 +269,7 @@ def _one(
         if json:
             console.result(to_json(summary))
 
-    name = name_of(source)
+    name = source_name(source)
     frames = None if isinstance(source, int) else probe(source).frames
     summary: ClipRecord | None = None
     with console.progress(f"{name}: looking at", " frames") as looking:

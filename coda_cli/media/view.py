@@ -17,11 +17,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class View:
-    """What the network sees of a picture, and where that lies.
+    """What the network sees of a picture, and where that lies in the original.
 
-    ``rgb`` is uint8 [h, w, 3], sRGB. ``box`` = (x0, y0, x1, y1) in pixels of the original, edges not centres: the
-    view's pixel (i, j) covers the original from x0 + j (x1 - x0) / w to x0 + (j + 1) (x1 - x0) / w, rows alike. The
-    box can reach beyond the picture where a crop is larger than it. ``size`` is the original's (width, height).
+    Attributes:
+        rgb: uint8 [h, w, 3] sRGB.
+        box: (x0, y0, x1, y1) in pixels of the original, edges and not centres: the view's pixel (i, j) covers the
+            original from x0 + j (x1 - x0) / w to x0 + (j + 1) (x1 - x0) / w, and rows in the same way. The box can
+            reach beyond the picture where a crop is larger than it.
+        size: (width, height) of the original in pixels.
     """
 
     rgb: NDArray[np.uint8]
@@ -30,19 +33,28 @@ class View:
 
     @property
     def pixels(self) -> int:
-        """How many pixels the network sees."""
+        """Number of pixels that the network sees."""
         return int(self.rgb.shape[0] * self.rgb.shape[1])
 
 
 def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit = "crop") -> View:
-    """Show a picture uint8 [H, W, 3] to a network whose checkpoint states ``resize`` and ``crop`` (pixels, or None).
+    """Scale and cut a picture for a network.
 
-    crop    shorter side to ``resize`` (Pillow bilinear, antialiased; the longer truncated, as torchvision's Resize),
-            then the centre ``crop`` x ``crop``, zeros where the picture is smaller: the published test transform.
-            Raises MediaError for a picture so narrow that its enlargement would fill the memory.
-    pad     longer side to ``crop``: the whole picture, its aspect kept. Nothing is filled in: a DAU layer gives 0
-            where it sees only zeros, so a zero border would change no number.
-    native  the whole picture at its own size.
+    Args:
+        rgb: the picture, uint8 [H, W, 3] sRGB.
+        resize: pixels of the shorter side before the cut, as the checkpoint states them; None means ``crop``.
+        crop: pixels of each side of the cut, as the checkpoint states them; None leaves the picture as it is.
+        mode: "crop" is the published test transform: the shorter side becomes ``resize`` (Pillow bilinear,
+            antialiased; the longer side is truncated, as in torchvision's Resize), then the centre ``crop`` x ``crop``
+            is cut out, with zeros where the picture is smaller. "pad" scales the longer side to ``crop`` and keeps
+            the whole picture; nothing is filled in, because a DAU layer gives 0 where it sees only zeros, so that a
+            border of zeros would change no number. "native" keeps the whole picture at its own size.
+
+    Returns:
+        What the network sees, and where it lies.
+
+    Raises:
+        MediaError: for a picture so narrow that scaling it for "crop" would fill the memory.
     """
     from PIL import Image
 
@@ -68,11 +80,12 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
 
 
 def _first_of_centre(length: int, crop: int) -> int:
-    """Where torchvision's CenterCrop starts: a half is rounded to even inside, and up where it has to pad."""
+    """The first pixel of torchvision's CenterCrop: halves are rounded to even, or up where the crop is the longer."""
     return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
 
 
 def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:
+    """A picture scaled to w x h pixels."""
     from PIL import Image
 
     assert isinstance(picture, Image.Image)
@@ -84,11 +97,18 @@ def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:
 def paste_back(
     values: NDArray[np.float32], view: View, size: tuple[int, int] | None = None, *, blocks: bool = False
 ) -> NDArray[np.float32]:
-    """A map [h, w] of the view's resolution on the original's pixel grid, float32 [H, W], NaN outside the view.
+    """Draw a map of the view's resolution on the original's pixel grid.
 
-    This is drawing: values are interpolated between the centres of the view's pixels, or with ``blocks`` fill their
-    pixels evenly, and change no recorded number.
-    ``size`` (width, height) draws on a grid of another size than the original's, covering the same picture.
+    Values are interpolated between the centres of the view's pixels. This is drawing: it changes no recorded number.
+
+    Args:
+        values: contribution map, float32 [h, w], logit units.
+        view: what the network saw; its box says where it lies in the original.
+        size: (width, height) in pixels of the drawing; the original's size unless given.
+        blocks: fill each pixel of the view evenly instead of interpolating.
+
+    Returns:
+        float32 [H, W], NaN outside the view.
     """
     import cv2
 

@@ -32,7 +32,7 @@ from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
 from coda_cli.schema.pictures import ViewPart
-from coda_cli.video.reading import Frame, Reader, Selection, Source, name_of, probe, uninterrupted
+from coda_cli.video.reading import Frame, Reader, Selection, Source, probe, source_name, uninterrupted
 from coda_cli.video.spans import pixel_box
 
 Policy = Literal["clip", "frame"]  # whose prediction is explained
@@ -105,7 +105,7 @@ class _Run:
         self.reader = Reader(source, selection)
         corner = pixel_box(selection.box, (self.info.width, self.info.height)) if selection.box else (0, 0)
         self.origin = corner[0], corner[1]  # of the frames, in the source's pixels
-        self.account = Account(net, utf8(name_of(source)), self.origin)
+        self.account = Account(net, utf8(source_name(source)), self.origin)
         self.found: Survey | None = None
         self.scale_frames: int | None = None
         self.view: View | None = None
