@@ -56,8 +56,6 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
     Raises:
         MediaError: for a picture so narrow that scaling it for "crop" would fill the memory.
     """
-    from PIL import Image
-
     height, width = rgb.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     if mode == "native" or crop is None:
@@ -65,12 +63,12 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
     if mode == "pad":
         scale = crop / max(height, width)
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        return View(_resized(Image.fromarray(rgb), w, h), whole, (width, height))
+        return View(_resized(rgb, w, h), whole, (width, height))
     short = resize or crop
     w, h = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     if w * h > MAX_ENLARGED:
         raise MediaError(f"too narrow for a centre crop ({width} x {height} pixels); use --fit pad")
-    small = _resized(Image.fromarray(rgb), w, h)
+    small = _resized(rgb, w, h)
     top, left = _first_of_centre(h, crop), _first_of_centre(w, crop)
     view = np.zeros((crop, crop, 3), np.uint8)
     y0, x0, y1, x1 = max(0, top), max(0, left), min(h, top + crop), min(w, left + crop)
@@ -84,14 +82,13 @@ def _first_of_centre(length: int, crop: int) -> int:
     return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
 
 
-def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:
+def _resized(rgb: NDArray[np.uint8], w: int, h: int) -> NDArray[np.uint8]:
     """A picture scaled to w x h pixels."""
     from PIL import Image
 
-    assert isinstance(picture, Image.Image)
-    if picture.size == (w, h):
-        return np.asarray(picture)
-    return np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR))
+    if rgb.shape[:2] == (h, w):
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
 
 
 def paste_back(
