@@ -108,7 +108,10 @@ class Sheet:
         several = zip(curves, itertools.cycle(CURVE_COLOURS), strict=False) if len(curves) > 1 else ()
         self._colours = {curve.name: colour for curve, colour in several}  # of the labels
         if curves:
+            self._range, self._span = self._ranges()
+            self._draw_axis()
             self._draw_curves()
+            self._draw_names_of_curves()
 
     def frame(self, tiles: Sequence[Tile], time: float, note: str, warning: str = "") -> Picture:
         """Draw one frame.
@@ -152,15 +155,24 @@ class Sheet:
         for i, line in enumerate(lines):
             text.draw(sheet, line, (at[0], at[1] + round(self.unit * 0.4) + i * self._line), self.unit, ink)
 
-    def _draw_curves(self) -> None:
+    def _ranges(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The lowest and highest logit of the strip, and its first and last moment."""
+        low, high = self._lowest_and_highest()
+        room = 0.08 * (high - low) or 1.0
+        times = np.concatenate([c.times for c in self._curves])
+        first = float(times.min())
+        return (low - room, high + room), (first, max(float(times.max()), first + 1e-9))
+
+    def _lowest_and_highest(self) -> tuple[float, float]:
+        """The lowest and highest logit of the curves; 0, where the probability is a half, is always between them."""
         values = np.concatenate([c.values for c in self._curves])
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        low, high = min(low, 0.0), max(high, 0.0)  # a logit of 0, a probability of a half, is always in sight
-        room = 0.08 * (high - low) or 1.0
-        self._range = low - room, high + room
-        times = np.concatenate([c.times for c in self._curves])
-        self._span = float(times.min()), max(float(times.max()), float(times.min()) + 1e-9)
+        return min(low, 0.0), max(high, 0.0)
+
+    def _draw_axis(self) -> None:
+        """Draw the line of logit 0, and write the lowest and highest logit where there is room."""
+        low, high = self._lowest_and_highest()
         digits = 0 if high - low >= 2 else 1
         ends = [f"{end:.{digits}f}".replace("-", "−") for end in (high, low)]
         self._left = self.unit + max(text.width(label, self._small) for label in (*ends, "0"))
@@ -173,14 +185,19 @@ class Sheet:
             text.draw(self._paper, ends[0], (self.unit // 2, top), self._small, QUIET_INK)
         if bottom - zero > letters * 1.5:
             text.draw(self._paper, ends[1], (self.unit // 2, bottom - letters), self._small, QUIET_INK)
-        x = self._left + self.unit // 2
-        coloured = list(zip(self._curves, itertools.cycle(CURVE_COLOURS), strict=False))
-        for curve, colour in coloured[::-1]:
+
+    def _draw_curves(self) -> None:
+        """Draw the curves, the first one last, so that it lies above the others."""
+        for curve, colour in reversed(list(zip(self._curves, itertools.cycle(CURVE_COLOURS), strict=False))):
             known = np.isfinite(curve.values)
             points = [(self._x(t), self._y(v)) for t, v in zip(curve.times[known], curve.values[known], strict=True)]
             if points:
                 cv2.polylines(self._paper, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)
-        for curve, colour in coloured:
+
+    def _draw_names_of_curves(self) -> None:
+        """Write the curves' names above the strip, in their colours, as many as there is room for."""
+        x = self._left + self.unit // 2
+        for curve, colour in zip(self._curves, itertools.cycle(CURVE_COLOURS), strict=False):
             what = "difference of logits" if curve.difference else "logit of"
             label = f"{what} {curve.name}" if len(self._curves) == 1 else curve.name
             if x + text.width(label, self._small) > self.shape[1]:

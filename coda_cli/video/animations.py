@@ -7,8 +7,10 @@ three.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import itertools
+from collections.abc import Generator, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +56,17 @@ def animation_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
     """
     import imageio.v3 as iio
 
-    index, time, count, hidden = 0, 0.0, 0, 0
+    index, time, count = 0, 0.0, 0
     try:
         # The file is opened here, because imageio takes some names for addresses or for files inside archives.
         with path.open("rb") as stream, iio.imopen(stream, "r", plugin="pillow") as opened_file:
             file: Any = opened_file  # the Pillow plugin has arguments that imageio's types do not know
             with pillow_silent:
                 refuse_bombs(path, file.metadata(index=0)["shape"])
-                count = file.properties(index=...).n_images
-                pictures = file.iter(mode="RGBA")
-                if count > 1 and file.metadata(index=0).get(
-                    "default_image"
-                ):  # it is shown only by programs that do not know APNG
-                    next(pictures)
-                    hidden = 1
-                    count -= hidden
-            while True:
-                with pillow_silent:
-                    rgba = next(pictures, None)
-                    if rgba is None:
-                        return
-                    # Asked for the frame just read, so that nothing is rewound; WebP knows its delay only now.
-                    delay = file.metadata(index=index + hidden).get("duration")
+                count, hidden = _count_frames(file)
+            for rgba, delay in _pictures(file, hidden):
                 duration = _as_shown(delay, log) if count > 1 else None
-
-                def colours(rgba: NDArray[np.uint8] = rgba) -> NDArray[np.uint8]:
-                    return _on_background(rgba, log)
-
+                colours = partial(_on_background, rgba, log)
                 yield CodedFrame(index, None, time / 1000, duration and duration / 1000, False, colours)
                 index, time = index + 1, time + (duration or 0.0)
     except MediaError:
@@ -91,6 +77,27 @@ def animation_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
             raise MediaError(f"{path}: broken or truncated animation ({reason}); does a browser show it?") from error
         log.lose(count - index, time / 1000)
         log.note(f"broken inside ({reason}): read up to there")
+
+
+def _count_frames(file: Any) -> tuple[int, int]:
+    """How many frames are shown, and how many come before them: an APNG can begin with a picture for old programs."""
+    count = file.properties(index=...).n_images
+    hidden = int(count > 1 and bool(file.metadata(index=0).get("default_image")))
+    return count - hidden, hidden
+
+
+def _pictures(file: Any, hidden: int) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    """Every picture uint8 [H, W, 4] after the ``hidden`` ones, with its delay in ms."""
+    pictures = file.iter(mode="RGBA")
+    for index in itertools.count():
+        with pillow_silent:
+            rgba = next(pictures, None)
+            if rgba is None:
+                return
+            # Asked for the frame just read, so that nothing is rewound; WebP knows its delay only now.
+            delay = file.metadata(index=index).get("duration")
+        if index >= hidden:
+            yield rgba, delay
 
 
 def _as_shown(delay: float | None, log: DecodingLog) -> float:

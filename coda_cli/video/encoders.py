@@ -110,17 +110,22 @@ class Video:
         self._path, self._kind, self._sound, self._last = path, kind, sound, 0
         more = {"mp4": {"movflags": "+faststart"}, "webp": {"loop": "0" if loop else "1"}}.get(kind, {})
         self._container: OutputContainer = av.open(f"file:{path}", "w", format=kind, options=more)
-        self._stream = cast("VideoStream", self._container.add_stream(codec, rate=rate, options=options))
         # yuv420p has no odd sizes.
-        self._padding = down, right = (-size[1] % 2, -size[0] % 2) if self._pixels == "yuv420p" else (0, 0)
+        self._padding = (-size[1] % 2, -size[0] % 2) if self._pixels == "yuv420p" else (0, 0)
+        self._stream = cast("VideoStream", self._container.add_stream(codec, rate=rate, options=options))
+        self._describe_stream(size)
+        self._reformatter = VideoReformatter()
+        if sound:
+            sound.add_to(self._container)
+
+    def _describe_stream(self, size: tuple[int, int]) -> None:
+        """State the size, the kind of pixels, the times and the colours of the stream of pictures."""
+        down, right = self._padding
         self._stream.width, self._stream.height, self._stream.pix_fmt = size[0] + right, size[1] + down, self._pixels
         context = self._stream.codec_context
         context.time_base = self.tick
         if self._pixels == "yuv420p":  # stated, so that every player shows the same colours: BT.709, limited range
             context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-        self._reformatter = VideoReformatter()
-        if sound:
-            sound.add_to(self._container)
 
     def add(self, rgb: RGB, at: int) -> None:
         """Encode a frame, and before it the sound up to its time.
