@@ -125,8 +125,11 @@ def paste_back(
     affine = np.array([[kx * ax, 0, ((0.5 + u) * kx - x0) * ax - 0.5], [0, ky * ay, ((0.5 + v) * ky - y0) * ay - 0.5]])
     between = cv2.INTER_NEAREST if blocks else cv2.INTER_LINEAR
     inside = cv2.warpAffine(
-        values.astype(np.float32), affine, (len(columns), len(rows)), flags=between | cv2.WARP_INVERSE_MAP,
+        values.astype(np.float32),
+        affine,
+        (len(columns), len(rows)),
+        flags=between | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
+    )
     result[v : v + len(rows), u : u + len(columns)] = inside
     return result

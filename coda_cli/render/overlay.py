@@ -169,9 +169,13 @@ def of_overlay(alpha: float) -> Colours:
 
 
 def framed(
-    picture: Picture, scale: float | None, title: str, lines: Sequence[str], measured_in: str = "logit",
+    picture: Picture,
+    scale: float | None,
+    title: str,
+    lines: Sequence[str],
+    measured_in: str = "logit",
     bars: Sequence[Colours] = (of_heatmap,),
-) -> Picture:  # fmt: skip
+) -> Picture:
     """Put a colour bar at the right of a picture, and a caption below it.
 
     The picture itself is unchanged in the result, at row and column ``margin(picture)``.
@@ -240,9 +244,14 @@ def _bar_width(scale: float, letters: int, unit: int) -> int:
 
 
 def _draw_bar(
-    canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int, measured_in: str,
+    canvas: Picture,
+    at: tuple[int, int, int],
+    scale: float,
+    letters: int,
+    unit: int,
+    measured_in: str,
     bars: Sequence[Colours],
-) -> None:  # fmt: skip
+) -> None:
     """Draw a colour bar as high as the picture, with its unit above; ``at`` is left, top and height."""
     left, top, height = at
     text.draw(canvas, measured_in, (left, top), letters, QUIET_INK)

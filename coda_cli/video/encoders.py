@@ -175,9 +175,13 @@ class Video:
         frame = Frame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         if self._pixels == "yuv420p":
             frame = self._reformatter.reformat(
-                frame, format=self._pixels, dst_colorspace=1, dst_color_range=1, threads=1,
+                frame,
+                format=self._pixels,
+                dst_colorspace=1,
+                dst_color_range=1,
+                threads=1,
                 interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
-            )  # fmt: skip
+            )
         else:
             frame = self._reformatter.reformat(frame, format=self._pixels, threads=1)
         frame.pts, frame.time_base = at, self.tick

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 RGB = NDArray[np.uint8]
-MOST_FIXED = 253  # of 256 colours, one is the transparent one, and libav finds no fewer than two for the pictures
+MOST_FIXED = 253  # of 256 colours, one is the transparent one, and libav needs two for its own
 _HEADER = 13  # bytes of the signature and the description of the screen
 _NETSCAPE = b"!\xff\x0bNETSCAPE2.0"  # how the block that says whether a GIF repeats begins
 
 
 class Gif:
-    """Writes a GIF with one palette for all frames, which lie on the disk, not in memory, until it is known.
+    """Writes a GIF with one palette for all frames, which are kept on the disk, not in memory, until it is known.
 
     The first pass counts colours while frames arrive (``palettegen``) and spools the frames without loss. The second
     pass, at the end, draws them with the palette (``paletteuse``). A palette made from the pictures alone loses
@@ -46,9 +46,14 @@ class Gif:
     tick, shortest = Fraction(1, 100), 2
 
     def __init__(
-        self, path: Path, size: tuple[int, int], *, loop: bool = True, fixed_colours: RGB | None = None,
+        self,
+        path: Path,
+        size: tuple[int, int],
+        *,
+        loop: bool = True,
+        fixed_colours: RGB | None = None,
         comment: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Open the spool.
 
         Args:
@@ -59,7 +64,7 @@ class Gif:
             comment: text that the file carries as its comment.
 
         Raises:
-            ValueError: for too many fixed colours.
+            ValueError: for more than 253 fixed colours.
         """
         import av
         from av.filter import Graph
@@ -164,8 +169,9 @@ class Gif:
     def _prepare_drawing(self, graph: Graph, palette: VideoFrame) -> tuple[FilterContext, FilterContext]:
         """Where frames go into a new graph, and where they come out in the colours of ``palette``."""
         source = self._add_source(graph)
-        colours = graph.add_buffer(width=palette.width, height=palette.height, format=palette.format,
-                                   time_base=self.tick)  # fmt: skip
+        colours = graph.add_buffer(
+            width=palette.width, height=palette.height, format=palette.format, time_base=self.tick
+        )
         drawer = graph.add("paletteuse", "dither=none:diff_mode=rectangle")
         sink = graph.add("buffersink")
         source.link_to(drawer, 0, 0)

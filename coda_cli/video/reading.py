@@ -60,8 +60,8 @@ class Selection:
     Making one raises UsageError for values that make no sense.
 
     Attributes:
-        start: seconds from the clip's first frame; frames with start <= time < end are taken. The file is sought, not
-            read from its beginning, when this is far inside.
+        start: seconds from the clip's first frame; frames with start <= time < end are taken. Frames that lie far
+            before it are skipped without being decoded.
         end: seconds from the clip's first frame; None for the end of the clip.
         every: take every N-th frame, counted from the first one in range.
         fps: at most this many frames a second. Of the moments start + k / fps each takes the frame that is nearest in
@@ -82,7 +82,7 @@ class Selection:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             end = "the end" if self.end is None else f"{self.end:g} s"
             raise UsageError(
-                f"no frame lies between {self.start:g} s and {end}: the start must be 0 or more, and first"
+                f"no frame lies between {self.start:g} s and {end}: the start must be 0 or more, and before the end"
             )
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
             raise UsageError("every and max-frames must be 1 or more")
@@ -187,7 +187,8 @@ class Reader(DecodingLog):
 def _nearest(frames: Iterator[CodedFrame], start: float, fps: float) -> Iterator[CodedFrame]:
     """The frames that are nearest in time to one of the moments start + k / fps.
 
-    Each frame is nearest to the moments between the middles of its distances to its neighbours.
+    A frame is nearest to the moments between two middles: the one between it and the frame before, and the one
+    between it and the frame after.
     """
 
     def ticks_before(moment: float) -> float:

@@ -109,7 +109,7 @@ class ClipWriter:
         self._first = self._time = self._end = 0.0
         self._at, self._done = 0, False
         if self.kind == "png" and path.exists() and not _holds_only_frames(path):
-            raise MediaError(f"{path}: is there and no folder of numbered frames; choose a new name")
+            raise MediaError(f"{path}: exists and is not a folder of numbered frames; choose a new name")
         if not path.parent.is_dir():
             raise MediaError(f"{path}: the folder {path.parent} does not exist")
 
