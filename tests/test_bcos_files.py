@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import Coda
+from films import counted, film
 from program import photo
-from test_clips import counted, film
 from torch import Tensor, nn
 
 from coda_cli.checkpoints import manifest

@@ -403,7 +403,7 @@ def test_endless_redirects_end(server: FileServer, target: Path) -> None:
 
 
 def test_offline_never_asks(server: FileServer, target: Path) -> None:
-    with pytest.raises(DownloadError, match="without the network") as caught:
+    with pytest.raises(DownloadError, match="without a connection") as caught:
         pull(NAME, offline=True)
     assert caught.value.exit_code == ExitCode.DOWNLOAD
     assert str(target) in str(caught.value)

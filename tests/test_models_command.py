@@ -137,7 +137,7 @@ def test_looking_does_not_import_what_takes_long(arguments: list[str]) -> None:
     code = (
         "import sys; from coda_cli.cli.app import main; sys.argv[1:] = ['models', *sys.argv[1:]]\n"
         "try: main()\n"
-        "finally: print(*{'torch', 'numpy', 'PIL', 'pooch', 'requests'} & sys.modules.keys(), file=sys.stderr)"
+        "finally: print(*{'torch', 'numpy', 'PIL', 'requests'} & sys.modules.keys(), file=sys.stderr)"
     )
     command = [sys.executable, "-c", code, *arguments]
     ran = subprocess.run(command, env=program.environment(), capture_output=True, text=True, check=True)
@@ -213,9 +213,9 @@ def test_pull_refuses_another_file_than_the_first_and_keeps_that(models: Models,
 def test_pull_says_what_the_network_did(models: Models, server: FileServer) -> None:
     server.files.clear()
     assert "HTTP 404" in models.error("pull", NAME, status=5)
-    assert "without the network" in models.error("pull", NAME, "--offline", status=5)
+    assert "without a connection" in models.error("pull", NAME, "--offline", status=5)
     models.env["CODA_OFFLINE"] = "1"
-    assert "without the network" in models.error("pull", NAME, status=5)
+    assert "without a connection" in models.error("pull", NAME, status=5)
 
 
 def test_pull_refuses_what_has_no_weights_to_pull(models: Models) -> None:

@@ -23,7 +23,6 @@ from coda_cli.machine import budget
 from coda_cli.media import files, stills
 from coda_cli.media.files import atomic, write_with
 from coda_cli.media.stills import read_image, read_png_text, write_png
-from coda_cli.render.colour import TABLE
 
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
 LAID, SCALED, TURNED = "transparency laid on white", "scaled to 8 bits", "turned as its EXIF orientation says"
@@ -540,27 +539,3 @@ def test_broken_files_have_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [10_000, 12_000, 20_000])
 def test_a_bomb_has_no_text_and_stops_no_scan(tmp_path: Path, side: int) -> None:
     assert read_png_text(bomb(tmp_path / "bomb.png", side, side), "coda") is None
-
-
-# ---- animations ------------------------------------------------------------------------------------------------------
-
-
-def test_a_gif_keeps_the_colours_that_mean_something(tmp_path: Path) -> None:
-    """A bar of a few pixels beside a photograph of thousands of colours: Pillow's own palettes give it none."""
-    rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 256, (60, 90, 3), dtype=np.uint8) for _ in range(3)]
-    for frame in frames:
-        frame[:, :8] = 255
-        frame[:52, 2] = TABLE[::10]
-        frame[:, 5] = 254  # beside white, but not white
-    kept = np.concatenate([TABLE[::10], np.full((1, 3), 254, np.uint8)])
-    stills.write_gif(tmp_path / "a.gif", frames, 0.5, "said", kept)
-    with Image.open(tmp_path / "a.gif") as image:
-        assert image.n_frames == 3  # type: ignore[attr-defined]
-        assert image.info["duration"] == 500
-        for n, frame in enumerate(frames):
-            image.seek(n)
-            shown = np.asarray(image.convert("RGB")).astype(int)
-            np.testing.assert_array_equal(shown[:, :8], frame[:, :8])
-            assert np.abs(shown - frame).mean() < 25  # the rest, in the two hundred colours that are left
-    assert stills.read_gif_text(tmp_path / "a.gif") == "said"

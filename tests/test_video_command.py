@@ -297,9 +297,9 @@ def test_one_bad_clip_among_several_costs_only_itself(coda: Coda, tmp_path: Path
     ("options", "message"),
     [
         (["--class", "spaceship"], "'cifar10' has no class 'spaceship'"),
-        (["--start", "soon"], "'soon' is no time"),
+        (["--start", "soon"], "'soon' is not a time"),
         (["--start", "3", "--end", "2"], "no frame lies between"),
-        (["--box", "0,0,9"], "is no box"),
+        (["--box", "0,0,9"], "is not a box"),
         (["--scale", "0"], "--scale 0: expected clip, frame or a positive number"),
         (["-o", "a.avi"], "--output a.avi: clips are written as"),
         (["--format", "avi"], "--format avi: choose from"),

@@ -21,9 +21,9 @@ import program
 import pytest
 import torch
 from conftest import Coda
+from films import UNEVEN, counted, film, largest_file, packets_of, picture
 from PIL import Image
 from program import strict_json
-from test_clips import UNEVEN, counted, film, largest_file, packets_of, picture
 
 import coda_cli
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing

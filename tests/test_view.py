@@ -97,8 +97,8 @@ def test_another_rounding_of_the_centre_is_caught(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("filter_", [Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.NEAREST])
 def test_another_filter_is_caught(monkeypatch: pytest.MonkeyPatch, filter_: Image.Resampling) -> None:
-    def other(image: Image.Image, w: int, h: int) -> RGB:
-        return np.asarray(image.resize((w, h), filter_))
+    def other(rgb: RGB, w: int, h: int) -> RGB:
+        return np.asarray(Image.fromarray(rgb).resize((w, h), filter_))
 
     monkeypatch.setattr(view_module, "_resized", other)
     with pytest.raises(AssertionError):

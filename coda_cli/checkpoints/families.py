@@ -92,11 +92,12 @@ def _dau_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[di
         for suffix, shape in expected.items():
             key = f"{i}.{_DAU_KEY}{suffix}"
             if key not in state:
-                raise CheckpointError(f"{path}: lacks {key}, which {checkpoint.name} has")
+                raise CheckpointError(f"lacks {key}, which {checkpoint.name} has", item=path)
             if tuple(state[key].shape) != shape:
                 raise CheckpointError(
-                    f"{path}: {key}: {checkpoint.name} expects {list(shape)}, got {list(state[key].shape)}; is it "
-                    "another configuration? name it with --arch"
+                    f"{key}: {checkpoint.name} expects {list(shape)}, got {list(state[key].shape)}; is it "
+                    "another configuration? name it with --arch",
+                    item=path,
                 )
             found[suffix] = state[key].float()
             used.add(key)
@@ -106,7 +107,7 @@ def _dau_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[di
         tensors[f"layers.{i}.b"] = found[".1.bias"].reshape(d, O).t().reshape(O, C, k, k)
     if extra := sorted(state.keys() - used):
         raise CheckpointError(
-            f"{path}: holds {len(extra)} tensors that {checkpoint.name} has not, {extra[0]} among them"
+            f"holds {len(extra)} tensors that {checkpoint.name} has not, {extra[0]} among them", item=path
         )
     return tensors, ()
 
@@ -136,17 +137,17 @@ def _bcos_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[d
             tensors.setdefault(key, torch.tensor(0))
     theirs = {key: key.removeprefix("backbone.") for key in {**tensors, **wanted}}
     if missing := sorted(wanted.keys() - tensors.keys()):
-        raise CheckpointError(f"{path}: lacks {theirs[missing[0]]}, which {checkpoint.name} has; {_OTHER}")
+        raise CheckpointError(f"lacks {theirs[missing[0]]}, which {checkpoint.name} has; {_OTHER}", item=path)
     if extra := sorted(tensors.keys() - wanted.keys()):
         raise CheckpointError(
-            f"{path}: holds {len(extra)} tensors that {checkpoint.name} has not, {theirs[extra[0]]} among them; "
-            f"{_OTHER}"
+            f"holds {len(extra)} tensors that {checkpoint.name} has not, {theirs[extra[0]]} among them; {_OTHER}",
+            item=path,
         )
     for key, shape in wanted.items():
         if tensors[key].shape != shape:
             raise CheckpointError(
-                f"{path}: {theirs[key]}: {checkpoint.name} expects {list(shape)}, got {list(tensors[key].shape)}; "
-                f"{_OTHER}"
+                f"{theirs[key]}: {checkpoint.name} expects {list(shape)}, got {list(tensors[key].shape)}; {_OTHER}",
+                item=path,
             )
     auxiliary = any(".AuxLogits." in key for key in state)
     return (

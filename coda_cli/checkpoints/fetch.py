@@ -1,15 +1,15 @@
-"""Published checkpoints into the cache folder: resumed where a pull broke off, checked, never half there.
+"""Downloads published checkpoints into the cache folder: interrupted downloads go on, and every file is checked.
 
-A pull writes to ``FILE.part`` beside the final name and asks for the rest of it the next time. What has arrived whole
-gets its final name only when it is what it should be: the file whose sha256 an earlier pull recorded, or, the first
-time, since the authors published no hashes, a file that loads as the network it is said to be.
+A pull writes to ``FILE.part`` beside the final name. When it is interrupted, the next pull asks only for the rest. A
+complete file gets its final name only when it is what it should be: the file whose sha256 an earlier pull recorded, or,
+the first time, a file that loads as the network it is said to be, because most authors published no hashes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,22 +23,33 @@ if TYPE_CHECKING:
     from requests import Response
 
 TIMEOUT = 20.0  # seconds: to connect, between two pieces of an answer, and the time over which SLOWEST is measured
-SLOWEST = 500.0  # bytes per second; a server that sends less has stalled
+SLOWEST = 500.0  # bytes a second; a server that sends less is taken to have stopped
 PIECE = 1 << 18  # bytes read at once, at most
 
-Progress = Callable[[int, int], None]  # bytes that are here, bytes in all
+Progress = Callable[[int, int], None]  # called with the bytes that are here, and the bytes in all
 
 
 def pull(name: str, *, force: bool = False, offline: bool = False, progress: Progress | None = None) -> Path:
-    """Make sure that a known checkpoint is on this machine, and return its file.
+    """Make sure that a known checkpoint is on this machine.
 
-    A bundled one always is. A published one is downloaded unless its file is here and has the recorded sha256;
-    ``force`` downloads in any case, ``offline`` never. The first pull records the sha256 beside the file, later ones
-    must match it. ``progress`` hears (bytes that are here, bytes in all). Of two pulls at once, one waits.
+    A bundled checkpoint always is. A published one is downloaded unless its file is here and has the recorded sha256.
+    The first pull records the sha256 beside the file, and later pulls must match it. When two pulls of one checkpoint
+    run at the same time, the second waits for the first.
 
-    Raises UsageError for an unknown name or a CODA_MIRROR that is no address; DownloadError when the file cannot be
-    had; CheckpointError when what was sent is not the checkpoint (the file that was here is kept); MediaError when the
-    cache folder cannot be written.
+    Args:
+        name: the checkpoint's name, as ``coda models list`` shows it.
+        force: download in any case.
+        offline: never download.
+        progress: called during the download with the bytes that are here, and the bytes in all.
+
+    Returns:
+        The checkpoint's file.
+
+    Raises:
+        UsageError: for an unknown name, or when CODA_MIRROR is not an address.
+        DownloadError: when the file cannot be downloaded.
+        CheckpointError: when what was sent is not the checkpoint; the file that was here is kept.
+        MediaError: when the cache folder cannot be written.
     """
     entry = find(name)
     if entry.url is None:
@@ -54,7 +65,7 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
             if force or not _sound(entry):
                 if offline:
                     raise DownloadError(
-                        f"{name!r} cannot be pulled without the network; pull it online, or {_by_hand(entry.path)}"
+                        f"{name!r} cannot be pulled without a connection; pull it online, or {_by_hand(entry.path)}"
                     )
                 _replace(entry, progress)
     except OSError as error:
@@ -63,10 +74,19 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
 
 
 def link(entry: KnownCheckpoint) -> str:
-    """Where the file of a published checkpoint is downloaded from.
+    """Say where the file of a published checkpoint is downloaded from.
 
-    The authors' link, or ``CODA_MIRROR/NAME/FILE`` when the environment variable CODA_MIRROR names a base address (an
-    institute's own mirror, say). Raises UsageError when that is no http(s) address.
+    This is the authors' link, or ``CODA_MIRROR/NAME/FILE`` when the environment variable CODA_MIRROR holds a base
+    address, for instance of an institute's own mirror.
+
+    Args:
+        entry: the checkpoint.
+
+    Returns:
+        The address; "" for a checkpoint that was never published.
+
+    Raises:
+        UsageError: when CODA_MIRROR is not an http or https address.
     """
     mirror = os.environ.get("CODA_MIRROR")
     if not mirror:
@@ -81,10 +101,12 @@ def link(entry: KnownCheckpoint) -> str:
 
 
 def _beside(path: Path, suffix: str) -> Path:
+    """The file beside ``path`` whose name is longer by ``suffix``."""
     return path.with_name(path.name + suffix)
 
 
 def _by_hand(path: Path) -> str:
+    """What a person can do instead of a download."""
     return f"copy the file from another machine to {path}"
 
 
@@ -92,60 +114,57 @@ def _by_hand(path: Path) -> str:
 
 
 def _sound(entry: KnownCheckpoint) -> bool:
-    """Whether the file is here and is the one that was recorded."""
+    """Whether the file is here and has the recorded sha256; without a record it is checked, and its hash recorded."""
     if not entry.here:
         return False
     if entry.sha256 is None:  # copied here by hand, or a pull was killed before it wrote the record
         _record(entry, _sha256_of_network(entry.path, entry, str(entry.path), "delete it and pull again"))
         return True
-    import pooch
+    return _sha256(entry.path) == entry.sha256
 
-    return bool(pooch.file_hash(str(entry.path)) == entry.sha256)
+
+def _sha256(path: Path) -> str:
+    """Hex sha256 of a file. Not loading.file_sha256: that module imports torch, which takes a second."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _replace(entry: KnownCheckpoint, progress: Progress | None) -> None:
-    """Download to a place apart, check, and only then take the final name."""
-    import pooch
-
-    url = link(entry)
-    part, incoming = _beside(entry.path, ".part"), entry.path.parent / ".incoming"
-
-    def download(url: str, output: str, _: object) -> None:
-        _download(url, entry, part, progress)
-        part.replace(output)
-
-    pooch.get_logger().setLevel("WARNING")  # it speaks on stderr about every file
-    shutil.rmtree(incoming, ignore_errors=True)  # of a pull that was killed
+    """Download to ``FILE.part``, check it, and only then give it the final name."""
+    url, part = link(entry), _beside(entry.path, ".part")
+    _download(url, entry, part, progress)
     try:
-        arrived = Path(pooch.retrieve(url, entry.sha256, entry.path.name, incoming, downloader=download))
-        sha256 = entry.sha256 or _sha256_of_network(arrived, entry, _shown(url), "a browser shows what it is")
-        arrived.replace(entry.path)
-        _record(entry, sha256)
-    except ValueError as error:  # pooch's word for a hash that does not match
-        raise CheckpointError(
-            f"{_shown(url)}: sent another file than the first pull's, whose sha256 is {entry.sha256}; what was here is "
-            f"kept; if the authors replaced theirs, delete {recorded_hash_file(entry.path)} and pull again"
-        ) from error
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+        if entry.sha256 is None:
+            sha256 = _sha256_of_network(part, entry, _shown(url), "a browser shows what it is")
+        elif (sha256 := _sha256(part)) != entry.sha256:
+            raise CheckpointError(
+                f"{_shown(url)}: sent another file than the first pull's, whose sha256 is {entry.sha256}; what was "
+                f"here is kept; if the authors replaced theirs, delete {recorded_hash_file(entry.path)} and pull again"
+            )
+    except CheckpointError:
+        part.unlink()  # or the next pull would go on from it
+        raise
+    part.replace(entry.path)
+    _record(entry, sha256)
 
 
 def _sha256_of_network(path: Path, entry: KnownCheckpoint, origin: str, advice: str) -> str:
-    """The sha256 of a file that nobody vouches for yet; raises CheckpointError unless it loads as its network."""
+    """The sha256 of a file without a recorded one; raises CheckpointError unless it loads as its network."""
     from coda_cli.checkpoints import loading
 
     name = entry.checkpoint.name
     try:
         sha256 = loading.file_sha256(path)
         if not sha256.startswith(entry.sha256_prefix):
-            raise CheckpointError(f"{path}: sha256 is {sha256}, the published one begins with {entry.sha256_prefix}")
+            raise CheckpointError(f"sha256 is {sha256}, the published one begins with {entry.sha256_prefix}", item=path)
         return loading.load(path, arch=name, exact=False).sha256
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        raise CheckpointError(f"{origin}: not the checkpoint {name} ({reason}); {advice}") from error
+        raise CheckpointError(f"not the checkpoint {name} ({reason}); {advice}", item=origin) from error
 
 
 def _record(entry: KnownCheckpoint, sha256: str) -> None:
+    """Write the sha256 that later pulls must match."""
     from coda_cli.media.files import write_with
 
     write_with(recorded_hash_file(entry.path), lambda stream: stream.write(f"{sha256}\n".encode("ascii")))
@@ -155,21 +174,21 @@ def _record(entry: KnownCheckpoint, sha256: str) -> None:
 
 
 def _download(url: str, entry: KnownCheckpoint, part: Path, progress: Progress | None) -> None:
-    """Complete the file ``part`` from ``url``, from where it ends if that is safe, else from the start."""
+    """Complete the file ``part``: from where it ends if that is safe, and from the start if it is not."""
     here = part.stat().st_size if part.exists() else 0
-    with _network_errors(url, entry.path):
+    with _connection_errors(url, entry.path):
         for start in dict.fromkeys((here, 0)):
             with _ask(url, start) as response:
                 continued = start > 0 and _continues(response, start, part, checked=entry.sha256 is not None)
                 if start and not continued and response.status_code != 200:
-                    continue  # nothing that fits behind what is here: ask for all of it
+                    continue  # the answer is not the rest of what is here, so all of it is asked for
                 if response.status_code not in (200, 206):
                     raise DownloadError(
                         f"{_shown(url)}: HTTP {response.status_code} {response.reason}; try again later, name a mirror "
                         f"in CODA_MIRROR, or {_by_hand(entry.path)}"
                     )
                 with part.open("ab" if continued else "wb") as stream:
-                    # After the old beginning is gone: killed in between, nothing is left that could be mistaken.
+                    # Only now, when the old beginning is gone: a pull that is killed before leaves no wrong beginning.
                     _beside(part, ".from").write_text(_identity(response), encoding="utf-8")
                     _copy(response, stream, start if continued else 0, _shown(url), progress)
                     stream.flush()
@@ -179,6 +198,7 @@ def _download(url: str, entry: KnownCheckpoint, part: Path, progress: Progress |
 
 
 def _ask(url: str, start: int) -> Response:
+    """The server's answer to a request for the file from byte ``start`` on."""
     import requests
 
     # Without "identity" a server may compress, and neither lengths nor ranges would be those of the file.
@@ -191,17 +211,17 @@ def _ask(url: str, start: int) -> Response:
 def _continues(response: Response, start: int, part: Path, *, checked: bool) -> bool:
     """Whether an answer is the rest, from byte ``start``, of the very file that ``part`` is the beginning of.
 
-    A file without ETag or date could have changed in between: it is only continued where a hash will tell.
+    A file without ETag or date could have changed in between. It is only continued where a hash will tell.
     """
     if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         return False
     noted, identity = _beside(part, ".from"), _identity(response)
-    vouched = checked or bool(identity.partition(" ")[2])
-    return vouched and noted.exists() and noted.read_text(encoding="utf-8") == identity
+    told_apart = checked or bool(identity.partition(" ")[2])
+    return told_apart and noted.exists() and noted.read_text(encoding="utf-8") == identity
 
 
 def _identity(response: Response) -> str:
-    """A line that another state of the file would not have: its size, and the server's ETag or else its date."""
+    """A line that changes when the file does: its size, and the server's ETag, or its date where there is none."""
     return f"{_size(response)} {response.headers.get('ETag') or response.headers.get('Last-Modified', '')}"
 
 
@@ -214,10 +234,10 @@ def _size(response: Response) -> int | None:
 
 
 def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: Progress | None) -> None:
-    """The body of an answer into ``stream``, behind the ``done`` bytes that are there. Raises DownloadError."""
+    """Append the body of an answer to the ``done`` bytes that ``stream`` has. Raises DownloadError."""
     total = _size(response)
     since, before = time.monotonic(), done
-    # read1 gives what has arrived; read would wait for a full piece, however slowly it trickles in.
+    # read1 returns what has arrived; read would wait for a full piece, however slowly it comes.
     while piece := response.raw.read1(PIECE):
         stream.write(piece)
         done += len(piece)
@@ -226,18 +246,18 @@ def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: 
         now = time.monotonic()
         if now - since > TIMEOUT:
             if done - before < SLOWEST * (now - since):
-                raise DownloadError(f"{url}: stalled, {done - before} bytes in {now - since:.0f} s; {_RESUME}")
+                raise DownloadError(f"stalled, {done - before} bytes in {now - since:.0f} s; {_RESUME}", item=url)
             since, before = now, done
     if total is not None and done != total:
-        raise DownloadError(f"{url}: the answer ended after {done} of {total} bytes; {_RESUME}")
+        raise DownloadError(f"the answer ended after {done} of {total} bytes; {_RESUME}", item=url)
 
 
 _RESUME = "pull again, it goes on where this one stopped"
 
 
 @contextlib.contextmanager
-def _network_errors(url: str, path: Path) -> Iterator[None]:
-    """What requests and urllib3 raise, as DownloadError in a line."""
+def _connection_errors(url: str, path: Path) -> Iterator[None]:
+    """Turn what requests and urllib3 raise into DownloadError, with one line of text."""
     import requests
     import urllib3.exceptions
 
@@ -245,17 +265,17 @@ def _network_errors(url: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise DownloadError(f"{place}: no answer for {TIMEOUT:g} s; {_RESUME}, or {_by_hand(path)}") from error
+        raise DownloadError(f"no answer for {TIMEOUT:g} s; {_RESUME}, or {_by_hand(path)}", item=place) from error
     except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
         raise DownloadError(
-            f"{place}: no connection, or it broke ({_reason(error)}); check the network, {_RESUME}, or {_by_hand(path)}"
+            f"no connection, or it broke ({_reason(error)}); check it, {_RESUME}, or {_by_hand(path)}", item=place
         ) from error
     except requests.RequestException as error:
-        raise DownloadError(f"{place}: cannot be downloaded ({error}); {_by_hand(path)}") from error
+        raise DownloadError(f"cannot be downloaded ({error}); {_by_hand(path)}", item=place) from error
 
 
 def _reason(error: BaseException) -> str:
-    """The operating system's word for what happened, from under the libraries' wrappings."""
+    """What the operating system said, which the libraries' own errors wrap."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -42,7 +42,7 @@ def read_foreign(
     if arch is not None and arch.startswith(TORCHVISION):
         family = ORDINARY
     if family is None:
-        raise CheckpointError(f"{path}: {_what_it_looks_like(state)}; coda explains CoDA-Nets and B-cos networks")
+        raise CheckpointError(f"{_what_it_looks_like(state)}; coda explains CoDA-Nets and B-cos networks", item=path)
     if checkpoint is None:
         checkpoint, said = _description(path, sha256, arch, state, family)
         assumed += said
@@ -50,7 +50,7 @@ def read_foreign(
         tensors, left_out = family.convert(state, checkpoint, path)
     except ValueError as error:  # of an architecture that cannot be built
         if arch is None:
-            raise CheckpointError(f"{path}: what its description says cannot be built: {error}") from error
+            raise CheckpointError(f"what its description says cannot be built: {error}", item=path) from error
         raise UsageError(f"--arch {arch}: {error}") from error
     return tensors, checkpoint, assumed + left_out
 
@@ -64,7 +64,7 @@ def _description(
         try:
             text = sidecar.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{sidecar}: cannot be read as text ({error})") from error
+            raise CheckpointError(f"cannot be read as text ({error})", item=sidecar) from error
         return parse_checkpoint(text, str(sidecar)), (f"everything but the weights from {sidecar.name}",)
     if arch is not None:
         _refuse_arch(arch, path, family)
@@ -89,7 +89,7 @@ def _refuse_arch(arch: str, path: Path, family: Family) -> None:
         return
     if not any(arch in f.published for f in FAMILIES):
         raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(family.published)}")
-    raise CheckpointError(f"{path}: the weights of a {family.name}, which --arch {arch} is not")
+    raise CheckpointError(f"the weights of a {family.name}, which --arch {arch} is not", item=path)
 
 
 def _recognised(path: Path, sha256: str, state: State, family: Family) -> tuple[str, str]:
@@ -100,14 +100,16 @@ def _recognised(path: Path, sha256: str, state: State, family: Family) -> tuple[
         return found, "the file's path"
     if family is ORDINARY:
         raise CheckpointError(
-            f"{path}: the weights of an ordinary vision transformer, which has no exact decomposition; if it is one "
-            f"of those published beside B-cos networks, say which with --arch: {', '.join(family.published)}"
+            f"the weights of an ordinary vision transformer, which has no exact decomposition; if it is one "
+            f"of those published beside B-cos networks, say which with --arch: {', '.join(family.published)}",
+            item=path,
         )
     candidates = [n for n in family.published if has_shapes_of(n, state)]
     fitting = f"its shapes fit {', '.join(candidates)}" if candidates else "its shapes fit no published network"
     raise CheckpointError(
-        f"{path}: weights alone do not tell stride, norm, temperature, bias and classes; {fitting}; say which "
-        f"with --arch NAME, or describe it in {path.name}.json"
+        f"weights alone do not tell stride, norm, temperature, bias and classes; {fitting}; say which "
+        f"with --arch NAME, or describe it in {path.name}.json",
+        item=path,
     )
 
 

@@ -57,6 +57,6 @@ def _header(path: Path) -> dict[str, Any]:
                 raise ValueError("no header")
             return header
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", item=path) from error
     except (ValueError, struct.error) as error:
-        raise CheckpointError(f"{path}: not a safetensors file") from error
+        raise CheckpointError("not a safetensors file", item=path) from error

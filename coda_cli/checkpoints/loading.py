@@ -101,11 +101,12 @@ def load(
     sha256 = file_sha256(path)
     if entry and entry.sha256 not in (None, sha256):
         mend = f"coda models pull {name_or_path} --force" if entry.url else "reinstall coda-cli"
-        raise CheckpointError(f"{path}: sha256 is {sha256}, the manifest says {entry.sha256}; {mend}")
+        raise CheckpointError(f"sha256 is {sha256}, the manifest says {entry.sha256}; {mend}", item=path)
     if entry and not sha256.startswith(entry.sha256_prefix):
         raise CheckpointError(
-            f"{path}: sha256 is {sha256}, the published one begins with {entry.sha256_prefix}; "
-            f"coda models pull {name_or_path} --force"
+            f"sha256 is {sha256}, the published one begins with {entry.sha256_prefix}; "
+            f"coda models pull {name_or_path} --force",
+            item=path,
         )
     if arch and (entry or path.suffix == SUFFIX):
         raise UsageError(f"--arch is for files without a description; {name_or_path} has its own")
@@ -156,7 +157,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", item=path) from error
 
 
 def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
@@ -171,8 +172,9 @@ def _refuse_inexact(checkpoint: Checkpoint, name: str) -> None:
     """Raise CheckpointError for a network that is not dynamic linear."""
     if checkpoint.architecture in STANDARD:
         raise CheckpointError(
-            f"{name}: not a dynamic linear network: its logits have no exact decomposition into pixels; coda compare "
-            "shows what other methods say about it"
+            "not a dynamic linear network: its logits have no exact decomposition into pixels; coda compare "
+            "shows what other methods say about it",
+            item=name,
         )
 
 
@@ -181,7 +183,9 @@ def _refuse_non_finite(model: nn.Module, path: Path) -> None:
     for key, value in model.state_dict().items():
         bad = int((~torch.isfinite(value)).sum())
         if bad:
-            raise CheckpointError(f"{path}: {bad} of {value.numel()} values of {key} are not finite; get a sound copy")
+            raise CheckpointError(
+                f"{bad} of {value.numel()} values of {key} are not finite; get a sound copy", item=path
+            )
 
 
 # ---- coda's own files ------------------------------------------------------------------------------------------------
@@ -191,12 +195,12 @@ def _load_own(path: Path) -> tuple[nn.Module, Checkpoint]:
     """The network of a safetensors file that coda wrote."""
     metadata = read_metadata(path)
     if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path}: a safetensors file without coda's description; coda did not write it")
+        raise CheckpointError("a safetensors file without coda's description; coda did not write it", item=path)
     checkpoint = parse_checkpoint(metadata[METADATA_KEY], str(path))
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error})") from error
+        raise CheckpointError(f"damaged or truncated ({error})", item=path) from error
     model = _build(checkpoint, path)
     _fill(model, tensors, path)
     return model, checkpoint
@@ -208,19 +212,19 @@ def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
         with torch.device("meta"):
             return build(checkpoint.architecture, checkpoint.arguments)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{error}", item=path) from error
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Give a network copies of its tensors. Raises CheckpointError where names or shapes are others."""
     wanted = model.state_dict()
     if missing := sorted(wanted.keys() - tensors.keys()):
-        raise CheckpointError(f"{path}: lacks {len(missing)} tensors of its architecture, {missing[0]} among them")
+        raise CheckpointError(f"lacks {len(missing)} tensors of its architecture, {missing[0]} among them", item=path)
     if extra := sorted(tensors.keys() - wanted.keys()):
-        raise CheckpointError(f"{path}: holds {len(extra)} tensors its architecture has not, {extra[0]} among them")
+        raise CheckpointError(f"holds {len(extra)} tensors its architecture has not, {extra[0]} among them", item=path)
     for key, tensor in wanted.items():
         if tensors[key].shape != tensor.shape:
-            raise CheckpointError(f"{path}: {key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}")
+            raise CheckpointError(f"{key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}", item=path)
     # Copies, so that a file that changes while the program runs does no harm. They have the network's types and memory
     # orders: files may hold half precision, and know nothing of channels-last kernels. Not to_empty: it imports 0.3 s.
     copies = {

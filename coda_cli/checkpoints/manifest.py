@@ -151,14 +151,14 @@ def parse_checkpoint(text: str, where: str) -> Checkpoint:
     try:
         raw = json.loads(text)
         if isinstance(raw, dict) and raw.get("format", FORMAT) > FORMAT:
-            raise CheckpointError(f"{where}: written by a newer coda (format {raw['format']}); upgrade coda-cli")
+            raise CheckpointError(f"written by a newer coda (format {raw['format']}); upgrade coda-cli", item=where)
         return Checkpoint.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "checkpoint"
-        raise CheckpointError(f"{where}: its description is not valid ({place}: {first['msg']})") from error
+        raise CheckpointError(f"its description is not valid ({place}: {first['msg']})", item=where) from error
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{where}: its description is not valid JSON") from error
+        raise CheckpointError("its description is not valid JSON", item=where) from error
 
 
 def family_of(checkpoint: Checkpoint) -> str:
@@ -267,7 +267,7 @@ def _bundled() -> tuple[KnownCheckpoint, ...]:
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: the bundled weights are not there; install coda-cli again") from error
+        raise CheckpointError("the bundled weights are not there; install coda-cli again", item=folder) from error
     entries = []
     for file, sha256 in index.items():
         path = folder / file

@@ -86,10 +86,12 @@ def convert(net: Net, output: Path) -> float:
             save(net.model, net.checkpoint, written)
             difference = _difference(net, load(written, exact=False))
             if difference != 0:
-                raise ExactnessError(f"{output}: not written, the copy's logits differ by {difference:g}; report this")
+                raise ExactnessError(
+                    f"not written, the copy's logits differ by {difference:g}; report this", item=output
+                )
             written.replace(output)
     except OSError as error:
-        raise MediaError(f"{output}: cannot be written ({error.strerror or error})") from error
+        raise MediaError(f"cannot be written ({error.strerror or error})", item=output) from error
     return difference
 
 

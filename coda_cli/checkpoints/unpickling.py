@@ -97,10 +97,10 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: holds no state dict (a dictionary of tensors)")
+        raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if len(state) < len(content):
-        raise CheckpointError(f"{path}: holds no state dict (a dictionary of tensors)")
+        raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
     for prefix, said in (("ema.module.", "the moving average of the weights that it holds was taken"), ("model.", "")):
         if any(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -123,7 +123,7 @@ def _unpickled(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PICKLE)
         except (*_RAISED_FOR_DAMAGE, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path}: not a torch file of tensors; it was not opened further, since that could run code in it"
+                "not a torch file of tensors; it was not opened further, since that could run code in it", item=path
             ) from error
 
 
@@ -131,4 +131,4 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     """The error of a file that torch could not read, with torch's reason in one line."""
     ends = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
     reason = (str(error).strip() or ends).splitlines()[0][:120]
-    return CheckpointError(f"{path}: damaged, or not a torch file ({reason})")
+    return CheckpointError(f"damaged, or not a torch file ({reason})", item=path)

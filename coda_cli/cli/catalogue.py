@@ -29,10 +29,10 @@ def entry_of(name: str) -> KnownCheckpoint:
     if name in manifest.known() or not path.is_file():
         return manifest.find(name)
     if path.suffix != ".safetensors":
-        raise UsageError(f"{name}: a file of bare weights holds no description; coda models convert {name} adds it")
+        raise UsageError(f"a file of bare weights holds no description; coda models convert {name} adds it", item=name)
     metadata = read_metadata(path)
     if manifest.METADATA_KEY not in metadata:
-        raise CheckpointError(f"{name}: a safetensors file without coda's description; coda did not write it")
+        raise CheckpointError("a safetensors file without coda's description; coda did not write it", item=name)
     return KnownCheckpoint(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
 
 

@@ -139,11 +139,11 @@ def convert(
 
     output = output or file.with_suffix(loading.SUFFIX)
     if output.suffix != loading.SUFFIX:
-        raise UsageError(f"{output}: coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}")
+        raise UsageError(f"coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}", item=output)
     if output.exists() and not force:
-        raise UsageError(f"{output}: exists already; --force replaces it, -o names another file")
+        raise UsageError("exists already; --force replaces it, -o names another file", item=output)
     if not file.is_file():
-        raise UsageError(f"{file}: no such file")
+        raise UsageError("no such file", item=file)
     net = loading.load(file, arch=arch, exact=False)
     _say_assumed(net)
     difference = proof.convert(net, output)
@@ -199,7 +199,7 @@ def verify(
             found = _verified(item, arch, accuracy, logits)
             console.result(_json(found) if as_json else _verdict(found))
             if not found["exact"]:
-                raise ExactnessError(f"{item}: not exact, or not the same in float32 and float64; do not rely on it")
+                raise ExactnessError("not exact, or not the same in float32 and float64; do not rely on it", item=item)
         except CodaError as error:
             console.error(str(error))
             codes.add(error.exit_code)

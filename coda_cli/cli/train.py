@@ -147,7 +147,7 @@ def _refuse_names(name: str, output: Path, *, resume: bool) -> None:
     if Path(name).name != name or not name:  # it becomes a file's name, hours from now
         raise UsageError(f"--name {name}: a name that can be a file's is needed, without /")
     if (output / STATE_FILE).exists() and not resume:
-        raise UsageError(f"{output}: holds a run already; --resume goes on with it, -o DIR starts another")
+        raise UsageError("holds a run already; --resume goes on with it, -o DIR starts another", item=output)
     if (output / f"{name}{SUFFIX}").exists() and not resume:
         raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
 

@@ -173,9 +173,9 @@ def _span(start: str, end: str | None, seconds: str | None) -> tuple[float, floa
 def _failure(source: str | int, error: CodaError) -> str:
     from coda_cli.schema.clips import FailedClip
     from coda_cli.schema.parts import to_json
-    from coda_cli.video.reading import name_of
+    from coda_cli.video.reading import source_name
 
-    return to_json(FailedClip.of(name_of(source), error))
+    return to_json(FailedClip.of(source_name(source), error))
 
 
 def _plans(
@@ -230,10 +230,10 @@ def _source(text: str) -> str | int:
     number = text.removeprefix("camera:")
     if number != text:
         if not number.isdecimal():
-            raise UsageError(f"{text}: a camera is named by its number, as in camera:0")
+            raise UsageError("a camera is named by its number, as in camera:0", item=text)
         return int(number)
     if "%" not in text and not Path(text).exists():
-        raise UsageError(f"{text}: no such file or folder")
+        raise UsageError("no such file or folder", item=text)
     return text
 
 
@@ -241,7 +241,7 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
     """Explain one clip, saying what happens; returns its record."""
     from coda_cli.schema.clips import ClipRecord
     from coda_cli.schema.parts import to_json
-    from coda_cli.video.reading import name_of, probe
+    from coda_cli.video.reading import probe, source_name
 
     def interrupted(summary: ClipRecord) -> None:
         """Say how far the clip came and where that is."""
@@ -251,7 +251,7 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
         if json:
             console.result(to_json(summary))
 
-    name = name_of(clip.source)
+    name = source_name(clip.source)
     frames = None if isinstance(clip.source, int) else probe(clip.source).frames
     summary: ClipRecord | None = None
     with console.progress(f"{name}: looking at", " frames") as looking:

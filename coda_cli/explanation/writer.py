@@ -18,10 +18,11 @@ from coda_cli.explanation.picture import Explanation, Input, Request
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
-from coda_cli.media.stills import Picture, write_gif, write_png
+from coda_cli.media.stills import Picture, write_png
 from coda_cli.render.colour import TABLE
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import Explained, Record, core_json
+from coda_cli.video.writing import write_gif
 from coda_cli.vocabulary import IfExists
 
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class

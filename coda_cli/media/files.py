@@ -15,17 +15,32 @@ TEMPORARY_PREFIX = ".coda-"  # temporary files that a killed run left behind are
 
 
 def utf8(text: str) -> str:
-    """A path as text for records and for names of outputs: bytes that are not UTF-8 are written as \\xff."""
+    r"""Write a path as text for records and for names of outputs.
+
+    Args:
+        text: the path, as Python holds it.
+
+    Returns:
+        The same text; bytes that are not UTF-8 are written out, as in \xff.
+    """
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when the block ends well; nothing is left behind otherwise.
+    """Open a file that appears under its name only when the block ends well; otherwise nothing is left behind.
 
-    Raises MediaError when the folder cannot be written or the disk is full.
+    Args:
+        path: the file to write.
+
+    Yields:
+        A binary stream.
+
+    Raises:
+        MediaError: when the folder cannot be written or the disk is full.
     """
-    # Not mkstemp: its files are private, and the umask that says what others may do cannot be asked for in a thread.
+    # mkstemp is not used: its files are private, and the umask, which says what others may read, cannot be read safely
+    # while other threads run.
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part")
     try:
         with temporary.open("xb") as stream:
@@ -41,16 +56,32 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_with(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a binary stream that becomes ``path`` when it succeeds. Raises MediaError."""
+    """Write a file, whole or not at all, with a function that fills a binary stream.
+
+    Args:
+        path: the file to write.
+        write: fills the stream; the file gets its name when it returns.
+
+    Raises:
+        MediaError: when the folder cannot be written or the disk is full.
+    """
     with atomic(path) as stream:
         write(stream)
 
 
 @contextlib.contextmanager
 def alone(path: Path, otherwise: str) -> Iterator[None]:
-    """Nobody else between these: lines of two runs would follow each other as if they were of one.
+    """Let only one run at a time write to a file, so that the lines of two runs are not mixed.
 
-    Raises UsageError where another run is there, with what to do ``otherwise``.
+    Args:
+        path: the file that the block writes to.
+        otherwise: what the user can do instead of waiting, for the error's message.
+
+    Yields:
+        Nothing; a lock beside the file is held during the block.
+
+    Raises:
+        UsageError: when another run writes to the file.
     """
     import filelock
 
@@ -60,12 +91,12 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise UsageError(f"another run writes to it; wait for its end, or {otherwise}", item=path) from None
-    except OSError:  # where nothing can be written, nobody writes
+    except OSError:  # where no lock can be written, no other run can write either
         yield
         return
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows keeps it while it is open
+        with contextlib.suppress(OSError):  # Windows does not remove a file that is open
             beside.unlink()
         lock.release()

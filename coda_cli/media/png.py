@@ -1,4 +1,4 @@
-"""PNG, encoded fast: with Pillow's encoder it would be most of what a folder of pictures costs beside the network."""
+"""PNG, encoded fast: with Pillow's encoder it would take most of the time that a folder needs besides the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ LEVEL = 1
 
 
 def encode(rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
-    """The PNG file of uint8 [H, W, 3]; ``text`` becomes UTF-8 text chunks."""
+    """Encode a picture as PNG.
+
+    Args:
+        rgb: uint8 [H, W, 3] sRGB.
+        text: what the file carries as UTF-8 text chunks, by their keys.
+
+    Returns:
+        The file's bytes.
+    """
     height, width = rgb.shape[:2]
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
@@ -42,7 +50,7 @@ def encode(rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> byt
 
 
 def _filtered(values: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Rows of bytes [H, 3 W] as the format wants them, [n, 1 + 3 W] at a time, the filter first."""
+    """Rows of bytes [H, 3 W] as the format stores them, [n, 1 + 3 W] at a time: the filter's number, then the row."""
     height, width = values.shape
     step = max(1, budget.PNG_BLOCK // width)
     for top in range(0, height, step):
@@ -50,5 +58,5 @@ def _filtered(values: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         rows = np.empty((len(block), 1 + width), np.uint8)
         rows[:, 0] = UP
         rows[0, 1:] = block[0] - values[top - 1] if top else block[0]
-        np.subtract(block[1:], block[:-1], out=rows[1:, 1:])  # modulo 256
+        np.subtract(block[1:], block[:-1], out=rows[1:, 1:])  # bytes overflow on purpose, modulo 256
         yield rows

@@ -18,7 +18,12 @@ RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their r
 
 @dataclass(frozen=True)
 class Item:
-    """One input: its file, and the folder below which its output goes (its place in a scanned tree)."""
+    """One input.
+
+    Attributes:
+        path: its file.
+        subfolder: its place in a scanned tree of folders; its output goes to the same place below the output folder.
+    """
 
     path: Path
     subfolder: Path = Path()
@@ -27,12 +32,22 @@ class Item:
 def resolve(
     sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None
 ) -> list[Item]:
-    """The files that ``sources`` name, in order and each once; then those ``listed`` one path each, taken as they are.
+    """Find the files that a person named, in order, each of them once.
 
-    A source is a file, a folder (its pictures in natural order, sub-folders with ``recursive``) or a pattern with
-    ``*``, ``?`` or ``[``. ``leave_out`` is the output folder: nothing inside it is scanned, and what coda explain, coda
-    compare and coda evaluate drew is skipped everywhere. Raises UsageError for a source that does not exist or holds no
-    picture.
+    Pictures that coda explain, coda compare and coda evaluate drew are left out wherever a folder or a pattern is
+    scanned.
+
+    Args:
+        sources: files, folders (their pictures in natural order) and patterns with ``*``, ``?`` or ``[``.
+        recursive: whether sub-folders are scanned too.
+        listed: further paths, one file each, taken as they are.
+        leave_out: the output folder, inside which nothing is scanned.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        UsageError: for a source that does not exist, cannot be read, or holds no picture.
     """
     items: dict[Path, Item] = {}
     for source in sources:
@@ -44,21 +59,30 @@ def resolve(
 
 
 def identity(path: Path) -> Path:
-    """What is the same for all paths of one file. Of what can be no file, the path itself."""
+    """Find a path that is the same for all paths of one file.
+
+    Args:
+        path: any path.
+
+    Returns:
+        The absolute path without links; the path itself where it cannot name a file.
+    """
     try:
         return path.resolve()
-    except (OSError, ValueError, RuntimeError):  # too long; with a NUL; a link to itself
+    except (OSError, ValueError, RuntimeError):  # the path is too long, has a NUL in it, or is a link to itself
         return path
 
 
 def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+    """The inputs that one source names; every failure to read it is a UsageError."""
     try:
-        yield from _expanded(source, recursive, leave_out)
-    except (OSError, ValueError) as error:  # a name that is too long or none at all, a folder that may not be read
+        yield from _expand_readable(source, recursive, leave_out)
+    except (OSError, ValueError) as error:  # the name is too long or not a name, or the folder may not be read
         raise UsageError(f"cannot be read ({getattr(error, 'strerror', None) or error})", item=source) from error
 
 
-def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+def _expand_readable(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+    """The inputs that one source names; what the system raises is passed on."""
     if not source:
         raise UsageError("a source is an empty name; . is this folder")
     path = Path(source)
@@ -82,6 +106,7 @@ def _expanded(source: str, recursive: bool, leave_out: Path | None) -> Iterator[
 
 
 def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[Path]:
+    """The pictures of a folder in natural order, without hidden ones and without those that coda drew."""
     found = []
     if leave_out and folder.resolve() not in leave_out.parents:
         leave_out = None  # only an output folder inside this one is in the way
@@ -97,7 +122,7 @@ def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[
 
 
 def _drawn_by_coda(path: Path) -> bool:
-    """Whether a file is a picture that coda drew, which nobody wants explained by a second run over the folder."""
+    """Whether a file is a picture that coda drew, which a second run over the folder should not explain."""
     suffix = path.suffix.lower()
     if suffix == ".gif":
         return (read_gif_text(path) or "").startswith('{"schema":"coda.')
@@ -110,6 +135,7 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def _nearest(path: Path) -> str:
+    """A hint at the file that was probably meant, for the end of a message; "" where none is similar."""
     try:
         names = [p.name for p in path.parent.iterdir()]
     except OSError:

@@ -1,4 +1,4 @@
-"""Still pictures in and out: one door for every format, stated conversions, atomic writes."""
+"""Still pictures in and out: every format is read by one function, which says what it converted; writes are atomic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,14 @@ BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded still: ``rgb`` uint8 [H, W, 3] sRGB with the EXIF turn applied, and what was done to get there."""
+    """A decoded still.
+
+    Attributes:
+        rgb: uint8 [H, W, 3] sRGB, turned as its EXIF orientation says.
+        sha256: hex sha256 of the file.
+        bytes: size of the file.
+        notes: in words, what decoding changed.
+    """
 
     rgb: NDArray[np.uint8]
     sha256: str
@@ -36,10 +43,19 @@ class Picture:
 
 
 def read_image(path: Path) -> Picture:
-    """Decode a picture file; raises MediaError saying what is wrong with it.
+    """Decode a picture file.
 
-    Palette, 1-bit, grey and CMYK become RGB; 16 bits are scaled to 8; transparency is laid on white; the EXIF turn is
-    applied; of an animation the first frame is taken. ``notes`` names what changed the picture.
+    Palette, 1-bit, grey and CMYK become RGB; 16 bits are scaled to 8; transparency is laid on white; the picture is
+    turned as its EXIF orientation says; of an animation the first frame is taken.
+
+    Args:
+        path: the file, in any format that Pillow reads.
+
+    Returns:
+        The picture, with notes on what was changed.
+
+    Raises:
+        MediaError: when the file cannot be read, is no picture, is broken, or has more than 128 million pixels.
     """
     try:
         data = path.read_bytes()
@@ -48,8 +64,8 @@ def read_image(path: Path) -> Picture:
     if not data:
         raise MediaError("the file is empty", item=path)
     try:
-        with _PILLOW_SILENT, Image.open(io.BytesIO(data)) as image:
-            _refuse_bombs(path, image.size)
+        with pillow_silent, Image.open(io.BytesIO(data)) as image:
+            refuse_bombs(path, image.size)
             rgb, notes = to_rgb(image)
     except (MediaError, MemoryError):
         raise
@@ -57,22 +73,22 @@ def read_image(path: Path) -> Picture:
         raise MediaError("not a picture in a format coda can read", item=path) from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"more than {MAX_PIXELS // 10**6} million pixels; make it smaller first", item=path) from error
-    except Exception as error:  # decoders raise IndexError, RuntimeError and whatever else for broken files
+    except Exception as error:  # decoders raise IndexError, RuntimeError and errors of other classes for broken files
         raise MediaError(
             f"broken or truncated picture ({str(error).strip() or type(error).__name__})", item=path
         ) from error
     return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes)
 
 
-# What is wrong with a file is said in our own line; a library's log without a handler would end up on stderr.
+# Our own error says what is wrong with a file; a library's log without a handler would be printed on stderr as well.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class _Silence:
-    """``with`` it, Pillow's warnings about odd files are not shown, and its limit of pixels is not: ours is the rule.
+    """Inside ``with``, Pillow's warnings are not shown, neither those about odd files nor that about many pixels.
 
-    ``warnings.catch_warnings`` alone is not safe in threads: here the first one in sets the filter, and the last one
-    out restores what was there before.
+    ``warnings.catch_warnings`` alone is not safe in threads. Here the first thread that enters sets the filter, and the
+    last one that leaves restores what was there before.
     """
 
     def __init__(self) -> None:
@@ -93,10 +109,19 @@ class _Silence:
                 self.caught.__exit__(None, None, None)
 
 
-_PILLOW_SILENT = _Silence()
+pillow_silent = _Silence()
 
 
-def _refuse_bombs(path: Path, size: tuple[int, int]) -> None:
+def refuse_bombs(path: Path, size: tuple[int, int]) -> None:
+    """Refuse a file that is so large that it would fill the memory.
+
+    Args:
+        path: the file, for the message.
+        size: (width, height) that its header states.
+
+    Raises:
+        MediaError: when it has more than 128 million pixels.
+    """
     if size[0] * size[1] > MAX_PIXELS:
         raise MediaError(
             f"{size[0]} x {size[1]} pixels, more than {MAX_PIXELS // 10**6} million; make it smaller first", item=path
@@ -137,6 +162,7 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 or 32 bits, scaled so that its full white, or its largest value, becomes 255."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("some of its values are no numbers")
@@ -148,56 +174,30 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
-    """Write uint8 [H, W, 3] as PNG, atomically; ``text`` becomes UTF-8 text chunks. Raises MediaError."""
+    """Write a picture as PNG, whole or not at all.
+
+    Args:
+        path: the file to write.
+        rgb: uint8 [H, W, 3] sRGB.
+        text: what the file carries as UTF-8 text chunks, by their keys.
+
+    Raises:
+        MediaError: when the file cannot be written.
+    """
     write_with(path, lambda stream: stream.write(png.encode(rgb, text)))
 
 
-def write_gif(
-    path: Path, frames: Sequence[NDArray[np.uint8]], seconds: float, text: str, kept: NDArray[np.uint8]
-) -> None:
-    """Write frames uint8 [H, W, 3] of one size as an endless GIF, ``seconds`` each, with a comment, atomically.
-
-    Its one palette has the colours ``kept`` uint8 [n, 3], at most 255, which mean something, and of the first frame as
-    many as there is room for: a palette made for the pictures alone loses what covers a few pixels, as a colour bar.
-    """
-    others = Image.fromarray(frames[0]).quantize(256 - len(kept)).getpalette() or []
-    palette = np.concatenate([kept, np.array(others, np.uint8).reshape(-1, 3)])
-    first, *rest = (Image.fromarray(indices, "P") for indices in _indexed(frames, palette))
-    for image in (first, *rest):
-        image.putpalette(palette.tobytes())
-    write_with(path, lambda stream: first.save(
-        stream, "GIF", save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0, comment=text.encode()
-    ))  # fmt: skip
-
-
-def _indexed(frames: Iterable[NDArray[np.uint8]], palette: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Frames uint8 [H, W, 3] as indices uint8 [H, W] of the nearest colours of a palette uint8 [n, 3].
-
-    Pillow's own search takes colours in cells of four by four by four, and white for what lies beside it. Here every
-    colour is looked for once, for all frames; a million pixels at a time.
-    """
-    own = palette.astype(np.float32)
-    table, known = np.zeros(1 << 24, np.uint8), np.zeros(1 << 24, bool)
-    for frame in frames:
-        result = np.empty(frame.shape[:2], np.uint8)
-        rows = max(1, (1 << 20) // frame.shape[1])
-        for top in range(0, len(frame), rows):
-            red, green, blue = (frame[top : top + rows, :, c].astype(np.uint32) for c in range(3))
-            packed = red << 16 | green << 8 | blue
-            new = np.unique(packed[~known[packed]])
-            for first in range(0, len(new), 1 << 14):
-                some = new[first : first + (1 << 14)]
-                apart = np.stack([some >> 16, some >> 8 & 255, some & 255], 1).astype(np.float32)
-                table[some] = ((own**2).sum(1) - 2 * apart @ own.T).argmin(1)
-            known[new] = True
-            result[top : top + rows] = table[packed]
-        yield result
-
-
 def read_gif_text(path: Path) -> str | None:
-    """The comment of a GIF; None where there is none or the file is broken."""
+    """Read the comment of a GIF.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The comment; None where there is none or the file is broken.
+    """
     try:
-        with _PILLOW_SILENT, Image.open(path) as image:
+        with pillow_silent, Image.open(path) as image:
             comment = image.info.get("comment")
     except Exception:  # see read_image
         return None
@@ -205,9 +205,17 @@ def read_gif_text(path: Path) -> str | None:
 
 
 def read_png_text(path: Path, key: str) -> str | None:
-    """A text chunk of a PNG, without decoding the picture; None where there is none or the file is broken."""
+    """Read a text chunk of a PNG without decoding the picture.
+
+    Args:
+        path: the file.
+        key: the chunk's key.
+
+    Returns:
+        The text; None where there is none or the file is broken.
+    """
     try:
-        with _PILLOW_SILENT, Image.open(path) as image:
+        with pillow_silent, Image.open(path) as image:
             value = image.info.get(key)
     except Exception:  # see read_image
         return None

@@ -16,11 +16,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class View:
-    """What the network sees of a picture, and where that lies.
+    """What the network sees of a picture, and where that lies in the original.
 
-    ``rgb`` is uint8 [h, w, 3], sRGB. ``box`` = (x0, y0, x1, y1) in pixels of the original, edges not centres: the
-    view's pixel (i, j) covers the original from x0 + j (x1 - x0) / w to x0 + (j + 1) (x1 - x0) / w, rows alike. The
-    box can reach beyond the picture where a crop is larger than it. ``size`` is the original's (width, height).
+    Attributes:
+        rgb: uint8 [h, w, 3] sRGB.
+        box: (x0, y0, x1, y1) in pixels of the original, edges and not centres: the view's pixel (i, j) covers the
+            original from x0 + j (x1 - x0) / w to x0 + (j + 1) (x1 - x0) / w, and rows in the same way. The box can
+            reach beyond the picture where a crop is larger than it.
+        size: (width, height) of the original in pixels.
     """
 
     rgb: NDArray[np.uint8]
@@ -34,22 +37,29 @@ class View:
 
     @property
     def pixels(self) -> int:
-        """How many pixels the network sees."""
+        """Number of pixels that the network sees."""
         return int(self.rgb.shape[0] * self.rgb.shape[1])
 
 
 def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit = "crop") -> View:
-    """Show a picture uint8 [H, W, 3] to a network whose checkpoint states ``resize`` and ``crop`` (pixels, or None).
+    """Scale and cut a picture for a network.
 
-    crop    shorter side to ``resize`` (Pillow bilinear, antialiased; the longer truncated, as torchvision's Resize),
-            then the centre ``crop`` x ``crop``, zeros where the picture is smaller: the published test transform.
-            Raises MediaError for a picture so narrow that its enlargement would fill the memory.
-    pad     longer side to ``crop``: the whole picture, its aspect kept. Nothing is filled in: a DAU layer gives 0
-            where it sees only zeros, so a zero border would change no number.
-    native  the whole picture at its own size.
+    Args:
+        rgb: the picture, uint8 [H, W, 3] sRGB.
+        resize: pixels of the shorter side before the cut, as the checkpoint states them; None means ``crop``.
+        crop: pixels of each side of the cut, as the checkpoint states them; None leaves the picture as it is.
+        mode: "crop" is the published test transform: the shorter side becomes ``resize`` (Pillow bilinear,
+            antialiased; the longer side is truncated, as in torchvision's Resize), then the centre ``crop`` x ``crop``
+            is cut out, with zeros where the picture is smaller. "pad" scales the longer side to ``crop`` and keeps
+            the whole picture; nothing is filled in, because a DAU layer gives 0 where it sees only zeros, so that a
+            border of zeros would change no number. "native" keeps the whole picture at its own size.
+
+    Returns:
+        What the network sees, and where it lies.
+
+    Raises:
+        MediaError: for a picture so narrow that scaling it for "crop" would fill the memory.
     """
-    from PIL import Image
-
     height, width = rgb.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     if mode == "native" or crop is None:
@@ -57,12 +67,12 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
     if mode == "pad":
         scale = crop / max(height, width)
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        return View(_resized(Image.fromarray(rgb), w, h), whole, (width, height))
+        return View(_resized(rgb, w, h), whole, (width, height))
     short = resize or crop
     w, h = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     if w * h > MAX_ENLARGED:
         raise MediaError(f"too narrow for a centre crop ({width} x {height} pixels); use --fit pad")
-    small = _resized(Image.fromarray(rgb), w, h)
+    small = _resized(rgb, w, h)
     top, left = _first_of_centre(h, crop), _first_of_centre(w, crop)
     view = np.zeros((crop, crop, 3), np.uint8)
     y0, x0, y1, x1 = max(0, top), max(0, left), min(h, top + crop), min(w, left + crop)
@@ -72,27 +82,34 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
 
 
 def _first_of_centre(length: int, crop: int) -> int:
-    """Where torchvision's CenterCrop starts: a half is rounded to even inside, and up where it has to pad."""
+    """The first pixel of torchvision's CenterCrop: halves are rounded to even, or up where the crop is the longer."""
     return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
 
 
-def _resized(picture: object, w: int, h: int) -> NDArray[np.uint8]:
+def _resized(rgb: NDArray[np.uint8], w: int, h: int) -> NDArray[np.uint8]:
+    """A picture scaled to w x h pixels."""
     from PIL import Image
 
-    assert isinstance(picture, Image.Image)
-    if picture.size == (w, h):
-        return np.asarray(picture)
-    return np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR))
+    if rgb.shape[:2] == (h, w):
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
 
 
 def paste_back(
     values: NDArray[np.float32], view: View, size: tuple[int, int] | None = None, *, blocks: bool = False
 ) -> NDArray[np.float32]:
-    """A map [h, w] of the view's resolution on the original's pixel grid, float32 [H, W], NaN outside the view.
+    """Draw a map of the view's resolution on the original's pixel grid.
 
-    This is drawing: values are interpolated between the centres of the view's pixels, or with ``blocks`` fill their
-    pixels evenly, and change no recorded number.
-    ``size`` (width, height) draws on a grid of another size than the original's, covering the same picture.
+    Values are interpolated between the centres of the view's pixels. This is drawing: it changes no recorded number.
+
+    Args:
+        values: contribution map, float32 [h, w], logit units.
+        view: what the network saw; its box says where it lies in the original.
+        size: (width, height) in pixels of the drawing; the original's size unless given.
+        blocks: fill each pixel of the view evenly instead of interpolating.
+
+    Returns:
+        float32 [H, W], NaN outside the view.
     """
     import cv2
 
@@ -112,8 +129,11 @@ def paste_back(
     affine = np.array([[kx * ax, 0, ((0.5 + u) * kx - x0) * ax - 0.5], [0, ky * ay, ((0.5 + v) * ky - y0) * ay - 0.5]])
     between = cv2.INTER_NEAREST if blocks else cv2.INTER_LINEAR
     inside = cv2.warpAffine(
-        values.astype(np.float32), affine, (len(columns), len(rows)), flags=between | cv2.WARP_INVERSE_MAP,
+        values.astype(np.float32),
+        affine,
+        (len(columns), len(rows)),
+        flags=between | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
+    )
     result[v : v + len(rows), u : u + len(columns)] = inside
     return result

@@ -1,4 +1,4 @@
-"""Contribution maps as pictures: arrays in, arrays out, nothing touches a file."""
+"""Contribution maps as pictures. Functions here take arrays and return arrays; no file is touched."""
 
 from __future__ import annotations
 
@@ -18,33 +18,57 @@ Values = TypeVar("Values", Picture, Map)
 Colours = Callable[[Map], Picture]
 
 INK, QUIET_INK, OUTLINE = (28, 28, 30), (110, 110, 116), (170, 170, 176)
-PAPER = 255  # white; filling with one number is ten times as fast as with a colour
+PAPER = 255  # white; filling an array with one number is ten times as fast as with a colour
 FADED = 72  # what black becomes under an overlay
 DIMMED = 0.5  # brightness of what the network did not see
-SMALLEST = 320  # pictures with a shorter side below this are enlarged by a whole factor, or nobody could read them
+SMALLEST = 320  # pixels; pictures with a shorter side are enlarged by a whole factor, so that captions can be read
 
 
 def drawing_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) a picture of ``size`` is drawn at: its own, or a whole multiple of it for small pictures."""
+    """Choose the size at which a picture is drawn: its own, or a whole multiple of it for small pictures.
+
+    Args:
+        size: (width, height) of the picture in pixels.
+
+    Returns:
+        (width, height) of the drawing in pixels.
+    """
     factor = -(-SMALLEST // min(size)) if min(size) * max(size) < SMALLEST**2 else 1
-    factor = min(factor, max(1, 2048 // max(size)))  # a 1 x 2000 strip is not blown up
+    factor = min(factor, max(1, 2048 // max(size)))  # a strip of 1 x 2000 pixels is not enlarged
     return size[0] * factor, size[1] * factor
 
 
 def enlarged(values: Values, size: tuple[int, int]) -> Values:
-    """A picture or map [H, W, ...], its pixels repeated to ``size`` (width, height), a whole multiple of its own."""
+    """Enlarge a picture or a map by repeating its pixels.
+
+    Args:
+        values: picture or map [H, W, ...].
+        size: (width, height) in pixels, a whole multiple of its own.
+
+    Returns:
+        The same, enlarged.
+    """
     fy, fx = size[1] // values.shape[0], size[0] // values.shape[1]
     return values if fy == fx == 1 else np.repeat(np.repeat(values, fy, 0), fx, 1)
 
 
 def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Picture:
-    """A map [H, W] over its picture uint8 [H, W, 3]: red for, blue against, as opaque as the evidence is strong.
+    """Draw a map over its picture: red counts for the class, blue against it, and opacity says how much.
 
-    The picture turns grey, so that every colour is evidence; where the map is 0 the grey picture shows unchanged, at
-    ``scale`` and beyond the colour covers it with opacity ``alpha``. Pixels with NaN (not seen) are dimmed.
+    The picture turns grey, so that every colour is evidence. Where the map is 0 the grey picture shows unchanged; at
+    ``scale`` and beyond, the colour covers it with opacity ``alpha``.
+
+    Args:
+        rgb: the picture, uint8 [H, W, 3] sRGB.
+        values: contribution map, float32 [H, W], logit units; pixels with NaN were not seen and are drawn darker.
+        scale: the contribution in full colour, in logit units.
+        alpha: opacity of full colour, 0 to 1.
+
+    Returns:
+        uint8 [H, W, 3] sRGB.
     """
-    # Colours, blue above all, would drown in black: it becomes FADED. OpenCV's operations on bytes, and only where the
-    # map is: for clips, this is most of the time that drawing takes.
+    # Colours, blue above all, could not be seen on black, so black becomes FADED. This is done with OpenCV's operations
+    # on bytes, and only where the map is: for clips, it takes most of the time of drawing.
     faded = np.asarray(cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), _FADING), np.uint8)
     result = np.asarray(cv2.cvtColor(cv2.LUT(faded, _DIMMING), cv2.COLOR_GRAY2RGB), np.uint8)
     known = ~np.isnan(values)
@@ -67,16 +91,32 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
 _BYTES = np.arange(256)
 _FADING = (FADED + _BYTES * ((255 - FADED) / 255)).round().astype(np.uint8)  # of a brightness
 _DIMMING = (DIMMED * _BYTES).round().astype(np.uint8)
-_SIGNS = np.where(_BYTES[:, None] > 0, POSITIVE, NEGATIVE).astype(np.uint8)[:, None]  # 0: against
+_SIGNS = np.where(_BYTES[:, None] > 0, POSITIVE, NEGATIVE).astype(np.uint8)[:, None]  # 0 counts against
 
 
 def heatmap(values: Map, scale: float) -> Picture:
-    """A map [H, W] alone, uint8 [H, W, 3]: white is 0, grey was not seen."""
+    """Draw a map alone: white is 0, grey was not seen.
+
+    Args:
+        values: contribution map, float32 [H, W], logit units.
+        scale: the contribution in full colour, in logit units.
+
+    Returns:
+        uint8 [H, W, 3] sRGB.
+    """
     return coloured(values, scale)
 
 
 def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:
-    """Pictures of one height in a row on white paper."""
+    """Put pictures beside each other on white.
+
+    Args:
+        pictures: uint8 [H, W, 3], all of one height.
+        gap: pixels between two of them.
+
+    Returns:
+        One picture, uint8 [H, W', 3].
+    """
     spacer = np.full((pictures[0].shape[0], gap, 3), PAPER, np.uint8)
     row = [pictures[0]]
     for picture in pictures[1:]:
@@ -85,7 +125,16 @@ def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:
 
 
 def in_rows(tiles: Sequence[Picture], columns: int, gap: int = 10) -> Picture:
-    """Pictures of any size on white, ``columns`` in a row, each in the upper left of a cell that holds the largest."""
+    """Put pictures of any size in rows on white, each in the upper left of a cell that holds the largest.
+
+    Args:
+        tiles: uint8 [h, w, 3].
+        columns: how many stand in a row, at most.
+        gap: pixels between two cells.
+
+    Returns:
+        One picture, uint8 [H, W, 3].
+    """
     height, width = max(t.shape[0] for t in tiles) + gap, max(t.shape[1] for t in tiles) + gap
     columns = min(columns, len(tiles))
     canvas = np.full((-(-len(tiles) // columns) * height, columns * width, 3), PAPER, np.uint8)
@@ -96,23 +145,51 @@ def in_rows(tiles: Sequence[Picture], columns: int, gap: int = 10) -> Picture:
 
 
 def of_heatmap(values: Map) -> Picture:
-    """The colours of strengths in [-1, 1] in a heat map, for a bar."""
+    """Draw strengths in the colours of a heat map, for a colour bar.
+
+    Args:
+        values: strengths, float32 of any shape [...], -1 to 1.
+
+    Returns:
+        uint8 [..., 3] sRGB.
+    """
     return coloured(values, 1.0)
 
 
 def of_overlay(alpha: float) -> Colours:
-    """The colours of strengths in [-1, 1] in an overlay, for a bar: over a grey as bright as half of white."""
+    """Choose the colours of an overlay, for a colour bar: those over a grey that is half as bright as white.
+
+    Args:
+        alpha: opacity of full colour, 0 to 1.
+
+    Returns:
+        A function that draws strengths, float32 [h, w] from -1 to 1, as uint8 [h, w, 3].
+    """
     return lambda values: overlay(np.full((*values.shape, 3), 128, np.uint8), values, 1.0, alpha)
 
 
 def framed(
-    picture: Picture, scale: float | None, title: str, lines: Sequence[str], measured_in: str = "logit",
+    picture: Picture,
+    scale: float | None,
+    title: str,
+    lines: Sequence[str],
+    measured_in: str = "logit",
     bars: Sequence[Colours] = (of_heatmap,),
-) -> Picture:  # fmt: skip
-    """A drawn picture uint8 [H, W, 3] with a colour bar, in logit units or others, at its right and a caption below.
+) -> Picture:
+    """Put a colour bar at the right of a picture, and a caption below it.
 
-    The picture itself is in the result unchanged, at row and column ``margin(picture)``. The bar has a strip for each
-    of ``bars``; without a ``scale`` there is none.
+    The picture itself is unchanged in the result, at row and column ``margin(picture)``.
+
+    Args:
+        picture: a drawing, uint8 [H, W, 3] sRGB.
+        scale: the value in full colour, at the ends of the bar; None for no bar.
+        title: first line of the caption.
+        lines: further lines, in smaller letters.
+        measured_in: the unit that is written above the bar.
+        bars: the colours of the bar; it has a strip for each of them.
+
+    Returns:
+        uint8 [H', W', 3] sRGB.
     """
     height, width = picture.shape[:2]
     unit = _unit(picture)
@@ -137,29 +214,45 @@ def framed(
 
 
 def margin(picture: Picture) -> int:
-    """Width of the white frame in pixels."""
+    """Say how wide the white frame around a picture is.
+
+    Args:
+        picture: a drawing, uint8 [H, W, 3].
+
+    Returns:
+        Pixels.
+    """
     return round(_unit(picture) * 0.9)
 
 
 def _unit(picture: Picture) -> int:
-    """Font size that reads well beside a picture: a 24th of its smaller side, within bounds."""
+    """Size of letters that fits a picture: a 24th of its smaller side, within bounds, in pixels."""
     return int(np.clip(min(picture.shape[:2]) / 24, 13, 44))
 
 
 def _bar_labels(scale: float) -> tuple[str, str, str]:
-    return (f"+{scale:.2g}", "0", f"−{scale:.2g}") if scale > 0 else ("", "0", "")  # no evidence, no ends
+    """What stands beside the top, the middle and the foot of a colour bar."""
+    return (
+        (f"+{scale:.2g}", "0", f"−{scale:.2g}") if scale > 0 else ("", "0", "")
+    )  # without evidence the ends have no value
 
 
 def _bar_width(scale: float, letters: int, unit: int) -> int:
+    """Width in pixels of a colour bar with its labels."""
     widest = max(text.width(label, letters) for label in (*_bar_labels(scale), "logit"))
     return round(unit + unit * 0.5 + widest)
 
 
 def _draw_bar(
-    canvas: Picture, at: tuple[int, int, int], scale: float, letters: int, unit: int, measured_in: str,
+    canvas: Picture,
+    at: tuple[int, int, int],
+    scale: float,
+    letters: int,
+    unit: int,
+    measured_in: str,
     bars: Sequence[Colours],
-) -> None:  # fmt: skip
-    """The colour bar with its unit above, full height of the picture; ``at`` is left, top, height."""
+) -> None:
+    """Draw a colour bar as high as the picture, with its unit above; ``at`` is left, top and height."""
     left, top, height = at
     text.draw(canvas, measured_in, (left, top), letters, QUIET_INK)
     top, tall = top + round(unit * 1.4), max(1, height - round(unit * 1.4))
@@ -169,9 +262,9 @@ def _draw_bar(
     edges = np.linspace(1, unit - 1, len(bars) + 1).round().astype(int)
     for colours, first, end in zip(bars, edges, edges[1:], strict=False):
         bar[1:-1, first:end] = colours(inside) if len(inside) else OUTLINE
-    room = tall - text.ascent(letters)  # the first label's top is the bar's top, the last one's foot its foot
+    room = tall - text.ascent(letters)  # the first label ends at the bar's top, the last one at its foot
     labels = list(zip(_bar_labels(scale), (0.0, 0.5, 1.0), strict=True))
-    if room < 2.5 * letters:  # labels would lie on each other
+    if room < 2.5 * letters:  # all three labels would overlap
         labels = labels[::2] if room > 1.2 * letters else labels[:1]
     for label, share in labels:
         text.draw(canvas, label, (left + round(unit * 1.5), top + round(share * room)), letters, INK)

@@ -1,4 +1,4 @@
-"""Text in pictures, in the letters of any language: OpenCV's built-in fonts have the characters, Pillow's has ASCII."""
+"""Text in pictures, in the letters of any language: OpenCV's built-in fonts have them, Pillow's has only ASCII."""
 
 from __future__ import annotations
 
@@ -11,35 +11,68 @@ from numpy.typing import NDArray
 
 _FONT = "sans"
 _WEIGHT = 400
-_state = threading.local()  # a font face is used by one thread at a time
+_state = threading.local()  # each thread has its own font face: one may not be used by two threads at a time
 
 
 def _face() -> cv2.FontFace:
+    """The font face of this thread."""
     if not hasattr(_state, "face"):
         _state.face = cv2.FontFace(_FONT)
     return _state.face  # type: ignore[no-any-return]
 
 
 def width(text: str, size: int) -> int:
-    """Width in pixels of one line of ``text`` at a letter size of ``size`` pixels."""
+    """Measure a line of text.
+
+    Args:
+        text: one line.
+        size: of the letters, in pixels.
+
+    Returns:
+        Its width in pixels.
+    """
     return int(cv2.getTextSize((0, 0), text, (0, 0), _face(), size, _WEIGHT)[2]) if text else 0
 
 
 def draw(picture: NDArray[np.uint8], text: str, at: tuple[int, int], size: int, ink: tuple[int, int, int]) -> None:
-    """Write one line of ``text`` into ``picture`` uint8 [H, W, 3]; its tallest letters begin ``at`` (x, y)."""
+    """Write a line of text into a picture.
+
+    Args:
+        picture: uint8 [H, W, 3] sRGB, which is changed.
+        text: one line.
+        at: (x, y) in pixels of its left end and of the top of its tallest letters.
+        size: of the letters, in pixels.
+        ink: red, green and blue, 0 to 255.
+    """
     x, y = at
     cv2.putText(picture, text, (x, y + ascent(size)), ink, _face(), size, _WEIGHT)
 
 
 def ascent(size: int) -> int:
-    """Height in pixels of the tallest letters above the line they stand on, at ``size``."""
+    """Say how high the tallest letters reach above the line that they stand on.
+
+    Args:
+        size: of the letters, in pixels.
+
+    Returns:
+        Pixels.
+    """
     return math.ceil(size * 0.8)
 
 
 def wrapped(text: str, size: int, limit: int) -> list[str]:
-    """Lines of at most ``limit`` pixels, broken between words; a word that is too long is cut with an ellipsis."""
+    """Break text into lines between words; a word that is longer than a line is cut and ends in an ellipsis.
+
+    Args:
+        text: the text; its own line breaks count as spaces.
+        size: of the letters, in pixels.
+        limit: the longest a line may be, in pixels.
+
+    Returns:
+        The lines; none for an empty text.
+    """
     words = text.split()
-    if width(whole := " ".join(words), size) <= limit:  # as most are; every question costs
+    if width(whole := " ".join(words), size) <= limit:  # most texts are one line, and measuring takes time
         return [whole] if words else []
     lines, line = [], ""
     for word in words:

@@ -229,7 +229,7 @@ def score_grids(
         try:
             maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[chosen].tolist())
         except CodaError as error:
-            raise type(error)(f"grid {number}: {error}") from error
+            raise error.about(f"grid {number}")  # noqa: B904 (it is the same error)
         if smooth > 1:
             maps = F.avg_pool2d(maps[None], smooth, 1, (smooth - 1) // 2)[0]
         yield grid_scores(maps)

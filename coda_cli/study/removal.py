@@ -139,7 +139,7 @@ def remove(
         try:
             places = ranks(method(model, x, [label])[0], direction)
         except CodaError as error:
-            raise type(error)(f"picture {number}: {error}") from error
+            raise error.about(f"picture {number}")  # noqa: B904 (it is the same error)
         other = replacement(x, baseline)
         curve = []
         with torch.no_grad():

@@ -53,10 +53,10 @@ class Scores:
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
-            raise MediaError(f"{path}: cannot be read ({error})") from error
+            raise MediaError(f"cannot be read ({error})", item=path) from error
         lines = text.splitlines()
         if lines and lines[0] != head:
-            raise UsageError(f"{path}: holds the scores of another measurement; name another file, or remove it")
+            raise UsageError("holds the scores of another measurement; name another file, or remove it", item=path)
         for line in lines[1:]:
             try:
                 self.rows.append([float(value) for value in json.loads(line)])
@@ -83,4 +83,4 @@ class Scores:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(self.rows[-1]) + "\n")
         except OSError as error:
-            raise MediaError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            raise MediaError(f"cannot be written ({error.strerror or error})", item=self.path) from error

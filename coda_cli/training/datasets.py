@@ -122,7 +122,7 @@ def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None 
         indices = _indices(root, split.classes, checkpoint)
         return Split(split.images, torch.tensor(indices)[split.labels], checkpoint.classes), note
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder")
+        raise UsageError("no such folder", item=root)
     folder = _held_out_folder(root)
     names = tuple(_class_folders(folder or root))
     indices = _indices(folder or root, names, checkpoint)
@@ -145,8 +145,9 @@ def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list
     if unknown := [name for name in names if name not in known]:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise UsageError(
-            f"{root}: {', '.join(unknown[:3])}{more}: no class of {checkpoint.name}; coda models show "
-            f"{checkpoint.name} --json lists them"
+            f"{', '.join(unknown[:3])}{more}: no class of {checkpoint.name}; coda models show "
+            f"{checkpoint.name} --json lists them",
+            item=root,
         )
     return [known[name] for name in names]
 
@@ -155,27 +156,27 @@ def _held_out_folder(root: Path) -> Path | None:
     """The folder of held-out pictures, or None where ``root`` has a folder per class. Raises UsageError."""
     found = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
     if found is None and (root / "train").is_dir():
-        raise UsageError(f"{root}: has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it")
+        raise UsageError(f"has train/ but none of {', '.join(f'{n}/' for n in HELD_OUT_FOLDERS)} beside it", item=root)
     return found
 
 
 def _listings(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list[tuple[Path, int]]]:
     """Class names, and the files of the training and of the held-out split with their labels."""
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder")
+        raise UsageError("no such folder", item=root)
     if (root / "train").is_dir() and (held_out := _held_out_folder(root)):
         classes = tuple(_class_folders(root / "train"))
         if extra := set(_class_folders(held_out)) - set(classes):
-            raise UsageError(f"{held_out}: has classes that train/ lacks: {', '.join(sorted(extra))}")
+            raise UsageError(f"has classes that train/ lacks: {', '.join(sorted(extra))}", item=held_out)
         parts = [_listing(root / "train", classes), _listing(held_out, classes)]
     else:
         classes = tuple(_class_folders(root))
         listing = _listing(root, classes)
         parts = [[x for i, x in enumerate(listing) if i % EVERY], listing[::EVERY]]
     if empty := [name for i, name in enumerate(classes) if i not in {label for _, label in parts[0]}]:
-        raise UsageError(f"{root}: no training pictures of {', '.join(empty)}; remove the folder, or fill it")
+        raise UsageError(f"no training pictures of {', '.join(empty)}; remove the folder, or fill it", item=root)
     if not parts[1]:
-        raise UsageError(f"{root}: no held-out pictures")
+        raise UsageError("no held-out pictures", item=root)
     return classes, parts[0], parts[1]
 
 
@@ -187,10 +188,10 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     """Folders by class name, in the order of names; a WordNet id of ImageNet stands for the name of its class."""
     found = sorted((name_of_wnid(p.name), p) for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(found) < 2:
-        raise UsageError(f"{folder}: holds {len(found)} folders; expected one folder per class, at least two")
+        raise UsageError(f"holds {len(found)} folders; expected one folder per class, at least two", item=folder)
     folders = dict(found)
     if len(folders) < len(found):
-        raise UsageError(f"{folder}: two folders are of the same class, one by its name and one by its WordNet id")
+        raise UsageError("two folders are of the same class, one by its name and one by its WordNet id", item=folder)
     return folders
 
 
@@ -224,10 +225,10 @@ def _torchvision_cifar(root: Path, size: int, *, train: bool) -> Split:
     from torchvision.datasets import CIFAR10
 
     if size != 32:
-        raise TrainingError(f"{root}: CIFAR-10 pictures have 32 x 32 pixels, not {size} x {size}")
+        raise TrainingError(f"CIFAR-10 pictures have 32 x 32 pixels, not {size} x {size}", item=root)
     try:
         data = CIFAR10(str(root), train=train, download=False)
     except RuntimeError as error:  # a file is missing or has another checksum
-        raise TrainingError(f"{root}: cifar-10-batches-py is incomplete or damaged; get CIFAR-10 again") from error
+        raise TrainingError("cifar-10-batches-py is incomplete or damaged; get CIFAR-10 again", item=root) from error
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor(data.targets), tuple(data.classes))

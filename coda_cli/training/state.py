@@ -73,19 +73,19 @@ def load_state(
         TrainingError: the file is not there, is damaged, or is of another recipe or other data.
     """
     if not path.exists():
-        raise TrainingError(f"{path}: no state to resume from; start without --resume")
+        raise TrainingError("no state to resume from; start without --resume", item=path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         belongs = state["recipe"]
     except Exception as error:  # whatever torch meets in a file that is cut off, or is another
-        raise TrainingError(f"{path}: damaged, or not the state of a run; start anew in another folder") from error
+        raise TrainingError("damaged, or not the state of a run; start anew in another folder", item=path) from error
     if belongs != _identity(recipe):
         raise TrainingError(
-            f"{path}: belongs to a run with another recipe; resume with the options it was started with"
+            "belongs to a run with another recipe; resume with the options it was started with", item=path
         )
     theirs, ours = state.get("data", _summary_of(data)), _summary_of(data)
     if theirs != ours:
-        raise TrainingError(f"{path}: belongs to a run on other data: {theirs}; this is {ours}")
+        raise TrainingError(f"belongs to a run on other data: {theirs}; this is {ours}", item=path)
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"], state["seconds"]

@@ -1,8 +1,8 @@
 """Video out of its files: frames in the order of showing, with true times, whose colours are still to be computed.
 
-PyAV and not imageio, whose frames come without times and unturned. ``Coded`` and ``Account`` are what every kind of
-clip gives: a generator of frames, and what was lost or changed. Nothing here depends on the length of the clip.
-``clips`` is the door; it chooses among the frames.
+PyAV is used, not imageio, whose frames come without times and not turned. ``CodedFrame`` and ``DecodingLog`` are what
+every kind of clip gives: a generator of frames, and what was lost or changed. Memory does not grow with the length of
+the clip. ``reading`` is the module for callers; it chooses among the frames.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.media.stills import _refuse_bombs
-from coda_cli.video.containers import exact, opened, reason, seconds, stated_duration, video_stream
+from coda_cli.media.stills import refuse_bombs
+from coda_cli.video.containers import as_fraction, open_container, reason_of, seconds_of, stated_duration, video_stream
 from coda_cli.video.spans import TOLERANCE
 
 if TYPE_CHECKING:
@@ -28,15 +28,25 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
-MARGIN = 0.5  # seconds that a seek lands early: containers index the decoding order, which runs ahead of the showing
+# Seconds by which a seek aims too early: containers index the order of decoding, which is ahead of that of showing.
+MARGIN = 0.5
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a clip is, as far as its header and first frame tell.
+    """What a clip is, as far as its header and first frame tell; None where the source does not say.
 
-    ``width`` and ``height`` are pixels as shown, after rotation; ``rate`` the average number of frames a second;
-    ``duration`` seconds; ``frames`` an estimate. None where the source does not say.
+    Attributes:
+        path: the source, as messages name it.
+        width: pixels as shown, after rotation.
+        height: pixels as shown, after rotation.
+        rate: average number of frames a second.
+        duration: seconds.
+        frames: how many there are, an estimate.
+        codec: what the frames are coded in, by libav's name; "camera" for a camera.
+        has_audio: whether there is sound in it.
+        time_base: seconds of one unit of ``pts``, written as a fraction.
+        notes: in words, what decoding changes or cannot correct.
     """
 
     path: str
@@ -47,13 +57,22 @@ class ClipInfo:
     frames: int | None
     codec: str
     has_audio: bool
-    time_base: str | None = None  # seconds of one pts, as a fraction
+    time_base: str | None = None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A frame whose colours are still to be computed: of ``--every 10`` nine in ten never are."""
+class CodedFrame:
+    """A frame whose colours are computed only when they are asked for: with ``--every 10``, nine in ten never are.
+
+    Attributes:
+        index: number of the frame in the source, from 0.
+        pts: presentation time stamp in the stream's units; None where there is none.
+        time: seconds from the clip's first frame.
+        duration: seconds as the file states them; None where it does not.
+        damaged: whether it was decoded from broken data.
+        colours: computes uint8 [H, W, 3] sRGB.
+    """
 
     index: int
     pts: int | None
@@ -63,62 +82,98 @@ class Coded:
     colours: Callable[[], NDArray[np.uint8]]
 
 
-class Account:
-    """What became of a clip's frames between ``start`` and ``end`` (seconds from its first one; None is its end).
+class DecodingLog:
+    """What was lost and what was changed while the frames of a clip were decoded.
 
-    ``lost``: could not be decoded. ``damaged``: decoded, but with faults. ``notes``: in words, what was wrong and what
-    was changed on the way.
+    Attributes:
+        start: seconds from the clip's first frame at which the part begins that was asked for.
+        end: seconds at which that part ends; None for the end of the clip.
+        lost: frames of that part that could not be decoded.
+        damaged: frames of that part that were decoded with faults.
+        notes: in words, what was wrong and what was changed.
+        passed: frames of the source dealt with so far, decoded or lost, in that part or not.
     """
 
     def __init__(self, start: float = 0.0, end: float | None = None) -> None:
+        """Begin an empty log.
+
+        Args:
+            start: seconds from the clip's first frame.
+            end: seconds from the clip's first frame, or None for its end.
+        """
         self.start, self.end = start, end
         self.lost, self.damaged, self.notes = 0, 0, list[str]()
-        self.passed = 0  # frames of the source dealt with so far, decoded or lost, in range or not
+        self.passed = 0
 
     def note(self, text: str) -> None:
-        """Add to ``notes``, once."""
+        """Add a line to ``notes``, unless it is there already.
+
+        Args:
+            text: the line.
+        """
         if text not in self.notes:
             self.notes.append(text)
 
     def lose(self, count: int, time: float) -> None:
-        """Count frames about ``time`` as lost, if they were asked for."""
+        """Count frames as lost, if they are in the part that was asked for.
+
+        Args:
+            count: how many frames.
+            time: about when they would have been shown, in seconds from the clip's first frame.
+        """
         if count > 0 and time >= self.start - TOLERANCE and (self.end is None or time < self.end):
             self.lost += count
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What has to be known before the first frame: ``zero``, its presentation time in seconds, begins the clip."""
+    """What has to be known before the first frame is given.
+
+    Attributes:
+        info: what the clip is.
+        zero: presentation time of the first frame in seconds; the clip's own time begins there.
+        size: (width, height) as coded, before rotation.
+    """
 
     info: ClipInfo
     zero: Fraction
-    size: tuple[int, int]  # as coded, before rotation
+    size: tuple[int, int]
 
 
 def opening_of(path: Path) -> Opening:
-    """Decode a video up to its first frame. Raises MediaError where there is none."""
-    with opened(path) as container:
+    """Decode a video up to its first frame.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What the header and the first frame tell.
+
+    Raises:
+        MediaError: when the file cannot be read, or has no frame that can be decoded.
+    """
+    with open_container(path) as container:
         stream = video_stream(path, container)
-        frame, _ = next(_decoded(stream, Account()), (None, False))
+        frame, _ = next(_decoded(stream, DecodingLog()), (None, False))
         if frame is None:
-            raise MediaError(f"{path}: none of its video can be decoded; the file is broken or cut off too early")
+            raise MediaError("none of its video can be decoded; the file is broken or cut off too early", item=path)
         turned = _quarter_turns(frame) % 2
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        _refuse_bombs(path, (width, height))
-        rate = exact(stream.average_rate) or None
+        refuse_bombs(path, (width, height))
+        rate = as_fraction(stream.average_rate) or None
         duration = stated_duration(container, stream)
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
-        codec, time_base = stream.codec_context.name, str(exact(stream.time_base)) if stream.time_base else None
+        codec, time_base = stream.codec_context.name, str(as_fraction(stream.time_base)) if stream.time_base else None
         notes = _notes_on(frame)
-        if (shape := exact(stream.sample_aspect_ratio)) not in (0, 1):
+        if (shape := as_fraction(stream.sample_aspect_ratio)) not in (0, 1):
             notes += (f"its pixels are not square ({shape.numerator}:{shape.denominator}): shown as they are stored",)
         info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, notes)
-        return Opening(info, seconds(frame.pts, stream), (frame.width, frame.height))
+        return Opening(info, seconds_of(frame.pts, stream), (frame.width, frame.height))
 
 
 def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
-    """What the decoding changes, or cannot mend, in frames such as this one."""
+    """What decoding changes or cannot correct in frames such as this one."""
     from av.video.reformatter import ColorTrc
 
     notes = []
@@ -135,116 +190,128 @@ def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
 
 
 def _quarter_turns(frame: VideoFrame) -> int:
-    """How often a frame is to be turned by 90 degrees, counter-clockwise. PyAV and imageio leave it lying."""
+    """How often a frame is to be turned by 90 degrees counter-clockwise, which PyAV and imageio do not do."""
     return round(frame.rotation / 90) % 4
 
 
 def _colours(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """sRGB uint8 [H, W, 3], turned: matrix and range are those the frame states.
+    """A frame in sRGB, uint8 [H, W, 3], turned, with the matrix and range that it states.
 
-    A frame that states no matrix is taken as players take it, BT.709 from HD on and BT.601 below. Frames whose size
-    changes within a clip are scaled to ``size`` (width, height), the first one's.
+    A frame that states no matrix is read as players read it: as BT.709 from HD on, as BT.601 below. Frames whose size
+    changes within a clip are scaled to ``size`` (width, height), that of the first one.
     """
     from av.video.reformatter import Colorspace
 
     unstated = frame.colorspace == 2 and (frame.width >= 1280 or frame.height > 576)
     matrix = Colorspace.ITU709 if unstated else None
-    # One thread: the others have a network to run. The reformatter is kept, as its tables are made once.
+    # One thread, because the network needs the others. The reformatter is kept, as it makes its tables only once.
     plain = reformatter.reformat(frame, *size, "rgb24", src_colorspace=matrix, threads=1)
     rgb = plain.to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame))).astype(np.uint8, copy=False)
 
 
-def video(path: Path, account: Account) -> Generator[Coded]:
-    """The frames of a video from ``account.start`` on, a few earlier ones included. Raises MediaError."""
+def video_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
+    """Decode a video from the part on that was asked for.
+
+    Args:
+        path: the file.
+        log: where that part begins; what is lost or changed is added to it.
+
+    Yields:
+        The frames from ``log.start`` on, in the order of showing, a few earlier ones included.
+
+    Raises:
+        MediaError: when the file cannot be read, or has no frame that can be decoded.
+    """
     from av.video.reformatter import VideoReformatter
 
     opening = opening_of(path)
     for note in opening.info.notes:
-        account.note(note)
+        log.note(note)
     reformatter = VideoReformatter()
     rate = opening.info.rate or Fraction(25)
-    key = _key_frame_before(path, opening.zero + Fraction(account.start - MARGIN)) if account.start > MARGIN else None
-    with opened(path) as container:
+    key = _key_frame_before(path, opening.zero + Fraction(log.start - MARGIN)) if log.start > MARGIN else None
+    with open_container(path) as container:
         stream = video_stream(path, container)
         # Not thread_type "AUTO": with frame threads libav drops good frames beside a broken one (measured).
         if key:
             container.seek(key.pts, stream=stream)
-            account.passed = key.index
+            log.passed = key.index
         end = 0.0
-        for frame, damaged in _decoded(stream, account, opening.zero, key):
-            number = account.passed - 1
-            time = float(seconds(frame.pts, stream) - opening.zero)
+        for frame, damaged in _decoded(stream, log, opening.zero, key):
+            number = log.passed - 1
+            time = float(seconds_of(frame.pts, stream) - opening.zero)
             if frame.pts is None:  # a bare stream of H.264 has no times
                 time = float(number / rate)
-                account.note(f"no time stamps in it: taken as {float(rate):g} frames a second")
-            duration = float(seconds(frame.duration, stream)) or None
+                log.note(f"no time stamps in it: taken as {float(rate):g} frames a second")
+            duration = float(seconds_of(frame.duration, stream)) or None
             end = time + (duration or 0.0)
 
             def colours(frame: VideoFrame = frame) -> NDArray[np.uint8]:
                 return _colours(frame, opening.size, reformatter)
 
-            yield Coded(number, frame.pts, time, duration, damaged, colours)
-        missing = _missing_at_the_end(container, stream, account.passed, end, float(rate))
+            yield CodedFrame(number, frame.pts, time, duration, damaged, colours)
+        missing = _missing_at_the_end(container, stream, log.passed, end, float(rate))
         if missing > 0:
-            account.lose(missing, end)
-            account.note(f"cut off after {end:.2f} s; frames missing at the end: {missing}")
+            log.lose(missing, end)
+            log.note(f"cut off after {end:.2f} s; frames missing at the end: {missing}")
 
 
 def _missing_at_the_end(container: InputContainer, stream: VideoStream, passed: int, end: float, rate: float) -> int:
-    """How many frames fewer than its header promises a file held that was read to its end."""
+    """How many of the frames that its header promises a file did not hold, once it has been read to its end."""
     if container.format.name.startswith("mov"):
         # The index is whole even where the data are cut off. It marks frames that an edit list hides; the header's
         # count does not.
         return sum(not entry.is_discard for entry in stream.index_entries) - passed
-    # Other formats only state a length, and the file's as a whole may be that of its sound.
+    # Other formats only state a length; that of the whole file may be the length of its sound.
     own = stream.duration or "DURATION" in stream.metadata
     short = (stated_duration(container, stream) or 0.0) - end if own else 0.0
     return round(short * rate) if short > 0.5 else 0
 
 
 def _decoded(
-    stream: VideoStream, account: Account, zero: Fraction = Fraction(0), key: _Key | None = None
+    stream: VideoStream, log: DecodingLog, zero: Fraction = Fraction(0), key: _Key | None = None
 ) -> Iterator[tuple[VideoFrame, bool]]:
-    """Frames, and whether they are damaged; frames that never come are counted in ``account``.
+    """Frames, and whether they are damaged; frames that never come are counted in ``log``.
 
-    A packet's frame comes out later, in the order of showing. So the stamps of packets without a frame are kept
-    (a dozen at most), and one that is older than a frame that came out is a frame lost, whether or not libav said so:
-    often it does not. After a seek, what is shown before the key frame is not ours.
+    A packet's frame comes out later, in the order of showing. The stamps of packets whose frame has not come out are
+    therefore kept (a dozen at most). When a frame comes out and an older stamp is still kept, that stamp's frame is
+    lost; libav often does not report it. After a seek, what is shown before the key frame is left out.
     """
     import av
 
     shown = key.pts - 1 if key else None  # the stamp of the last frame
     waiting: list[int] = []
-    mending = False  # since something was lost, until the next key frame, what is decoded refers to it
-    for packet in _until_broken(stream, account):
+    mending = False  # after a loss, frames refer to what was lost, until the next key frame
+    for packet in _until_broken(stream, log):
         if packet.pts is not None and packet.size and _shows(packet, stream) and not (key and packet.pts < key.pts):
             waiting.append(packet.pts)
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            if packet.pts is None:  # otherwise it is missed when its turn has passed
+            if packet.pts is None:  # one with a stamp is counted when its turn has passed
                 mending = True
-                account.lose(1, account.start)
-                account.passed += 1
+                log.lose(1, log.start)
+                log.passed += 1
             continue
         for frame in frames:
             if shown is not None and frame.pts is not None and frame.pts <= shown:
-                continue  # leads up to the key frame; or came out of order after damage, and counts as lost
+                continue  # it belongs before the key frame, or came out of order after damage and counts as lost
             shown = frame.pts
             gone = _overtaken(waiting, frame.pts)
             for pts in gone:
-                account.lose(1, float(seconds(pts, stream) - zero))
+                log.lose(1, float(seconds_of(pts, stream) - zero))
             intact = frame.key_frame and not frame.is_corrupt
             mending = not intact and (mending or bool(gone) or frame.is_corrupt)
-            account.passed += len(gone) + 1
+            log.passed += len(gone) + 1
             yield frame, mending
     for pts in waiting:
-        account.lose(1, float(seconds(pts, stream) - zero))
-    account.passed += len(waiting)
+        log.lose(1, float(seconds_of(pts, stream) - zero))
+    log.passed += len(waiting)
 
 
-def _until_broken(stream: VideoStream, account: Account) -> Iterator[Packet[VideoStream]]:
+def _until_broken(stream: VideoStream, log: DecodingLog) -> Iterator[Packet[VideoStream]]:
+    """The packets of a stream up to its end, or up to where the file is broken."""
     import av
 
     packets = stream.container.demux(stream)  # type: ignore[attr-defined]
@@ -252,7 +319,7 @@ def _until_broken(stream: VideoStream, account: Account) -> Iterator[Packet[Vide
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            account.note(f"broken inside ({reason(error)}): read up to there")
+            log.note(f"broken inside ({reason_of(error)}): read up to there")
             return
         if packet is None:
             return
@@ -260,13 +327,13 @@ def _until_broken(stream: VideoStream, account: Account) -> Iterator[Packet[Vide
 
 
 def _shows(packet: Packet[VideoStream], stream: VideoStream) -> bool:
-    """Whether a frame is to come of a packet: not of one that an edit list hides, nor of VP8's hidden references."""
+    """Whether a packet has a frame to show: one that an edit list hides has none, nor has a hidden VP8 frame."""
     return not packet.is_discard and not (stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10)
 
 
 def _overtaken(waiting: list[int], pts: int | None) -> list[int]:
-    """Take the stamp of a frame that came out from those waiting, and the older ones; the latter are returned."""
-    if pts is None or pts not in waiting:  # a decoder with stamps of its own: count nothing
+    """Remove the stamp of a frame that came out from those waiting, and the older ones, which are returned."""
+    if pts is None or pts not in waiting:  # the decoder makes its own stamps, so nothing can be counted
         del waiting[:1]
         return []
     waiting.remove(pts)
@@ -277,25 +344,25 @@ def _overtaken(waiting: list[int], pts: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class _Key:
-    """A key frame to start from: how many frames are shown before it, and its stamp."""
+    """A key frame to start from: how many frames are shown before it, and its time stamp."""
 
     index: int
     pts: int
 
 
 def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
-    """The key frame that a seek to ``target`` (seconds, the file's own) finds; None to decode from the beginning.
+    """The key frame that a seek to ``target`` (seconds of the file's own time) finds.
 
-    Its index is counted from the packets before it, which costs reading but no decoding. Where stamps are missing or
-    the format cannot seek, there is no such frame.
+    Its index is counted from the packets before it, which takes reading but no decoding. None means to decode from the
+    beginning: stamps are missing, or the format cannot seek.
     """
     import av
 
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(path, container)
         if not stream.time_base:
             return None
-        goal = int(target / exact(stream.time_base))
+        goal = int(target / as_fraction(stream.time_base))
         try:
             container.seek(goal, stream=stream)
             key = next(container.demux(stream))
@@ -304,7 +371,7 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
         if key.pts is None or not key.is_keyframe or key.pts > goal:
             return None
         found = key.pts
-    with opened(path) as container:
+    with open_container(path) as container:
         stream, index = video_stream(path, container), 0
         for packet in container.demux(stream):
             if packet.dts is not None and packet.dts >= found:  # nothing later in the file is shown earlier

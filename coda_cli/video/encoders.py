@@ -1,12 +1,11 @@
-"""What makes files of frames: libav for MP4, WebM, WebP and GIF, our own writer for PNG; sound goes along.
+"""What turns frames into a file: libav for MP4, WebM and WebP, our own PNG encoder for folders; GIF is in ``gif``.
 
-PyAV throughout, not imageio: its writer knows no times and no encoder options, and crashes on odd sizes and filters.
+PyAV is used directly, not through imageio, whose writer knows no times and no options of encoders, and crashes on odd
+sizes and filters.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -14,43 +13,49 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from coda_cli.errors import MediaError
 from coda_cli.media import png
-from coda_cli.video.containers import exact, opened
-from coda_cli.video.decoding import opening_of
+from coda_cli.video.containers import as_fraction
+from coda_cli.video.sound import Sound
 
 if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer, OutputContainer
-    from av.filter import Graph
-    from av.filter.context import FilterContext
-    from av.packet import Packet
+    from av.container import OutputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 Kind = Literal["mp4", "webm", "gif", "webp", "png"]
-DEFAULT_RATE = Fraction(25)  # when a clip of one frame says nothing about how long it is
+DEFAULT_RATE = Fraction(25)  # frames a second of a clip whose only frame does not say how long it lasts
 RGB = NDArray[np.uint8]
 
 
 class Encoder(Protocol):
-    """What turns frames into a file or folder ``path``; times are whole ticks of ``tick`` seconds from the first."""
+    """What turns frames into a file or folder.
+
+    Attributes:
+        tick: seconds of one unit of time; times are whole ticks from the first frame.
+        shortest: ticks between frames; those that come faster are dropped.
+    """
 
     tick: Fraction
-    shortest: int  # ticks between frames; those that come faster are dropped
+    shortest: int
 
     def add(self, rgb: RGB, at: int) -> None:
-        """Take the frame that begins at tick ``at``."""
+        """Take one more frame.
+
+        Args:
+            rgb: uint8 [H, W, 3] sRGB.
+            at: the tick at which the frame begins.
+        """
 
     def finish(self, end: int) -> None:
-        """Complete the file; the last frame ends at tick ``end``."""
+        """Complete the file.
+
+        Args:
+            end: the tick at which the last frame ends.
+        """
 
     def close(self) -> None:
-        """Let go of everything, finished or not."""
+        """Release everything that is held, whether the file is finished or not."""
 
-
-# ---- MP4, WebM, WebP -------------------------------------------------------------------------------------------------
 
 _CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
     # No B-frames: with them the MP4 index holds the durations of the decoding order, and a clip of variable rate
@@ -60,31 +65,41 @@ _CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
     "webm": ("libvpx-vp9", "yuv420p", {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "7", "row-mt": "1"}),
     "webp": ("libwebp_anim", "bgra", {"quality": "80", "compression_level": "1"}),
 }
-SOUND: dict[str, tuple[str, ...]] = {
-    # What browsers play in each container; the first is what other sound becomes.
-    "mp4": ("aac", "mp3", "opus", "flac"),
-    "webm": ("libopus", "opus", "vorbis"),
-}
 
 
 class Video:
-    """Straight into the file: libav with real time stamps in a fine time base."""
+    """MP4, WebM or animated WebP: frames go into the file at once, with their true times in a fine time base.
+
+    Attributes:
+        tick: seconds of one unit of time.
+        shortest: ticks between frames.
+    """
 
     def __init__(
         self,
         path: Path,
         kind: Kind,
         size: tuple[int, int],
-        rate: Fraction | None,
-        quality: int | None,
-        loop: bool,
-        sound: Sound | None,
+        rate: Fraction | None = None,
+        quality: int | None = None,
+        loop: bool = True,
+        sound: Sound | None = None,
     ) -> None:
+        """Open the file.
+
+        Args:
+            path: the file to write.
+            kind: "mp4", "webm" or "webp".
+            size: (width, height) of the frames in pixels.
+            rate: frames a second, if they are constant.
+            quality: crf of mp4 and webm, quality of webp; the kind's default unless given.
+            loop: whether a webp starts again at its end.
+            sound: what goes along, in mp4 and webm.
+        """
         import av
         from av.video.reformatter import VideoReformatter
 
-        self.path, self.kind, self.sound = path, kind, sound
-        codec, self.pixels, options = _CODECS[kind]
+        codec, self._pixels, options = _CODECS[kind]
         if quality is not None:
             options = options | {"quality" if kind == "webp" else "crf": str(quality)}
         rate = Fraction(rate or DEFAULT_RATE)
@@ -92,70 +107,89 @@ class Video:
         ticks = 1000 if kind == "webp" else rate.numerator * -(-90000 // rate.numerator)
         self.tick = Fraction(1, ticks)
         self.shortest = 11 if kind == "webp" else 1  # browsers show 10 ms as 100
+        self._path, self._kind, self._sound, self._last = path, kind, sound, 0
         more = {"mp4": {"movflags": "+faststart"}, "webp": {"loop": "0" if loop else "1"}}.get(kind, {})
-        self.container: OutputContainer = av.open(f"file:{path}", "w", format=kind, options=more)
-        stream = cast("VideoStream", self.container.add_stream(codec, rate=rate, options=options))
-        # Odd sizes do not exist in yuv420p.
-        self.padding = (-size[1] % 2, -size[0] % 2) if self.pixels == "yuv420p" else (0, 0)
-        stream.width, stream.height, stream.pix_fmt = size[0] + self.padding[1], size[1] + self.padding[0], self.pixels
-        stream.codec_context.time_base = self.tick
-        if self.pixels == "yuv420p":  # said, so that every player shows the same colours: BT.709, limited range
-            context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-        self.stream, self.at = stream, 0
-        self.reformatter = VideoReformatter()
+        self._container: OutputContainer = av.open(f"file:{path}", "w", format=kind, options=more)
+        # yuv420p has no odd sizes.
+        self._padding = (-size[1] % 2, -size[0] % 2) if self._pixels == "yuv420p" else (0, 0)
+        self._stream = cast("VideoStream", self._container.add_stream(codec, rate=rate, options=options))
+        self._describe_stream(size)
+        self._reformatter = VideoReformatter()
         if sound:
-            sound.into(self.container)
+            sound.add_to(self._container)
+
+    def _describe_stream(self, size: tuple[int, int]) -> None:
+        """State the size, the kind of pixels, the times and the colours of the stream of pictures."""
+        down, right = self._padding
+        self._stream.width, self._stream.height, self._stream.pix_fmt = size[0] + right, size[1] + down, self._pixels
+        context = self._stream.codec_context
+        context.time_base = self.tick
+        if self._pixels == "yuv420p":  # stated, so that every player shows the same colours: BT.709, limited range
+            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
 
     def add(self, rgb: RGB, at: int) -> None:
-        """Encode a frame, and the sound that comes before it."""
-        if self.sound:
-            self.sound.copy_until(float(at * self.tick))
-        self.at = at
-        for packet in self.stream.encode(self._frame(rgb, at)):
-            self.container.mux(packet)
+        """Encode a frame, and before it the sound up to its time.
 
-    def _frame(self, rgb: RGB, at: int) -> VideoFrame:
-        from av.video.frame import VideoFrame as Frame
-        from av.video.reformatter import Interpolation
-
-        down, right = self.padding
-        if down or right:
-            rgb = np.pad(rgb, ((0, down), (0, right), (0, 0)), mode="edge")
-        frame = Frame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        if self.pixels == "yuv420p":
-            frame = self.reformatter.reformat(
-                frame, format=self.pixels, dst_colorspace=1, dst_color_range=1, threads=1,
-                interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
-            )  # fmt: skip
-        else:
-            frame = self.reformatter.reformat(frame, format=self.pixels, threads=1)
-        frame.pts, frame.time_base = at, self.tick
-        return frame
+        Args:
+            rgb: uint8 [H, W, 3] sRGB.
+            at: the tick at which the frame begins.
+        """
+        if self._sound:
+            self._sound.copy_until(float(at * self.tick))
+        self._last = at
+        for packet in self._stream.encode(self._frame(rgb, at)):
+            self._container.mux(packet)
 
     def finish(self, end: int) -> None:
-        """Encode what is left, with the length of the last frame."""
-        for packet in self.stream.encode():
-            base = exact(packet.time_base)
-            if packet.pts is not None and round(packet.pts * base / self.tick) == self.at:
-                packet.duration = round((end - self.at) * self.tick / base)  # the others end where the next begins
-            self.container.mux(packet)
-        if self.sound:
-            self.sound.copy_until(float(end * self.tick))
-            self.sound.finish()
-        self.container.close()
-        if self.kind == "webp":
-            _end_webp(self.path, end)
+        """Encode what is left, give the last frame its length, and complete the file.
+
+        Args:
+            end: the tick at which the last frame ends.
+        """
+        for packet in self._stream.encode():
+            base = as_fraction(packet.time_base)
+            if packet.pts is not None and round(packet.pts * base / self.tick) == self._last:
+                packet.duration = round((end - self._last) * self.tick / base)  # the others end where the next begins
+            self._container.mux(packet)
+        if self._sound:
+            self._sound.copy_until(float(end * self.tick))
+            self._sound.finish()
+        self._container.close()
+        if self._kind == "webp":
+            _set_length_of_webp(self._path, end)
 
     def close(self) -> None:
         """Close the file, and the clip that the sound is from."""
-        self.container.close()
-        if self.sound:
-            self.sound.close()
+        self._container.close()
+        if self._sound:
+            self._sound.close()
+
+    def _frame(self, rgb: RGB, at: int) -> VideoFrame:
+        """A frame as the codec wants it: padded to an even size with its edge, in the codec's kind of pixels."""
+        from av.video.frame import VideoFrame as Frame
+        from av.video.reformatter import Interpolation
+
+        down, right = self._padding
+        if down or right:
+            rgb = np.pad(rgb, ((0, down), (0, right), (0, 0)), mode="edge")
+        frame = Frame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        if self._pixels == "yuv420p":
+            frame = self._reformatter.reformat(
+                frame,
+                format=self._pixels,
+                dst_colorspace=1,
+                dst_color_range=1,
+                threads=1,
+                interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+            )
+        else:
+            frame = self._reformatter.reformat(frame, format=self._pixels, threads=1)
+        frame.pts, frame.time_base = at, self.tick
+        return frame
 
 
-def _end_webp(path: Path, total: int) -> None:
-    """Set the delay of an animated WebP's last frame (libwebp makes it the mean) so that all last ``total`` ms."""
+def _set_length_of_webp(path: Path, total: int) -> None:
+    """Set the delay of the last frame of an animated WebP so that all frames last ``total`` ms; libwebp guesses it."""
     data = bytearray(path.read_bytes())
     place, last, before = 12, 0, 0
     delays = []
@@ -170,198 +204,41 @@ def _end_webp(path: Path, total: int) -> None:
         path.write_bytes(data)
 
 
-class Sound:
-    """The sound of another clip, from a moment of it on: packets as they are, or encoded anew where they may not be."""
-
-    def __init__(self, source: Path, kind: Kind, start: float) -> None:
-        self.begin = opening_of(source).zero + Fraction(start)
-        self.resources = contextlib.ExitStack()
-        container = self.resources.enter_context(opened(source))
-        if not container.streams.audio or container.streams.audio[0].codec_context is None:
-            self.resources.close()
-            raise MediaError(f"{source}: has no sound that can be decoded")
-        self.stream = container.streams.audio[0]
-        self.copied = self.stream.codec_context.name in SOUND[kind]
-        self.codec = SOUND[kind][0]
-        self.base = exact(self.stream.time_base)
-        with contextlib.suppress(OSError, ValueError):  # where it cannot be sought it is read from the beginning
-            container.seek(int((self.begin - 1) / self.base), stream=self.stream)
-        self.pieces = self._pieces(container)
-        self.next = next(self.pieces, None)
-
-    def _pieces(self, container: InputContainer) -> Iterator[tuple[float, float, Packet[AudioStream] | AudioFrame]]:
-        """From the beginning on: seconds since, length in seconds, and what sounds then."""
-        import av
-
-        packets = container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                whole = [packet] if packet.size and packet.dts is not None else []
-                for piece in whole if self.copied else packet.decode():
-                    at = float((piece.pts or 0) * self.base - self.begin)
-                    if piece.pts is not None and at > -0.001:
-                        yield at, float((piece.duration or 0) * self.base), piece
-            except av.InvalidDataError:  # a click in the sound, not the end of it
-                continue
-
-    def into(self, output: OutputContainer) -> None:
-        """Add the stream to a file whose header is not yet written."""
-        self.output = output
-        if self.copied:
-            self.target = output.add_stream_from_template(self.stream)
-        else:
-            rate = 48000 if self.codec == "libopus" else self.stream.rate  # the only one that Opus has in common
-            self.target = cast("AudioStream", output.add_stream(self.codec, rate=rate))
-            self.target.codec_context.layout = "mono" if self.stream.layout.nb_channels == 1 else "stereo"
-
-    def copy_until(self, time: float) -> None:
-        """Hand over what sounds before ``time``, in seconds from the beginning; the last piece by its middle."""
-        while self.next and self.next[0] + self.next[1] / 2 < time:
-            piece = self.next[2]
-            shift = round(self.begin / self.base)
-            piece.pts = max(0, (piece.pts or 0) - shift)
-            if self.copied:
-                packet = cast("Packet[AudioStream]", piece)
-                packet.dts = max(0, (packet.dts or 0) - shift)
-                packet.stream = self.target
-                self.output.mux(packet)
-            else:
-                self.output.mux(self.target.encode(cast("AudioFrame", piece)))
-            self.next = next(self.pieces, None)
-
-    def finish(self) -> None:
-        """That was all."""
-        if not self.copied:
-            self.output.mux(self.target.encode(None))
-
-    def close(self) -> None:
-        """Close the clip that the sound is from."""
-        self.resources.close()
-
-
-# ---- GIF and folders -------------------------------------------------------------------------------------------------
-
-
-class Gif:
-    """Twice through the frames, as one palette for all needs them all: spooled to disk without loss, not held.
-
-    The first pass counts colours while frames arrive (``palettegen``), the second, at the end, draws with the palette.
-    Times are rounded to centiseconds, not delays, so the delays add up to the clip's length.
-    """
-
-    tick, shortest = Fraction(1, 100), 2  # browsers slow down what is faster
-
-    def __init__(self, path: Path, size: tuple[int, int], loop: bool) -> None:
-        import av
-        from av.filter import Graph
-
-        self.path, self.size, self.loop = path, size, loop
-        self.spool_path = path.with_name(f"{path.name}.spool")
-        self.spool: OutputContainer = av.open(f"file:{self.spool_path}", "w", format="nut")
-        self.spooled = self._stream(self.spool, "ffv1", "bgr0")
-        # All pixels count, not only changing ones ("diff"): captions and colour bars stand still.
-        self.colours = Graph()
-        source, sink = self._source(self.colours, size), self.colours.add("buffersink")
-        generator = self.colours.add("palettegen", "stats_mode=full")
-        self.colours.link_nodes(source, generator, sink).configure()
-
-    def _stream(self, container: OutputContainer, codec: str, pixels: str) -> VideoStream:
-        stream = cast("VideoStream", container.add_stream(codec, rate=DEFAULT_RATE))
-        stream.width, stream.height = self.size
-        stream.pix_fmt = pixels
-        stream.codec_context.time_base = self.tick
-        return stream
-
-    def _source(self, graph: Graph, size: tuple[int, int]) -> FilterContext:
-        from av.video.format import VideoFormat
-
-        return graph.add_buffer(width=size[0], height=size[1], format=VideoFormat("bgr0"), time_base=self.tick)
-
-    def add(self, rgb: RGB, at: int) -> None:
-        """Spool a frame and count its colours."""
-        import av
-        from av.video.frame import VideoFrame
-
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(format="bgr0", threads=1)
-        frame.pts, frame.time_base = at, self.tick
-        self.spool.mux(self.spooled.encode(frame))
-        self.colours.vpush(frame)
-        with contextlib.suppress(
-            av.BlockingIOError
-        ):  # nothing comes before the end, but unasked it would hold all frames
-            self.colours.vpull()
-        self.at = at
-
-    def finish(self, end: int) -> None:
-        """Draw all frames with the one palette."""
-        import av
-        from av.filter import Graph
-
-        self.spool.mux(self.spooled.encode())
-        self.spool.close()
-        self.colours.vpush(None)
-        palette = self.colours.vpull()
-        palette.pts, palette.time_base = 0, self.tick
-        drawing = Graph()
-        source = self._source(drawing, self.size)
-        other = drawing.add_buffer(width=palette.width, height=palette.height, format=palette.format,
-                                   time_base=self.tick)  # fmt: skip
-        drawer = drawing.add("paletteuse", "dither=bayer:bayer_scale=5:diff_mode=rectangle")
-        sink = drawing.add("buffersink")
-        source.link_to(drawer, 0, 0)
-        other.link_to(drawer, 0, 1)
-        drawer.link_to(sink)
-        drawing.configure()
-        other.push(palette)
-        other.push(None)
-        options = {"loop": "0" if self.loop else "-1", "final_delay": str(end - self.at)}
-        with (
-            av.open(f"file:{self.path}", "w", format="gif", options=options) as output,
-            av.open(f"file:{self.spool_path}") as spool,
-        ):
-            stream = self._stream(output, "gif", "pal8")
-
-            def write_what_is_drawn() -> None:
-                with contextlib.suppress(av.BlockingIOError, av.EOFError):
-                    while True:
-                        output.mux(stream.encode(cast("VideoFrame", sink.pull())))
-
-            for frame in spool.decode(video=0):
-                # Neither the spool nor the graph keeps the time base it was given.
-                frame.pts = round((frame.pts or 0) * exact(frame.time_base) / self.tick)
-                frame.time_base = self.tick
-                source.push(frame)
-                write_what_is_drawn()
-            source.push(None)
-            write_what_is_drawn()
-            output.mux(stream.encode())
-
-    def close(self) -> None:
-        """Drop the spool."""
-        with contextlib.suppress(Exception):
-            self.spool.close()
-        self.spool_path.unlink(missing_ok=True)
-
-
 class Pictures:
-    """A folder of 000000.png, 000001.png and so on: no times, no loss."""
+    """A folder of 000000.png, 000001.png and so on, without loss; times are not kept.
+
+    Attributes:
+        tick: seconds of one unit of time.
+        shortest: ticks between frames; none is dropped.
+    """
 
     tick, shortest = Fraction(1, 90000), 0
 
     def __init__(self, path: Path) -> None:
-        self.path, self.count = path, 0
+        """Make the folder.
+
+        Args:
+            path: the folder, which must not be there.
+        """
+        self._path, self._count = path, 0
         path.mkdir()
 
-    def add(self, rgb: RGB, _at: int) -> None:
-        """Write a frame as the next picture."""
-        (self.path / f"{self.count:06d}.png").write_bytes(png.encode(rgb))
-        self.count += 1
+    def add(self, rgb: RGB, at: int) -> None:  # noqa: ARG002 (a folder keeps no times)
+        """Write a frame as the next picture.
+
+        Args:
+            rgb: uint8 [H, W, 3] sRGB.
+            at: the tick at which the frame begins.
+        """
+        (self._path / f"{self._count:06d}.png").write_bytes(png.encode(rgb))
+        self._count += 1
 
     def finish(self, end: int) -> None:
-        """Nothing is left to do."""
+        """Do nothing: every picture is complete already.
+
+        Args:
+            end: the tick at which the last frame ends.
+        """
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no file is held open."""

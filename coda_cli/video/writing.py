@@ -1,6 +1,7 @@
 """Clips out: MP4, WebM, GIF, animated WebP and folders of PNG, frame by frame, with true times, all or nothing.
 
-What becomes of the frames is in ``clip_encoders``.
+``ClipWriter`` checks and counts frames and gives the finished file its name. What turns frames into files is in
+``encoders`` and ``gif``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,38 +20,51 @@ from typing import cast, get_args
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.files import TEMPORARY_PREFIX
-from coda_cli.video.encoders import DEFAULT_RATE, RGB, SOUND, Encoder, Gif, Kind, Pictures, Sound, Video
+from coda_cli.video.containers import reason_of
+from coda_cli.video.encoders import DEFAULT_RATE, RGB, Encoder, Kind, Pictures, Video
+from coda_cli.video.gif import Gif
+from coda_cli.video.sound import SOUND, Sound
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def kind_of(path: Path) -> Kind:
-    """The kind of clip that a path's suffix asks for; none at all is a folder of PNG. Raises UsageError."""
+    """Find the kind of clip that a path's suffix asks for.
+
+    Args:
+        path: where a clip is to be written; a path without a suffix is a folder of PNG.
+
+    Returns:
+        The kind.
+
+    Raises:
+        UsageError: for a suffix of something else.
+    """
     suffix = path.suffix.lower().lstrip(".")
     if not suffix:
         return "png"
     if suffix not in KINDS or suffix == "png":
         raise UsageError(
-            f"{path}: clips are written as .mp4, .webm, .gif or .webp, or as numbered PNG into a folder (no suffix)"
+            "clips are written as .mp4, .webm, .gif or .webp, or as numbered PNG into a folder (no suffix)", item=path
         )
     return cast(Kind, suffix)
 
 
 class ClipWriter:
-    """Writes one clip: ``with ClipWriter(path) as clip: clip.write(rgb, time)``.
+    """Writes one clip, whose file appears under its name when the block ends well.
 
-    kind      "mp4" (H.264, plays in a browser), "webm" (VP9), "gif", "webp" (animated) or "png" (a folder of numbered
-              pictures); by default what the suffix of ``path`` says
-    rate      frames a second if they are constant: makes times such as k / 23.976 exact. Times need not be regular.
-    audio     a clip whose sound goes along (mp4 and webm), cut to the frames written; packets are copied where the
-              kind allows, and encoded anew where not. ``notes`` says when there is none.
-    quality   crf of mp4 (18) and webm (30): lower is better; quality of webp (80): higher is better
-    loop      gif and webp start again at their end
+    After KeyboardInterrupt it is the valid, shorter clip of the frames so far. After any other exception, and without
+    a frame, nothing is left. Frames closer together than the kind can show (GIF: 20 ms) are dropped; the length of the
+    clip stays true.
 
-    The file appears under its name when the block ends well. After KeyboardInterrupt it is the valid, shorter clip of
-    the frames so far; after any other exception, and without a frame, nothing is left. Frames closer together than the
-    kind can show (GIF: 20 ms) are dropped and counted in ``dropped``; the length stays true.
-    Raises UsageError for an unknown suffix and MediaError for what cannot be written.
+    Example:
+        with ClipWriter(Path("clip.mp4")) as clip:
+            clip.write(rgb, time)
+
+    Attributes:
+        frames: how many frames have been written.
+        dropped: how many frames came too fast for this kind of clip.
+        notes: in words, what the file lacks: frames that were dropped, sound that could not be had.
     """
 
     def __init__(
@@ -62,19 +76,42 @@ class ClipWriter:
         audio: Path | None = None,
         quality: int | None = None,
         loop: bool = True,
+        fixed_colours: RGB | None = None,
+        comment: str = "",
     ) -> None:
+        """Check that the clip can be written there; its file is opened with the first frame.
+
+        Args:
+            path: the file or folder to write.
+            kind: "mp4" (H.264, plays in a browser), "webm" (VP9), "gif", "webp" (animated) or "png" (a folder of
+                numbered pictures); what the suffix of ``path`` says unless given.
+            rate: frames a second, if they are constant; it makes times such as k / 23.976 exact. Times need not be
+                regular.
+            audio: a clip whose sound goes along (mp4 and webm), cut to the frames written. Packets are copied where
+                the kind allows, and encoded again where it does not. ``notes`` says when there is none.
+            quality: crf of mp4 (18 unless given) and webm (30), where lower is better; quality of webp (80), where
+                higher is better.
+            loop: whether gif and webp start again at their end.
+            fixed_colours: uint8 [n, 3] sRGB, n at most 253: colours that a gif must show exactly.
+            comment: text that a gif carries.
+
+        Raises:
+            UsageError: for an unknown suffix.
+            MediaError: when the folder is missing, or the path is a folder with something else in it.
+        """
         self.path, self.kind = path, kind or kind_of(path)
-        self.rate, self.audio, self.quality, self.loop = rate, audio, quality, loop
         self.frames, self.dropped, self.notes = 0, 0, list[str]()
+        self._rate, self._audio, self._quality, self._loop = rate, audio, quality, loop
+        self._fixed_colours, self._comment = fixed_colours, comment
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part")
         self._encoder: Encoder | None = None
         self._shape: tuple[int, ...] = ()
         self._first = self._time = self._end = 0.0
         self._at, self._done = 0, False
         if self.kind == "png" and path.exists() and not _holds_only_frames(path):
-            raise MediaError(f"{path}: is there and no folder of numbered frames; choose a new name")
+            raise MediaError("exists and is not a folder of numbered frames; choose a new name", item=path)
         if not path.parent.is_dir():
-            raise MediaError(f"{path}: the folder {path.parent} does not exist")
+            raise MediaError(f"the folder {path.parent} does not exist", item=path)
 
     def __enter__(self) -> ClipWriter:
         return self
@@ -89,18 +126,24 @@ class ClipWriter:
             self.discard()
 
     def write(self, rgb: RGB, time: float, duration: float | None = None) -> None:
-        """Add a frame, uint8 [H, W, 3] of one size throughout, at ``time`` seconds; times grow.
+        """Add a frame, which lasts until the next one.
 
-        A frame lasts until the next one; ``duration`` seconds matters for the last. Unless given it is the last
-        distance between two frames. Raises MediaError.
+        Args:
+            rgb: uint8 [H, W, 3] sRGB, of the first frame's size.
+            time: seconds; later than the frame before. The first frame's time is the clip's beginning.
+            duration: seconds, which count for the last frame; the time since the frame before unless given.
+
+        Raises:
+            ValueError: for a frame of another size.
+            MediaError: when the file cannot be written.
         """
         if self._encoder is None:
             self._shape, self._first, self._time = rgb.shape, time, time
         if rgb.shape != self._shape:
             raise ValueError(f"frames of a clip must have one size: {rgb.shape} after {self._shape}")
-        usual = time - self._time or float(1 / (self.rate or DEFAULT_RATE))
+        usual = time - self._time or float(1 / (self._rate or DEFAULT_RATE))
         self._time, self._end = time, time + (duration or usual)
-        with self._failing(), uninterrupted():
+        with self._media_errors(), uninterrupted():
             if self._encoder is None:
                 self._encoder = self._begin(rgb.shape[1], rgb.shape[0])
             at = round((time - self._first) / self._encoder.tick)
@@ -112,12 +155,16 @@ class ClipWriter:
             self.frames += 1
 
     def finish(self) -> None:
-        """Complete the file and give it its name. Raises MediaError, also when there is no frame."""
+        """Complete the file and give it its name.
+
+        Raises:
+            MediaError: when the file cannot be written, or there is no frame.
+        """
         with contextlib.ExitStack() as unless_done:
             unless_done.callback(self.discard)
-            with self._failing():
+            with self._media_errors():
                 if self._encoder is None:
-                    raise MediaError(f"{self.path}: no frame to write")
+                    raise MediaError("no frame to write", item=self.path)
                 encoder, self._encoder = self._encoder, None
                 try:
                     length = round((self._end - self._first) / encoder.tick)
@@ -131,7 +178,7 @@ class ClipWriter:
             self.notes.append(f"{self.dropped} frames dropped: {self.kind} cannot show them that fast")
 
     def discard(self) -> None:
-        """Give up: nothing is left behind."""
+        """Give up the clip, and leave nothing behind."""
         encoder, self._encoder = self._encoder, None
         with contextlib.suppress(Exception):
             if encoder:
@@ -141,34 +188,62 @@ class ClipWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _begin(self, width: int, height: int) -> Encoder:
+        """Open the temporary file for frames of this size."""
         if self.kind == "png":
             return Pictures(self._temporary)
-        self._temporary.open("xb").close()  # libav would find out about the folder only when it has a packet to write
+        # libav would notice a folder that cannot be written only when it has a packet to write.
+        self._temporary.open("xb").close()
+        size = width, height
         if self.kind == "gif":
-            return Gif(self._temporary, (width, height), self.loop)
-        sound = self._sound() if self.audio and self.kind in SOUND else None
-        return Video(self._temporary, self.kind, (width, height), self.rate, self.quality, self.loop, sound)
+            return Gif(self._temporary, size, loop=self._loop, fixed_colours=self._fixed_colours, comment=self._comment)
+        sound = self._sound() if self._audio and self.kind in SOUND else None
+        return Video(self._temporary, self.kind, size, self._rate, self._quality, self._loop, sound)
 
     def _sound(self) -> Sound | None:
-        assert self.audio is not None
+        """The sound that goes along; None, with a note, where it cannot be read."""
+        assert self._audio is not None
         try:
-            return Sound(self.audio, self.kind, self._first)
-        except MediaError as error:  # the pictures are worth having without it
+            return Sound(self._audio, self.kind, self._first)
+        except MediaError as error:  # the pictures are useful without it
             self.notes.append(f"without sound: {error}")
             return None
 
     @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _media_errors(self) -> Iterator[None]:
+        """Turn what libav and the system raise into MediaError with the name of the file."""
         import av
 
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise MediaError(f"{self.path}: cannot be written ({reason})") from error
+            raise MediaError(f"cannot be written ({reason_of(error)})", item=self.path) from error
+
+
+def write_gif(path: Path, frames: Iterable[RGB], seconds: float, comment: str, fixed_colours: RGB) -> None:
+    """Write an endless GIF whose frames all last equally long; after any exception nothing of it is left.
+
+    Args:
+        path: the file to write.
+        frames: pictures uint8 [H, W, 3] sRGB of one size; they are taken one by one.
+        seconds: how long each of them is shown.
+        comment: text that the file carries.
+        fixed_colours: uint8 [n, 3] sRGB, n at most 253: colours that must be shown exactly.
+
+    Raises:
+        MediaError: when the file cannot be written, or there is no frame.
+    """
+    clip = ClipWriter(path, "gif", comment=comment, fixed_colours=fixed_colours)
+    try:
+        for n, frame in enumerate(frames):
+            clip.write(frame, n * seconds, seconds)
+        clip.finish()
+    except BaseException:  # KeyboardInterrupt as well: half an animation would look like a whole one
+        clip.discard()
+        raise
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give a finished file or folder its name."""
     if temporary.is_dir():
         if path.exists():  # numbered frames of an earlier run: checked when the writer was made
             shutil.rmtree(path)
@@ -180,12 +255,19 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _holds_only_frames(path: Path) -> bool:
+    """Whether a folder holds nothing but pictures that an earlier run may have written."""
     return path.is_dir() and all(file.stem.isdecimal() and file.suffix == ".png" for file in path.iterdir())
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is through: what belongs together in a clip is written together."""
+    """Let Ctrl-C and SIGTERM wait until the block has ended, so that a frame is written whole or not at all.
+
+    Outside the main thread this does nothing, because signals are handled only there.
+
+    Yields:
+        Nothing; when the block has ended, the signal that came is handled as usual.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -30,7 +30,7 @@ from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
 from coda_cli.schema.parts import ViewPart
-from coda_cli.video.reading import Frame, Reader, Selection, Source, kind_of, name_of, probe, uninterrupted
+from coda_cli.video.reading import Frame, Reader, Selection, Source, kind_of, probe, source_name, uninterrupted
 from coda_cli.video.spans import pixel_box
 from coda_cli.vocabulary import ClassPolicy, Fit, Precision
 
@@ -66,7 +66,7 @@ class ClipExplanation:
                 yield record
 
     def __repr__(self) -> str:
-        return f"<ClipExplanation of {name_of(self.source)} by {self.net.checkpoint.name}>"
+        return f"<ClipExplanation of {source_name(self.source)} by {self.net.checkpoint.name}>"
 
     def save(
         self, path: str | Path, *, drawing: ClipDrawing | None = None, audio: bool = True, force: bool = False
@@ -199,7 +199,7 @@ class _ClipRun:
         self.reader = Reader(source, selection)
         corner = pixel_box(selection.box, (self.info.width, self.info.height)) if selection.box else (0, 0)
         self.origin = corner[0], corner[1]  # of the frames, in the source's pixels
-        self.tally = ClipTally(clip.net, utf8(name_of(source)), self.origin)
+        self.tally = ClipTally(clip.net, utf8(source_name(source)), self.origin)
         self.found: Survey | None = None
         self.scale_frames: int | None = None
         self.view: View | None = None
