@@ -12,7 +12,8 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.explanation.clip import run as clip_run
 from coda_cli.explanation.clip.drawing import ClipDrawing
 from coda_cli.explanation.clip.files import ClipOutputs
-from coda_cli.explanation.picture import Explanation, Request, explain
+from coda_cli.explanation.picture import Explanation, explain
+from coda_cli.explanation.request import Request
 from coda_cli.explanation.run import explain_items
 from coda_cli.explanation.run import explain_many as _explain_many
 from coda_cli.schema.clips import ClipRecord, FrameRecord
@@ -22,7 +23,7 @@ from coda_cli.vocabulary import ClassPolicy
 # Old names: where they are, and what takes their place.
 NAMES = {
     "explain_image": ("deprecated", "explain(source, net, classes)"),
-    "Request": ("explanation.picture", "the keywords of explain, explain_many and explain_clip"),
+    "Request": ("explanation.request", "the keywords of explain, explain_many and explain_clip"),
     "Output": ("explanation.writer", "explain_many(..., output=FOLDER, drawing=Drawing(...), if_exists=...)"),
     "Naming": ("explanation.naming", "explain_many(..., output=FOLDER)"),
     "resolve": ("media.sources", "explain_many(['photos/'], ...)"),
@@ -64,7 +65,15 @@ def explain_image(picture: Any, net: Net | None = None, request: Request | None 
 
 @wraps(_explain_many)
 def explain_many(*args: Any, **options: Any) -> Any:
-    """``explanation.run.explain_many``, which also takes (net, items, request, output) as version 0.1 did."""
+    """``explanation.run.explain_many``, which also takes (net, items, request, output) as version 0.1 did.
+
+    Args:
+        args: those of either version, by position.
+        options: those of either version, by keyword.
+
+    Returns:
+        The outcomes.
+    """
     if args and isinstance(args[0], Net):
         _warn("explain_many(net, items, request, output)", "explain_many(sources, net, classes, output=FOLDER)", 3)
         return explain_items(*args, **options)
@@ -73,7 +82,15 @@ def explain_many(*args: Any, **options: Any) -> Any:
 
 @wraps(clip_run.explain_clip)
 def explain_clip(*args: Any, **options: Any) -> Any:
-    """``explanation.clip.run.explain_clip``, which also takes the arguments of version 0.1."""
+    """``explanation.clip.run.explain_clip``, which also takes the arguments of version 0.1.
+
+    Args:
+        args: those of either version, by position.
+        options: those of either version, by keyword.
+
+    Returns:
+        The clip's explanation; with the arguments of version 0.1, the records.
+    """
     if args and isinstance(args[0], Net):
         _warn("explain_clip(net, source, ...)", "explain_clip(source, net, classes).save(FILE)", 3)
         return _old_explain_clip(*args, **options)

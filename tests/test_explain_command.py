@@ -25,7 +25,7 @@ from program import CIFAR10, photo, photos, strict_json, tree, woollen
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation import files
-from coda_cli.explanation.picture import Request
+from coda_cli.explanation.request import Request
 from coda_cli.machine import devices
 from coda_cli.render.overlay import margin
 from coda_cli.schema.pictures import from_json

@@ -15,7 +15,7 @@ from PIL import Image
 
 from coda_cli.explanation import drawing
 from coda_cli.explanation.drawing import STYLES, draw
-from coda_cli.explanation.picture import Input
+from coda_cli.explanation.request import Input
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.media.view import View, fit, paste_back

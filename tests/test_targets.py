@@ -15,7 +15,8 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import ExitCode, UsageError
 from coda_cli.explanation.clip.survey import all_explained
-from coda_cli.explanation.picture import Explanation, Request, explain_batch
+from coda_cli.explanation.picture import Explanation, explain_batch
+from coda_cli.explanation.request import Request
 from coda_cli.explanation.writer import arrays
 from coda_cli.media.view import fit
 

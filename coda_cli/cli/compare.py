@@ -80,7 +80,7 @@ def compare(
     from coda_cli.explanation.compare import compare as compare_file
     from coda_cli.explanation.files import prepare, sweep
     from coda_cli.explanation.naming import Naming, refuse_collisions
-    from coda_cli.explanation.picture import Request
+    from coda_cli.explanation.request import Request
     from coda_cli.media.sources import resolve
     from coda_cli.schema.comparisons import FailedComparison
     from coda_cli.schema.parts import to_json

@@ -354,7 +354,7 @@ def _prepared(
     data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
 ) -> tuple[Net, Split]:
     """The network and the held-out pictures, after everything that can be wrong without them."""
-    from coda_cli.explanation.picture import Request
+    from coda_cli.explanation.request import Request
     from coda_cli.study import plots
     from coda_cli.study.by_name import is_exact, require
     from coda_cli.training.datasets import load_held_out

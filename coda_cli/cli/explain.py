@@ -137,8 +137,8 @@ def explain(
         return
 
     from coda_cli.explanation.naming import Naming
-    from coda_cli.explanation.picture import Request
     from coda_cli.explanation.record import Drawing
+    from coda_cli.explanation.request import Request
     from coda_cli.explanation.run import explain_items
     from coda_cli.explanation.writer import Output
 

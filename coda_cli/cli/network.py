@@ -8,7 +8,7 @@ from coda_cli.cli.console import console
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
-    from coda_cli.explanation.picture import Request
+    from coda_cli.explanation.request import Request
 
 
 def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:

@@ -126,4 +126,4 @@ Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout, o
 OutputFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is written; made if needed.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Never touch the network.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Do not use the internet connection.")]

@@ -122,7 +122,7 @@ def video(
     from coda_cli.explanation.clip.drawing import ClipDrawing
     from coda_cli.explanation.clip.run import ClipExplanation
     from coda_cli.explanation.drawing import refuse_style
-    from coda_cli.explanation.picture import Request
+    from coda_cli.explanation.request import Request
     from coda_cli.video.reading import Selection, parse_box
 
     request = Request(tuple(classes or ()), versus, fit, precision, check)

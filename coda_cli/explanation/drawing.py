@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import UsageError
-from coda_cli.explanation.picture import Explanation, Input
+from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, title_of
+from coda_cli.explanation.request import Input
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
 from coda_cli.render.overlay import (

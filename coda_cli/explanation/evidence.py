@@ -35,7 +35,15 @@ class Evidence:
 
 
 def measure(pixels: NDArray[np.float32], parts: bool = True) -> Evidence:
-    """Measure a contribution map float [h, w]; signed, logit units. Without ``parts`` regions and grid stay empty."""
+    """Measure where the evidence in a contribution map lies.
+
+    Args:
+        pixels: the map [h, w], signed, in logit units.
+        parts: whether regions and grid are measured; without it they stay empty.
+
+    Returns:
+        The map in numbers.
+    """
     values = pixels.astype(np.float64)
     gain = np.maximum(values, 0)
     total = float(gain.sum())

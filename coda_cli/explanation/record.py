@@ -20,7 +20,8 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.core.depth import LayerShare
 from coda_cli.explanation.evidence import Evidence, measure
-from coda_cli.explanation.picture import Explanation, Input
+from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.request import Input
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale

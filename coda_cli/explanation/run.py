@@ -17,8 +17,9 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import prepare, sweep
 from coda_cli.explanation.naming import refuse_collisions
-from coda_cli.explanation.picture import Explanation, Input, Request, explain_batch, input_of, network_of
+from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.record import Drawing
+from coda_cli.explanation.request import Input, Request, input_of, network_of
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads

@@ -14,8 +14,9 @@ from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers
 from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
 from coda_cli.explanation.naming import Naming
-from coda_cli.explanation.picture import Explanation, Input, Request
+from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
+from coda_cli.explanation.request import Input, Request
 from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_png

@@ -40,7 +40,16 @@ SUMMED_NUMBERS = 1 << 26
 
 
 def pictures_at_once(device: str, pixels: int, targets: int = 1) -> int:
-    """How many pictures of so many ``pixels``, with so many ``targets`` each, make one batch; at least 1."""
+    """How many pictures of so many ``pixels``, with so many ``targets`` each, make one batch; at least 1.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+        pixels: of one picture.
+        targets: how many classes of each picture are explained.
+
+    Returns:
+        At least 1.
+    """
     most_pixels, most = DECOMPOSED_PIXELS.get(device, DECOMPOSED_PIXELS["cpu"])
     numbers = 6 * pixels * max(1, targets)
     return max(1, min(most, most_pixels // pixels, DYNAMIC_WEIGHTS // numbers))
@@ -50,34 +59,80 @@ def batches_at_once(device: str) -> int:
     """How many batches are computed at a time: on CPUs one fills the pauses of the other, a GPU takes them in turn.
 
     Measured with `imagenette` on two cores: 3 to 5 % of a folder's time.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+
+    Returns:
+        1 or 2.
     """
     return 2 if device == "cpu" else 1
 
 
 def classified_at_once(pixels: int) -> int:
-    """How many pictures of so many ``pixels`` are classified in one batch; at least 1."""
+    """How many pictures of so many ``pixels`` are classified in one batch; at least 1.
+
+    Args:
+        pixels: of one picture.
+
+    Returns:
+        At least 1.
+    """
     return max(1, min(CLASSIFIED_PICTURES, CLASSIFIED_PIXELS // pixels))
 
 
 def masked_at_once(device: str, pixels: int, lanes: int) -> int:
-    """How many masked copies of a picture of so many ``pixels`` are classified in one batch; as many for every lane."""
+    """How many masked copies of a picture of so many ``pixels`` are classified in one batch; as many for every lane.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+        pixels: of one picture.
+        lanes: how many parts a batch is computed in.
+
+    Returns:
+        At least 1; a multiple of ``lanes`` where it is larger than that.
+    """
     allowed = MASKED_PIXELS if device == "cpu" else 8 * MASKED_PIXELS
     n = max(1, min(MASKED_PICTURES, allowed // pixels))
     return n - n % lanes if n > lanes else n
 
 
 def removed_at_once(device: str, pixels: int) -> int:
-    """How many stages of a picture's removal, of so many ``pixels``, are classified in one batch; at least 1."""
+    """How many stages of a picture's removal, of so many ``pixels``, are classified in one batch; at least 1.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+        pixels: of one picture.
+
+    Returns:
+        At least 1.
+    """
     return max(1, (REMOVED_PIXELS if device == "cpu" else 8 * REMOVED_PIXELS) // pixels)
 
 
 def copies_at_once(device: str, numbers: int) -> int:
-    """How many copies of a picture gradients are taken of at a time, where the graph of one keeps so many numbers."""
+    """How many copies of a picture gradients are taken of at a time, where the graph of one keeps so many numbers.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+        numbers: that the graph of one copy keeps.
+
+    Returns:
+        At least 1.
+    """
     return max(1, (GRAPH_NUMBERS if device == "cpu" else 32 * GRAPH_NUMBERS) // numbers)
 
 
 def maps_summed_at_once(device: str, numbers: int) -> int:
-    """How many maps of so many ``numbers`` are multiplied and summed at a time; at least 1."""
+    """How many maps of so many ``numbers`` are multiplied and summed at a time; at least 1.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+        numbers: of one map.
+
+    Returns:
+        At least 1.
+    """
     return 1 if device == "cpu" else max(1, min(SHARED_GRADIENTS, SUMMED_NUMBERS // numbers))
 
 
@@ -131,7 +186,16 @@ SCALE_FRAMES, SCALE_BYTES = 24, 1 << 26
 
 
 def frames_at_once(device: str, pixels: int, targets: int = 1) -> int:
-    """How many frames are decomposed in one batch; at least 1. The batches that are computed at a time share them."""
+    """How many frames are decomposed in one batch; at least 1. The batches that are computed at a time share them.
+
+    Args:
+        device: the kind of device, "cpu", "cuda" or "mps".
+        pixels: of one frame.
+        targets: how many classes of each frame are explained.
+
+    Returns:
+        At least 1; the batches that are computed at a time share what a batch of pictures may have.
+    """
     return max(1, min(FRAMES_AT_ONCE, pictures_at_once(device, pixels, targets) // batches_at_once(device)))
 
 

@@ -23,7 +23,8 @@ from coda_cli.explanation.clip.drawing import ClipDrawing
 from coda_cli.explanation.clip.files import ClipOutputs
 from coda_cli.explanation.clip.run import explain_clip
 from coda_cli.explanation.clip.survey import Survey, grouped_views
-from coda_cli.explanation.picture import Request, classify_views, computing, explain_views
+from coda_cli.explanation.picture import classify_views, computing, explain_views
+from coda_cli.explanation.request import Request
 from coda_cli.machine.ahead import ahead
 from coda_cli.media.view import fit
 from coda_cli.video.reading import ClipWriter, Reader, Selection

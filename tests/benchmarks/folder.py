@@ -20,8 +20,9 @@ from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.explanation.files import Output
 from coda_cli.explanation.naming import Naming
-from coda_cli.explanation.picture import Explanation, Request, computing, explain_views
+from coda_cli.explanation.picture import Explanation, computing, explain_views
 from coda_cli.explanation.record import Drawing
+from coda_cli.explanation.request import Request
 from coda_cli.explanation.run import explain_many
 from coda_cli.machine.ahead import ahead
 from coda_cli.media.sources import resolve

@@ -22,8 +22,9 @@ from PIL import Image
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.explanation.drawing import draw
-from coda_cli.explanation.picture import Request, explain_views
+from coda_cli.explanation.picture import explain_views
 from coda_cli.explanation.record import Drawing, make_record, source_part
+from coda_cli.explanation.request import Request
 from coda_cli.media import png
 from coda_cli.media.files import atomic
 from coda_cli.media.sources import RECORD_KEY, resolve

@@ -24,8 +24,9 @@ from coda_cli.explanation.clip.record import ClipTally
 from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
 from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import FilePolicy, prepare
-from coda_cli.explanation.picture import Explanation, Request, network_of
+from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import network_part, settings_hash, versions
+from coda_cli.explanation.request import Request, network_of
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart

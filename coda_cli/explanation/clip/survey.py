@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import CodaError, MediaError
-from coda_cli.explanation.picture import Explanation, Request, classify_batch, explain_batch
+from coda_cli.explanation.picture import Explanation, classify_batch, explain_batch
+from coda_cli.explanation.request import Request
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import ahead, threads
 from coda_cli.machine.lanes import batch_pool
