@@ -43,7 +43,21 @@ def conv_of(b: float = 2.0, max_out: int = 1, scale_factor: float | None = None)
 
 
 class BcosNet(nn.Module):
-    """A backbone that gives a map [B, classes, H', W'] or logits [B, classes]; then mean, temperature and bias."""
+    """A B-cos network: a backbone, the mean over positions, a temperature and a bias.
+
+    Args:
+        backbone: gives a map of each class [B, classes, H', W'], or logits [B, classes].
+        temperature: what the logits are divided by, positive.
+        bias: the constant of every logit.
+
+    Attributes:
+        averages_class_maps: True, see ``abilities.averages_class_maps``.
+
+    Raises:
+        ValueError: the temperature is not positive, or it or the bias is not finite.
+    """
+
+    averages_class_maps = True
 
     def __init__(self, backbone: nn.Module, *, temperature: float, bias: float) -> None:
         super().__init__()

@@ -66,11 +66,6 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
         return torch.cat(as_many_as_fit(model, x, size, lambda some: each(model, parts(some))))
 
 
-def probabilities(model: nn.Module, logits: Tensor) -> Tensor:
-    """Probabilities [B, classes] of logits: sigmoids, each class for itself; softmax for ordinary networks."""
-    return logits.softmax(1) if isinstance(model, standard_nets.StandardNet) else logits.sigmoid()
-
-
 class CodaNet(nn.Module):
     """A CoDA-Net: DAU layers one after the other, the sum over positions, divided by the temperature, plus the bias.
 
