@@ -172,8 +172,9 @@ class DAUConv2d(nn.Module):
             y [B, O, H', W'], and the map.
         """
         with torch.autocast(x.device.type, enabled=False):
-            X, V = self.patches.rows(x), kernels.rows(self.V)
-            U, b = kernels.rows(self.dense_U()).unflatten(0, (-1, self.rank)), kernels.rows(self.bias_or_zeros())
+            X = self.patches.rows(x)
+            V, U, b = (kernels.rows(t.detach()) for t in (self.V, self.dense_U(), self.bias_or_zeros()))
+            U = U.unflatten(0, (-1, self.rank))
             if kernels.writing_out_pays(len(X), U) and product == x.dtype:
                 y, z, g = kernels.written_out(X, V, U, b, self._scale)
             else:
