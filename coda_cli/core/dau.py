@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from coda_cli.core import dau_kernels as kernels
 from coda_cli.core.held import is_held
 from coda_cli.core.patches import Patches
+from coda_cli.machine.precision import product_type
 
 NORMS = ("SQ", "L2")
 
@@ -42,7 +43,7 @@ def aligned(x: Tensor, V: Tensor, U: Tensor, b: Tensor, norm: str) -> Tensor:
         y [P, O].
 
     Source:
-        CVPR 2021, equations 1 to 4.
+        Böhle, Fritz and Schiele, CVPR 2021, section 3.
     """
     z = torch.einsum("rd,pd->pr", V, x)
     w = torch.einsum("odr,pr->pod", U, z) + b
@@ -157,7 +158,7 @@ class DAUConv2d(nn.Module):
         holds = is_held() and x.requires_grad
         if torch.is_grad_enabled() and not holds:
             return self._trainable(x)
-        y, held_map = self.as_linear_map(x, kernels.product_type(x))
+        y, held_map = self.as_linear_map(x, product_type(x))
         return kernels.linear_in(x, y, held_map) if holds else y
 
     @torch.no_grad()

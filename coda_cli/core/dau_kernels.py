@@ -122,19 +122,6 @@ def norm_factors(A: Tensor) -> NormFactors:
     return NormFactors(*(part.to(A.device, A.dtype).contiguous() for part in (wide[..., :r], wide[..., r], e)))
 
 
-def product_type(x: Tensor) -> torch.dtype:
-    """Say in which type large matrix products are computed.
-
-    Args:
-        x: an input.
-
-    Returns:
-        The type that autocast asks for, else that of ``x``.
-    """
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
 def blocks(
     positions: int, outputs: int, width: int, device: torch.device, most_rows: int = budget.PRODUCT_ROWS
 ) -> Iterator[tuple[slice, slice]]:

@@ -100,7 +100,7 @@ def decompose(
         ValueError: the model has no ``bias``, shapes or indices do not fit, or could be read in two ways.
 
     Source:
-        Böhle, Fritz and Schiele, CVPR 2021, equations 7 and 8.
+        Böhle, Fritz and Schiele, CVPR 2021, equation 8.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"expected a floating tensor [B, C, h, w], got {x.dtype} {list(x.shape)}")

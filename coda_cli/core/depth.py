@@ -9,6 +9,7 @@ computation: one branch of a residual block is none of them. In a hybrid it hold
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,20 +82,15 @@ def shares_by_layer(
     with torch.inference_mode(False), torch.no_grad(), true_float32():
         p = _held_pass(differentiable(model), x)
         weighting = weighting.detach().clone()  # it may have been made inside torch.inference_mode()
-        with torch.enable_grad():
-            logit = (weighting.to(p.logits) * p.logits[0]).sum()
-            outputs = [a for _, a in p.layers]
-            gradients = torch.autograd.grad(logit, outputs + p.constants, allow_unused=True)
-        of_constants = zip(p.constants, gradients[len(outputs) :], strict=True)
-        embeddings = {_node(t): _products(t, g) for t, g in of_constants if g is not None}
+        logit, gradients, embeddings = _gradients(p, weighting)
         wide = weighting.cpu().double()
         rest = float((wide * p.logits[0].cpu().double()).sum() - bias * wide.sum())
         bias_size = float(abs(bias) * wide.abs().sum())
         rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
         found = []
-        for (name, a), g in zip(p.layers, gradients, strict=False):
-            around = _reached(_node(logit), without=_node(a))
-            if g is None or (name != "input" and _node(outputs[0]) in around):
+        for (name, a), g in zip(p.layers, gradients, strict=True):
+            around = _reached(logit, without=_node(a))
+            if g is None or (name != "input" and _node(p.layers[0][1]) in around):
                 continue
             products = _products(a, g)
             aside = [t for node, t in embeddings.items() if node in around]  # positional embeddings added above
@@ -131,6 +127,17 @@ def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
             for hook in hooks:
                 hook.remove()
     return _Pass([("input", x), *outputs.values()], logits, constants)
+
+
+def _gradients(p: _Pass, weighting: Tensor) -> tuple[Any, Sequence[Tensor | None], dict[Any, Tensor]]:
+    """The node of the weighted logit, its gradients in the layers, and the products of constants by their nodes."""
+    with torch.enable_grad():
+        logit = (weighting.to(p.logits) * p.logits[0]).sum()
+        leaves = [a for _, a in p.layers] + p.constants
+        gradients = torch.autograd.grad(logit, leaves, allow_unused=True)
+    of_constants = zip(p.constants, gradients[len(p.layers) :], strict=True)
+    embeddings = {_node(t): _products(t, g) for t, g in of_constants if g is not None}
+    return _node(logit), gradients[: len(p.layers)], embeddings
 
 
 def _node(t: Tensor) -> Any:

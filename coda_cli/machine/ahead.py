@@ -12,7 +12,17 @@ T = TypeVar("T")
 
 
 def ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Iterable[S], depth: int) -> Iterator[T]:
-    """``function`` of all items, in order, computed in ``pool`` up to ``depth`` results before they are asked for."""
+    """Compute a function of all items in threads, before the results are asked for.
+
+    Args:
+        pool: the threads.
+        function: takes one item.
+        items: looked at in the caller's thread.
+        depth: how many results may wait.
+
+    Yields:
+        The results, in the order of the items; an error of the function is raised in its place.
+    """
     waiting: deque[Future[T]] = deque()
     try:
         for item in items:

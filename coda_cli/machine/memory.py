@@ -24,15 +24,31 @@ _TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at 
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error says: torch has no class of its own for a CPU's memory, OpenCV none at all."""
+    """Whether an error says that memory ran out: torch has no class of its own for a CPU's memory, OpenCV none at all.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        The answer.
+    """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
 
 
 def as_many_as_fit(model: nn.Module, pictures: S, size: tuple[int, int], compute: Callable[[S], list[T]]) -> list[T]:
-    """``compute`` of pictures of ``size`` (width, height), all at once, or in halves when memory runs out.
+    """Compute something of pictures, of all at once, or in halves when memory runs out.
 
     A warning of ``logging`` says so, and later batches of this model are as small. The error of a single picture that
     does not fit is raised as it is.
+
+    Args:
+        model: the network that is used.
+        pictures: a sequence or a tensor [B, ...].
+        size: (width, height) of a picture as the network sees it.
+        compute: takes some of the pictures and returns one result for each of them.
+
+    Returns:
+        The results, in order.
     """
     w, h = size
     half = -(-len(pictures) // 2)
