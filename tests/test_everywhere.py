@@ -183,6 +183,26 @@ def test_weights_changed_inside_inference_mode_are_seen() -> None:
     torch.testing.assert_close(after, expected)
 
 
+def test_weights_of_an_ordinary_network_changed_inside_inference_mode_are_seen() -> None:
+    model = made("coda")
+    before = answer(model)
+    with torch.inference_mode():
+        for p in model.parameters():
+            p.mul_(1.5)
+        after = answer(model)
+    assert not torch.allclose(after[0].logits, before[0].logits)
+    assert after[0].exact.all()
+    assert_same(after, answer(copy.deepcopy(model)))
+
+
+def test_a_copy_of_a_layer_takes_no_cache_with_it() -> None:
+    layer = DAUConv2d(6, 3, 3, 4)
+    kept = layer.norm_factors()
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other._factors is None
+    assert layer.norm_factors() is kept
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_gives_the_same_and_follows_its_own_weights(
