@@ -25,6 +25,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, params=[budget.BLOCK_NUMBERS, 1], ids=["one block", "a block for every output"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "BLOCK_NUMBERS", request.param)
+
+
 def drawn(P: int, O: int, r: int, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Patches X [P, d], V [r, d], U [O, r, d], b [O, d], float64."""
     return tuple(torch.randn(*size, dtype=torch.float64) for size in ((P, d), (r, d), (O, r, d), (O, d)))  # type: ignore[return-value]

@@ -246,7 +246,7 @@ class DAUConv2d(nn.Module):
         key = ([t.data_ptr() for t in given], versions, seen, len(given), U.dtype, U.device)
         with _FACTORING:
             if self._factors is None or self._factors[0] != key:
-                with torch.inference_mode(False), torch.no_grad():  # they are kept for calls in any mode
+                with torch.no_grad():
                     self._factors = (key, kernels.norm_factors(self._wide()), tensors)
             return self._factors[1]
 
