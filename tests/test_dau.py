@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from oracle import dynamic_weights, layer_matrix, patch_entries, written_out
 from torch import Tensor, nn
 
-from coda_cli.core import dau
+from coda_cli.core import dau_kernels
 from coda_cli.core.dau import NORMS, DAUConv2d, scale_of_norm
 from coda_cli.core.held import held
 from coda_cli.machine import budget
@@ -150,7 +150,7 @@ def test_output_is_the_same_in_any_memory_layout(path: Path) -> None:
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 
-def _tiny_blocks(positions: int, outputs: int, _width: int, _device: torch.device) -> Iterator[tuple[slice, slice]]:
+def _tiny_blocks(positions: int, outputs: int, _width: int, *_: object) -> Iterator[tuple[slice, slice]]:
     for p in range(0, positions, 7):
         for o in range(0, outputs, 2):
             yield slice(p, min(p + 7, positions)), slice(o, min(o + 2, outputs))
@@ -158,7 +158,7 @@ def _tiny_blocks(positions: int, outputs: int, _width: int, _device: torch.devic
 
 @pytest.mark.parametrize("path", [by_eval, by_held])
 def test_the_size_of_the_blocks_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dau, "_blocks", _tiny_blocks)
+    monkeypatch.setattr(dau_kernels, "blocks", _tiny_blocks)
     layer, x = DAUConv2d(2, 5, 3, 4).double(), torch.rand(2, 2, 5, 6, dtype=torch.float64)
     assert_equal_to(path(layer, x), by_definition(layer, x), 1e-10)
 
@@ -170,7 +170,7 @@ def test_blocks_cover_every_output_at_every_position_once(
     positions: int, outputs: int, width: int, device: str
 ) -> None:
     covered = torch.zeros(positions, outputs, dtype=torch.int8)
-    for p, o in dau._blocks(positions, outputs, width, torch.device(device)):
+    for p, o in dau_kernels.blocks(positions, outputs, width, torch.device(device)):
         covered[p, o] += 1
         largest = covered[p, o].numel() * width * 4
         assert largest <= (1 << 21 if device == "cpu" else 1 << 28) or o.stop - o.start == 1
@@ -183,7 +183,7 @@ def test_a_layer_of_many_blocks_equals_the_definition_position_by_position() -> 
     # beside the borders alone.
     layer = DAUConv2d(2, 7, 1, 100, bias=False).double()
     x = torch.rand(1, 2, 50, 50, dtype=torch.float64)
-    blocks = list(dau._blocks(2500, 7, 100, x.device))
+    blocks = list(dau_kernels.blocks(2500, 7, 100, x.device))
     assert len(blocks) == 8
     x.requires_grad_()
     with held():

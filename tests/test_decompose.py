@@ -7,8 +7,10 @@ import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 import coda_cli.core.decompose as decompose_module
 from coda_cli.checkpoints.published import PUBLISHED
-from coda_cli.core import dau
+from coda_cli.core import dau, dau_kernels, gradients
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import NORMS, DAUConv2d
 from coda_cli.core.decompose import RELATIVE_TOLERANCE, Decomposition, decompose
@@ -160,13 +162,13 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
 
     def one_by_one(
-        positions: int, outputs: int, width: int, _device: torch.device, **_: int
+        positions: int, outputs: int, width: int, _device: torch.device, *_: int
     ) -> Iterator[tuple[slice, slice]]:
         used.append(width)
         for p, o in itertools.product(range(positions), range(outputs)):
             yield slice(p, p + 1), slice(o, o + 1)
 
-    monkeypatch.setattr(dau, "_blocks", one_by_one)
+    monkeypatch.setattr(dau_kernels, "blocks", one_by_one)
     assert_equals_definition(small_net(strides=[2, 1]), picture())
     assert len(used) == 2 + 2 * CLASSES  # both layers forward, and backward for each class
 
@@ -177,7 +179,7 @@ def test_weights_written_out_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(budget, "WRITTEN_RANK", 1)
     assert_equals_definition(model, x)
     torch.testing.assert_close(explained(model, x).contributions, factored.contributions, rtol=0, atol=1e-12)
-    monkeypatch.setattr(DAUConv2d, "_pull_back", lambda *given: pytest.fail(f"{given[2].ndim} axes"))
+    monkeypatch.setattr(dau_kernels, "pull_back", lambda _, held_map: pytest.fail(f"{held_map.z.ndim} axes"))
     with pytest.raises(pytest.fail.Exception, match="3 axes"):  # it was the weights that came back
         explained(model, x)
 
@@ -188,10 +190,10 @@ def test_classes_pulled_back_together_equal_the_definition(
     norm: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "ONE_BY_ONE", 0)
-    monkeypatch.setattr(dau, "_one_by_one", lambda *_: pytest.fail("one by one"))
+    monkeypatch.setattr(dau_kernels, "pulled_one_by_one", lambda *_: pytest.fail("one by one"))
     assert_equals_definition(small_net(norm=norm, **changes), torch.rand(2, 2, 5, 4, dtype=torch.float64))
-    together = dau._together
-    monkeypatch.setattr(dau, "_together", lambda q, *rest: together(q.roll(1, 0), *rest))
+    together = dau_kernels.pulled_together
+    monkeypatch.setattr(dau_kernels, "pulled_together", lambda q, *rest: together(q.roll(1, 0), *rest))
     model, x = small_net(norm=norm, **changes), picture()
     assert error_against_definition(model, x, explained(model, x)) > 1e-3
 
@@ -287,21 +289,21 @@ def _other_norm(patch: pytest.MonkeyPatch) -> None:
 def _norm_without_the_bias(patch: pytest.MonkeyPatch) -> None:
     honest = DAUConv2d.norm_factors
 
-    def factors(layer: DAUConv2d) -> dau.NormFactors:
+    def factors(layer: DAUConv2d) -> dau_kernels.NormFactors:
         R, c, e = honest(layer)
-        return dau.NormFactors(R, torch.zeros_like(c), torch.zeros_like(e))
+        return dau_kernels.NormFactors(R, torch.zeros_like(c), torch.zeros_like(e))
 
     patch.setattr(DAUConv2d, "norm_factors", factors)
 
 
 def _no_scale_in_the_backward_pass(patch: pytest.MonkeyPatch) -> None:
-    honest = DAUConv2d._pull_back
-    patch.setattr(DAUConv2d, "_pull_back", lambda layer, c, z, g, *rest: honest(layer, c, z, torch.ones_like(g), *rest))
+    honest = dau_kernels.pull_back
+    patch.setattr(dau_kernels, "pull_back", lambda c, m: honest(c, replace(m, g=torch.ones_like(m.g))))
 
 
 def _one_class_for_all_images(patch: pytest.MonkeyPatch) -> None:
-    honest = DAUConv2d._pull_back
-    patch.setattr(DAUConv2d, "_pull_back", lambda layer, c, z, g, *rest: honest(layer, c.flip(1), z, g, *rest))
+    honest = dau_kernels.pull_back
+    patch.setattr(dau_kernels, "pull_back", lambda c, held_map: honest(c.flip(1), held_map))
 
 
 # The bug, and whether the contributions still sum to the logit in spite of it.
@@ -341,9 +343,7 @@ def test_the_definition_with_everything_held_is_the_decomposition(monkeypatch: p
 def test_plain_input_times_gradient_is_neither_complete_nor_right(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_net(torch.float32, norm=norm), picture(dtype=torch.float32)
     assert explained(model, x).exact.all()
-    monkeypatch.setattr(
-        decompose_module, "held", lambda: contextlib.nullcontext([])
-    )  # the layers' own, training forward pass
+    monkeypatch.setattr(gradients, "held", lambda: contextlib.nullcontext([]))  # the layers' own, training forward pass
     d = explained(model, x)
     assert not d.exact.any()
     assert error_against_definition(model, x, d) > 0.01
@@ -446,8 +446,8 @@ def test_a_map_that_is_slightly_too_large_is_not_exact(
     dtype: torch.dtype, wrong_by: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = small_net(dtype, bias=0.0), picture(dtype=dtype)
-    honest = DAUConv2d._pull_back
-    monkeypatch.setattr(DAUConv2d, "_pull_back", lambda *arguments: honest(*arguments) * (1 + wrong_by))
+    honest = dau_kernels.pull_back
+    monkeypatch.setattr(dau_kernels, "pull_back", lambda *arguments: honest(*arguments) * (1 + wrong_by))
     assert not explained(model, x).exact.any()
 
 
@@ -548,8 +548,9 @@ def test_without_targets_the_predicted_class_of_each_image_is_explained() -> Non
 
 @pytest.mark.parametrize(
     "targets",
-    [2, [2], (2,), range(2, 3), torch.tensor([2]), torch.tensor([[2], [2]]), torch.tensor([[2]]),
-     torch.tensor([2], dtype=torch.int32), torch.tensor([[0.0, 0.0, 1.0, 0.0]])],
+    [2, [2], (2,), range(2, 3), torch.tensor(2), torch.tensor([2, 2]), torch.tensor([[2], [2]]), torch.tensor([[2]]),
+     torch.tensor([2, 2], dtype=torch.int32), torch.tensor([[0.0, 0.0, 1.0, 0.0]]), [torch.tensor(2)], np.int64(2),
+     [np.int64(2)], np.array([2, 2]), np.array([[2], [2]], np.uint8), np.array([[0.0, 0.0, 1.0, 0.0]])],
     ids=str,
 )  # fmt: skip
 def test_one_class_can_be_named_in_many_ways(targets: Any) -> None:
@@ -579,6 +580,30 @@ def test_each_image_can_have_classes_of_its_own() -> None:
     for b, k in itertools.product(range(3), range(2)):
         torch.testing.assert_close(d.contributions[b, k], full.contributions[b, indices[b, k]], rtol=1e-12, atol=1e-16)
         assert d.logit[b, k] == d.logits[b, indices[b, k]]
+
+
+def test_an_integer_tensor_is_one_class_for_each_image() -> None:
+    model, x, y = small_net(), picture(3, 2, 6, 5), torch.tensor([3, 0, 2])
+    full = explained(model, x)
+    for targets in (y, y.int(), y.numpy(), lambda _: y):
+        d = decompose(model, x, targets)
+        assert d.contributions.shape == (3, 1, 2, 6, 5)
+        for b in range(3):
+            torch.testing.assert_close(d.contributions[b, 0], full.contributions[b, y[b]], rtol=1e-12, atol=1e-16)
+
+
+def test_a_list_is_several_classes_for_all_images_however_many_there_are() -> None:
+    model, x = small_net(), picture(3, 2, 6, 5)
+    d = decompose(model, x, [3, 0, 2])
+    assert d.contributions.shape == (3, 3, 2, 6, 5)
+    assert_same(d, decompose(model, x, torch.tensor([[3, 0, 2]] * 3)))
+
+
+def test_class_indices_that_fit_neither_way_say_how_to_write_both() -> None:
+    with pytest.raises(ValueError, match=r"one class for each input.*all inputs pass a list.*a tensor \[2, K\]"):
+        decompose(small_net(), picture(), torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="2 class indices for 1 inputs"):
+        decompose(small_net(), picture(1, 2, 6, 5), torch.tensor([0, 1]))
 
 
 def test_a_minus_b_is_the_difference_of_the_maps() -> None:
@@ -626,8 +651,9 @@ def test_a_function_of_the_logits_can_choose_the_targets() -> None:
 
 @pytest.mark.parametrize(
     "targets",
-    [-1, CLASSES, [0, CLASSES], [0, -1], [], torch.tensor([[0], [1], [2]]), torch.tensor([[[0]]]), torch.tensor(1),
-     torch.zeros(2, 0, dtype=torch.long),
+    [-1, CLASSES, [0, CLASSES], [0, -1], [], torch.tensor([[0], [1], [2]]), torch.tensor([[[0]]]), torch.tensor([0]),
+     torch.tensor([0, 1, 2]), torch.tensor([True, False]), torch.zeros(2, 0, dtype=torch.long), [True], True, "ab",
+     [[0, 1], [2, 3]], {0, 1}, np.array([0, 1, 2]), np.array([0.5, 0.5]),
      torch.zeros(CLASSES), torch.zeros(1, CLASSES + 1), torch.zeros(3, 1, CLASSES), torch.zeros(2, 1, 1, CLASSES),
      torch.zeros(0, CLASSES), [0.7]],
     ids=lambda t: f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else str(t),

@@ -235,7 +235,7 @@ def test_plain_gradients_at_the_cut_would_not_pass(trained: Path) -> None:
     """The residual guards the cut as it guards pixels everywhere else."""
     model, x = load(trained).model, encode(torch.rand(1, 3, 16, 16))
     assert isinstance(model, HybridNet)
-    a = model.at_cut(x).detach().requires_grad_()
+    a = model.to_cut(x).detach().requires_grad_()
     logit = model.above(a)[0, 0]
     (gradient,) = torch.autograd.grad(logit, a)
     residual = logit.detach() - model.bias - (a.detach() * gradient).sum()
@@ -261,7 +261,7 @@ def test_methods_by_module_reach_every_layer_of_a_backbone(trained: Path) -> Non
     seen: list[Tensor] = []
     hooks = [m.register_forward_hook(lambda _m, _x, y: seen.append(y)) for m in net.model.below.modules()
              if isinstance(m, nn.ReLU)]  # fmt: skip
-    net.model.at_cut(encode(leaf))
+    net.model.to_cut(encode(leaf))
     for hook in hooks:
         hook.remove()
     assert len(seen) == 1 + 2 * 6  # the stem's, and two in each of three blocks of two stages

@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from coda_cli.checkpoints.manifest import DEFAULT, known
-from coda_cli.core.dau import DAUConv2d, NormFactors
-from coda_cli.core.decompose import _forward, _sums
+from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.dau_kernels import NormFactors, pull_back
+from coda_cli.core.gradients import held_pass, sums_of_products
 from coda_cli.core.networks import build, encode
 from coda_cli.machine import budget
 from coda_cli.study import methods
@@ -41,8 +42,8 @@ def test_a_network_on_a_gpu_is_there_altogether(name: str) -> None:
     size = checkpoint.preprocessing.crop or SIZE
     with torch.device("cuda"):
         model = build(checkpoint.architecture, checkpoint.arguments).eval().requires_grad_(False)
-    held = _forward(model, encode(torch.zeros(2, 3, size, size, dtype=torch.uint8, device="cuda")))
-    assert {t.device for t in (held.x, held.logits, *held.added)} == {torch.device("cuda", 0)}
+    held = held_pass(model, encode(torch.zeros(2, 3, size, size, dtype=torch.uint8, device="cuda")))
+    assert {t.device for t in (held.x, held.logits, *held.constants)} == {torch.device("cuda", 0)}
     assert held.logits.shape == (2, len(checkpoint.classes))
 
 
@@ -55,9 +56,9 @@ def test_the_ways_through_a_layer_and_back_are_on_the_gpu(rank: int, groups: int
         factors = NormFactors(torch.zeros(32, m, rank), torch.zeros(32, m), torch.zeros(32))
         x = torch.zeros(4, 16, 20, 20)
     layer.norm_factors = lambda: factors  # type: ignore[method-assign]  # made of numbers, by LAPACK on the CPU
-    y, z, g = layer._evaluate(x, product)
+    y, held_map = layer.as_linear_map(x, product)
     for count in (1, 2, 10):
-        back = layer._pull_back(torch.zeros(count, *y.shape, device="cuda"), z, g, x.shape, product)
+        back = pull_back(torch.zeros(count, *y.shape, device="cuda"), held_map)
         assert (back.device, back.shape) == (x.device, (count, *x.shape))
 
 
@@ -72,5 +73,5 @@ def test_few_copies_at_a_time_where_the_graph_of_a_layer_keeps_much(monkeypatch:
 
 
 def test_the_sums_of_the_proof_come_to_the_cpu() -> None:
-    sums = _sums(torch.zeros(4, 6, 8, 8, device="cuda"), torch.zeros(4, 3, 6, 8, 8, device="cuda"))
+    sums = sums_of_products(torch.zeros(4, 6, 8, 8, device="cuda"), torch.zeros(4, 3, 6, 8, 8, device="cuda"))
     assert (sums.device.type, sums.shape) == ("cpu", (4, 3, 2))

@@ -14,8 +14,9 @@ from torch import nn
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import STANDARD, known
 from coda_cli.checkpoints.published_bcos import BCOS
+from coda_cli.core.abilities import probabilities
 from coda_cli.core.decompose import decompose
-from coda_cli.core.networks import build, coda_net, encode, probabilities
+from coda_cli.core.networks import build, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet, standard_vit
 from coda_cli.errors import CheckpointError, UsageError
 

@@ -23,7 +23,7 @@ from coda_cli.checkpoints.manifest import (
     names_near,
     parse_checkpoint,
 )
-from coda_cli.core.hybrid import HybridNet
+from coda_cli.core import abilities
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.files import write_with
@@ -57,9 +57,10 @@ class Net:
     @property
     def cut(self) -> str | None:
         """Of a hybrid, the layer down to which its decomposition is exact; None where it is down to the pixels."""
-        return self.model.cut if isinstance(self.model, HybridNet) else None
+        return abilities.cut(self.model)
 
 
+@torch.inference_mode(False)  # what is made inside that mode can have no gradients
 def load(
     name_or_path: str | Path,
     *,

@@ -10,9 +10,17 @@ CIFAR_DEPTHS = (20, 32, 44, 56)
 
 
 def backbone(name: str, cut: str) -> tuple[nn.Sequential, int]:
-    """The layers of a ResNet up to and with the stage ``cut``, without weights, and how many channels they give.
+    """Build the layers of a ResNet up to and with one of its stages, without trained weights.
 
-    ``name``: cifar-resnet20, 32, 44 or 56, for small pictures, or a ResNet of torchvision. Raises ValueError.
+    Args:
+        name: cifar-resnet20, 32, 44 or 56, for small pictures, or a ResNet of torchvision.
+        cut: the stage, one of CUTS.
+
+    Returns:
+        The layers, and how many channels they give.
+
+    Raises:
+        ValueError: there is no such network or stage.
     """
     layers = (_cifar_resnet if name.startswith("cifar-resnet") else _torchvision_resnet)(name, cut)
     widths = [m.num_features for m in layers.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -56,6 +64,7 @@ def _cifar_resnet(name: str, cut: str) -> nn.Sequential:
 
 
 def _torchvision_resnet(name: str, cut: str) -> nn.Sequential:
+    """The same of torchvision's ResNets."""
     import torchvision
 
     if not name.startswith(("resnet", "resnext", "wide_resnet")) or cut not in CUTS:

@@ -34,8 +34,21 @@ def _bcos(a: Tensor, n: Tensor, b: float) -> Tensor:
 class BcosConv2d(nn.Module):
     """A B-cos convolution: input [B, C, H, W], output [B, O, H', W'] with the geometry of ``torch.nn.Conv2d``.
 
-    The parameter is ``linear.weight`` [O max_out, C / groups, kh, kw]. ``max_out`` neighbouring filters compete for an
-    output, the largest response wins. ``b`` is the exponent B; outputs are divided by ``scale``. There is no bias.
+    The parameter is ``linear.weight`` [O max_out, C / groups, kh, kw]. There is no bias.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        kernel_size: side of the kernel in pixels, or its height and width.
+        stride: pixels from one patch to the next.
+        padding: pixels of zeros around the input.
+        groups: groups of channels, as of ``torch.nn.Conv2d``.
+        b: the exponent B, at least 1; 1 is an ordinary convolution.
+        max_out: how many neighbouring filters compete for an output; the largest response wins.
+        scale: what outputs are divided by.
+
+    Source:
+        Böhle, Fritz and Schiele, CVPR 2022.
     """
 
     def __init__(
@@ -68,14 +81,28 @@ class BcosConv2d(nn.Module):
         return unit
 
     def patch_norm(self, x: Tensor) -> Tensor:
-        """|x| of every patch [B, groups, H', W'], of each group's channels; zeros of the padding included."""
+        """Compute |x| of every patch, of each group's channels; zeros of the padding included.
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            [B, groups, H', W'].
+        """
         conv = self.linear
         squares = (x * x).unflatten(1, (conv.groups, -1)).sum(2)
         total = F.avg_pool2d(squares, conv.kernel_size, conv.stride, self.padding, divisor_override=1)  # their sum
         return (total + PATCH_EPSILON).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, O, H', W']."""
+        """Compute the outputs, as one linear map when they are held (see ``held``).
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            [B, O, H', W'].
+        """
         conv = self.linear
         a = F.conv2d(x, self.unit_weight(), stride=conv.stride, padding=conv.padding, groups=conv.groups)
         if self.max_out > 1:
@@ -91,13 +118,28 @@ class BcosConv2d(nn.Module):
 
 
 def v1_scale(kernel_size: int | tuple[int, int], in_channels: int, factor: float) -> float:
-    """The scale that version 1 divides by: the kernel's side (of an oblong one the geometric mean) times sqrt(C)."""
+    """Compute what version 1 divides by: the kernel's side (of an oblong one the geometric mean) times sqrt(C).
+
+    Args:
+        kernel_size: side of the kernel in pixels, or its height and width.
+        in_channels: C.
+        factor: what the product is divided by in turn.
+
+    Returns:
+        The scale.
+    """
     kh, kw = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     return math.sqrt(kh * kw) * math.sqrt(in_channels) / factor
 
 
 class BcosLinear(nn.Module):
-    """A B-cos layer of vectors: input [..., C], output [..., O]; the parameter is ``linear.weight`` [O, C]."""
+    """A B-cos layer of vectors: input [..., C], output [..., O]; the parameter is ``linear.weight`` [O, C].
+
+    Args:
+        in_features: C.
+        out_features: O.
+        b: the exponent B, at least 1.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, b: float = 2.0) -> None:
         super().__init__()
@@ -109,7 +151,14 @@ class BcosLinear(nn.Module):
         return f"b={self.b:g}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., C] -> [..., O]."""
+        """Compute the outputs, as one linear map when they are held (see ``held``).
+
+        Args:
+            x: [..., C].
+
+        Returns:
+            [..., O].
+        """
         w = self.linear.weight
         a = F.linear(x, w / w.norm(dim=1, keepdim=True))
         return _bcos(a, hold(x).norm(dim=-1, keepdim=True) + 1e-12, self.b)
@@ -121,8 +170,13 @@ class BcosLinear(nn.Module):
 class UncentredBatchNorm2d(nn.Module):
     """Batch norm without centring and bias ("bnu"): [B, C, H, W] divided by the running deviation, times ``weight``.
 
-    In training by the batch's, which is also counted; not while it is held, for a decomposition is of one input alone.
-    ``running_mean`` is kept, since the published files hold it, and used for nothing.
+    In training it is the batch's deviation, which is also counted; not while it is held, for a decomposition is of one
+    input alone. ``running_mean`` is kept, since the published files hold it, and used for nothing.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+        momentum: the share of the newest batch in the running numbers.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -134,7 +188,14 @@ class UncentredBatchNorm2d(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, C, H, W]."""
+        """Normalise; the deviation is a constant when it is held (see ``held``).
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            The same shape.
+        """
         variance: Tensor = self.running_var  # type: ignore[assignment]
         if self.training and not is_held():
             variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
@@ -147,7 +208,12 @@ class UncentredBatchNorm2d(nn.Module):
 
 
 class _MomentNorm(nn.Module):
-    """Centred, divided by the deviation over some axes, times ``weight``; the deviation is held, the mean is linear."""
+    """Centred, divided by the deviation over some axes, times ``weight``; the deviation is held, the mean is linear.
+
+    Args:
+        channels: C, the length of ``weight``.
+        eps: added to the variance.
+    """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
@@ -155,38 +221,75 @@ class _MomentNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def _normed(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Centred and divided, before ``weight``."""
         centred = x - x.mean(axes, keepdim=True)
         return centred / (hold(centred).square().mean(axes, keepdim=True) + self.eps).sqrt()
 
 
 class PositionNorm2d(_MomentNorm):
-    """Over the channels at each position of [B, C, H, W] ("pn")."""
+    """A norm over the channels at each position of [B, C, H, W] ("pn").
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, C, H, W]."""
+        """Normalise; the deviation is a constant when it is held (see ``held``).
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            The same shape.
+        """
         return self._normed(x, (1,)) * self.weight[:, None, None]
 
 
 class ImageNorm2d(_MomentNorm):
-    """Over channels and positions of each picture of [B, C, H, W]: group norm with one group."""
+    """A norm over channels and positions of each picture of [B, C, H, W]: group norm with one group.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, C, H, W]."""
+        """Normalise; the deviation is a constant when it is held (see ``held``).
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            The same shape.
+        """
         return self._normed(x, (1, 2, 3)) * self.weight[:, None, None]
 
 
 class TokenNorm(_MomentNorm):
-    """Over the features of each token of [..., C]: layer norm."""
+    """A norm over the features of each token of [..., C]: layer norm.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., C] -> [..., C]."""
+        """Normalise; the deviation is a constant when it is held (see ``held``).
+
+        Args:
+            x: [..., C].
+
+        Returns:
+            The same shape.
+        """
         return self._normed(x, (-1,)) * self.weight

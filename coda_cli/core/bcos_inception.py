@@ -30,6 +30,7 @@ class _Named(nn.Module):
 
 
 def _named(conv: Conv, shape: Shape, stride: int = 1, padded: bool = True) -> _Named:
+    """A convolution under that name, padded to keep the size or not at all."""
     C, O, k = shape
     kh, kw = (k, k) if isinstance(k, int) else k
     return _Named(conv(C, O, k, stride=stride, padding=(kh // 2, kw // 2) if padded else (0, 0)))
@@ -46,6 +47,7 @@ class _Mixed(nn.Module):
             self.add_module(name, _named(conv, shape, 2 if name in strided else 1, name not in strided))
 
     def _step(self, x: Tensor, step: Step) -> Tensor:
+        """One step of a branch."""
         if isinstance(step, tuple):
             return torch.cat([self._step(x, part) for part in step], 1)
         y: Tensor = self.pool(x) if step is None else self.get_submodule(step)(x)
@@ -63,6 +65,7 @@ class _Mixed(nn.Module):
 
 
 def _a(C: int, pooled: int) -> Block:
+    """A block of the first size, on 35 x 35 positions in the original."""
     return {
         "branch1x1": (C, 64, 1), "branch5x5_1": (C, 48, 1), "branch5x5_2": (48, 64, 5),
         "branch3x3dbl_1": (C, 64, 1), "branch3x3dbl_2": (64, 96, 3), "branch3x3dbl_3": (96, 96, 3),
@@ -78,6 +81,7 @@ _B: Block = ({
 
 
 def _c(c: int) -> Block:
+    """A block of the second size, with oblong kernels."""
     return {
         "branch1x1": (768, 192, 1), "branch7x7_1": (768, c, 1), "branch7x7_2": (c, c, (1, 7)),
         "branch7x7_3": (c, 192, (7, 1)), "branch7x7dbl_1": (768, c, 1), "branch7x7dbl_2": (c, c, (7, 1)),
@@ -94,6 +98,7 @@ _D: Block = ({
 
 
 def _e(C: int) -> Block:
+    """A block of the last size, whose branches split once more."""
     return {
         "branch1x1": (C, 320, 1), "branch3x3_1": (C, 384, 1), "branch3x3_2a": (384, 384, (1, 3)),
         "branch3x3_2b": (384, 384, (3, 1)), "branch3x3dbl_1": (C, 448, 1), "branch3x3dbl_2": (448, 384, 3),
@@ -112,7 +117,19 @@ def bcos_inception(
     scale_factor: float | None = 200.0,
     temperature: float = 1.0,
 ) -> BcosNet:
-    """Inception v3 without its auxiliary head, which only training uses."""
+    """Build Inception v3 without its auxiliary head, which only training uses.
+
+    Args:
+        classes: classes.
+        bias: the constant of every logit.
+        b: the exponent B.
+        max_out: filters that compete for an output; 2 in version 1.
+        scale_factor: see ``v1_scale``; None in version 2.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
     conv = conv_of(b, max_out, scale_factor)
     layers: dict[str, nn.Module] = {
         "Conv2d_1a_3x3": _named(conv, (6, 32, 3), 2, False),

@@ -33,7 +33,16 @@ NORMS: dict[str, Callable[..., nn.Module]] = {"bnu": UncentredBatchNorm2d, "pn":
 
 
 def conv_of(b: float = 2.0, max_out: int = 1, scale_factor: float | None = None) -> Conv:
-    """The convolution of a network: version 1 has ``max_out`` 2 and a ``scale_factor``, version 2 neither."""
+    """Choose the convolution of a network.
+
+    Args:
+        b: the exponent B.
+        max_out: filters that compete for an output; 2 in version 1, 1 in version 2.
+        scale_factor: see ``v1_scale``; version 2 has none.
+
+    Returns:
+        A function that makes a convolution of its sizes.
+    """
 
     def conv(C: int, O: int, k: int | tuple[int, int], **geometry: int | tuple[int, int]) -> BcosConv2d:
         scale = 1.0 if scale_factor is None else v1_scale(k, C, scale_factor)
@@ -43,7 +52,21 @@ def conv_of(b: float = 2.0, max_out: int = 1, scale_factor: float | None = None)
 
 
 class BcosNet(nn.Module):
-    """A backbone that gives a map [B, classes, H', W'] or logits [B, classes]; then mean, temperature and bias."""
+    """A B-cos network: a backbone, the mean over positions, a temperature and a bias.
+
+    Args:
+        backbone: gives a map of each class [B, classes, H', W'], or logits [B, classes].
+        temperature: what the logits are divided by, positive.
+        bias: the constant of every logit.
+
+    Attributes:
+        averages_class_maps: True, see ``abilities.averages_class_maps``.
+
+    Raises:
+        ValueError: the temperature is not positive, or it or the bias is not finite.
+    """
+
+    averages_class_maps = True
 
     def __init__(self, backbone: nn.Module, *, temperature: float, bias: float) -> None:
         super().__init__()
@@ -53,7 +76,14 @@ class BcosNet(nn.Module):
         self.temperature, self.bias = temperature, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """x float [B, 6, H, W] -> logits [B, classes]."""
+        """Compute the logits.
+
+        Args:
+            x: encoded pictures, float [B, 6, H, W] in [0, 1].
+
+        Returns:
+            logits [B, classes].
+        """
         y: Tensor = self.backbone(x)
         return (y.mean((2, 3)) if y.ndim == 4 else y) / self.temperature + self.bias
 
@@ -69,7 +99,24 @@ def bcos_chain(
     temperature: float,
     bias: float,
 ) -> BcosNet:
-    """One layer after the other: the version 1 networks for CIFAR-10. The lists are those of ``networks.coda_net``."""
+    """Build one layer after the other: the version 1 networks for CIFAR-10.
+
+    Args:
+        channels: of the input and of every layer's output, one entry more than the other lists.
+        kernels: sides of the kernels in pixels.
+        strides: strides in pixels.
+        b: the exponent B.
+        max_out: filters that compete for an output; 2 in version 1.
+        scale: what the outputs of each layer are divided by.
+        temperature: what the logits are divided by, positive.
+        bias: the constant of every logit.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: the lengths of the lists do not fit.
+    """
     if len(kernels) != len(strides) or len(kernels) + 1 != len(channels):
         raise ValueError(f"{len(kernels)} kernels need {len(kernels) + 1} channels and {len(kernels)} strides")
     table = zip(channels[:-1], channels[1:], kernels, strides, strict=True)
@@ -142,7 +189,23 @@ def bcos_resnet(
     scale_factor: float | None = None,
     temperature: float = 1.0,
 ) -> BcosNet:
-    """ResNet with ``blocks`` per stage; ``groups`` 32 makes it ResNeXt 32 x 4d."""
+    """Build a ResNet, or a ResNeXt.
+
+    Args:
+        blocks: residual blocks of each stage.
+        classes: classes.
+        bottleneck: whether blocks are bottlenecks of three convolutions, or basic ones of two.
+        bias: the constant of every logit.
+        groups: groups of channels; 32 makes it ResNeXt 32 x 4d.
+        norm: the layers between: "bnu", "pn" or "none", see NORMS.
+        b: the exponent B.
+        max_out: filters that compete for an output; 2 in version 1.
+        scale_factor: see ``v1_scale``; None in version 2.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
     net = _ResNet(blocks, classes, conv_of(b, max_out, scale_factor), NORMS[norm], bottleneck, groups)
     return BcosNet(net, temperature=temperature, bias=bias)
 
@@ -151,6 +214,8 @@ def bcos_resnet(
 
 
 class _DenseLayer(nn.Module):
+    """Two convolutions whose output is put beside their input."""
+
     def __init__(self, C: int, growth: int, conv: Conv, norm: Norm) -> None:
         super().__init__()
         self.norm1, self.conv1 = norm(C), conv(C, 4 * growth, 1)
@@ -159,6 +224,15 @@ class _DenseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.norm2(self.conv1(self.norm1(x))))
         return torch.cat([x, y], 1)
+
+
+def _transition(C: int, conv: Conv, norm: Norm) -> nn.Sequential:
+    """What lies between two blocks: half of the channels and half of the size."""
+    layers = nn.Sequential()
+    layers.add_module("norm", norm(C))
+    layers.add_module("conv", conv(C, C // 2, 1))
+    layers.add_module("pool", nn.AvgPool2d(2))
+    return layers
 
 
 def bcos_densenet(
@@ -174,7 +248,23 @@ def bcos_densenet(
     scale_factor: float | None = None,
     temperature: float = 1.0,
 ) -> BcosNet:
-    """DenseNet with ``blocks`` layers per block, each adding ``growth`` channels to what it sees."""
+    """Build a DenseNet.
+
+    Args:
+        blocks: layers of each block.
+        growth: channels that a layer adds to what it sees.
+        first: channels of the stem.
+        classes: classes.
+        bias: the constant of every logit.
+        norm: the layers between: "bnu", "pn" or "none", see NORMS.
+        b: the exponent B.
+        max_out: filters that compete for an output; 2 in version 1.
+        scale_factor: see ``v1_scale``; None in version 2.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
     conv, normed = conv_of(b, max_out, scale_factor), NORMS[norm]
     features = nn.Sequential()
     features.add_module("conv0", conv(6, first, 7, stride=2, padding=3))
@@ -188,11 +278,7 @@ def bcos_densenet(
             C += growth
         features.add_module(f"denseblock{i}", block)
         if i < len(blocks):
-            transition = nn.Sequential()
-            transition.add_module("norm", normed(C))
-            transition.add_module("conv", conv(C, C // 2, 1))
-            transition.add_module("pool", nn.AvgPool2d(2))
-            features.add_module(f"transition{i}", transition)
+            features.add_module(f"transition{i}", _transition(C, conv, normed))
             C //= 2
     features.add_module("norm5", normed(C))
     net = nn.Sequential()
@@ -214,7 +300,20 @@ def bcos_vgg(
     scale_factor: float | None = None,
     temperature: float = 1.0,
 ) -> BcosNet:
-    """VGG-11, its fully connected layers as convolutions."""
+    """Build VGG-11, its fully connected layers as convolutions.
+
+    Args:
+        classes: classes.
+        bias: the constant of every logit.
+        norm: the layers between: "bnu", "pn" or "none", see NORMS.
+        b: the exponent B.
+        max_out: filters that compete for an output; 2 in version 1.
+        scale_factor: see ``v1_scale``; None in version 2.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
     conv, features = conv_of(b, max_out, scale_factor), nn.Sequential()
     C = 6
     for entry in (64, None, 128, None, 256, 256, None, 512, 512, None, 512, 512, None):
@@ -237,6 +336,8 @@ def bcos_vgg(
 
 
 class _ConvNeXtBlock(nn.Module):
+    """A residual block: each channel by itself in space, then channels among each other at every position."""
+
     def __init__(self, dim: int, conv: Conv, norm: Norm) -> None:
         super().__init__()
         self.layer_scale = nn.Parameter(torch.full((dim, 1, 1), 1e-6))
@@ -253,7 +354,20 @@ def bcos_convnext(
     *, dims: Sequence[int], blocks: Sequence[int], classes: int, bias: float, norm: str = "pn", b: float = 2.0,
     temperature: float = 1.0,
 ) -> BcosNet:  # fmt: skip
-    """ConvNeXt with ``blocks`` of width ``dims`` per stage."""
+    """Build a ConvNeXt.
+
+    Args:
+        dims: channels of each stage.
+        blocks: blocks of each stage.
+        classes: classes.
+        bias: the constant of every logit.
+        norm: the layers between: "bnu", "pn" or "none", see NORMS.
+        b: the exponent B.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
     conv, normed = conv_of(b), NORMS[norm]
     features = nn.Sequential(conv(6, dims[0], 4, stride=4), normed(dims[0]))
     for stage, (dim, count) in enumerate(zip(dims, blocks, strict=True)):
@@ -273,7 +387,22 @@ def bcos_vit(
     *, dim: int, depth: int, classes: int, bias: float, patch: int | None = None, stem: Sequence[int] | None = None,
     hidden: int | None = None, b: float = 2.0, temperature: float = 1.0,
 ) -> BcosNet:  # fmt: skip
-    """SimpleViT on square patches of ``patch`` pixels, or ViT-C behind a convolutional ``stem`` (its channels)."""
+    """Build SimpleViT on square patches, or ViT-C behind a convolutional stem.
+
+    Args:
+        dim: features of a token, a multiple of 64.
+        depth: encoder blocks.
+        classes: classes.
+        bias: the constant of every logit.
+        patch: side of a patch in pixels; either this or a stem.
+        stem: channels of the convolutions of a stem.
+        hidden: features inside a block; 4 dim unless given.
+        b: the exponent B.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
     linear = partial(BcosLinear, b=b)
     kit = Kit(6, linear, linear, partial(BcosConv2d, b=b), TokenNorm, ImageNorm2d, nn.Identity)
     backbone = Transformer(kit, dim=dim, depth=depth, classes=classes, patch=patch, stem=stem, hidden=hidden)

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 
 class Blur(nn.Module):
-    """Each channel of [B, C, H, W] convolved with the binomial filter 1 2 1 / 4 along both axes, zeros outside."""
+    """Each channel of [B, C, H, W] convolved with the binomial filter 1 2 1 / 4 along both axes, zeros outside.
+
+    Args:
+        channels: C.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,7 +31,17 @@ class Blur(nn.Module):
         return str(self.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, C, H, W]. Raises ValueError for another number of channels."""
+        """Blur every channel.
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            The same shape.
+
+        Raises:
+            ValueError: another number of channels.
+        """
         if x.shape[1] != self.channels:
             raise ValueError(f"expected [B, {self.channels}, H, W], got {list(x.shape)}")
         y: Tensor = _Blurred.apply(x)

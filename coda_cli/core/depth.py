@@ -8,84 +8,140 @@ computation: one branch of a residual block is none of them. In a hybrid it hold
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core import abilities
 from coda_cli.core.decompose import tolerance_for
+from coda_cli.core.gradients import differentiable
 from coda_cli.core.held import held
-from coda_cli.core.hybrid import HybridNet
 from coda_cli.machine.precision import true_float32
 
 
 @dataclass(frozen=True)
 class LayerShare:
-    """A logit shared out over the positions of one layer's output."""
+    """A logit shared out over the positions of one layer's output.
 
-    name: str  # the module's, or "input"
-    pixels: Tensor  # [h, w], summed over channels; signed, logit units
-    residual: float  # logit - sum of pixels - bias - the share of positional embeddings that are added above
-    tolerance: float  # what |residual| may be
+    Attributes:
+        name: the module's name, or "input".
+        pixels: float32 [h, w] on the CPU, summed over channels; signed, logit units.
+        residual: logit - sum of pixels - bias - ``positional``.
+        tolerance: what the residual's magnitude may be.
+        exact: whether it is within that; False below the cut of a hybrid.
+        positional: the share of positional embeddings that are added above this layer, which belongs to no position.
+        approximate: whether this lies below the cut of a hybrid: input times gradient, which nothing makes exact.
+    """
+
+    name: str
+    pixels: Tensor
+    residual: float
+    tolerance: float
     exact: bool
-    positional: float = 0.0  # that share, of no position
-    approximate: bool = False  # below the cut of a hybrid: input times gradient, which nothing makes exact
+    positional: float = 0.0
+    approximate: bool = False
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A held forward pass of one input with the outputs of its layers, all with their graph."""
+
+    layers: list[tuple[str, Tensor]]  # name and output, the input first
+    logits: Tensor  # [1, classes]
+    constants: list[Tensor]  # see ``held.add_constant``
 
 
 def shares_by_layer(
     model: nn.Module, x: Tensor, weighting: Tensor, *, relative_tolerance: float | None = None
 ) -> list[LayerShare]:
-    """How a weighting [classes] of the logits of one input x [1, C, h, w] is shared out at every depth, input first.
+    """Share out a weighting of the logits of one input at every depth.
 
     Of a hybrid's backbone only the input, as an approximation, and the cut are among them. Tokens of a transformer
-    stand at their place in its grid. The model must have a ``bias``, as for ``decompose``.
+    stand at their place in its grid. Like ``decompose`` it can be called in any mode.
+
+    Args:
+        model: a dynamic-linear network with a ``bias``, as for ``decompose``; not modified, but it has hooks meanwhile.
+        x: the input, float [1, C, h, w].
+        weighting: float [classes]: 1 for a class, +1 and -1 for the difference of two.
+        relative_tolerance: what the residuals may be, in place of those of ``decompose.RELATIVE_TOLERANCE``.
+
+    Returns:
+        One share for each layer that all ways pass through, the input first.
+
+    Raises:
+        ValueError: the model has no ``bias``, or takes no such input.
+
+    Source:
+        Böhle, Fritz and Schiele, CVPR 2021, section 5.
     """
+    bias = abilities.bias_of(model)
+    with torch.inference_mode(False), torch.no_grad(), true_float32():
+        p = _held_pass(differentiable(model), x)
+        weighting = weighting.detach().clone()  # it may have been made inside torch.inference_mode()
+        logit, gradients, embeddings = _gradients(p, weighting)
+        wide = weighting.cpu().double()
+        rest = float((wide * p.logits[0].cpu().double()).sum() - bias * wide.sum())
+        bias_size = float(abs(bias) * wide.abs().sum())
+        rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
+        found = []
+        for (name, a), g in zip(p.layers, gradients, strict=True):
+            around = _reached(logit, without=_node(a))
+            if g is None or (name != "input" and _node(p.layers[0][1]) in around):
+                continue
+            products = _products(a, g)
+            aside = [t for node, t in embeddings.items() if node in around]  # positional embeddings added above
+            positional = sum(float(t.sum()) for t in aside)
+            residual = rest - float(products.sum()) - positional
+            tolerance = rtol * (float(products.abs().sum()) + bias_size + sum(float(t.abs().sum()) for t in aside))
+            approximate = name == "input" and abilities.cut(model) is not None
+            exact = not approximate and abs(residual) <= tolerance
+            found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, positional, approximate))
+        return found
+
+
+def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
+    """Compute the logits of one input, and note what its layers give on the way."""
+    upper, cut, caller = abilities.above(model), abilities.cut(model), threading.get_ident()
+    names = {module: name for name, module in upper.named_modules()}
     outputs: dict[int, tuple[str, Tensor]] = {}
-    names = {module: name for name, module in model.named_modules()}
-    if hybrid := isinstance(model, HybridNet):
-        names = {model.below: model.cut, **{module: name for name, module in model.above.named_modules()}}
 
     def note(module: nn.Module, _: Any, y: Any) -> None:
-        # A Sequential and its last module give one tensor: the innermost name comes first and stays.
-        if isinstance(y, Tensor) and y.requires_grad and y.ndim in (3, 4):
+        # A Sequential and its last module give one tensor: the innermost name comes first and stays. Another thread
+        # may use the model at the same time.
+        if isinstance(y, Tensor) and y.requires_grad and y.ndim in (3, 4) and threading.get_ident() == caller:
             outputs.setdefault(id(y), (names[module], y))
 
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
-        with true_float32(), torch.inference_mode(False), held() as added, torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            logits: Tensor = model(x)
-            logit = (weighting.to(logits) * logits[0]).sum()
-            every = [("input", x), *outputs.values()]
-            gradients = torch.autograd.grad(logit, [a for _, a in every] + added, allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    constant = float(model.bias)  # type: ignore[arg-type]
-    wide = weighting.cpu().double()
-    rest = float((wide * logits.detach()[0].cpu().double()).sum() - constant * wide.sum())
-    embeddings = {
-        _node(t): _products(t, g) for t, g in zip(added, gradients[len(every) :], strict=True) if g is not None
-    }
-    found = []
-    for (name, a), g in zip(every, gradients, strict=False):
-        around = _reached(_node(logit), without=_node(a))
-        if g is None or (name != "input" and _node(x) in around):
-            continue
-        products = _products(a, g)
-        aside = [p for node, p in embeddings.items() if node in around]  # positional embeddings added above
-        positional = sum(float(p.sum()) for p in aside)
-        residual = rest - float(products.sum()) - positional
-        size = float(products.abs().sum() + abs(constant) * wide.abs().sum()) + sum(float(p.abs().sum()) for p in aside)
-        tolerance = (tolerance_for(x) if relative_tolerance is None else relative_tolerance) * size
-        approximate = hybrid and name == "input"
-        exact = not approximate and abs(residual) <= tolerance
-        found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, positional, approximate))
-    return found
+    with held() as constants, torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        a = abilities.to_cut(model, x)
+        if cut:
+            outputs[id(a)] = (cut, a)
+        hooks = [module.register_forward_hook(note) for module in names]
+        try:
+            logits: Tensor = upper(a)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return _Pass([("input", x), *outputs.values()], logits, constants)
+
+
+def _gradients(p: _Pass, weighting: Tensor) -> tuple[Any, Sequence[Tensor | None], dict[Any, Tensor]]:
+    """The node of the weighted logit, its gradients in the layers, and the products of constants by their nodes."""
+    with torch.enable_grad():
+        logit = (weighting.to(p.logits) * p.logits[0]).sum()
+        leaves = [a for _, a in p.layers] + p.constants
+        gradients = torch.autograd.grad(logit, leaves, allow_unused=True)
+    of_constants = zip(p.constants, gradients[len(p.layers) :], strict=True)
+    embeddings = {_node(t): _products(t, g) for t, g in of_constants if g is not None}
+    return _node(logit), gradients[: len(p.layers)], embeddings
 
 
 def _node(t: Tensor) -> Any:
+    """The node of the graph that made a tensor."""
     return torch.autograd.graph.get_gradient_edge(t).node
 
 

@@ -23,7 +23,8 @@ _HELD: ContextVar[list[Tensor] | None] = ContextVar("coda_held", default=None)
 def held() -> Iterator[list[Tensor]]:
     """Hold dynamic weights constant for gradients taken of anything computed inside the block.
 
-    Gives the tensors [B, ...] that layers added to their input (see ``add_constant``), as they come.
+    Yields:
+        The tensors [B, ...] that layers add to their input inside the block (see ``add_constant``), as they come.
     """
     added: list[Tensor] = []
     token = _HELD.set(added)
@@ -34,20 +35,38 @@ def held() -> Iterator[list[Tensor]]:
 
 
 def is_held() -> bool:
-    """Whether the caller runs inside ``with held():``."""
+    """Whether the caller runs inside ``with held():``.
+
+    Returns:
+        The answer, for this thread or asynchronous task.
+    """
     return _HELD.get() is not None
 
 
 def hold(t: Tensor) -> Tensor:
-    """``t``, as a constant in held mode: for what is a number once the input is known."""
+    """Take something as a constant in held mode: for what is a number once the input is known.
+
+    Args:
+        t: any tensor.
+
+    Returns:
+        The same numbers; in held mode no gradient passes through them.
+    """
     return t.detach() if is_held() else t
 
 
 def add_constant(x: Tensor, constant: Tensor) -> Tensor:
-    """x [B, ...] plus a tensor [...] that is no function of the input, a positional embedding.
+    """Add a tensor that is no function of the input: a positional embedding.
 
     What it adds to a logit belongs to no pixel. In held mode a copy of it is kept that gradients can be taken of, and
     times its gradient it is exactly that share.
+
+    Args:
+        x: [B, ...].
+        constant: [...], the same for all inputs.
+
+    Returns:
+        The sum, [B, ...].
     """
     if (added := _HELD.get()) is None:
         return x + constant

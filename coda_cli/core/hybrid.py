@@ -18,9 +18,12 @@ from coda_cli.core.held import is_held
 
 
 class HybridNet(nn.Module):
-    """``below`` makes the cut float [B, C, h, w] of its input [B, 6, H, W]; ``above`` makes the logits of the cut.
+    """CoDA layers on a conventional backbone: exact down to the cut between them.
 
-    ``above`` is dynamic linear and has a ``bias`` and a ``temperature``; ``cut`` names the layer of the backbone.
+    Args:
+        below: the backbone; it makes the cut float [B, C, h, w] of an encoded picture [B, 6, H, W].
+        above: the CoDA layers, which make logits of the cut; it has a ``bias`` and a ``temperature``.
+        cut: the name of the backbone's last layer.
     """
 
     def __init__(self, below: nn.Module, above: nn.Module, cut: str) -> None:
@@ -29,7 +32,7 @@ class HybridNet(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """That of the CoDA layers."""
+        """What the CoDA layers divide by."""
         return float(self.above.temperature)  # type: ignore[arg-type]
 
     @property
@@ -38,15 +41,29 @@ class HybridNet(nn.Module):
         return float(self.above.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x float [B, 6, H, W] -> logits [B, classes]."""
-        logits: Tensor = self.above(self.at_cut(x))
+        """Compute the logits.
+
+        Args:
+            x: encoded pictures, float [B, 6, H, W] in [0, 1].
+
+        Returns:
+            logits [B, classes].
+        """
+        logits: Tensor = self.above(self.to_cut(x))
         return logits
 
-    def at_cut(self, x: Tensor) -> Tensor:
-        """x float [B, 6, H, W] -> [B, C, h, w] of its type, also under autocast: the norms above need all its bits.
+    def to_cut(self, x: Tensor) -> Tensor:
+        """Compute the cut, of the input's type also under autocast: the norms above need all its bits.
 
-        Raises ValueError where weights are held and the backbone is in training mode: its batch norms would make a
-        picture's logits depend on its batch, and keep what they saw.
+        Args:
+            x: encoded pictures, float [B, 6, H, W] in [0, 1].
+
+        Returns:
+            [B, C, h, w] of the type of ``x``.
+
+        Raises:
+            ValueError: weights are held and the backbone is in training mode. Its batch norms would make a picture's
+                logits depend on its batch, and keep what they saw.
         """
         if is_held() and self.below.training:
             raise ValueError("the backbone of a hybrid is decomposed in eval mode only: call model.eval() first")
@@ -55,9 +72,14 @@ class HybridNet(nn.Module):
 
 
 def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps [..., h, w] at ``size`` (H, W): a position's contribution in equal shares to the pixels it stands for.
+    """Spread each position's contribution in equal shares over the pixels it stands for; sums are kept.
 
-    Sums are kept. Maps of that size already are returned as they are.
+    Args:
+        maps: [..., h, w].
+        size: (H, W).
+
+    Returns:
+        [..., H, W]; ``maps`` itself where it has that size.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps

@@ -29,10 +29,21 @@ BIAS = math.log(0.1 / 0.9)  # unless told otherwise: a class has probability 0.1
 
 
 def encode(rgb: Tensor) -> Tensor:
-    """Six-channel encoding of sRGB: uint8 or float [B, 3, H, W] -> float32 [B, 6, H, W] in [0, 1], r g b 1-r 1-g 1-b.
+    """Encode colours in six channels, r g b 1-r 1-g 1-b, as the networks take them.
 
-    uint8 is divided by 255; floats must already lie in [0, 1] and keep their type. With ``1 - x`` beside ``x`` a dark
-    pixel can carry as much evidence as a bright one (CVPR 2021, section 4). Raises ValueError for other integer types.
+    With ``1 - x`` beside ``x`` a dark pixel can carry as much evidence as a bright one.
+
+    Args:
+        rgb: sRGB [B, 3, H, W]: uint8, or floats in [0, 1].
+
+    Returns:
+        [B, 6, H, W] in [0, 1]: float32 of uint8, floats of their own type.
+
+    Raises:
+        ValueError: integers of another type.
+
+    Source:
+        CVPR 2021, section 4.
     """
     if rgb.dtype != torch.uint8 and not rgb.is_floating_point():
         raise ValueError(f"expected uint8 or floating pixels, got {rgb.dtype}")
@@ -44,9 +55,16 @@ def encode(rgb: Tensor) -> Tensor:
 def classify(
     model: nn.Module, pictures: Tensor, batch: int | None = None, on_step: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Logits [N, classes] of pictures uint8 [N, 3, H, W], ``batch`` at a time, else by size; on the model's device.
+    """Compute the logits of many pictures, some at a time, on the model's device.
 
-    ``on_step`` hears how many are done, and of how many.
+    Args:
+        model: the network.
+        pictures: uint8 [N, 3, H, W].
+        batch: how many at a time; by their size unless given.
+        on_step: called after each batch with how many are done, and of how many.
+
+    Returns:
+        logits [N, classes].
     """
     device, logits = next(model.parameters(), pictures).device, []
     batch = batch or budget.classified_at_once(pictures.shape[2] * pictures.shape[3])
@@ -58,9 +76,16 @@ def classify(
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits [B, classes] of encoded pictures x float [B, C, h, w]; a part of the batch for every core.
+    """Compute the logits of one batch; every core takes a part of it.
 
     Where memory does not hold the batch it is computed in halves; see ``as_many_as_fit``.
+
+    Args:
+        model: the network.
+        x: encoded pictures, float [B, C, h, w].
+
+    Returns:
+        logits [B, classes].
     """
     with true_float32():
         rows = as_many_as_fit(model, x, (x.shape[3], x.shape[2]), lambda some: _rows(model, some))
@@ -75,16 +100,16 @@ def _rows(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [row for part in each(model, parts(x)) for row in part]
 
 
-def probabilities(model: nn.Module, logits: Tensor) -> Tensor:
-    """Probabilities [B, classes] of logits: sigmoids, each class for itself; softmax for ordinary networks."""
-    return logits.softmax(1) if isinstance(model, standard_nets.StandardNet) else logits.sigmoid()
-
-
 class CodaNet(nn.Module):
     """A CoDA-Net: DAU layers one after the other, the sum over positions, divided by the temperature, plus the bias.
 
     Input float [B, C, H, W], any H and W; output logits [B, classes]. The logits grow with the picture's area, since
-    the pooling is a sum. ``bias`` is one number for all classes.
+    the pooling is a sum.
+
+    Args:
+        layers: DAU layers, and filters between them.
+        temperature: what the sum is divided by.
+        bias: the constant of every logit, one number for all classes.
     """
 
     def __init__(self, layers: Sequence[nn.Module], *, temperature: float, bias: float) -> None:
@@ -93,14 +118,28 @@ class CodaNet(nn.Module):
         self.temperature, self.bias = temperature, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """x float [B, C, H, W] -> logits [B, classes]."""
+        """Compute the logits.
+
+        Args:
+            x: encoded pictures, float [B, C, H, W] in [0, 1].
+
+        Returns:
+            logits [B, classes].
+        """
         y: Tensor = self.layers(x)
         return y.sum((2, 3)) / self.temperature + self.bias
 
     def logits_and_rows(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, classes], and the dynamic weights W(x) [B, K, C, h, w] of ``classes`` int64 [B, K], with a graph.
+        """Compute logits and rows of W(x), both with a graph: for losses on W(x), in training.
 
-        Gradients of the latter reach the parameters, second derivatives: for losses on W(x), in training.
+        Gradients of the rows reach the parameters; they are second derivatives.
+
+        Args:
+            x: encoded pictures, float [B, C, h, w].
+            classes: int64 [B, K], the classes whose rows are asked for.
+
+        Returns:
+            logits [B, classes], and W(x) [B, K, C, h, w].
         """
         a, b = x, x.detach().clone().requires_grad_()
         b0 = b
@@ -125,23 +164,34 @@ def coda_net(
     groups: Sequence[int] | None = None,
     antialias: bool = False,
 ) -> CodaNet:
-    """A CoDA-Net from its table: ``channels`` has one entry more than the others, the last is the class count.
+    """Build a CoDA-Net from its table.
 
-    ``paddings`` default to (k - 1) // 2, ``groups`` (of the second convolution) to 1. ``antialias`` puts a ``Blur``
-    before every strided layer, which keeps the grid of the stride out of the maps; no published network has it. Raises
-    ValueError when the lists' lengths disagree, the temperature is not positive, or it or the bias is not finite.
+    Args:
+        channels: of the input and of every layer's output, one entry more than the other lists; the last is the number
+            of classes.
+        kernels: sides of the kernels in pixels.
+        strides: strides in pixels.
+        ranks: ranks of the dynamic weights.
+        norm: "SQ" or "L2", see ``dau.scale_of_norm``.
+        temperature: what the logits are divided by, positive.
+        bias: the constant of every logit.
+        paddings: pixels of zeros; (k - 1) // 2 unless given.
+        groups: groups of the second convolution, see ``DAUConv2d``; 1 unless given.
+        antialias: put a ``Blur`` before every strided layer, which keeps the grid of the stride out of the maps; no
+            published network has it.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: the lists' lengths disagree, the temperature is not positive, or it or the bias is not finite.
     """
     if not (math.isfinite(temperature) and temperature > 0 and math.isfinite(bias)):
         raise ValueError(f"expected a finite bias and a positive, finite temperature, got {bias} and {temperature}")
     n = len(kernels)
     paddings = [(k - 1) // 2 for k in kernels] if paddings is None else paddings
     groups = [1] * n if groups is None else groups
-    lengths = [len(channels) - 1, len(strides), len(ranks), len(paddings), len(groups)]
-    if any(length != n for length in lengths):
-        raise ValueError(
-            f"{n} kernels need {n + 1} channels and {n} strides, ranks, paddings and groups; got "
-            f"{len(channels)}, {', '.join(map(str, lengths[1:]))}"
-        )
+    _check_lengths(n, channels, strides, ranks, paddings, groups)
     layers: list[nn.Module] = []
     for i in range(n):
         if antialias and strides[i] > 1:
@@ -152,11 +202,30 @@ def coda_net(
     return CodaNet(layers, temperature=temperature, bias=bias)
 
 
-def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any) -> HybridNet:
-    """CoDA layers on a ResNet up to and with its stage ``cut``; see ``backbones.backbone`` for its names.
+def _check_lengths(n: int, channels: Sequence[int], *others: Sequence[int]) -> None:
+    """Raise ValueError when the lists of a table do not describe the same n layers."""
+    lengths = [len(channels) - 1, *map(len, others)]
+    if any(length != n for length in lengths):
+        raise ValueError(
+            f"{n} kernels need {n + 1} channels and {n} strides, ranks, paddings and groups; got "
+            f"{len(channels)}, {', '.join(map(str, lengths[1:]))}"
+        )
 
-    ``channels`` and ``table`` are the CoDA layers', as of ``coda_net``; the first of ``channels`` is the backbone's
-    last. Raises ValueError when they do not fit.
+
+def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any) -> HybridNet:
+    """Build CoDA layers on a ResNet up to and with one of its stages.
+
+    Args:
+        backbone: the ResNet's name, see ``backbones.backbone``.
+        cut: the stage.
+        channels: of the CoDA layers, as of ``coda_net``; the first is the backbone's last.
+        table: the other arguments of ``coda_net``.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: they do not fit each other.
     """
     below, width = resnet(backbone, cut)
     if channels[0] != width:
@@ -165,7 +234,19 @@ def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any
 
 
 def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, Any]:
-    """Arguments of a ``hybrid_net`` with three CoDA layers, 64 wide, but for the class count; ValueError as there."""
+    """Choose arguments of ``hybrid_net``: three CoDA layers, 64 channels wide.
+
+    Args:
+        name: the ResNet's name, see ``backbones.backbone``.
+        cut: its last stage.
+        temperature: what the logits are divided by.
+
+    Returns:
+        The arguments; the last of "channels", the number of classes, is still to be set.
+
+    Raises:
+        ValueError: there is no such network or stage.
+    """
     with torch.device("meta"):  # only its width is asked for
         width = resnet(name, cut)[1]
     return {
@@ -190,9 +271,17 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network that a checkpoint's metadata describes, with freshly drawn weights.
+    """Build the network that a checkpoint's metadata describes.
 
-    Raises ValueError for an architecture this version does not know or arguments that do not fit it.
+    Args:
+        architecture: a key of ARCHITECTURES.
+        arguments: of the function there.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: this version does not know the architecture, or the arguments do not fit it.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r} is not known; known: {', '.join(ARCHITECTURES)}")

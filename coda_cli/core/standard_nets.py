@@ -1,4 +1,4 @@
-"""Ordinary networks, whose logits are no linear function of the pixels: subjects of post-hoc methods, nothing else.
+"""Ordinary networks, whose logits are no linear function of the pixels: they are here for post-hoc methods only.
 
 They take the six-channel encoding as all networks here do, and see its first half: r g b, less ImageNet's mean, divided
 by its deviation.
@@ -17,31 +17,79 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class StandardNet(nn.Module):
-    """A backbone of three channels in the place of a network of six; it has no exact decomposition."""
+    """A backbone of three channels in the place of a network of six; it has no exact decomposition.
+
+    Args:
+        backbone: takes normalised colours [B, 3, H, W] and gives logits [B, classes].
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, x: Tensor) -> Tensor:
-        """x float [B, 6, H, W] -> logits [B, classes]."""
+        """Compute the logits.
+
+        Args:
+            x: encoded pictures, float [B, 6, H, W] in [0, 1].
+
+        Returns:
+            logits [B, classes].
+        """
         mean, deviation = (x.new_tensor(t)[:, None, None] for t in (MEAN, DEVIATION))
         logits: Tensor = self.backbone((x[:, :3] - mean) / deviation)
         return logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Take the softmax: these networks were trained with it.
+
+        Args:
+            logits: [B, classes].
+
+        Returns:
+            [B, classes] in [0, 1]; each row sums to 1.
+        """
+        return logits.softmax(1)
 
 
 def standard_vit(
     *, dim: int, depth: int, classes: int, patch: int | None = None, stem: Sequence[int] | None = None,
     hidden: int | None = None,
 ) -> StandardNet:  # fmt: skip
-    """The transformers that were published beside the B-cos ones; arguments as of ``bcos_nets.bcos_vit``."""
+    """Build a transformer as those that were published beside the B-cos ones.
+
+    Args:
+        dim: features of a token, a multiple of 64.
+        depth: encoder blocks.
+        classes: classes.
+        patch: side of a patch in pixels; either this or a stem.
+        stem: channels of a convolutional stem.
+        hidden: features inside a block; 4 dim unless given.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: sizes that make no transformer, see ``vit.Transformer``.
+    """
     mixer, norm2d = partial(nn.Linear, bias=False), partial(nn.GroupNorm, 1)
     kit = Kit(3, nn.Linear, mixer, nn.Conv2d, nn.LayerNorm, norm2d, nn.GELU)
     return StandardNet(Transformer(kit, dim=dim, depth=depth, classes=classes, patch=patch, stem=stem, hidden=hidden))
 
 
 def torchvision_net(*, name: str, classes: int = 1000) -> StandardNet:
-    """A classifier of torchvision by its name there, without weights. Raises ValueError for a name it does not have."""
+    """Build a classifier of torchvision, without its trained weights.
+
+    Args:
+        name: its name in torchvision.
+        classes: classes.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: torchvision has no classifier of that name.
+    """
     import torchvision
 
     try:

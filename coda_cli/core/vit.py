@@ -20,19 +20,39 @@ Layer = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class Kit:
-    """The layers a transformer is made of."""
+    """The layers a transformer is made of.
 
-    channels: int  # of its input
-    linear: Layer  # (features in, out)
-    mixer: Layer  # (features in, out), after the attention; without a bias
-    conv: Layer  # (channels in, out, kernel size, stride=, padding=)
-    norm: Layer  # (features), of a token
-    norm2d: Layer  # (channels), of a picture
+    Attributes:
+        channels: channels of its input.
+        linear: makes a linear layer of (features in, features out).
+        mixer: the same for the layer after the attention; without a bias.
+        conv: makes a convolution of (channels in, channels out, kernel size, stride=, padding=).
+        norm: makes a norm of tokens of (features).
+        norm2d: makes a norm of pictures of (channels).
+        activation: makes the layer between two others.
+    """
+
+    channels: int
+    linear: Layer
+    mixer: Layer
+    conv: Layer
+    norm: Layer
+    norm2d: Layer
     activation: Layer
 
 
 def positional_embedding(rows: int, columns: int, dim: int, like: Tensor) -> Tensor:
-    """Sines and cosines of a token's column and row, [rows * columns, dim]; tokens row by row."""
+    """Compute sines and cosines of every token's column and row.
+
+    Args:
+        rows: rows of tokens.
+        columns: columns of tokens.
+        dim: features of a token, a multiple of 4.
+        like: a tensor of the type and device that are asked for.
+
+    Returns:
+        [rows * columns, dim], tokens row by row.
+    """
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     omega = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1))
     xs, ys = (t.flatten()[:, None].double() * omega for t in (x, y))
@@ -94,6 +114,8 @@ class _Attention(nn.Module):
 
 
 class _Feed(nn.Module):
+    """The two layers that see each token by itself."""
+
     def __init__(self, dim: int, hidden: int, kit: Kit) -> None:
         super().__init__()
         self.net = nn.Sequential()
@@ -108,6 +130,8 @@ class _Feed(nn.Module):
 
 
 class _Encoder(nn.Module):
+    """A block of a transformer: attention, then each token by itself, both added to what they see."""
+
     def __init__(self, dim: int, heads: int, hidden: int, kit: Kit) -> None:
         super().__init__()
         self.attn, self.ff = _Attention(dim, heads, kit), _Feed(dim, hidden, kit)
@@ -119,10 +143,19 @@ class _Encoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoded pictures [B, C, H, W] -> logits [B, classes]; ``dim`` features in heads of 64.
+    """A vision transformer, with heads of 64 features; its tokens are patches, or positions behind a stem.
 
-    Tokens are patches of ``patch`` pixels or, behind a convolutional ``stem`` (its channels), positions. Raises
-    ValueError for neither or both, and for a width that heads of 64 do not divide.
+    Args:
+        kit: the layers it is made of.
+        dim: features of a token.
+        depth: encoder blocks.
+        classes: classes.
+        patch: side of a patch in pixels.
+        stem: channels of the convolutions of a stem.
+        hidden: features inside a block; 4 dim unless given.
+
+    Raises:
+        ValueError: neither patch nor stem, or both, or a width that heads of 64 do not divide.
     """
 
     def __init__(
@@ -142,7 +175,14 @@ class Transformer(nn.Module):
         self.linear_head.add_module("linear", kit.linear(dim, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x float [B, C, H, W] -> logits [B, classes], without the network's bias."""
+        """Compute the logits, without the network's bias.
+
+        Args:
+            x: encoded pictures, float [B, C, H, W].
+
+        Returns:
+            logits [B, classes].
+        """
         tokens, grid = self.to_patch_embedding(x)
         tokens = add_constant(tokens, positional_embedding(grid[0], grid[1], self.dim, tokens))
         y: Tensor = self.linear_head(self.transformer(tokens).mean(1))

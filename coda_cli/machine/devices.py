@@ -10,9 +10,17 @@ from coda_cli.errors import UsageError
 
 
 def pick(name: str, precision: str = "float32") -> torch.device:
-    """The device for "auto", "cpu", "cuda", "cuda:N" or "mps"; auto takes an NVIDIA GPU where there is one.
+    """Choose the device to compute on.
 
-    Raises UsageError for a device that does not exist here, or cannot compute in ``precision``.
+    Args:
+        name: "cpu", "cuda", "cuda:N", "mps", or "auto", which takes an NVIDIA GPU where there is one.
+        precision: "float32", "float64" or "bfloat16".
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: it does not exist here, or cannot compute in that precision.
     """
     if name == "auto":
         usable = torch.cuda.is_available() and not _refusal(torch.device("cuda"))
@@ -35,7 +43,14 @@ def pick(name: str, precision: str = "float32") -> torch.device:
 
 
 def emulated(precision: str) -> bool:
-    """Whether NVIDIA's GPU here has no products in ``precision``: bfloat16 came with compute capability 8.0."""
+    """Whether NVIDIA's GPU here has no products in a precision: bfloat16 came with compute capability 8.0.
+
+    Args:
+        precision: "float32", "float64" or "bfloat16".
+
+    Returns:
+        The answer.
+    """
     return precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 

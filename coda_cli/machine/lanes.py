@@ -1,7 +1,7 @@
 """Batches on CPUs: a part of the batch for every core, where torch alone splits every operation over all cores.
 
-Cores that do not wait for each other after every operation are faster, and a core that other work of the program
-borrows for a moment holds up nobody else.
+A lane is a thread that computes with one core. Cores that do not wait for each other after every operation are faster,
+and when other work of the program takes a core for a moment, the other cores go on.
 """
 
 from __future__ import annotations
@@ -23,15 +23,28 @@ T = TypeVar("T")
 
 
 def parts(x: Tensor) -> tuple[Tensor, ...]:
-    """x [B, ...] in parts for ``each``, one for every thread that torch may use; whole where that leaves any idle.
+    """Divide a batch into parts for ``each``, one for every thread that torch may use.
 
-    Whole on other devices than CPUs, too.
+    It stays whole where a thread would be left without a part, and on other devices than CPUs.
+
+    Args:
+        x: [B, ...].
+
+    Returns:
+        The parts, in order.
     """
     return torch.tensor_split(x, torch.get_num_threads()) if x.device.type == "cpu" and divides(len(x)) else (x,)
 
 
 def divides(count: int) -> bool:
-    """Whether a batch of so many has a part for every thread; a smaller one is computed by all of them together."""
+    """Whether a batch has a part for every thread; a smaller one is computed by all of them together.
+
+    Args:
+        count: how many inputs it has.
+
+    Returns:
+        The answer.
+    """
     return count >= torch.get_num_threads()
 
 
@@ -60,9 +73,16 @@ def batch_pool(device: str) -> AbstractContextManager[ThreadPoolExecutor]:
 
 
 def each(function: Callable[..., T], *sequences: Sequence[Any]) -> list[T]:
-    """``function`` of the first members of all sequences, of the second, ..., at the same time; the results in order.
+    """Call a function of the first members of all sequences, of the second, and so on, all at the same time.
 
     Gradient mode, inference mode and autocast are the caller's. An exception of one is raised when all have ended.
+
+    Args:
+        function: takes one member of each sequence.
+        sequences: of the same length, at least 1.
+
+    Returns:
+        The results, in order.
     """
     calls = list(zip(*sequences, strict=True))
     if len(calls) == 1:
@@ -93,6 +113,7 @@ def _pool(lanes: int) -> ThreadPoolExecutor:
 
 
 def _made(lanes: int) -> ThreadPoolExecutor:
+    """The same, made now."""
     usual, all_there = torch.get_num_threads(), threading.Barrier(lanes + 1)
 
     def prepare() -> None:
@@ -102,7 +123,7 @@ def _made(lanes: int) -> ThreadPoolExecutor:
 
     pool = ThreadPoolExecutor(lanes, "lane", initializer=prepare)
     try:
-        with contextlib.ExitStack() as failing:  # Ctrl-C, or no more threads to be had: nobody shall wait for ever
+        with contextlib.ExitStack() as failing:  # Ctrl-C, or no more threads to be had: no thread shall wait for ever
             failing.callback(all_there.abort)
             for _ in range(lanes):
                 pool.submit(int)

@@ -26,7 +26,14 @@ _TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at 
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error says: torch has no class of its own for a CPU's memory, OpenCV none at all."""
+    """Whether an error says that memory ran out: torch has no class of its own for a CPU's memory, OpenCV none at all.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        The answer.
+    """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
 
 

@@ -1,4 +1,4 @@
-"""What float32 means while something is computed."""
+"""In which precision something is computed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from coda_cli.vocabulary import Precision
 
@@ -23,9 +24,12 @@ _inside: list[list[str]] = []  # what the switches were, once for every thread t
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Float32 convolutions and products in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa.
+    """Compute float32 convolutions and products in float32 on NVIDIA GPUs too; TF32 keeps 10 bits of the mantissa.
 
     The switches are the process's: the last of several threads to leave sets them back.
+
+    Yields:
+        Nothing.
     """
     if not torch.cuda.is_available():
         yield
@@ -44,3 +48,16 @@ def true_float32() -> Iterator[None]:
             if not _inside:
                 for switch, value in zip(switches, before, strict=True):
                     switch.fp32_precision = value
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """Say in which type large matrix products are computed.
+
+    Args:
+        x: an input.
+
+    Returns:
+        The type that autocast asks for, else that of ``x``.
+    """
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

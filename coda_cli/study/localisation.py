@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coda_cli.core.networks import classify, encode, probabilities
+from coda_cli.core.abilities import probabilities
+from coda_cli.core.networks import classify, encode
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.study.methods import Method, ours
 from coda_cli.vocabulary import Protocol

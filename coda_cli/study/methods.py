@@ -21,11 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coda_cli.core.bcos_nets import BcosNet
-from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.abilities import averages_class_maps, probabilities
 from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
-from coda_cli.core.networks import encode, forward, probabilities
+from coda_cli.core.networks import encode, forward
 from coda_cli.errors import ExactnessError, MediaError
 from coda_cli.machine import budget
 
@@ -214,14 +213,14 @@ def _masked_at_once(x: Tensor) -> int:
 @torch.no_grad()
 def _copies(model: nn.Module, x: Tensor) -> int:
     """How many copies of a picture gradients are taken of at a time."""
-    layers = [m for m in model.modules() if isinstance(m, DAUConv2d)]
+    layers = [m for m in model.modules() if hasattr(m, "graph_numbers")]  # those that say how much their graph keeps
     if not layers:
         return _masked_at_once(x)
     numbers = 0
 
-    def count(layer: DAUConv2d, _: Any, y: Tensor) -> None:
+    def count(layer: nn.Module, _: Any, y: Tensor) -> None:
         nonlocal numbers
-        numbers += y.numel() * layer.rank
+        numbers += layer.graph_numbers(y)  # type: ignore[operator]
 
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
@@ -275,7 +274,7 @@ def _is_of_classes(model: nn.Module, y: Tensor, logits: Tensor) -> bool:
     """
     if y.ndim != 4 or y.shape[1] != logits.shape[1]:
         return False
-    return isinstance(model, BcosNet) or torch.allclose(y.mean((2, 3)), logits, rtol=1e-4, atol=1e-5)
+    return averages_class_maps(model) or torch.allclose(y.mean((2, 3)), logits, rtol=1e-4, atol=1e-5)
 
 
 # ---- by masks --------------------------------------------------------------------------------------------------------

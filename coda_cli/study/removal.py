@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coda_cli.core.networks import encode, forward, probabilities
+from coda_cli.core.abilities import probabilities
+from coda_cli.core.networks import encode, forward
 from coda_cli.errors import CodaError
 from coda_cli.machine import budget
 from coda_cli.study.methods import Method

@@ -1,0 +1,150 @@
+"""A forward pass with everything dynamic held, and the gradients that are taken of it: the rows of W(x)."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from coda_cli.core.abilities import above, shares_gradients, to_cut
+from coda_cli.core.held import held
+from coda_cli.machine import budget
+
+
+class HeldPass(NamedTuple):
+    """A forward pass of a batch of which gradients can be taken.
+
+    Attributes:
+        x: [B, C, h, w], a leaf: the input, or the cut of a hybrid.
+        logits: [B, classes], with their graph.
+        constants: tensors [B, ...], leaves: what layers added that is no function of the input; see ``add_constant``.
+        at_once: how many weightings one call takes gradients of.
+    """
+
+    x: Tensor
+    logits: Tensor
+    constants: list[Tensor]
+    at_once: int
+
+
+class HeldGradients(NamedTuple):
+    """What the gradients of K weightings say about B inputs.
+
+    Attributes:
+        dynamic_weights: [B, K, C, h, w], the rows of W(x).
+        of_input: float64 [B, K, 2] on the CPU: sum and sum of magnitudes of the input's contributions.
+        of_constants: the same of the constants that layers added.
+    """
+
+    dynamic_weights: Tensor
+    of_input: Tensor
+    of_constants: Tensor
+
+
+def differentiable(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it where gradients cannot pass through its tensors.
+
+    These are tensors made inside ``torch.inference_mode()``: they stay what they are for ever, so every call makes a
+    new copy. A model that is made outside is not copied.
+
+    Args:
+        model: any network; it is not modified.
+
+    Returns:
+        A model that computes the same.
+    """
+    if any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers())):
+        with torch.inference_mode(False):
+            return copy.deepcopy(model)
+    return model
+
+
+def held_pass(model: nn.Module, x: Tensor) -> HeldPass:
+    """Compute the logits with all dynamic weights held.
+
+    Of a hybrid only what lies above its cut can have gradients: nothing is exact below.
+
+    Args:
+        model: the network.
+        x: encoded pictures, float [B, C, H, W]; not modified.
+
+    Returns:
+        The pass, as long as which its graph is kept.
+    """
+    with torch.inference_mode(False), held() as constants:
+        with torch.no_grad():
+            x = to_cut(model, x)
+        upper = above(model)
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            return HeldPass(x, upper(x), constants, budget.SHARED_GRADIENTS if shares_gradients(upper) else 1)
+
+
+def held_gradients(held_pass: HeldPass, weightings: Tensor) -> HeldGradients:
+    """Take the gradients of weighted logits, which frees the graph of the pass.
+
+    Args:
+        held_pass: the forward pass.
+        weightings: [B, K, classes], of the type of the logits.
+
+    Returns:
+        The rows of W(x), and the sums of the contributions.
+    """
+    x, logits, constants, at_once = held_pass
+    leaves, columns = [x, *constants], weightings.transpose(0, 1)  # [K, B, classes]
+    with torch.inference_mode(False), torch.enable_grad():
+        parts = columns.split(at_once)
+        found: list[Sequence[Tensor]] = []
+        for part in parts:
+            further = part is not parts[-1]
+            if len(part) > 1:
+                found.append(torch.vmap(partial(torch.autograd.grad, logits, leaves, retain_graph=further))(part))
+            else:  # the same, of a sum: torch's first gradient with weights given to it costs 0.3 s of imports
+                gradients = torch.autograd.grad((logits * part[0]).sum(), leaves, retain_graph=further)
+                found.append([g[None] for g in gradients])
+        rows = [joined(column) for column in zip(*found, strict=True)]
+    W, *of_constants = (row.transpose(0, 1) for row in rows)
+    elsewhere = torch.zeros(*weightings.shape[:2], 2, dtype=torch.float64)
+    for constant, weight in zip(constants, of_constants, strict=True):
+        elsewhere += sums_of_products(constant.detach(), weight)
+    return HeldGradients(W, sums_of_products(x.detach(), W), elsewhere)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Put the parts of a batch together.
+
+    Args:
+        parts: tensors [b, ...], at least one.
+
+    Returns:
+        [B, ...]; a single part without a copy.
+    """
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def sums_of_products(x: Tensor, W: Tensor) -> Tensor:
+    """Sum, and sum of magnitudes, of inputs times each of their gradients.
+
+    In float64, so that summing adds no residual of its own; on CPUs one map after the other, which stays in the cache.
+
+    Args:
+        x: [B, ...].
+        W: [B, K, ...].
+
+    Returns:
+        float64 [B, K, 2] on the CPU.
+    """
+    if x.device.type == "mps":  # it has no float64
+        x, W = x.cpu(), W.cpu()
+    found, at_once = [], budget.maps_summed_at_once(x.device.type, x[0].numel())
+    for one, weights in zip(x, W, strict=True):
+        for part in weights.split(at_once):
+            products = (one * part).double()
+            of_each = tuple(range(1, products.ndim))  # not flattened, which copies maps that are channels last
+            found.append(torch.stack([products.sum(of_each), products.abs().sum(of_each)], 1))
+    return torch.cat(found).cpu().view(len(x), -1, 2)
