@@ -20,11 +20,12 @@ from captum.metrics import infidelity, infidelity_perturb_func_decorator, sensit
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import load
-from coda_cli.core.bcos_nets import BcosNet, bcos_chain, bcos_vit
+from coda_cli.core.bcos_nets import BcosNet, bcos_chain
 from coda_cli.core.decompose import RELATIVE_TOLERANCE, decompose
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
+from coda_cli.core.vit import bcos_vit
 from coda_cli.errors import ExactnessError, UsageError
 from coda_cli.study import attribution as module
 from coda_cli.study.attribution import Attribution, EncodingNet, quantus_explain

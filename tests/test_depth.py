@@ -16,10 +16,11 @@ from program import photo
 from torch import nn
 
 import coda_cli.explanation.picture as explain_module
-from coda_cli.core.bcos_nets import bcos_convnext, bcos_densenet, bcos_resnet, bcos_vit
+from coda_cli.core.bcos_nets import bcos_convnext, bcos_densenet, bcos_resnet
 from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.networks import CodaNet, coda_net, encode
+from coda_cli.core.vit import bcos_vit
 from coda_cli.media.sources import RECORD_KEY
 
 

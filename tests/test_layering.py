@@ -24,7 +24,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "click": ("cli/",),
     "rich": ("cli/",),
-    "captum": ("study/methods.py", "study/attribution.py"),
+    "captum": ("study/methods.py", "study/masks.py", "study/attribution.py"),
     "isal": ("media/png.py",),
     "imageio": ("video/animations.py",),
     "av": ("video/",),
@@ -32,7 +32,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cv2": ("media/", "video/", "render/", "explanation/evidence.py"),
     "requests": ("checkpoints/fetch.py",),
     "urllib3": ("checkpoints/fetch.py",),
-    "skimage": ("study/methods.py",),
+    "skimage": ("study/masks.py",),
     "matplotlib": ("study/plots.py",),
 }
 UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")

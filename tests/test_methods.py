@@ -14,15 +14,17 @@ from conftest import Coda
 from skimage.segmentation import quickshift
 from torch import Tensor, nn
 
-from coda_cli.core.bcos_nets import bcos_chain, bcos_resnet, bcos_vit
+from coda_cli.core.bcos_nets import bcos_chain, bcos_resnet
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import CodaNet, coda_net, encode
 from coda_cli.core.standard_nets import StandardNet
+from coda_cli.core.vit import bcos_vit
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.study import methods
 from coda_cli.study.by_name import METHODS, KnownMethod, is_exact, method_of, require, usual
-from coda_cli.study.methods import _last_map, grad_cam, lime, occlusion, rise
+from coda_cli.study.masks import lime, occlusion, rise
+from coda_cli.study.methods import _last_map, grad_cam
 
 FAST = {"rise": "rise:masks=16", "lime": "lime:samples=32", "occlusion": "occlusion:window=3,stride=2"}
 

@@ -265,7 +265,7 @@ def test_an_input_is_never_an_output(coda: Coda, tmp_path: Path) -> None:
     refused = coda("video", "a.mkv", "b.mp4", "-o", "b.mp4", "-f", status=2)
     assert refused.error.startswith("--output b.mp4: is one file for 2 clips")
     refused = coda("video", "b.mp4", "-o", "b.mp4", "-f", status=2)
-    assert refused.error == "b.mp4: is one of the clips to explain; name another output"
+    assert refused.error == "b.mp4: is one of the inputs and is not overwritten; choose another --output"
     assert (tmp_path / "b.mp4").read_bytes() == before
 
 

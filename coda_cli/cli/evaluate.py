@@ -159,7 +159,8 @@ def _localised(
     """Measure all grids whose scores are not kept yet, with progress on stderr."""
     import numpy as np
 
-    from coda_cli.core.networks import classify, probabilities
+    from coda_cli.core.abilities import probabilities
+    from coda_cli.core.networks import classify
     from coda_cli.study.localisation import Localisation, choose_grids, score_grids
 
     with console.progress("classifying", " pictures") as advance:

@@ -1,6 +1,6 @@
 """B-cos networks, versions 1 and 2, as builder functions. Submodules are called as in the published files' keys.
 
-bcos_inception holds Inception v3, vit what a transformer is apart from its layers.
+bcos_inception holds Inception v3, vit the transformers.
 
 All take the six-channel encoding and return logits [B, classes]. They share one form: a backbone, a classifier that is
 one more B-cos layer applied at every position, then the mean over positions, ``/ temperature + bias``. A vision
@@ -11,21 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from coda_cli.core.bcos import (
     BcosConv2d,
-    BcosLinear,
-    ImageNorm2d,
     PositionNorm2d,
-    TokenNorm,
     UncentredBatchNorm2d,
     v1_scale,
 )
-from coda_cli.core.vit import Kit, Transformer
 
 Conv = Callable[..., BcosConv2d]  # (in_channels, out_channels, kernel_size, stride=, padding=, groups=)
 Norm = Callable[[int], nn.Module]
@@ -378,32 +373,3 @@ def bcos_convnext(
     net.add_module("features", features)
     net.add_module("classifier", nn.Sequential(normed(dims[-1]), conv(dims[-1], classes, 1)))
     return BcosNet(net, temperature=temperature, bias=bias)
-
-
-# ---- vision transformers ---------------------------------------------------------------------------------------------
-
-
-def bcos_vit(
-    *, dim: int, depth: int, classes: int, bias: float, patch: int | None = None, stem: Sequence[int] | None = None,
-    hidden: int | None = None, b: float = 2.0, temperature: float = 1.0,
-) -> BcosNet:  # fmt: skip
-    """Build SimpleViT on square patches, or ViT-C behind a convolutional stem.
-
-    Args:
-        dim: features of a token, a multiple of 64.
-        depth: encoder blocks.
-        classes: classes.
-        bias: the constant of every logit.
-        patch: side of a patch in pixels; either this or a stem.
-        stem: channels of the convolutions of a stem.
-        hidden: features inside a block; 4 dim unless given.
-        b: the exponent B.
-        temperature: what the logits are divided by, positive.
-
-    Returns:
-        The network, with freshly drawn weights.
-    """
-    linear = partial(BcosLinear, b=b)
-    kit = Kit(6, linear, linear, partial(BcosConv2d, b=b), TokenNorm, ImageNorm2d, nn.Identity)
-    backbone = Transformer(kit, dim=dim, depth=depth, classes=classes, patch=patch, stem=stem, hidden=hidden)
-    return BcosNet(backbone, temperature=temperature, bias=bias)

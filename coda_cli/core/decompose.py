@@ -58,6 +58,23 @@ class Decomposition:
         b = range(len(self.logits))[b]  # counts from the end when negative; IndexError beyond
         return Decomposition(**{f.name: getattr(self, f.name)[b : b + 1] for f in fields(self)})
 
+    def first(self, count: int) -> Decomposition:
+        """The decomposition of the first weightings alone.
+
+        Args:
+            count: how many of the K.
+
+        Returns:
+            It, without a copy.
+        """
+        shared = {"inputs": self.inputs, "logits": self.logits}
+        rest = {f.name: getattr(self, f.name)[:, :count] for f in fields(self) if f.name not in shared}
+        return Decomposition(**shared, **rest)
+
+    def cpu(self) -> Decomposition:
+        """The decomposition in the CPU's memory: what waits to be drawn must not fill a GPU's."""
+        return Decomposition(**{f.name: getattr(self, f.name).cpu() for f in fields(self)})
+
     @property
     def contributions(self) -> Tensor:
         """x * W(x), [B, K, C, h, w]; signed, logit units."""

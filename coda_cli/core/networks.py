@@ -19,6 +19,7 @@ from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
+from coda_cli.core.vit import bcos_vit
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget
 from coda_cli.machine.lanes import each, parts
@@ -264,7 +265,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bcos_vgg": bcos_nets.bcos_vgg,
     "bcos_inception": bcos_inception,
     "bcos_convnext": bcos_nets.bcos_convnext,
-    "bcos_vit": bcos_nets.bcos_vit,
+    "bcos_vit": bcos_vit,
     "standard_vit": standard_nets.standard_vit,
     "torchvision": standard_nets.torchvision_net,
 }

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coda_cli.core.bcos import BcosConv2d, BcosLinear, ImageNorm2d, TokenNorm
+from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.held import add_constant, hold
 
 Layer = Callable[..., nn.Module]
@@ -187,3 +190,29 @@ class Transformer(nn.Module):
         tokens = add_constant(tokens, positional_embedding(grid[0], grid[1], self.dim, tokens))
         y: Tensor = self.linear_head(self.transformer(tokens).mean(1))
         return y
+
+
+def bcos_vit(
+    *, dim: int, depth: int, classes: int, bias: float, patch: int | None = None, stem: Sequence[int] | None = None,
+    hidden: int | None = None, b: float = 2.0, temperature: float = 1.0,
+) -> BcosNet:  # fmt: skip
+    """Build SimpleViT on square patches, or ViT-C behind a convolutional stem.
+
+    Args:
+        dim: features of a token, a multiple of 64.
+        depth: encoder blocks.
+        classes: classes.
+        bias: the constant of every logit.
+        patch: side of a patch in pixels; either this or a stem.
+        stem: channels of the convolutions of a stem.
+        hidden: features inside a block; 4 dim unless given.
+        b: the exponent B.
+        temperature: what the logits are divided by, positive.
+
+    Returns:
+        The network, with freshly drawn weights.
+    """
+    linear = partial(BcosLinear, b=b)
+    kit = Kit(6, linear, linear, partial(BcosConv2d, b=b), TokenNorm, ImageNorm2d, nn.Identity)
+    backbone = Transformer(kit, dim=dim, depth=depth, classes=classes, patch=patch, stem=stem, hidden=hidden)
+    return BcosNet(backbone, temperature=temperature, bias=bias)

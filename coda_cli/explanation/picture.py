@@ -297,7 +297,7 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
         x = encoded(views, net)
         with _computing(x, request):
             start = time.perf_counter()
-            d = _on_the_cpu(decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance))
+            d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)
             chosen = [tuple(targets.of(row)) for row in d.logits.double().numpy()]
             layers = [_layers(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
@@ -306,7 +306,7 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
             raise
         return [why for _ in views]
     return [
-        Explanation(view, chosen[b], _first(d[b], len(chosen[b])), seconds, layers[b], net, request)
+        Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
         if _finite(d[b]) else ExactnessError("the network's logits are not finite; nothing can be explained")
         for b, view in enumerate(views)
     ]  # fmt: skip
@@ -389,20 +389,3 @@ def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tup
 
 def _finite(d: Decomposition) -> bool:
     return bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all())
-
-
-def _on_the_cpu(d: Decomposition) -> Decomposition:
-    """The decomposition in the CPU's memory: what waits to be drawn must not fill the GPU's."""
-    return replace(
-        d, inputs=d.inputs.cpu(), dynamic_weights=d.dynamic_weights.cpu(), logits=d.logits.cpu(),
-        weights=d.weights.cpu(),
-    )  # fmt: skip
-
-
-def _first(d: Decomposition, count: int) -> Decomposition:
-    """The first ``count`` weightings: in a batch, pictures with fewer targets than others carry rows of zeros."""
-    return replace(
-        d, dynamic_weights=d.dynamic_weights[:, :count], weights=d.weights[:, :count], logit=d.logit[:, :count],
-        bias=d.bias[:, :count], positional=d.positional[:, :count], residual=d.residual[:, :count],
-        tolerance=d.tolerance[:, :count],
-    )  # fmt: skip

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine.precision import true_float32
+from coda_cli.study.masks import lime, occlusion, rise
 from coda_cli.study.methods import (
     Method,
     deeplift,
@@ -22,11 +23,8 @@ from coda_cli.study.methods import (
     guided_backprop,
     input_x_gradient,
     integrated_gradients,
-    lime,
-    occlusion,
     ours,
     quiet,
-    rise,
 )
 
 
