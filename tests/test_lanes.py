@@ -142,16 +142,16 @@ def test_a_batch_bounds_pixels_and_dynamic_weights(side: int, targets: int, coun
 
 
 def test_lanes_are_made_before_the_threads_that_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = lanes._made
+    start = lanes._start
 
     def slowly(count: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)  # as the lanes do
         time.sleep(0.2)
         torch.set_num_threads(4)
-        return made(count)
+        return start(count)
 
     monkeypatch.setattr(lanes, "_POOLS", {})
-    monkeypatch.setattr(lanes, "_made", slowly)
+    monkeypatch.setattr(lanes, "_start", slowly)
     with lanes.batch_pool("cpu") as pool:
         pool.submit(lanes.each, lambda i: i, range(4))
         time.sleep(0.1)

@@ -1,10 +1,10 @@
-"""The heart: a logit shared out, exactly, over the pixels and channels of the input.
+"""A logit shared out, exactly, over the pixels and channels of the input: the heart of the program.
 
     logit = W(x) x + bias        contributions = x * W(x)        logit == sum(contributions) + bias + residual
 
 For one input a dynamic-linear network is a linear map W(x) (CVPR 2021, eq. 8); W(x) is the gradient of the logit taken
 through the network with its dynamic weights held (see ``held``). The residual is what rounding left over. It is always
-computed: a small residual is necessary for an exact decomposition, and nobody should have to take it on trust.
+computed: an exact decomposition has a small one, and whoever uses a map should see it and not have to believe it.
 """
 
 from __future__ import annotations

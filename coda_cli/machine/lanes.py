@@ -108,22 +108,22 @@ def _pool(lanes: int) -> ThreadPoolExecutor:
     """``lanes`` threads that compute with one thread of torch's each; made once, and kept."""
     with _MAKING:
         if lanes not in _POOLS:
-            _POOLS[lanes] = _made(lanes)
+            _POOLS[lanes] = _start(lanes)
         return _POOLS[lanes]
 
 
-def _made(lanes: int) -> ThreadPoolExecutor:
-    """The same, made now."""
+def _start(lanes: int) -> ThreadPoolExecutor:
+    """Start ``lanes`` threads that compute with one thread of torch's each."""
     usual, all_there = torch.get_num_threads(), threading.Barrier(lanes + 1)
 
     def prepare() -> None:
-        torch.get_num_threads()  # a thread's first question sets its number to everybody's; only then does its own stay
+        torch.get_num_threads()  # gives a thread the number of the process; a number that is set before is lost
         torch.set_num_threads(1)
         all_there.wait()
 
     pool = ThreadPoolExecutor(lanes, "lane", initializer=prepare)
     try:
-        with contextlib.ExitStack() as failing:  # Ctrl-C, or no more threads to be had: no thread shall wait for ever
+        with contextlib.ExitStack() as failing:  # Ctrl-C, or no more threads to be had: no thread may wait for ever
             failing.callback(all_there.abort)
             for _ in range(lanes):
                 pool.submit(int)

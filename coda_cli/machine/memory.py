@@ -16,13 +16,13 @@ from coda_cli.errors import MediaError
 S = TypeVar("S", Sequence[Any], Tensor)
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_SAID = (
+_MESSAGES = (
     "can't allocate memory", "not enough memory", "out of memory", "Insufficient memory", "ALLOC_FAILED",
     # What cuBLAS and cuDNN say when there is none left for their handles and workspaces.
     "ALLOCATION_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine", "No valid execution plan",
 )  # fmt: skip
-_CHANGING = threading.Lock()  # several batches may be under way
-_TOO_MANY: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pixels at once that memory ran out with
+_LOCK = threading.Lock()  # several batches may be under way
+_RAN_OUT_WITH: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # the fewest pixels of a batch that did not fit
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -34,7 +34,7 @@ def out_of_memory(error: BaseException) -> bool:
     Returns:
         The answer.
     """
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _SAID)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _MESSAGES)
 
 
 def as_many_as_fit(
@@ -55,18 +55,18 @@ def as_many_as_fit(
     """
     w, h = size
     half = -(-len(pictures) // 2)
-    if len(pictures) == 1 or len(pictures) * h * w < _TOO_MANY.get(model, 1 << 62):
+    if len(pictures) == 1 or len(pictures) * h * w < _RAN_OUT_WITH.get(model, 1 << 62):
         try:
             return [*compute(pictures)]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        # Not in the handler: the error holds on to everything that was computed before it.
+        # Outside the handler: the error keeps everything alive that was computed before it.
         if len(pictures) == 1:
             return [MediaError(f"not enough memory for {w} x {h} pixels; use --fit crop, or make it smaller")]
-        with _CHANGING:
-            if (pixels := len(pictures) * h * w) < _TOO_MANY.get(model, 1 << 62):  # else another batch has said it
-                _TOO_MANY[model] = pixels
+        with _LOCK:
+            if (pixels := len(pictures) * h * w) < _RAN_OUT_WITH.get(model, 1 << 62):  # else another batch has said it
+                _RAN_OUT_WITH[model] = pixels
                 said = "memory ran out with %d pictures of %d x %d at once; going on with %d"
                 _LOG.warning(said, len(pictures), w, h, half)
     return [
