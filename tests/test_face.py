@@ -64,7 +64,9 @@ def test_a_file_gives_what_its_pixels_give(net: Net, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [GREY, GREY[..., None], torch.from_numpy(GREY), torch.from_numpy(GREY)[None]], ids=repr
+    "source",
+    [GREY, GREY[..., None], torch.from_numpy(GREY), torch.from_numpy(GREY)[None]],
+    ids=["array", "one channel", "tensor", "tensor of one channel"],
 )
 def test_grey_is_three_equal_colours(net: Net, source: Any) -> None:
     np.testing.assert_array_equal(explain(source, net).view.rgb, explain(np.dstack([GREY] * 3), net).view.rgb)
