@@ -16,6 +16,7 @@ from coda_cli.explanation.picture import Explanation, explain
 from coda_cli.explanation.request import Request
 from coda_cli.explanation.run import explain_items
 from coda_cli.explanation.run import explain_many as _explain_many
+from coda_cli.media.pictures import PictureSource
 from coda_cli.schema.clips import ClipRecord, FrameRecord
 from coda_cli.video.reading import Selection, Source
 from coda_cli.vocabulary import ClassPolicy
@@ -45,7 +46,7 @@ def old_name(name: str) -> object:
     return globals()[name] if home == "deprecated" else getattr(import_module(f"coda_cli.{home}"), name)
 
 
-def explain_image(picture: Any, net: Net | None = None, request: Request | None = None) -> Explanation:
+def explain_image(picture: PictureSource, net: Net | None = None, request: Request | None = None) -> Explanation:
     """Explain one picture, as version 0.1 did.
 
     Args:

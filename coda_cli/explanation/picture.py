@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from coda_cli.vocabulary import Fit, IfExists, Precision, Style
 
 if TYPE_CHECKING:
     from coda_cli.explanation.record import Drawing
-    from coda_cli.media.pictures import Image
+    from coda_cli.media.pictures import Image, PictureSource
     from coda_cli.schema.pictures import Record
 
 
@@ -224,7 +224,7 @@ class Explanation:
 
 
 def explain(
-    source: Any, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
+    source: PictureSource, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
     versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
     layer: str | None = None,
 ) -> Explanation:  # fmt: skip
@@ -262,14 +262,13 @@ def explain(
     request = Request(classes, versus, fit, precision, tolerance, layer)  # type: ignore[arg-type]
     net = network_of(net, precision)
     targets = request.targets(net)
-    named = isinstance(source, str | Path)
-    item = Item(Path(source) if named else Path("picture"))
+    item = Item(Path(source if isinstance(source, str | Path) else "picture"))
     read = input_of(item, as_picture(source), net, fit)
     (result,) = as_many_as_fit(
         net.model, [read.view], read.view.resolution, partial(explain_batch, net=net, request=request, targets=targets)
     )
     if isinstance(result, CodaError):
-        raise result.about(item.path) if named else result
+        raise result.about(item.path)
     return replace(result, input=read)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -56,8 +56,8 @@ class Batch:
 
 
 def explain_many(
-    sources: Any, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
-    versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
+    sources: str | Path | Iterable[object], net: Net | str | Path | None = None,
+    classes: Sequence[str | int] | str | int = (), *, versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
     layer: str | None = None, output: str | Path | Output | None = None, drawing: Drawing | None = None,
     if_exists: IfExists = "match", recursive: bool = False,
 ) -> Generator[Outcome, None, None]:  # fmt: skip
@@ -296,23 +296,23 @@ def _refuse_no_file(path: Path) -> None:
 # ---- sources and names -----------------------------------------------------------------------------------------------
 
 
-def _items(sources: Any, recursive: bool, leave_out: Path | None) -> Iterable[Item]:
-    """The inputs that ``sources`` mean: paths as a list, pictures in memory one after the other."""
-    if isinstance(sources, str | Path):
-        sources = [sources]
-    if isinstance(sources, Sequence) and all(isinstance(source, str | Path) for source in sources):
-        return resolve([str(source) for source in sources], recursive=recursive, leave_out=leave_out)
-    if isinstance(sources, Sequence) and all(isinstance(source, Item) for source in sources):
-        return sources
-    return _in_memory(sources)
+def _items(sources: str | Path | Iterable[object], recursive: bool, leave_out: Path | None) -> Iterable[Item]:
+    """The inputs that ``sources`` mean: files as a list, anything else one after the other."""
+    listed = [sources] if isinstance(sources, str | Path) else sources
+    if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
+        return resolve([str(source) for source in listed], recursive=recursive, leave_out=leave_out)
+    return _one_by_one(listed)
 
 
-def _in_memory(pictures: Iterable[Any]) -> Iterator[InMemory]:
-    """Pictures of an iterable, or of the batches in it, numbered from 0."""
+def _one_by_one(sources: Iterable[object]) -> Iterator[Item]:
+    """Paths, pictures in memory, and the pictures of batches, as they come; what has no name is numbered from 0."""
     number = 0
-    for entry in pictures:
+    for entry in sources:
         first = entry[0] if isinstance(entry, tuple | list) else entry  # (pictures, labels), as data loaders give
-        batch = list(first) if getattr(first, "ndim", 0) == 4 else [first]
+        if isinstance(first, str | Path):
+            yield Item(Path(first))
+            continue
+        batch = cast("Iterable[object]", first) if getattr(first, "ndim", 0) == 4 else [first]
         for pixels in batch:
             yield InMemory(Path(f"picture-{number:06d}"), pixels=pixels)
             number += 1

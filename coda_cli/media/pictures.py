@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import numpy as np
 import PIL.Image
@@ -17,12 +17,14 @@ from coda_cli.media.stills import Picture, read_image, to_rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Image", "as_image", "as_picture"]
+__all__ = ["Image", "PictureSource", "as_image", "as_picture"]
+
+PictureSource: TypeAlias = Union[str, Path, Image, NDArray[Any], "Tensor"]  # what as_picture takes
 
 ACCEPTED = "a path, a PIL image, an array [H, W], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]"
 
 
-def as_picture(source: str | Path | Image | NDArray[Any] | Tensor) -> Picture:
+def as_picture(source: PictureSource) -> Picture:
     """Read a picture from wherever it is.
 
     Args:
