@@ -56,11 +56,20 @@ class Batch:
 
 
 def explain_many(
-    sources: str | Path | Iterable[object], net: Net | str | Path | None = None,
-    classes: Sequence[str | int] | str | int = (), *, versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
-    layer: str | None = None, output: str | Path | Output | None = None, drawing: Drawing | None = None,
-    if_exists: IfExists = "match", recursive: bool = False,
-) -> Generator[Outcome, None, None]:  # fmt: skip
+    sources: str | Path | Iterable[object],
+    net: Net | str | Path | None = None,
+    classes: Sequence[str | int] | str | int = (),
+    *,
+    versus: str | None = None,
+    fit: Fit = "crop",
+    precision: Precision = "float32",
+    tolerance: float | None = None,
+    layer: str | None = None,
+    output: str | Path | Output | None = None,
+    drawing: Drawing | None = None,
+    if_exists: IfExists = "match",
+    recursive: bool = False,
+) -> Generator[Outcome, None, None]:
     """Explain many pictures; reading, computing and writing overlap, and memory does not grow with their number.
 
     Args:
