@@ -5,7 +5,7 @@ Nothing is imported here, so that ``coda --help`` can name the words without wai
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 # How a picture is shown to a network: its centre as the network was trained on, the whole picture made small, or the
 # whole picture at its own size.
@@ -42,3 +42,16 @@ Baseline = Literal["zero", "mean", "blurred"]
 
 # What the matrix products of training are computed in.
 TrainingPrecision = Literal["float32", "bfloat16"]
+
+
+def one_of(value: object, vocabulary: object) -> bool:
+    """Whether a value is a word of a vocabulary.
+
+    Args:
+        value: what somebody wrote.
+        vocabulary: one of the ``Literal`` types above.
+
+    Returns:
+        The answer.
+    """
+    return value in get_args(vocabulary)

@@ -244,6 +244,62 @@ def test_a_picture_among_others_that_is_none_costs_only_itself(net: Net) -> None
     assert str(outcomes[1].error).startswith("picture-000001: ")
 
 
+def test_an_array_is_a_picture_or_a_batch_and_paths_keep_their_names(net: Net, tmp_path: Path) -> None:
+    assert len(list(explain_many(pixels(), net))) == 1
+    assert len(list(explain_many(torch.zeros(3, 3, 32, 32), net))) == 3
+    files = photos(tmp_path, "a.png", "b.png")
+    assert [o.item.path for o in explain_many(iter(files), net)] == files
+    mixed = [o.item.path for o in explain_many([files[0], pixels()], net)]
+    assert mixed == [files[0], Path("picture-000000")]
+    classes: Any = np.int64(3)
+    assert explain(pixels(), net, classes).targets[0].index == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kinds": ("overly", "json")}, "there is no 'overly'"),
+        ({"style": "pink"}, "signed, colour"),
+        ({"scale": "clip"}, "image, run or a number"),
+        ({"percentile": 200.0}, "from 0 to 100"),
+        ({"alpha": 9.0}, "from 0 to 1"),
+        ({"smooth": 4}, "an odd number"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_drawn_is_refused_at_once(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Drawing(**wrong)
+
+
+def test_words_that_are_none_are_refused(net: Net, tmp_path: Path) -> None:
+    wrong: Any = "foo"
+    with pytest.raises(UsageError, match="crop, pad, native"):
+        explain(pixels(), net, fit=wrong)
+    with pytest.raises(UsageError, match="float32, float64, bfloat16"):
+        explain(pixels(), net, precision=wrong)
+    with pytest.raises(UsageError, match="match, error, skip"):
+        explain(pixels(), net).save(tmp_path, if_exists=wrong)
+    with pytest.raises(UsageError, match="clip, frame"):
+        explain_clip("clip.mp4", net, policy=wrong)
+    with pytest.raises(UsageError, match="layer='all'"):
+        explain(pixels(), net).save(tmp_path, drawing=Drawing(kinds=("layers", "json")))
+    layers = Drawing(kinds=("layers", "json"))
+    (outcome,) = explain_many([pixels()], net, output=tmp_path, drawing=layers)
+    assert outcome.written[0].suffix == ".png"
+
+
+def test_a_network_without_a_proof_is_refused(net: Net) -> None:
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(6, 10, 1)
+
+    plain = Net(Plain(), net.checkpoint, net.path, "0")
+    with pytest.raises(UsageError, match="is not dynamic linear"):
+        explain(pixels(), plain)
+
+
 def test_a_clip_is_explained(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for n in range(4):

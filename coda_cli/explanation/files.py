@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.explanation.request import refuse_unknown
 from coda_cli.media.files import TEMPORARY_PREFIX
 from coda_cli.media.sources import RECORD_KEY, identity
 from coda_cli.media.stills import read_gif_text, read_png_text
@@ -39,6 +40,7 @@ class FilePolicy:
         self, if_exists: IfExists, inputs: Iterable[Path], *, advice: str, other: str = "--output",
         error: type[CodaError] = MediaError,
     ) -> None:  # fmt: skip
+        refuse_unknown("if_exists", if_exists, IfExists)
         self.if_exists, self._advice, self._other, self._error = if_exists, advice, other, error
         self._inputs = {identity(path) for path in inputs}
 

@@ -174,6 +174,8 @@ class Explanation:
         from coda_cli.explanation.record import Drawing
         from coda_cli.explanation.writer import Output, Writer
 
+        if drawing and {"layers", "depth"} & {*drawing.kinds} and not self.layers:
+            raise UsageError("no layers were asked for; write explain(..., layer='all')")
         source = self._own_input
         naming = Naming(Path(folder), self.net.checkpoint.name, name or DEFAULT_NAME)
         writer = Writer(self.net, [source.item], self.request, Output(naming, drawing or Drawing(), if_exists))

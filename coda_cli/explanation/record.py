@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.core.depth import LayerShare
+from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
+from coda_cli.explanation.naming import KINDS
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.request import Input
+from coda_cli.explanation.request import Input, refuse_unknown
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
@@ -52,6 +54,37 @@ class Drawing:
     alpha: float = 0.85
     style: Style = "signed"
     smooth: int = 15
+
+    def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.kinds if kind not in KINDS]:
+            raise UsageError(f"kinds: there is no {unknown[0]!r}; there are {', '.join(KINDS)}")
+        refuse_bad_drawing(self.scale, ("image", "run"), self.percentile, self.alpha, self.smooth)
+        refuse_unknown("style", self.style, Style)
+
+
+def refuse_bad_drawing(
+    scale: float | str, words: tuple[str, ...], percentile: float, alpha: float, smooth: int
+) -> None:
+    """Refuse numbers that nothing can be drawn with.
+
+    Args:
+        scale: the contribution in full colour, in logit units, or one of ``words``.
+        words: the ways to find the scale.
+        percentile: from 0 to 100.
+        alpha: opacity, from 0 to 1.
+        smooth: an odd window, in pixels.
+
+    Raises:
+        UsageError: a number or word is none of these.
+    """
+    if scale not in words and not (isinstance(scale, float | int) and 0 <= scale < math.inf):
+        raise UsageError(f"scale is {scale!r}; expected {', '.join(words)} or a number of logit units")
+    if not 0 <= percentile <= 100:
+        raise UsageError(f"percentile is {percentile}; expected a number from 0 to 100")
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha}; expected a number from 0 to 1")
+    if smooth < 1 or smooth % 2 == 0:
+        raise UsageError(f"smooth is {smooth}; expected an odd number of pixels")
 
 
 def make_record(explanation: Explanation, source: Input, drawing: Drawing, settings: str | None = None) -> Record:

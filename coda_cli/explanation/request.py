@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
@@ -13,7 +15,7 @@ from coda_cli.machine.precision import DTYPES
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.media.view import View, fit
-from coda_cli.vocabulary import Fit, Precision
+from coda_cli.vocabulary import Fit, Precision, one_of
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,11 @@ class Request:
     layer: str | None = None
 
     def __post_init__(self) -> None:
-        one = isinstance(self.classes, str | int)  # a text is a sequence, too: of letters
+        one = isinstance(self.classes, str) or not isinstance(self.classes, Iterable)  # a text consists of letters, too
         classes = (self.classes,) if one else self.classes
         object.__setattr__(self, "classes", tuple(str(name) for name in classes))
+        refuse_unknown("fit", self.fit, Fit)
+        refuse_unknown("precision", self.precision, Precision)
 
     def targets(self, net: Net) -> Targets:
         """Find the classes asked for in a network.
@@ -73,6 +77,21 @@ class Input:
     view: View
 
 
+def refuse_unknown(option: str, value: object, vocabulary: object) -> None:
+    """Refuse a word that an option of the library does not have.
+
+    Args:
+        option: what the option is called.
+        value: what somebody wrote.
+        vocabulary: the ``Literal`` type of the option, of ``vocabulary``.
+
+    Raises:
+        UsageError: it is none of the words.
+    """
+    if not one_of(value, vocabulary):
+        raise UsageError(f"{option} is {value!r}; expected one of {', '.join(get_args(vocabulary))}")
+
+
 def network_of(net: Net | str | Path | None, precision: Precision = "float32") -> Net:
     """The network that an argument ``net`` of the library's functions means.
 
@@ -90,6 +109,8 @@ def network_of(net: Net | str | Path | None, precision: Precision = "float32") -
     dtype = DTYPES[precision]
     if not isinstance(net, Net):
         return load(DEFAULT if net is None else net, dtype=dtype)
+    if not hasattr(net.model, "bias"):  # loaded for methods that need no exact decomposition
+        raise UsageError(f"{net.checkpoint.name} is not dynamic linear: its logits have no exact decomposition")
     if (own := next(net.model.parameters()).dtype) != dtype:
         raise UsageError(
             f"precision {precision} needs a network in {dtype}; this one is in {own}: load(..., dtype={dtype})"

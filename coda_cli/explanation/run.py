@@ -101,6 +101,8 @@ def explain_many(
     """
     from coda_cli.explanation.naming import Naming
 
+    if drawing and layer is None and {"layers", "depth"} & {*drawing.kinds}:
+        layer = "all"
     request = Request(classes, versus, fit, precision, tolerance, layer)  # type: ignore[arg-type]
     net = network_of(net, precision)
     if not isinstance(output, Output):
@@ -307,7 +309,9 @@ def _refuse_no_file(path: Path) -> None:
 
 def _items(sources: str | Path | Iterable[object], recursive: bool, leave_out: Path | None) -> Iterable[Item]:
     """The inputs that ``sources`` mean: files as a list, anything else one after the other."""
-    listed = [sources] if isinstance(sources, str | Path) else sources
+    one = isinstance(sources, str | Path) or not isinstance(sources, Iterable) or hasattr(sources, "ndim")
+    # An array is a picture or a batch, not an iterable of its rows.
+    listed = [sources] if one else cast("Iterable[object]", sources)
     if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
         return resolve([str(source) for source in listed], recursive=recursive, leave_out=leave_out)
     return _one_by_one(listed)

@@ -13,7 +13,8 @@ from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.explanation.clip.survey import Survey, target_name
 from coda_cli.explanation.drawing import colour_explanation_of, coloured_weights
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import sigmoid
+from coda_cli.explanation.record import refuse_bad_drawing, sigmoid
+from coda_cli.explanation.request import refuse_unknown
 from coda_cli.media.view import paste_back
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, places, resized
 from coda_cli.render.colour import robust_scale
@@ -56,6 +57,11 @@ class ClipDrawing:
     height: int | None = None
     style: Style = "signed"
     smooth: int = 5  # of the colour explanation, in the network's pixels
+
+    def __post_init__(self) -> None:
+        refuse_bad_drawing(self.scale, ("clip", "frame"), self.percentile, self.alpha, self.smooth)
+        refuse_unknown("layout", self.layout, Layout)
+        refuse_unknown("style", self.style, Style)
 
 
 class Painter:

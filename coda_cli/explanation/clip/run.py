@@ -26,7 +26,7 @@ from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import FilePolicy, prepare
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import network_part, settings_hash, versions
-from coda_cli.explanation.request import Request, network_of
+from coda_cli.explanation.request import Request, network_of, refuse_unknown
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
@@ -59,6 +59,7 @@ class ClipExplanation:
     ) -> None:  # fmt: skip
         self.source, self.net, self.request = source, net, request
         self.selection, self.policy, self.batch = selection or Selection(), policy, batch
+        refuse_unknown("policy", policy, ClassPolicy)
         self.targets = request.targets(net)
 
     def __iter__(self) -> Iterator[FrameRecord]:
