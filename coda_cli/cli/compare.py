@@ -76,7 +76,7 @@ def compare(
       occlusion:window=32,stride=32
       rise:masks=6000,cells=6,kept=0.1,seed=42
       lime:samples=256,features=3,kernel=1.0,seed=42
-    """  # fmt: skip
+    """
     from coda_cli.explanation.compare import compare as compare_file
     from coda_cli.explanation.files import prepare, sweep
     from coda_cli.explanation.naming import Naming, refuse_collisions
@@ -127,7 +127,7 @@ def compare(
 
 def _describe(item: Item, record: Comparison, many: bool) -> None:
     seconds = sum(m.seconds for m in record.methods) * record.together
-    shared = f" (of {record.together} classes together)" if record.together > 1 else ""
+    shared = f" for {record.together} classes together" if record.together > 1 else ""
     say = console.detail if many else console.say
     say(f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
     for name, reason in record.left_out.items():

@@ -122,7 +122,7 @@ def explain(
     coda explain photos/ -r -o out/ --class top:3
     coda explain photos/ --json -q | jq '.explained[0].name'
     find . -name '*.jpg' -print0 | coda explain -0 - --versus tench
-    """  # fmt: skip
+    """
     kinds = _kinds(write)
     if layer is None and {"layers", "depth"} & {*kinds}:
         layer = "all"

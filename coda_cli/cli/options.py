@@ -67,18 +67,29 @@ def _set_verbose(value: int) -> int:
 
 Quiet = Annotated[
     int,
-    typer.Option("--quiet", "-q", count=True, callback=_set_quiet, show_default=False,
-                 help="No progress and no summary; twice: errors only."),
-]  # fmt: skip
+    typer.Option(
+        "--quiet",
+        "-q",
+        count=True,
+        callback=_set_quiet,
+        show_default=False,
+        help="No progress and no summary; twice: errors only.",
+    ),
+]
 Verbose = Annotated[
     int,
     typer.Option("--verbose", "-v", count=True, callback=_set_verbose, show_default=False, help="Say more."),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", envvar="CODA_MODEL", metavar="NAME|FILE",
-                 help="A network's name (see: coda models list) or its file."),
-]  # fmt: skip
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="CODA_MODEL",
+        metavar="NAME|FILE",
+        help="A network's name (see: coda models list) or its file.",
+    ),
+]
 Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The published configuration that a file of bare weights belongs to."),
@@ -100,10 +111,16 @@ PrecisionOption = Annotated[
 ]
 Check = Annotated[
     float | None,
-    typer.Option("--check", min=0, metavar="TOLERANCE", callback=_sensible, show_default=False,
-                 help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
-                 "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4."),
-]  # fmt: skip
+    typer.Option(
+        "--check",
+        min=0,
+        metavar="TOLERANCE",
+        callback=_sensible,
+        show_default=False,
+        help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
+        "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4.",
+    ),
+]
 Percentile = Annotated[
     float,
     typer.Option("--percentile", min=0, max=100, help="Of |contribution|: what --scale takes where it is no number."),
@@ -114,9 +131,15 @@ StyleOption = Annotated[
 ]
 Smooth = Annotated[
     int,
-    typer.Option("--smooth", min=1, max=WIDEST, metavar="N", callback=odd,
-                 help="Odd window of the colour explanation, in the network's pixels."),
-]  # fmt: skip
+    typer.Option(
+        "--smooth",
+        min=1,
+        max=WIDEST,
+        metavar="N",
+        callback=odd,
+        help="Odd window of the colour explanation, in the network's pixels.",
+    ),
+]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")]
 FitOption = Annotated[
     Fit,

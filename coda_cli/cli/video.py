@@ -128,9 +128,7 @@ def video(
     request = Request(tuple(classes or ()), versus, fit, precision, check)
     begins, stops = _span(start, end, seconds)
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
-    drawing = ClipDrawing(
-        layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth
-    )  # fmt: skip
+    drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request)
     refuse_style(net, style)
