@@ -280,7 +280,7 @@ def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bo
 def _source(text: str) -> str | int:
     """The path, or the number of the camera, that a source names. Raises UsageError."""
     if not text:
-        raise UsageError("a source is empty; write . for this folder")
+        raise UsageError("a source is an empty name; write . for this folder")
     number = text.removeprefix("camera:")
     if number != text:
         if not number.isdecimal():
