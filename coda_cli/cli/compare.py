@@ -43,9 +43,8 @@ def compare(
         typer.Option(
             "--method",
             metavar="NAME[:KEY=N,...]",
-            help="Use this method; can be repeated: ours, gradient, input-x-gradient, integrated-gradients, deeplift, "
-            "grad-cam, guided-backprop, occlusion, lime or rise, with parameters if wanted [default: all; occlusion "
-            "and RISE in quicker forms].",
+            help="Use this method, with parameters if wanted; can be repeated. The methods are listed above [default: "
+            "all; occlusion and RISE in quicker forms].",
         ),
     ] = None,
     output: OutputFolder = Path("coda-out"),
@@ -71,13 +70,15 @@ def compare(
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
 
     \b
-    Methods with parameters, and their defaults. These are the published values, except for occlusion, where the
+    Methods, with their parameters and defaults. These are the published values, except for occlusion, where the
     published 5, 9 and 50 are window=4,stride=2, window=8,stride=2 and window=80,stride=20. Where no method is named,
     occlusion and RISE are used in quicker forms.
+      ours
       gradient:absolute=0,channels=3
       input-x-gradient:channels=3
       integrated-gradients:steps=20,channels=3
       deeplift:channels=3
+      grad-cam
       guided-backprop:channels=3
       occlusion:window=32,stride=32
       rise:masks=6000,cells=6,kept=0.1,seed=42
