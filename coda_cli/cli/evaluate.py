@@ -213,7 +213,9 @@ def removal(
             help="Put this in their place: 0 in all six channels (published), the mean colour, or a blurred picture."
         ),
     ] = "zero",
-    points: Annotated[int, typer.Option(min=1, help="Measure the probability at this many points on the way.")] = 128,
+    points: Annotated[
+        int, typer.Option(min=1, help="Measure the probability this many times during the removal.")
+    ] = 128,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Remove this share of the pixels in the end.")] = 0.25,
     scores: ScoresFile = None,
     plot: Plot = None,

@@ -104,7 +104,7 @@ def explained(
 
 
 def all_explained(results: Iterable[Explanation | CodaError]) -> list[Explanation]:
-    """Take the explanations out of results, none of which may be an error.
+    """Take the explanations out of results; the first error among these is raised.
 
     Args:
         results: what ``explain_batch`` gives.
@@ -248,7 +248,7 @@ def survey(
         on_frame: called after each group of frames with the number of frames seen so far.
 
     Returns:
-        What was found.
+        The times, logits and sample of the frames.
 
     Raises:
         MediaError: the clip has no frame to explain.
