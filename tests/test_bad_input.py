@@ -886,9 +886,9 @@ def test_only_a_run_that_would_go_on_says_so(
         raise KeyboardInterrupt
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.cli.explain._Announcer.add", interrupted)
+    monkeypatch.setattr("coda_cli.cli.explain._ResultPrinter.add", interrupted)
     said = coda("explain", "a.png", *more, status=130).err
-    assert ("the same command goes on here" in said) == goes_on
+    assert ("the same command continues from here" in said) == goes_on
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="asks Linux for a full disk")
@@ -982,7 +982,10 @@ run()
         (["explain", "a.png", "--model"], "option '--model' requires an argument"),
         (["video", "a.png", "--fps", "0"], "fps is 0; it must be more than 0"),
         (["explain", "a.png", "--force", "--if-exists", "skip"], "--force overwrites, and --if-exists skip does not"),
-        (["explain", "a.png", "--write", "none,overlay"], "--write none,overlay: none stands alone"),
+        (
+            ["explain", "a.png", "--write", "none,overlay"],
+            "--write none,overlay: none cannot be combined with other kinds",
+        ),
         (
             ["models", "show", "cifar10", "Holiday.jpg"],
             "got unexpected extra argument(s) (Holiday.jpg); see ",

@@ -217,7 +217,7 @@ def test_the_sheet_states_every_method_s_sum_its_distance_from_the_logit_its_sca
             assert title == part["method"]
             assert lines == [
                 f"sum {part['sum']:.3g}, off by {part['off']:+.2g}",
-                f"full colour ±{part['scale']:.2g}, {part['seconds']:.2g} s (of 2 classes together)",
+                f"full colour ±{part['scale']:.2g}, {part['seconds']:.2g} s for each of 2 classes",
             ]
             assert unit == ("" if part["method"] == "gradient" else "logit")
 
@@ -258,6 +258,6 @@ def test_every_class_has_a_line_and_the_progress_counts_methods(
     result = coda("compare", "a.png", "b.png", "c.png", "-c", "cat", "-c", "dog", *methods, status=1)
     said = [line.split(" methods in ") for line in result.err.splitlines() if " methods in " in line]
     assert [who for who, _ in said] == [f"coda: {n}: {c}: 3" for n in ("a.png", "c.png") for c in ("cat", "dog")]
-    assert all(took.endswith(" s (of 2 classes together)") for _, took in said)
+    assert all(took.endswith(" s for 2 classes together") for _, took in said)
     assert [done for done, _ in heard] == pytest.approx([1 / 3, 2 / 3, 1, 2, 7 / 3, 8 / 3, 3])
     assert {total for _, total in heard} == {3}

@@ -147,7 +147,10 @@ def test_one_layer_by_number_or_name(coda: Coda, tmp_path: Path) -> None:
     assert len([f for f in files if f.endswith(".layers.png")]) == 1
     assert not [f for f in files if f.endswith(".gif")]
     refused = coda("explain", "a.png", "--layer", "17", "--write", "none", status=2)
-    assert "--layer 17: the whole logit passes through no such layer; there are 0 (input), 1 (layers.0)" in refused.err
+    assert (
+        "--layer 17: no such layer that the whole logit passes through; there are 0 (input), 1 (layers.0)"
+        in refused.err
+    )
 
 
 def test_an_inexact_layer_has_its_exit_code(coda: Coda, tmp_path: Path) -> None:

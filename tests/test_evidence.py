@@ -167,7 +167,7 @@ def test_no_smaller_set_of_pixels_holds_half_of_the_evidence() -> None:
 
 
 def test_one_pixel_too_many_or_too_few_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = evidence._half
+    original = evidence._mask_of_half
 
     def more(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
         return original(gain, total * 1.3)
@@ -179,7 +179,7 @@ def test_one_pixel_too_many_or_too_few_is_caught(monkeypatch: pytest.MonkeyPatch
         return gain >= total / gain.size
 
     for wrong in (more, fewer, above_the_mean):
-        monkeypatch.setattr(evidence, "_half", wrong)
+        monkeypatch.setattr(evidence, "_mask_of_half", wrong)
         with pytest.raises(AssertionError):
             check_half()
 

@@ -329,7 +329,10 @@ def test_memory_that_runs_out_is_one_line(coda: Coda, scenes: Path, monkeypatch:
 
     monkeypatch.setattr("coda_cli.core.networks.classify", full)
     result = coda("evaluate", "localisation", scenes, "--grid", "2x2", status=1)
-    assert result.error == "memory ran out; use smaller pictures, fewer at once, or a machine with more"
+    assert (
+        result.error
+        == "memory ran out; use smaller pictures, compute fewer together, or use a machine with more memory"
+    )
 
 
 def test_methods_smoothing_and_size_change_what_is_measured(coda: Coda, scenes: Path) -> None:

@@ -988,7 +988,7 @@ def test_stopped_by_its_time_budget_the_command_goes_on_to_the_same_file(picture
     coda_train(pictures, "-o", "whole", "-q")
     stopped = coda_train(pictures, "-o", "parts", "--time-budget", "0")
     assert stopped.out == ""
-    assert "the time budget is spent after step 1; the same command with --resume goes on" in stopped.err
+    assert "the time budget is spent after step 1; the same command with --resume continues" in stopped.err
     assert not list(Path("parts").glob("*.safetensors"))
     coda_train(pictures, "-o", "parts", "--resume", "--time-budget", "0")
     assert coda_train(pictures, "-o", "parts", "--resume").lines == [str(Path("parts/data.safetensors"))]
@@ -1014,7 +1014,7 @@ def test_a_run_that_is_there_is_not_overwritten(pictures: Path) -> None:
     coda_train(pictures, "-o", "run", "--time-budget", "0")
     before = program.tree(Path("run"))
     refused = coda_train(pictures, "-o", "run", status=ExitCode.USAGE)
-    assert refused.error == "run: holds a run already; --resume goes on with it, -o DIR starts another"
+    assert refused.error == "run: holds a run already; --resume continues it, -o DIR starts another"
     with filelock.FileLock("run/training-state.pt.lock"):
         beside = coda_train(pictures, "-o", "run", "--resume", status=ExitCode.USAGE)
     said = "run/training-state.pt: another run writes to it; wait for its end, or -o DIR starts another"

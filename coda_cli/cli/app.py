@@ -50,7 +50,7 @@ app.add_typer(evaluate.app, name="evaluate")
 
 
 def _version(value: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if value:
         from importlib.metadata import version  # reads installed metadata: torch itself is not imported
 
@@ -67,13 +67,13 @@ def coda(
         bool, typer.Option("--traceback", envvar="CODA_DEBUG", help="Show the Python traceback of an error.")
     ] = False,
 ) -> None:
-    """Explain image classifiers exactly: every logit split into the contributions of the pixels, and proven.
+    """Explain image classifiers exactly: split every logit into the contributions of the pixels, and prove it.
 
     \b
     coda explain photo.jpg                  explain the predicted class
     coda explain photos/ -o out/ --json     a folder, with records for scripts
     coda video clip.mp4                     a clip, frame by frame
-    coda compare photo.jpg                  beside Grad-CAM, occlusion, LIME and others
+    coda compare photo.jpg                  compare with Grad-CAM, occlusion, LIME and others
     coda models list                        all networks that coda knows
     """
     global _show_traceback
@@ -84,7 +84,7 @@ _show_traceback = False
 
 
 class _Terminated(BaseException):
-    """SIGTERM as an exception, so that temporary files are removed on the way out."""
+    """SIGTERM as an exception, so that temporary files are removed before the program ends."""
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -114,12 +114,12 @@ def _prepare_stdout() -> None:
 
 
 def main() -> NoReturn:
-    """Run the program and leave with its exit code."""
+    """Run the program and exit with its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     logging.getLogger("coda_cli").handlers = [_WarningsToConsole()]
     _prepare_stdout()
     try:
-        ended = app(prog_name="coda", standalone_mode=False)  # or typer would write its errors itself, over four lines
+        ended = app(prog_name="coda", standalone_mode=False)  # else typer prints its errors itself, in four lines
         if ended == ExitCode.INTERRUPTED:
             console.interrupted()
         sys.exit(ended or ExitCode.OK)
@@ -129,30 +129,31 @@ def main() -> NoReturn:
         else:
             console.error(_one_line(error))
         sys.exit(ExitCode.USAGE)
-    except CodaError as error:
-        if _show_traceback:
+    except (CodaError, RuntimeError, MemoryError, OSError) as error:
+        if _show_traceback or (message := _message_of(error)) is None:
             raise
-        console.error(str(error))
-        sys.exit(error.exit_code)
-    except (RuntimeError, MemoryError) as error:
-        from coda_cli.machine.memory import out_of_memory
-
-        if _show_traceback or not out_of_memory(error):
-            raise
-        console.error("memory ran out; use smaller pictures, fewer at once, or a machine with more")
-        sys.exit(ExitCode.FAILED)
-    except OSError as error:  # a full disk, where results or help are written
-        if _show_traceback:
-            raise
-        console.error(f"{error.filename or 'output'}: {error.strerror or error}")
-        sys.exit(ExitCode.FAILED)
+        console.error(message)
+        sys.exit(error.exit_code if isinstance(error, CodaError) else ExitCode.FAILED)
     except _Terminated:
         console.say("terminated")
         sys.exit(ExitCode.TERMINATED)
 
 
+def _message_of(error: Exception) -> str | None:
+    """The message of an error that is no fault of the program; None for one that is."""
+    if isinstance(error, CodaError):
+        return str(error)
+    if isinstance(error, OSError):  # such as a full disk, where results or help are written
+        return f"{error.filename or 'output'}: {error.strerror or error}"
+    from coda_cli.machine.memory import out_of_memory
+
+    if isinstance(error, RuntimeError | MemoryError) and out_of_memory(error):
+        return "memory ran out; use smaller pictures, compute fewer together, or use a machine with more memory"
+    return None
+
+
 def _one_line(error: TyperException) -> str:
-    """An error of the option parser, in one line and in coda's form."""
+    """The message of an error of the option parser, in one line as coda writes errors."""
     text = error.format_message().rstrip(".").replace("(Possible options", "(possible options")
     option = re.match(r"Invalid value for '([^']+)': (?:Value error, )?", text)
     said = text[option.end() :] if option else text

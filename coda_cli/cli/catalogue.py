@@ -1,4 +1,4 @@
-"""What ``coda models list`` and ``show`` say of networks, to people and to programs. torch is not imported."""
+"""Make what ``coda models list`` and ``show`` print about networks. torch is not imported."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def details(entry: KnownCheckpoint) -> dict[str, Any]:
 
 
 def _where(entry: KnownCheckpoint) -> str:
-    """Whether the file is bundled, here, or not here."""
+    """Whether the file is bundled with coda, on this machine (here), or not here."""
     if entry.url is None and entry.path.parent == manifest.weights_folder():
         return "bundled"
     return "here" if entry.here else "not here"
 
 
 def _parameters(entry: KnownCheckpoint) -> int | None:
-    """How many numbers a network has, from its table or the header of its file alone (torch is not imported)."""
+    """How many parameters a network has, by its table or the header of its file (torch is not imported)."""
     from coda_cli.checkpoints.published_bcos import BCOS
 
     a, name = entry.checkpoint.arguments, entry.checkpoint.name
@@ -109,7 +109,7 @@ def _parameters(entry: KnownCheckpoint) -> int | None:
 
 
 def _row(entry: KnownCheckpoint) -> list[str]:
-    """The cells of COLUMNS."""
+    """Make the cells of one network, one for each of COLUMNS."""
     checkpoint, accuracy = entry.checkpoint, entry.checkpoint.accuracy
     crop = checkpoint.preprocessing.crop
     return [

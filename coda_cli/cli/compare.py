@@ -1,7 +1,9 @@
-"""``coda compare``: one picture under many methods."""
+"""``coda compare``: compare many methods on one picture."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 
 def compare(
-    sources: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, quoted patterns.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, or patterns in quotes.")
+    ],
     model: Model = DEFAULT,
     classes: Classes = None,
     methods: Annotated[
@@ -39,25 +43,26 @@ def compare(
         typer.Option(
             "--method",
             metavar="NAME[:KEY=N,...]",
-            help="ours, gradient, input-x-gradient, integrated-gradients, deeplift, grad-cam, guided-backprop, "
-            "occlusion, lime or rise, with parameters if wanted [default: all; occlusion and RISE in quicker forms].",
+            help="Use this method, with parameters if wanted; can be repeated. The methods are listed above [default: "
+            "all; occlusion and RISE in quicker forms].",
         ),
     ] = None,
     output: OutputFolder = Path("coda-out"),
     json: Json = False,
     fit: FitOption = "crop",
     recursive: Recursive = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
     arch: Arch = None,
     device: Device = "auto",
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Hold the exact contributions against post-hoc methods: same network, class and picture.
+    """Compare the exact contributions with post-hoc methods.
 
-    Writes a sheet of all maps, each on its own stated scale with its sum and how far that is from what is to be shared
-    out, logit less bias, and the same as arrays and JSON. Networks without an exact decomposition can be looked at as
-    well. Ours, occlusion and RISE come with coda; the others need captum, LIME also scikit-learn and scikit-image.
+    Writes a sheet with the maps of all methods for the same network, class and picture, and the same as arrays and
+    JSON. Each map has its own scale, which is stated with its sum and how far the sum is from logit − bias, to which
+    the pixels should sum. Networks without an exact decomposition can be compared as well. Ours, occlusion and RISE
+    come with coda; the others need captum, and LIME also scikit-learn and scikit-image.
 
     \b
     coda compare photo.jpg
@@ -65,25 +70,25 @@ def compare(
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
 
     \b
-    Methods with parameters, and their defaults, which are the published values (but for occlusion, published as 5, 9
-    and 50 are window=4,stride=2, window=8,stride=2 and window=80,stride=20; and for quicker forms of it and of RISE
-    where no method is named):
+    Methods, with their parameters and defaults. These are the published values, except for occlusion, where the
+    published 5, 9 and 50 are window=4,stride=2, window=8,stride=2 and window=80,stride=20. Where no method is named,
+    occlusion and RISE are used in quicker forms.
+      ours
       gradient:absolute=0,channels=3
       input-x-gradient:channels=3
       integrated-gradients:steps=20,channels=3
       deeplift:channels=3
+      grad-cam
       guided-backprop:channels=3
       occlusion:window=32,stride=32
       rise:masks=6000,cells=6,kept=0.1,seed=42
       lime:samples=256,features=3,kernel=1.0,seed=42
-    """  # fmt: skip
+    """
     from coda_cli.explanation.compare import compare as compare_file
     from coda_cli.explanation.files import prepare, sweep
     from coda_cli.explanation.naming import Naming, refuse_collisions
     from coda_cli.explanation.request import Request
     from coda_cli.media.sources import resolve
-    from coda_cli.schema.comparisons import FailedComparison
-    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output)
@@ -102,17 +107,30 @@ def compare(
     inputs = [item.path for item in items]
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
+    compare_one = partial(
+        compare_file, net=net, request=request, methods=methods or (), naming=naming, force=force, inputs=inputs
+    )
+    if failures := _compare_all(items, compare_one, output, json):
+        raise typer.Exit(max(failures))
+
+
+def _compare_all(
+    items: Sequence[Item], compare_one: Callable[..., Iterator[Comparison]], output: Path, json: bool
+) -> set[ExitCode]:
+    """Compare the methods on every input, and print what happens; returns the exit codes of failures."""
+    from coda_cli.schema.comparisons import FailedComparison
+    from coda_cli.schema.parts import to_json
+
     failures: set[ExitCode] = set()
     with console.progress("comparing", " pictures") as advance:
 
         def of_picture(n: int) -> Advance:
+            """Progress within one picture, as a share of it."""
             return lambda done, of: advance(n + done / of, len(items))
 
         for n, item in enumerate(items):
             try:
-                for record in compare_file(
-                    item, net, request, methods or (), naming, force=force, inputs=inputs, on_method=of_picture(n)
-                ):
+                for record in compare_one(item, on_method=of_picture(n)):
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     _describe(item, record, many=len(items) > FEW)
             except CodaError as error:
@@ -121,13 +139,13 @@ def compare(
                     console.result(to_json(FailedComparison.of(item.path.as_posix(), error)))
                 advance(n + 1, len(items))
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
-    if failures:
-        raise typer.Exit(max(failures))
+    return failures
 
 
 def _describe(item: Item, record: Comparison, many: bool) -> None:
+    """Print for people what a record says; with ``many`` inputs little, unless -v is given."""
     seconds = sum(m.seconds for m in record.methods) * record.together
-    shared = f" (of {record.together} classes together)" if record.together > 1 else ""
+    shared = f" for {record.together} classes together" if record.together > 1 else ""
     say = console.detail if many else console.say
     say(f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
     for name, reason in record.left_out.items():

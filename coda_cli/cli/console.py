@@ -45,7 +45,7 @@ class Console:
         self._line("error: ", "bold red", text)
 
     def warn(self, text: str) -> None:
-        """Print what the user should know in any case; hidden by -qq.
+        """Print what the user should know even with -q; hidden by -qq.
 
         Args:
             text: the warning.
@@ -91,6 +91,7 @@ class Console:
     _rich: RichConsole | None = None
 
     def _stderr(self) -> RichConsole:
+        """The console on stderr, made at its first use."""
         if self._rich is None:
             from rich.console import Console as RichConsole
 
@@ -105,7 +106,7 @@ class Console:
         Nothing is shown with -q.
 
         Args:
-            what: is being done.
+            what: what is being done.
             unit: of the numbers in plain lines, such as " pictures".
 
         Yields:
@@ -119,16 +120,18 @@ class Console:
             yield self._plain(what, unit)
 
     def _bar(self, what: str) -> Iterator[Advance]:
+        """Show a bar on a terminal."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         name = TextColumn("{task.description}", markup=False)  # "[x].mp4" is a name
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # On a terminal, results must be printed above the bar; in a pipe or a file they have nothing to do with it.
+        # On a terminal, results must be printed above the bar; results that go to a pipe or a file do not disturb it.
         with Progress(*columns, console=self._stderr(), transient=True, redirect_stdout=stdout_is_terminal()) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _plain(self, what: str, unit: str) -> Advance:
+        """Make a function that prints plain lines."""
         start = last = time.monotonic()
         before: float | None = None  # how much was done before this run: the first call is after one more
 
@@ -149,6 +152,7 @@ class Console:
 
 
 def _silent(done: float, total: int) -> None:
+    """Show nothing."""
     del done, total
 
 

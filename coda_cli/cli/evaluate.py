@@ -1,4 +1,4 @@
-"""``coda evaluate``: the papers' measurements on pictures of one's own."""
+"""``coda evaluate``: measure explanations as the papers do, on pictures of the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from coda_cli.study.scores import Scores
     from coda_cli.training.datasets import Split
 
-app = typer.Typer(help="Measure explanations on labelled pictures: localisation, removal.", no_args_is_help=True)
+app = typer.Typer(help="Measure explanations on labelled pictures.", no_args_is_help=True)
 
 Data = Annotated[
     Path,
@@ -32,14 +32,14 @@ Data = Annotated[
 ]
 MethodOption = Annotated[
     str,
-    typer.Option(
-        "--method", metavar="NAME[:KEY=N,...]", help="By which method maps are made: see coda compare --help."
-    ),
+    typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Make maps by this method; see coda compare --help."),
 ]
 ScoresFile = Annotated[
     Path | None,
     typer.Option(
-        "--scores", metavar="FILE", help="Write every score to a file; the same command then goes on where it stopped."
+        "--scores",
+        metavar="FILE",
+        help="Write every score to this file; the same command, run again, continues where it stopped.",
     ),
 ]
 Plot = Annotated[
@@ -52,15 +52,18 @@ def localisation(
     data: Data,
     model: Model = DEFAULT,
     method: MethodOption = "ours",
-    grid: Annotated[Grid, typer.Option(help="Pictures in a grid.")] = "3x3",
-    grids: Annotated[int, typer.Option(min=1, help="How many grids, at most.")] = 500,
+    grid: Annotated[Grid, typer.Option(help="Make grids of so many pictures.")] = "3x3",
+    grids: Annotated[int, typer.Option(min=1, help="Measure at most this many grids.")] = 500,
     protocol: Annotated[
         Protocol,
-        typer.Option(help="published repeats an off-by-one of the original code, which uses up more pictures."),
+        typer.Option(
+            help="Choose how grids are filled; published repeats an off-by-one error of the original code, which uses "
+            "up more pictures."
+        ),
     ] = "corrected",
     threshold: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Only pictures whose probability lies above it are used."),
+        typer.Option(min=0, max=1, help="Use only pictures whose probability is above this number."),
     ] = 0.5,
     rescale: Annotated[
         bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
@@ -72,7 +75,7 @@ def localisation(
             max=WIDEST,
             metavar="N",
             callback=odd,
-            help="Average maps over a window of so many pixels first; an odd number.",
+            help="Average maps over a window of N x N pixels first; N is odd.",
         ),
     ] = 1,
     scores: ScoresFile = None,
@@ -83,10 +86,11 @@ def localisation(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Measure which share of the positive evidence for a class lies on its picture in a grid of pictures.
+    """Measure how much of the evidence lies in the right picture of a grid.
 
-    Grids are made of held-out pictures that the network classifies correctly and with a probability above the
-    threshold. Evenly spread evidence scores 1/9 (3x3) or 1/4 (2x2), a perfect map 1.
+    The score is the share of the positive evidence for a class that lies on the picture of that class, in a grid of
+    pictures of different classes. Grids are made of held-out pictures that the network classifies correctly and with a
+    probability above the threshold. Evidence that is spread evenly scores 1/9 (3x3) or 1/4 (2x2), a perfect map 1.
 
     \b
     coda evaluate localisation cifar10-data/ -m cifar10
@@ -94,13 +98,11 @@ def localisation(
     coda evaluate localisation imagenette/ --method grad-cam --scores grad-cam.jsonl --plot grad-cam.png
     """
     from coda_cli.explanation.record import network_part
-    from coda_cli.schema.measurements import LocalisationRecord
-    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
     from coda_cli.study.localisation import SEED
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
+    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot)
     uniform = 1 / _side(grid) ** 2
     measured = {
         "schema": "coda.localisation",
@@ -116,19 +118,13 @@ def localisation(
         "seed": SEED,
     }
     with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
-        found = _localised(net, split, function, kept, grid, grids, protocol, threshold, rescale=rescale, smooth=smooth)
-    low, high = found.interval()
+        found = _measure_localisation(
+            net, split, function, kept, grid, grids, protocol, threshold, rescale=rescale, smooth=smooth
+        )
     if as_json:
-        answers = {
-            "grids": len(found.scores),
-            "mean": found.mean,
-            "interval_95": (low, high),
-            "uniform": uniform,
-            "scores": found.scores.tolist(),
-        }
-        record = LocalisationRecord.model_validate({**measured, **answers, **_computed_by(net, method)})
-        console.result(to_json(record))
+        console.result(_localisation_json({**measured, **_computed_by(net, method)}, found, uniform))
     else:
+        low, high = found.interval()
         console.result(
             f"{_title(net, method)}: {found.mean:.3f} of the positive evidence in the right cell "
             f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid} grids, {protocol} protocol; "
@@ -143,7 +139,22 @@ def localisation(
         console.say(f"{len(found.scores)} grids instead of {grids}: a class has no more confident pictures")
 
 
-def _localised(
+def _localisation_json(measured: dict[str, object], found: Localisation, uniform: float) -> str:
+    """The record of a localisation, as one line of JSON."""
+    from coda_cli.schema.measurements import LocalisationRecord
+    from coda_cli.schema.parts import to_json
+
+    answers = {
+        "grids": len(found.scores),
+        "mean": found.mean,
+        "interval_95": found.interval(),
+        "uniform": uniform,
+        "scores": found.scores.tolist(),
+    }
+    return to_json(LocalisationRecord.model_validate({**measured, **answers}))
+
+
+def _measure_localisation(
     net: Net,
     split: Split,
     method: Method,
@@ -156,7 +167,7 @@ def _localised(
     rescale: bool,
     smooth: int,
 ) -> Localisation:
-    """Measure all grids whose scores are not kept yet, with progress on stderr."""
+    """Measure all grids whose scores are not in the file yet, with progress on stderr."""
     import numpy as np
 
     from coda_cli.core.abilities import probabilities
@@ -170,16 +181,8 @@ def _localised(
         logits, split.labels, side=_side(grid), count=grids, protocol=protocol, threshold=threshold, p=p
     )
     with console.progress("explaining grids", " grids") as advance:
-        scores = score_grids(
-            net.model,
-            split.images,
-            split.labels,
-            wanted,
-            rescale=rescale,
-            smooth=smooth,
-            method=method,
-            before=len(kept.rows),
-        )
+        data, before = (split.images, split.labels), len(kept.rows)
+        scores = score_grids(net.model, *data, wanted, rescale=rescale, smooth=smooth, method=method, before=before)
         for row in scores:
             kept.add(row)
             advance(len(kept.rows), len(wanted))
@@ -197,22 +200,23 @@ def removal(
     model: Model = DEFAULT,
     method: MethodOption = "ours",
     pictures: Annotated[
-        int, typer.Option(min=1, help="How many pictures, evenly over the data set (published: the first 1024).")
+        int,
+        typer.Option(min=1, help="Measure this many pictures, evenly over the data set (published: the first 1024)."),
     ] = 256,
     first: Annotated[bool, typer.Option("--first", help="Take the first pictures of the data set instead.")] = False,
-    direction: Annotated[Direction, typer.Option(help="Which pixels are removed first.")] = "least",
+    direction: Annotated[
+        Direction, typer.Option(help="Remove the least or the most important pixels first.")
+    ] = "least",
     baseline: Annotated[
         Baseline,
         typer.Option(
-            help="What takes their place: 0 in all six channels (published), the mean colour, or a blurred picture."
+            help="Put this in their place: 0 in all six channels (published), the mean colour, or a blurred picture."
         ),
     ] = "zero",
     points: Annotated[
-        int, typer.Option(min=1, help="At how many points on the way the probability is measured.")
+        int, typer.Option(min=1, help="Measure the probability this many times during the removal.")
     ] = 128,
-    share: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Which share of the pixels is removed at the end.")
-    ] = 0.25,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Remove this share of the pixels in the end.")] = 0.25,
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
@@ -221,22 +225,21 @@ def removal(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Measure how the probability of the true class changes while pixels are removed in the order of a map.
+    """Measure how the probability changes while pixels are removed.
 
-    A faithful map keeps it high when the least important pixels, which speak against the class, go first, and drops it
-    fast when the most important go first. All pictures count, right or wrong.
+    Pixels are removed in the order of a map. With a faithful map the probability of the true class stays high when the
+    least important pixels, which speak against the class, are removed first, and falls fast when the most important
+    ones are removed first. All pictures count, whether they are classified correctly or not.
 
     \b
     coda evaluate removal cifar10-data/ -m cifar10
     coda evaluate removal cifar10-data/ -m cifar10 --direction most --baseline blurred --plot most.png
     """
     from coda_cli.explanation.record import network_part
-    from coda_cli.schema.measurements import RemovalRecord
-    from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
+    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot)
     chosen = _chosen_pictures(len(split), pictures, first=first)
     measured = {
         "schema": "coda.removal",
@@ -251,16 +254,9 @@ def removal(
         **({"first": True} if first else {}),
     }
     with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
-        found = _removed(net, split, chosen, function, kept, direction, baseline, points=points, share=share)
+        found = _measure_removal(net, split, chosen, function, kept, direction, baseline, points=points, share=share)
     if as_json:
-        answers = {
-            "area": found.area,
-            "removed": found.removed.tolist(),
-            "mean": found.mean.tolist(),
-            "curves": found.curves.tolist(),
-        }
-        record = RemovalRecord.model_validate({**measured, **answers, **_computed_by(net, method)})
-        console.result(to_json(record))
+        console.result(_removal_json({**measured, **_computed_by(net, method)}, found))
     else:
         console.result(
             f"{_title(net, method)}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} "
@@ -273,6 +269,20 @@ def removal(
         plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
 
 
+def _removal_json(measured: dict[str, object], found: Removal) -> str:
+    """The record of a removal, as one line of JSON."""
+    from coda_cli.schema.measurements import RemovalRecord
+    from coda_cli.schema.parts import to_json
+
+    answers = {
+        "area": found.area,
+        "removed": found.removed.tolist(),
+        "mean": found.mean.tolist(),
+        "curves": found.curves.tolist(),
+    }
+    return to_json(RemovalRecord.model_validate({**measured, **answers}))
+
+
 def _chosen_pictures(available: int, wanted: int, *, first: bool) -> NDArray[np.int64]:
     """Indices of the pictures that are measured: the first ones, or evenly over the data set."""
     import numpy as np
@@ -282,7 +292,7 @@ def _chosen_pictures(available: int, wanted: int, *, first: bool) -> NDArray[np.
     return np.unique(np.linspace(0, last, number).round().astype(np.int64))
 
 
-def _removed(
+def _measure_removal(
     net: Net,
     split: Split,
     chosen: NDArray[np.int64],
@@ -294,7 +304,7 @@ def _removed(
     points: int,
     share: float,
 ) -> Removal:
-    """Remove pixels from all pictures whose curves are not kept yet, with progress on stderr."""
+    """Remove pixels from all pictures whose curves are not in the file yet, with progress on stderr."""
     import numpy as np
 
     from coda_cli.study.removal import Removal, counts, remove
@@ -320,14 +330,14 @@ def _removed(
 
 
 def _title(net: Net, method: str) -> str:
-    """The network, and whose maps are measured where they are not coda's own."""
+    """The network, and the method that made the maps if it is not coda's own."""
     from coda_cli.explanation.record import network_part
 
     return network_part(net).title + ("" if method == "ours" else f" by {method}")
 
 
 def _decided_by(net: Net, method: str) -> dict[str, object]:
-    """What records say of the network and the method that are measured."""
+    """The parts of a record about the network and the method that are measured."""
     from coda_cli.explanation.record import network_part
     from coda_cli.study.by_name import parameters_of
 
@@ -336,14 +346,14 @@ def _decided_by(net: Net, method: str) -> dict[str, object]:
 
 
 def _also_decided_by(net: Net) -> dict[str, object]:
-    """What else scores depend on and no record says: numbers that files may lack, and the program's version."""
+    """What scores also depend on and records do not hold: the network's description, and the program's version."""
     from coda_cli.explanation.record import described, versions
 
     return {"described": described(net), "coda": versions()["coda"]}
 
 
 def _computed_by(net: Net, method: str) -> dict[str, object]:
-    """Where and by which libraries it was measured; a measurement may go on elsewhere."""
+    """The parts of a record about device and libraries; another machine may continue a measurement."""
     from coda_cli.explanation.record import versions
     from coda_cli.study.by_name import libraries_of
 
@@ -351,10 +361,10 @@ def _computed_by(net: Net, method: str) -> dict[str, object]:
     return {"device": str(device), "versions": versions(libraries_of([method]))}
 
 
-def _prepared(
+def _prepare(
     data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
 ) -> tuple[Net, Split]:
-    """The network and the held-out pictures, after everything that can be wrong without them."""
+    """Load the network and the held-out pictures; what can be checked without them is checked first."""
     from coda_cli.explanation.request import Request
     from coda_cli.study import plots
     from coda_cli.study.by_name import is_exact, require

@@ -1,4 +1,4 @@
-"""``coda explain``."""
+"""``coda explain``: split logits into the contributions of the pixels."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ SCALES: tuple[Literal["image", "run"], ...] = ("image", "run")
 
 def explain(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCES...", help="Pictures, folders, quoted patterns; - reads a list.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCES...", help="Pictures, folders, or patterns in quotes; - reads a list from stdin."
+        ),
     ],
     model: Model = DEFAULT,
     classes: Classes = None,
@@ -76,18 +79,22 @@ def explain(
     write: Annotated[
         str,
         typer.Option(
-            "--write", metavar="KINDS", help="What is written: overlay,heatmap,panel,layers,depth,npz,json or none."
+            "--write", metavar="KINDS", help="Write these files: overlay,heatmap,panel,layers,depth,npz,json or none."
         ),
     ] = "overlay,json",
     json: Json = False,
     recursive: Recursive = False,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="The list on stdin is separated by NUL, not lines.")
+        bool, typer.Option("--null", "-0", help="Read a list on stdin that is separated by NUL, not by lines.")
     ] = False,
     fit: FitOption = "crop",
     scale: Annotated[
         str,
-        typer.Option(metavar="image|run|NUMBER", help="The contribution in full colour: per map, per run, given."),
+        typer.Option(
+            metavar="image|run|NUMBER",
+            help="Draw this contribution in full colour: found for each map (image), one for all maps (run), or a "
+            "number of logit units.",
+        ),
     ] = "image",
     percentile: Percentile = 99.5,
     alpha: Alpha = 0.85,
@@ -96,16 +103,23 @@ def explain(
     layer: Annotated[
         str | None,
         typer.Option(
-            metavar="all|N|NAME", help="Also the contributions of layers' outputs: a sheet, and for all an animation."
+            metavar="all|N|NAME",
+            help="Also draw the contributions of layers' outputs: a sheet, and for all an animation.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option("--name", metavar="TEMPLATE", help="Names of the files written.")] = (
-        "{stem}.{class_slug}.{kind}.{ext}"
-    ),
+    name: Annotated[
+        str, typer.Option("--name", metavar="TEMPLATE", help="Name the files by this template; see below.")
+    ] = ("{stem}.{class_slug}.{kind}.{ext}"),
     if_exists: Annotated[
-        IfExists, typer.Option(help="match: skip what is there from the same picture, network and settings, else fail.")
+        IfExists,
+        typer.Option(
+            help="Decide about files that exist; match keeps those of the same picture, network and settings, else "
+            "fails."
+        ),
     ] = "match",
-    force: Annotated[bool, typer.Option("--force", "-f", help="The same as --if-exists overwrite.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace files that exist, as --if-exists overwrite does.")
+    ] = False,
     check: Check = None,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
@@ -115,23 +129,21 @@ def explain(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Split a network's logits into the contributions of the pixels: pictures, records, and the proof of each.
+    """Split logits exactly into contributions of the pixels.
+
+    Writes pictures, and a record that proves that the contributions add up to the logit.
 
     \b
     coda explain photo.jpg
     coda explain photos/ -r -o out/ --class top:3
     coda explain photos/ --json -q | jq '.explained[0].name'
     find . -name '*.jpg' -print0 | coda explain -0 - --versus tench
-    """  # fmt: skip
-    kinds = _kinds(write)
-    if layer is None and {"layers", "depth"} & {*kinds}:
-        layer = "all"
-    elif layer is not None and not {"layers", "depth"} & {*kinds} and kinds:
-        kinds += ("layers", "depth") if layer == "all" else ("layers",)
+    """
+    kinds, layer = _kinds_and_layer(write, layer)
     if force and if_exists not in ("match", "overwrite"):
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
-    items = _items(sources, recursive, null, output)
+    items = _find_items(sources, recursive, null, output)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
@@ -148,37 +160,50 @@ def explain(
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)
-    announcer = _Announcer(json, many=len(items) > FEW)
+    printer = _ResultPrinter(json, many=len(items) > FEW)
     try:
         with console.progress("explaining", " pictures") as advance, contextlib.closing(outcomes):
             for n, outcome in enumerate(outcomes, 1):
-                announcer.add(outcome)
+                printer.add(outcome)
                 advance(n, len(items))
-                if fail_fast and announcer.failed:
+                if fail_fast and printer.failed:
                     break
     except KeyboardInterrupt:
         resumes = out.if_exists in ("match", "skip") and "json" in kinds
         console.interrupted(
-            f"interrupted: {announcer.summary()}" + ("; the same command goes on here" if resumes else "")
+            f"interrupted: {printer.summary()}" + ("; the same command continues from here" if resumes else "")
         )
         raise
-    announcer.end(len(items))
+    printer.end(len(items))
 
 
-def _kinds(write: str) -> tuple[str, ...]:
+def _kinds_and_layer(write: str, layer: str | None) -> tuple[tuple[str, ...], str | None]:
+    """What --write and --layer give: pictures of layers imply --layer all, and --layer implies pictures of layers."""
+    kinds = _parse_kinds(write)
+    of_layers = {"layers", "depth"} & {*kinds}
+    if layer is None:
+        return kinds, "all" if of_layers else None
+    if kinds and not of_layers:
+        kinds += ("layers", "depth") if layer == "all" else ("layers",)
+    return kinds, layer
+
+
+def _parse_kinds(write: str) -> tuple[str, ...]:
+    """The kinds of files that --write names. Raises UsageError."""
     from coda_cli.explanation.naming import KINDS
 
     kinds = tuple(dict.fromkeys(k.strip() for k in write.split(",") if k.strip()))
     if kinds == ("none",):
         return ()
     if "none" in kinds:
-        raise UsageError(f"--write {write}: none stands alone")
+        raise UsageError(f"--write {write}: none cannot be combined with other kinds")
     if unknown := [k for k in kinds if k not in KINDS]:
         raise UsageError(f"--write {unknown[0]}: choose from {', '.join(KINDS)}, or none")
     return kinds
 
 
-def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
+def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
+    """The inputs that the sources stand for, with those of the list on stdin. Raises UsageError."""
     from coda_cli.media.sources import resolve
 
     listed: list[str] = []
@@ -190,25 +215,25 @@ def _items(sources: list[str], recursive: bool, null: bool, output: Path) -> lis
         text = sys.stdin.buffer.read().decode(errors="surrogateescape")
         if not null and "\0" in text:
             raise UsageError("the list on stdin is separated by NUL, not lines; add -0")
-        # Not splitlines: it also breaks at characters that a name may hold.
+        # Not splitlines: it also splits at characters that a file name can hold.
         listed = [line for line in (text.split("\0") if null else re.split("\r?\n", text)) if line]
     elif null:
-        raise UsageError("--null is about a list on stdin; add - as a source")
+        raise UsageError("--null needs a list on stdin; add - as a source")
     return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
 
 
 def _proven(part: Explained) -> bool:
-    """Whether the contributions of the pixels add up, and those of every layer that was asked for."""
+    """Whether the contributions of the pixels add up, and those at every layer that was asked for."""
     return part.exact and all(layer.exact or layer.approximate for layer in part.layers)
 
 
-def _used(part: Explained) -> float:
-    """How much of its tolerance a residual uses up."""
+def _share_of_tolerance(part: Explained) -> float:
+    """The residual as a share of its tolerance."""
     return abs(part.residual) / part.tolerance if part.tolerance else (0.0 if part.exact else float("inf"))
 
 
-class _Announcer:
-    """Says what happened to every input as it is done, on stdout and stderr, and counts it."""
+class _ResultPrinter:
+    """Prints what happened to each input, on stdout and stderr, and counts it."""
 
     def __init__(self, json: bool, many: bool) -> None:
         self.json, self.many = json, many
@@ -217,11 +242,11 @@ class _Announcer:
 
     @property
     def failed(self) -> bool:
-        """Whether something failed or is not exact."""
+        """Whether an input failed or is not exact."""
         return bool(self.counts["failed"] or self.counts["inexact"])
 
     def add(self, outcome: Outcome) -> None:
-        """Results of one input on stdout, and a line for people on stderr."""
+        """Print the results of one input on stdout, and a line for people on stderr."""
         from coda_cli.schema.parts import to_json
         from coda_cli.schema.pictures import FailedRecord
 
@@ -234,7 +259,7 @@ class _Announcer:
         self.counts["skipped" if outcome.skipped else "explained"] += 1
         if record := outcome.record:
             self.counts["inexact"] += sum(not _proven(e) for e in record.explained)
-            self.worst = max([self.worst, *(_used(e) for e in record.explained)])
+            self.worst = max([self.worst, *(_share_of_tolerance(e) for e in record.explained)])
             if self.json:
                 console.result(to_json(record))
         if not self.json:
@@ -244,7 +269,7 @@ class _Announcer:
             _describe(record, outcome.skipped, self.many)
 
     def summary(self) -> str:
-        """What happened to all of them, in a line."""
+        """What happened to all inputs, in one line."""
         counts = self.counts
         parts = [f"{counts['explained']} explained"]
         parts += [f"{counts[k]} {k}" for k in ("skipped", "failed") if counts[k]]
@@ -256,7 +281,7 @@ class _Announcer:
         return text
 
     def end(self, total: int) -> None:
-        """Say the summary of more than one input, and leave with the exit code."""
+        """Print the summary where there was more than one input or a failure, and exit with the right code."""
         if total > 1 or self.counts["failed"]:
             console.say(self.summary())
         if self.counts["inexact"]:
@@ -266,6 +291,7 @@ class _Announcer:
 
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:
+    """Print for people what a record says; with ``many`` inputs only errors, unless -v is given."""
     from coda_cli.explanation.record import equation, title_of
 
     say = console.detail if many else console.say

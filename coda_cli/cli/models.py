@@ -1,4 +1,4 @@
-"""``coda models``: list networks, show them, download them, convert them, prove them."""
+"""``coda models``: list, show, download, convert and verify networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
 
-app = typer.Typer(help="The networks there are: list, show, pull, convert, verify.", no_args_is_help=True)
+app = typer.Typer(help="List, show, download, convert and verify networks.", no_args_is_help=True)
 
 
 # ---- list and show ---------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def list_models(as_json: Json = False) -> None:
         for entry in entries:
             console.result(_json(catalogue.summary(entry)))
     else:
-        # A pipe has no width.
+        # Output into a pipe has no width.
         width = shutil.get_terminal_size().columns if stdout_is_terminal() else None
         for line in catalogue.table(entries, width):
             console.result(line)
@@ -64,7 +64,7 @@ def show(
 
 
 def _json(value: dict[str, Any]) -> str:
-    """One line of JSON with schema and version."""
+    """Write an object as one line of JSON with schema and version."""
     return json.dumps({"schema": "coda.model", "schema_version": 1, **value}, ensure_ascii=False, allow_nan=False)
 
 
@@ -73,16 +73,17 @@ def _json(value: dict[str, Any]) -> str:
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A network's name; coda models list has them.")],
-    force: Annotated[bool, typer.Option("--force", "-f", help="Download again, even if the file is here.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A network's name; coda models list shows them.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Download again, even if the file exists.")] = False,
     offline: Offline = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
     """Download a published network.
 
-    A file that is here already is only checked. A download that was interrupted goes on where it stopped. CODA_MIRROR
-    is another address to download from, where the files lie as NAME/FILE; CODA_CACHE_DIR is the folder for them.
+    A file that exists already is only checked. A download that was interrupted continues where it stopped. Set
+    CODA_MIRROR to download from another address, which has the files as NAME/FILE, and CODA_CACHE_DIR to keep them in
+    another folder.
 
     \b
     coda models pull 9L-S-CoDA-SQ-1000
@@ -114,22 +115,20 @@ def pull(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' weights (.pkl), or coda's.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of the authors (.pkl), or of coda.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The file to write [default: FILE.safetensors beside FILE]."
-        ),
+        typer.Option("--output", "-o", metavar="FILE", help="Write this file [default: FILE.safetensors beside FILE]."),
     ] = None,
     arch: Arch = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file where it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Convert weights to a file of coda's own.
+    """Convert weights to coda's own file format.
 
-    It holds its own description, so that nothing else is needed to use it. The new file is loaded again and must give
-    the very same logits before it gets its name.
+    Such a file holds its own description, so that nothing else is needed to use it. The new file is loaded again, and
+    gets its name only if it gives exactly the same logits.
 
     \b
     coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
@@ -157,17 +156,19 @@ def convert(
 @app.command()
 def verify(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="One network [default: all that are on this machine].")
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="One network [default: all on this machine].")
     ] = None,
     accuracy: Annotated[
         Path | None,
         typer.Option(
-            "--accuracy", metavar="DATA", help="Also classify the held-out pictures, laid out as for coda train."
+            "--accuracy",
+            metavar="DATA",
+            help="Also classify the held-out pictures of this folder, which is laid out as for coda train.",
         ),
     ] = None,
     logits: Annotated[
         Path | None,
-        typer.Option("--logits", metavar="FILE.npz", help="Write the logits and labels of --accuracy to a file."),
+        typer.Option("--logits", metavar="FILE.npz", help="Write the logits and labels of --accuracy to this file."),
     ] = None,
     arch: Arch = None,
     as_json: Json = False,
@@ -176,10 +177,11 @@ def verify(
 ) -> None:
     """Prove that networks are intact and exact.
 
-    Each file's sha256 is compared with the one it should have, then a fixed picture is decomposed in float32 and in
-    float64. Shown are each residual as a share of its tolerance (above 1 is inexact) and the difference between the
-    two maps as a share of the sum of absolute contributions (above 0.001 is inexact too: a sum that comes out right
-    proves little). Exit code 3: a file is not what it should be; 4: a decomposition is not exact.
+    The sha256 of each file is compared with the one that is recorded, then a fixed picture is decomposed in float32 and
+    in float64. Two numbers are shown. Each residual is divided by its tolerance: above 1 the network is not exact. The
+    difference between the two maps is divided by the sum of absolute contributions: above 0.001 the network is not
+    exact either, because a correct sum alone proves little. Exit code 3 means that a file is not what it should be,
+    and 4 that a decomposition is not exact.
 
     \b
     coda models verify
@@ -196,10 +198,7 @@ def verify(
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
-            found = _verified(item, arch, accuracy, logits)
-            console.result(_json(found) if as_json else _verdict(found))
-            if not found["exact"]:
-                raise ExactnessError("not exact, or not the same in float32 and float64; do not rely on it", item=item)
+            _print_verdict(_verify_one(item, arch, accuracy, logits), as_json)
         except CodaError as error:
             console.error(str(error))
             codes.add(error.exit_code)
@@ -207,8 +206,16 @@ def verify(
         raise typer.Exit(ExitCode.CHECKPOINT if ExitCode.CHECKPOINT in codes else max(codes))
 
 
-def _verified(name: str, arch: str | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
-    """Load a network, which checks its sha256, and prove it. Raises CheckpointError, UsageError."""
+def _print_verdict(found: dict[str, Any], as_json: bool) -> None:
+    """Print what was found about a network. Raises ExactnessError where it is not exact."""
+    console.result(_json(found) if as_json else _verdict(found))
+    if not found["exact"]:
+        message = "not exact, or not the same in float32 and float64; do not rely on it"
+        raise ExactnessError(message, item=found["name"])
+
+
+def _verify_one(name: str, arch: str | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
+    """Load a network, which checks its sha256, and decompose a picture. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
     from coda_cli.checkpoints.proof import prove
 
@@ -231,7 +238,7 @@ def _verified(name: str, arch: str | None, data: Path | None, keep: Path | None)
 
 
 def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
-    """Accuracy and calibration on the held-out pictures of a data set. Raises TrainingError, UsageError, MediaError."""
+    """Measure accuracy and calibration on held-out pictures. Raises TrainingError, UsageError, MediaError."""
     import numpy as np
 
     from coda_cli.core.networks import classify
@@ -258,13 +265,13 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
 
 
 def _say_assumed(net: Net) -> None:
-    """Say what the network's file could not tell."""
+    """Print what was assumed about a network because its file does not say it."""
     for assumption in net.assumed:
         console.say(f"{net.path.name}: {assumption}")
 
 
 def _finite(value: float) -> float | None:
-    """The value, or None in the place of NaN and infinity, which JSON does not have."""
+    """The value; None instead of NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 

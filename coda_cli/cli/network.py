@@ -1,4 +1,4 @@
-"""The network that a command works with."""
+"""Load the network that a command works with."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:
-    """Load the network, after everything that can be wrong with the request without it, and say what was assumed."""
+    """Load the network and say what was assumed; what can be checked without it is checked first."""
     from coda_cli.checkpoints.manifest import SUMMED, known
     from coda_cli.checkpoints.targets import Targets
 
-    if model in known():  # a slip in a class name costs no model load
+    if model in known():  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load
     from coda_cli.machine.devices import pick
@@ -29,7 +29,7 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
     if net.cut:
         console.say(
             f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
-            "spread over the pixels there; nothing below it is exact"
+            "spread over the pixels from there; nothing below it is exact"
         )
     if request.fit == "native" and net.checkpoint.architecture in SUMMED:
         console.say(

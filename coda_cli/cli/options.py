@@ -14,11 +14,11 @@ from coda_cli.vocabulary import Fit, Precision, Style
 
 Word = TypeVar("Word", bound=str)
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
-WIDEST = 9999  # of windows that maps are averaged over, in pixels
+WIDEST = 9999  # greatest width of a window that maps are averaged over, in pixels
 
 
 def pictures_of_batch(batch_size: str) -> int | None:
-    """What --batch-size asks for; None for auto. Raises UsageError."""
+    """The number that --batch-size gives; None for auto. Raises UsageError."""
     if batch_size == "auto":
         return None
     if not batch_size.isdecimal() or int(batch_size) < 1:
@@ -27,7 +27,7 @@ def pictures_of_batch(batch_size: str) -> int | None:
 
 
 def full_colour(scale: str, words: tuple[Word, ...]) -> Word | float:
-    """What --scale asks for: one of ``words``, or a number of logit units. Raises UsageError."""
+    """What --scale gives: one of ``words``, or a number of logit units. Raises UsageError."""
     for word in words:
         if scale == word:
             return word
@@ -41,25 +41,28 @@ def full_colour(scale: str, words: tuple[Word, ...]) -> Word | float:
 
 
 def odd(smooth: int) -> int:
-    """The callback of --smooth: a window has a middle. Raises UsageError."""
+    """Check --smooth: a window has a middle only where it is odd. Raises UsageError."""
     if smooth % 2 == 0:
         raise UsageError(f"--smooth {smooth}: expected an odd number of pixels")
     return smooth
 
 
-def _sensible(check: float | None) -> float | None:
+def _check_tolerance(check: float | None) -> float | None:
+    """Check --check: a number that is not too large. Raises UsageError."""
     if check is not None and not check <= 1e6:  # also NaN
         raise UsageError(f"--check {check}: expected a number up to 1e6")
     return check
 
 
 def _set_quiet(value: int) -> int:
+    """Make the console print less."""
     if value:
         console.verbosity = -value
     return value
 
 
 def _set_verbose(value: int) -> int:
+    """Make the console print more."""
     if value:
         console.verbosity = value
     return value
@@ -67,63 +70,103 @@ def _set_verbose(value: int) -> int:
 
 Quiet = Annotated[
     int,
-    typer.Option("--quiet", "-q", count=True, callback=_set_quiet, show_default=False,
-                 help="No progress and no summary; twice: errors only."),
-]  # fmt: skip
+    typer.Option(
+        "--quiet",
+        "-q",
+        count=True,
+        callback=_set_quiet,
+        show_default=False,
+        help="Print no progress and no summary; -qq prints errors only.",
+    ),
+]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, callback=_set_verbose, show_default=False, help="Say more."),
+    typer.Option("--verbose", "-v", count=True, callback=_set_verbose, show_default=False, help="Print more details."),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", envvar="CODA_MODEL", metavar="NAME|FILE",
-                 help="A network's name (see: coda models list) or its file."),
-]  # fmt: skip
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="CODA_MODEL",
+        metavar="NAME|FILE",
+        help="Use this network: its name (see coda models list) or its file.",
+    ),
+]
 Arch = Annotated[
     str | None,
-    typer.Option("--arch", metavar="NAME", help="The published configuration that a file of bare weights belongs to."),
+    typer.Option("--arch", metavar="NAME", help="Say which published configuration a file of bare weights belongs to."),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Where to compute.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Choose where to compute.")]
 BatchSize = Annotated[
     str,
-    typer.Option("--batch-size", metavar="auto|N", help="How many are computed together; less when memory runs out."),
+    typer.Option(
+        "--batch-size", metavar="auto|N", help="Compute so many pictures together; fewer when memory runs out."
+    ),
 ]
 Classes = Annotated[
     list[str] | None,
-    typer.Option("--class", "-c", metavar="CLASS", help="What to explain [default: the predicted]."),
+    typer.Option(
+        "--class", "-c", metavar="CLASS", help="Explain this class; can be repeated [default: the predicted class]."
+    ),
 ]
 Versus = Annotated[
-    str | None, typer.Option("--versus", metavar="CLASS", help="Explain the difference from this class.")
+    str | None,
+    typer.Option("--versus", metavar="CLASS", help="Explain the logit of the class minus the logit of this class."),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="bfloat16 is for the large matrix products only.")
+    Precision,
+    typer.Option("--precision", help="Compute in this precision; in bfloat16 only the large matrix products."),
 ]
 Check = Annotated[
     float | None,
-    typer.Option("--check", min=0, metavar="TOLERANCE", callback=_sensible, show_default=False,
-                 help="Tolerated |residual| relative to the sum of |contributions| and |bias| [default: 1e-5, "
-                 "float64 1e-10, bfloat16 5e-2]; beyond it the exit code is 4."),
-]  # fmt: skip
+    typer.Option(
+        "--check",
+        min=0,
+        metavar="TOLERANCE",
+        callback=_check_tolerance,
+        show_default=False,
+        help="Tolerate a |residual| of this share of the sum of |contributions| and |bias|; above it the exit code is "
+        "4 [default: 1e-5, float64 1e-10, bfloat16 5e-2].",
+    ),
+]
 Percentile = Annotated[
     float,
-    typer.Option("--percentile", min=0, max=100, help="Of |contribution|: what --scale takes where it is no number."),
+    typer.Option(
+        "--percentile",
+        min=0,
+        max=100,
+        help="Take this percentile of |contribution| as full colour, where --scale is not a number.",
+    ),
 ]
-Alpha = Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of full colour in an overlay.")]
+Alpha = Annotated[
+    float, typer.Option("--alpha", min=0, max=1, help="Draw full colour in an overlay with this opacity.")
+]
 StyleOption = Annotated[
-    Style, typer.Option("--style", help="Signed contributions, or the colour explanation of the B-cos papers.")
+    Style, typer.Option("--style", help="Draw signed contributions, or the colour explanation of the B-cos papers.")
 ]
 Smooth = Annotated[
     int,
-    typer.Option("--smooth", min=1, max=WIDEST, metavar="N", callback=odd,
-                 help="Odd window of the colour explanation, in the network's pixels."),
-]  # fmt: skip
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders.")]
+    typer.Option(
+        "--smooth",
+        min=1,
+        max=WIDEST,
+        metavar="N",
+        callback=odd,
+        help="Smooth the colour explanation over N x N pixels of the network; N is odd.",
+    ),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders, too.")]
 FitOption = Annotated[
     Fit,
-    typer.Option("--fit", help="Centre crop as trained, the whole picture small, or the whole at its own size."),
+    typer.Option(
+        "--fit",
+        help="Show the network the centre, as in training (crop), the whole picture made small (pad), or the whole "
+        "picture at its own size (native).",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout, one object per line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout, one object on each line.")]
 OutputFolder = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is written; made if needed.")
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Write into this folder; it is made if needed.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Do not use the internet connection.")]

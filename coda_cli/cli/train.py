@@ -24,74 +24,90 @@ if TYPE_CHECKING:
 EPILOG = """
 \b
 Hybrids (--arch)
-  CoDA layers on a ResNet up to one of its stages: hybrid:cifar-resnet20:layer2 (20, 32, 44, 56; layer1 to 3), or
+  CoDA layers behind the first stages of a ResNet: hybrid:cifar-resnet20:layer2 (20, 32, 44, 56; layer1 to 3), or
   hybrid:resnet18:layer3 (a ResNet of torchvision, not pretrained; layer1 to 4)
 
 \b
 Data
   a folder with cifar-10-batches-py (torchvision's CIFAR-10), or
   train/CLASS/* beside test/CLASS/* (or val/, validation/), or CLASS/* alone: every tenth picture is then held out;
-  folders may have WordNet ids for names, as ImageNet's have
+  folders can be named by WordNet ids, as those of ImageNet
 """
 
 
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder per class, or CIFAR-10; see below.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A folder with one folder for each class, or CIFAR-10; see below.")
+    ],
     recipe: Annotated[
         str,
         typer.Option(
-            metavar="cifar10|cifar10-bcos|imagenette", help="The recipe to start from; the options below change it."
+            metavar="cifar10|cifar10-bcos|imagenette", help="Start from this recipe; the options below change it."
         ),
     ] = "cifar10",
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run: state, log, network.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Write the run into this folder: state, log, network.")
     ] = Path("coda-train"),
-    name: Annotated[str | None, typer.Option(help="The network's name [default: that of the data folder].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name the network [default: as the data folder].")] = None,
     data_note: Annotated[
         str | None,
-        typer.Option("--data-note", metavar="TEXT", help="What its file says about the data."),
+        typer.Option("--data-note", metavar="TEXT", help="Describe the data; the network's file holds this text."),
     ] = None,
     licence: Annotated[
-        str, typer.Option("--licence", metavar="TEXT", help="Under which terms the network's file may be used.")
+        str,
+        typer.Option("--licence", metavar="TEXT", help="State the terms under which the network's file may be used."),
     ] = "",
     arch: Annotated[
         str | None,
-        typer.Option("--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below."),
+        typer.Option(
+            "--arch",
+            metavar="NAME",
+            help="Train this network: a published configuration, or hybrid:BACKBONE:CUT; see below.",
+        ),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is shown.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Train on pictures of this side, in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Show every picture this many times.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Show this many pictures in each step.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", min=0, help="Its peak; the optimiser is Adam.")
+        float | None,
+        typer.Option("--learning-rate", "--lr", min=0, help="Let the learning rate of Adam rise up to this peak."),
     ] = None,
     warmup: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of all steps over which the learning rate rises.")
+        float | None, typer.Option(min=0, max=1, help="Let the learning rate rise during this share of all steps.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="By which the sum over all positions is divided.")
+        float | None, typer.Option(min=0, help="Divide the sum over all positions by this number.")
     ] = None,
     matrix_l1: Annotated[
         float | None,
         typer.Option(
-            "--matrix-l1", min=0, help="Weight of the mean |W(x)| in the loss: sparser maps (CoDA-Nets only)."
+            "--matrix-l1",
+            min=0,
+            help="Add the mean |W(x)| to the loss with this weight, for sparser maps (CoDA-Nets only).",
         ),
     ] = None,
     precision: Annotated[
-        TrainingPrecision | None, typer.Option(help="Of the matrix products [default: the recipe's].")
+        TrainingPrecision | None,
+        typer.Option(help="Compute matrix products in this precision [default: the recipe's]."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Of the first weights and of all that is drawn at random.")
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, help="Draw the first weights, and all else that is random, from this seed."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, exactly.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --output exactly where it stopped.")
+    ] = False,
     time_budget: Annotated[
-        float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time; --resume goes on.")
+        float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time; --resume continues.")
     ] = None,
     device: Device = "auto",
     no_compile: Annotated[bool, typer.Option("--no-compile", help="Do not use torch.compile.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Train a CoDA-Net, or a B-cos network or hybrid (--arch), and write it as one self-describing file.
+    """Train a network on labelled pictures.
+
+    Trains a CoDA-Net, or with --arch a B-cos network or a hybrid, and writes it as one file with its own description.
 
     \b
     coda train cifar10/ -o run/
@@ -127,33 +143,25 @@ def train(
     prepare(output)
     with alone(output / STATE_FILE, "-o DIR starts another"):
         stated = {"name": name, "about": data_note or name, "licence": licence}
-        _run(
-            chosen,
-            data,
-            output,
-            stated,
-            resume=resume,
-            minutes=time_budget,
-            device=where,
-            compiled=not no_compile,
-        )
+        seconds = math.inf if time_budget is None else time_budget * 60
+        _run(chosen, data, output, stated, resume=resume, seconds=seconds, device=where, compiled=not no_compile)
 
 
 def _refuse_names(name: str, output: Path, *, resume: bool) -> None:
-    """Raise UsageError where the network's file could not be written, or would take the place of another."""
+    """Raise UsageError where the network's file could not be written, or would replace another."""
     from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.training.state import STATE_FILE
 
     if Path(name).name != name or not name:  # it becomes a file's name, hours from now
-        raise UsageError(f"--name {name}: a name that can be a file's is needed, without /")
+        raise UsageError(f"--name {name}: it becomes the name of a file, and must not be empty or hold a /")
     if (output / STATE_FILE).exists() and not resume:
-        raise UsageError("holds a run already; --resume goes on with it, -o DIR starts another", item=output)
+        raise UsageError("holds a run already; --resume continues it, -o DIR starts another", item=output)
     if (output / f"{name}{SUFFIX}").exists() and not resume:
         raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
-    """The recipe with what the options change."""
+    """The recipe, changed by the options. Raises UsageError."""
     architecture, arguments = (recipe.architecture, recipe.arguments) if arch is None else _configuration(arch)
     if temperature is not None:
         if not 0 < temperature < math.inf:
@@ -200,14 +208,14 @@ def _run(
     recipe: Recipe,
     data: Path,
     output: Path,
-    stated: dict[str, str],  # what only the network's file says: see finish()
+    stated: dict[str, str],
     *,
     resume: bool,
-    minutes: float | None,
+    seconds: float,
     device: torch.device,
     compiled: bool,
 ) -> None:
-    """Read the data, train, and write the network, with progress on stderr."""
+    """Read the data, train, and write the network with what is ``stated`` about it; progress goes to stderr."""
     import torch
 
     from coda_cli.checkpoints.loading import SUFFIX
@@ -226,16 +234,14 @@ def _run(
                 device=device,
                 resume=resume,
                 compiled=compiled,
-                time_budget=math.inf if minutes is None else minutes * 60,
+                time_budget=seconds,
                 on_step=lambda tick: _show_step(tick, advance),
-                on_epoch=lambda epoch, share: console.say(
-                    f"epoch {epoch}: {share:.1%} of a held-out sample classified correctly"
-                ),
+                on_epoch=_say_accuracy,
             )
         except torch.OutOfMemoryError as error:
             raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error
     if not result.finished:
-        console.say(f"the time budget is spent after step {result.steps}; the same command with --resume goes on")
+        console.say(f"the time budget is spent after step {result.steps}; the same command with --resume continues")
         return
     path = finish(result, recipe, splits, output / f"{stated['name']}{SUFFIX}", **stated)
     console.say(
@@ -245,8 +251,13 @@ def _run(
     console.result(str(path))
 
 
+def _say_accuracy(epoch: int, share: float) -> None:
+    """Print how many held-out pictures are classified correctly after an epoch."""
+    console.say(f"epoch {epoch}: {share:.1%} of a held-out sample classified correctly")
+
+
 def _show_step(tick: Tick, advance: Advance) -> None:
-    """Show how far training is, and every 200 steps how it goes."""
+    """Show how far training is; every 200 steps also its loss and speed."""
     advance(tick.step, tick.steps)
     if tick.step % 200 == 0:
         console.detail(f"step {tick.step}: loss {tick.loss:.4f}, {tick.images_per_second:.0f} pictures/s")

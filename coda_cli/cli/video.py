@@ -1,4 +1,4 @@
-"""``coda video``."""
+"""``coda video``: explain clips frame by frame."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -41,13 +43,14 @@ if TYPE_CHECKING:
     from coda_cli.explanation.clip.drawing import ClipDrawing
     from coda_cli.explanation.clip.files import ClipOutputs
     from coda_cli.explanation.clip.run import ClipExplanation
-    from coda_cli.schema.clips import ClipRecord
+    from coda_cli.schema.clips import ClipRecord, FrameRecord
+    from coda_cli.video.reading import Kind
 
 EPILOG = """
 \b
 Sources
   clip.mp4                    MP4, MOV, MKV, WebM, AVI, GIF, APNG, WebP and whatever else libav reads
-  frames/, frame%04d.png      pictures as frames, --fps 25 unless given
+  frames/, frame%04d.png      pictures as frames, 25 a second unless --fps is given
   camera:0                    a camera, for --seconds N or until Ctrl-C; each frame has its own class and scale
 \b
 Outputs
@@ -61,48 +64,74 @@ SCALES: tuple[Literal["clip", "frame"], ...] = ("clip", "frame")
 
 
 def video(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCES...", help="Clips; see below.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCES...", help="Clips, folders of pictures, or cameras; see below.")
+    ],
     model: Model = DEFAULT,
     classes: Classes = None,
     versus: Versus = None,
     policy: Annotated[
-        ClassPolicy, typer.Option("--class-policy", help="Predicted: most often over the clip, or in each frame.")
+        ClassPolicy,
+        typer.Option(
+            "--class-policy",
+            help="Without --class, explain the class predicted most often in the clip, or each frame's own.",
+        ),
     ] = "clip",
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="A clip to write, or a folder for them.")
+        Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="Write this clip, or all clips into this folder.")
     ] = Path("coda-out"),
     formats: Annotated[
         str | None,
-        typer.Option("--format", metavar="KINDS", help="In a folder: mp4,webm,gif,webp,png or none [default: mp4]."),
+        typer.Option(
+            "--format",
+            metavar="KINDS",
+            help="Write these kinds into a folder: mp4,webm,gif,webp,png or none [default: mp4].",
+        ),
     ] = None,
     json: Json = False,
-    start: Annotated[str, typer.Option(metavar="TIME", help="Seconds or a time code: 2.5, 00:02:53.6.")] = "0",
-    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Where to stop.")] = None,
+    start: Annotated[
+        str, typer.Option(metavar="TIME", help="Start at this time, in seconds or as a time code: 2.5, 00:02:53.6.")
+    ] = "0",
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Stop at this time.")] = None,
     seconds: Annotated[
-        str | None, typer.Option("--seconds", metavar="TIME", help="How long from the start, in the place of --end.")
+        str | None, typer.Option("--seconds", metavar="TIME", help="Stop this long after the start, instead of --end.")
     ] = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Explain every N-th frame.")] = 1,
-    fps: Annotated[float | None, typer.Option(help="At most this many frames a second, more than 0.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Explain at most this many frames a second, more than 0.")] = None,
     box: Annotated[
-        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Only this part: pixels, or shares such as 0,0,0.5,1.")
+        str | None,
+        typer.Option(metavar="X0,Y0,X1,Y1", help="Explain only this part, in pixels or in shares such as 0,0,0.5,1."),
     ] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     layout: Annotated[
-        Layout, typer.Option(help="Picture and overlay, overlay, heat map, or all three in a row.")
+        Layout,
+        typer.Option(help="Show picture and overlay (side), the overlay, the heat map, or all three in a row (panel)."),
     ] = "side",
-    strip: Annotated[bool, typer.Option("--strip/--no-strip", help="The logit over time below the picture.")] = True,
+    strip: Annotated[
+        bool, typer.Option("--strip/--no-strip", help="Draw the logits over time below the picture.")
+    ] = True,
     centroid: Annotated[bool, typer.Option("--centroid", help="Mark the centroid of the positive evidence.")] = False,
     height: Annotated[
-        int | None, typer.Option(min=32, max=4320, help="Of a picture, in pixels [default: its own, 240 to 720].")
+        int | None,
+        typer.Option(
+            min=32, max=4320, help="Draw each picture this high, in pixels [default: as the source, from 240 to 720]."
+        ),
     ] = None,
-    scale: Annotated[str, typer.Option(metavar="clip|frame|NUMBER", help="The contribution in full colour.")] = "clip",
+    scale: Annotated[
+        str,
+        typer.Option(
+            metavar="clip|frame|NUMBER",
+            help="Draw this contribution in full colour: one for all frames (clip), found for each (frame), or a "
+            "number of logit units.",
+        ),
+    ] = "clip",
     percentile: Percentile = 99.5,
     alpha: Alpha = 0.85,
     style: StyleOption = "signed",
     smooth: Smooth = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
     fit: FitOption = "crop",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
     check: Check = None,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
@@ -111,7 +140,9 @@ def video(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Explain a clip frame by frame: a clip beside its evidence, and a record of every frame.
+    """Explain a clip frame by frame, and write it as a clip.
+
+    The new clip shows the evidence beside the picture; a file beside it holds a record of every frame.
 
     \b
     coda video clip.mp4
@@ -128,18 +159,30 @@ def video(
     request = Request(tuple(classes or ()), versus, fit, precision, check)
     begins, stops = _span(start, end, seconds)
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
-    drawing = ClipDrawing(
-        layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth
-    )  # fmt: skip
+    drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request)
     refuse_style(net, style)
+    clip_of = partial(ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch)
+    counts = _explain_all(plans, clip_of, drawing, json)
+    if counts["inexact"]:
+        raise typer.Exit(ExitCode.INEXACT)
+    if counts["failed"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _explain_all(
+    plans: Sequence[tuple[str | int, ClipOutputs]],
+    clip_of: Callable[[str | int], ClipExplanation],
+    drawing: ClipDrawing,
+    json: bool,
+) -> Counter[str]:
+    """Explain every clip, and print what happens; returns how many are explained, failed and inexact."""
     counts: Counter[str] = Counter()
     start_time = time.monotonic()
     for source, outputs in plans:
         try:
-            clip = ClipExplanation(source, net, request, selection, policy=policy, batch=batch)
-            summary = _explain_one(clip, drawing, outputs, json)
+            summary = _explain_one(clip_of(source), drawing, outputs, json)
             counts["explained"] += 1
             counts["inexact"] += not summary.exact
         except CodaError as error:
@@ -152,14 +195,11 @@ def video(
     if len(plans) > 1:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         console.say(f"{counts['explained']} clips explained{failed} in {time.monotonic() - start_time:.1f} s")
-    if counts["inexact"]:
-        raise typer.Exit(ExitCode.INEXACT)
-    if counts["failed"]:
-        raise typer.Exit(ExitCode.FAILED)
+    return counts
 
 
 def _span(start: str, end: str | None, seconds: str | None) -> tuple[float, float | None]:
-    """Where to start and where to stop, in seconds."""
+    """The times to start and to stop at, in seconds. Raises UsageError."""
     from coda_cli.video.reading import parse_time
 
     if end is not None and seconds is not None:
@@ -171,6 +211,7 @@ def _span(start: str, end: str | None, seconds: str | None) -> tuple[float, floa
 
 
 def _failure(source: str | int, error: CodaError) -> str:
+    """The record of a clip that failed, as JSON."""
     from coda_cli.schema.clips import FailedClip
     from coda_cli.schema.parts import to_json
     from coda_cli.video.reading import source_name
@@ -181,37 +222,19 @@ def _failure(source: str | int, error: CodaError) -> str:
 def _plans(
     sources: list[str], output: Path, formats: str | None, audio: bool, force: bool
 ) -> list[tuple[str | int, ClipOutputs]]:
-    """What is written about each source; everything that can be wrong with it is found before any work."""
+    """What is written about each source; everything that can be wrong with it is found before any work starts."""
     from coda_cli.explanation.clip.files import ClipOutputs
     from coda_cli.explanation.clip.run import EXISTS
     from coda_cli.explanation.files import FilePolicy, prepare, sweep
     from coda_cli.explanation.naming import one_file
-    from coda_cli.media.files import utf8
-    from coda_cli.video.reading import KINDS, Kind, kind_of
 
-    asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]
-    if unknown := [k for k in asked if k not in KINDS]:
-        raise UsageError(f"--format {unknown[0]}: choose from {', '.join(KINDS)}, or none")
-    kinds = [k for k in KINDS if k in asked]
-    single = output.suffix.lower().lstrip(".") if not output.is_dir() else ""
-    if single and single not in KINDS:
-        raise UsageError(f"--output {output}: clips are written as .mp4, .webm, .gif or .webp, or into a folder")
-    if single and formats is not None:
-        raise UsageError(f"--output {output}: is one file, whose name says its format; --format is for a folder")
-    if single and len(sources) > 1:
-        raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
+    kinds, single = _kinds_of_clips(sources, output, formats)
     plans: list[tuple[str | int, ClipOutputs]] = []
     taken: dict[str, str] = {}
     policy = FilePolicy("overwrite" if force else "error", map(Path, sources), advice=EXISTS, error=UsageError)
     for text in sources:
         source = _source(text)
-        if single:
-            clips: dict[Kind, Path] = {kind_of(output): output}
-            record = output.with_suffix(".coda.jsonl")
-        else:
-            stem = f"camera-{source}" if isinstance(source, int) else utf8(Path(text).absolute().stem).replace("%", "")
-            clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
-            record = output / f"{stem}.coda.jsonl"
+        clips, record = _paths_of(source, output, kinds, single)
         for path in (*clips.values(), record):
             if (key := one_file(path)) in taken:
                 raise UsageError(f"{text} and {taken[key]} would both be written to {path}; explain them in two runs")
@@ -224,9 +247,40 @@ def _plans(
     return plans
 
 
+def _kinds_of_clips(sources: list[str], output: Path, formats: str | None) -> tuple[list[Kind], bool]:
+    """The kinds of clips that --output and --format ask for, and whether --output is one file. Raises UsageError."""
+    from coda_cli.video.reading import KINDS
+
+    asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]
+    if unknown := [k for k in asked if k not in KINDS]:
+        raise UsageError(f"--format {unknown[0]}: choose from {', '.join(KINDS)}, or none")
+    kinds = [k for k in KINDS if k in asked]
+    suffix = output.suffix.lower().lstrip(".") if not output.is_dir() else ""
+    if suffix and suffix not in KINDS:
+        raise UsageError(f"--output {output}: clips are written as .mp4, .webm, .gif or .webp, or into a folder")
+    if suffix and formats is not None:
+        raise UsageError(f"--output {output}: is one file, whose name says its format; --format is for a folder")
+    if suffix and len(sources) > 1:
+        raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
+    return kinds, bool(suffix)
+
+
+def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bool) -> tuple[dict[Kind, Path], Path]:
+    """The paths of the clips about one source, by kind, and of its records."""
+    from coda_cli.media.files import utf8
+    from coda_cli.video.reading import kind_of
+
+    if single:
+        return {kind_of(output): output}, output.with_suffix(".coda.jsonl")
+    stem = f"camera-{source}" if isinstance(source, int) else utf8(Path(source).absolute().stem).replace("%", "")
+    clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
+    return clips, output / f"{stem}.coda.jsonl"
+
+
 def _source(text: str) -> str | int:
+    """The path, or the number of the camera, that a source names. Raises UsageError."""
     if not text:
-        raise UsageError("a source is an empty name; . is this folder")
+        raise UsageError("a source is an empty name; write . for this folder")
     number = text.removeprefix("camera:")
     if number != text:
         if not number.isdecimal():
@@ -238,13 +292,12 @@ def _source(text: str) -> str | int:
 
 
 def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutputs, json: bool) -> ClipRecord:
-    """Explain one clip, saying what happens; returns its record."""
-    from coda_cli.schema.clips import ClipRecord
+    """Explain one clip, and print what happens; returns its record."""
     from coda_cli.schema.parts import to_json
     from coda_cli.video.reading import probe, source_name
 
     def interrupted(summary: ClipRecord) -> None:
-        """Say how far the clip came and where that is."""
+        """Print how many frames were explained, and where they are."""
         are = "is" if summary.frames == 1 else "are"
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
         console.interrupted(f"{name}: interrupted: its first {_frames(summary.frames)} {are} in {', '.join(kept)}")
@@ -253,30 +306,22 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
 
     name = source_name(clip.source)
     frames = None if isinstance(clip.source, int) else probe(clip.source).frames
-    summary: ClipRecord | None = None
-    with console.progress(f"{name}: looking at", " frames") as looking:
+    begun = False
+    with console.progress(f"{name}: first pass", " frames") as surveyed:
         records = clip.records(
-            drawing, outputs, on_survey=lambda done: looking(done, max(done, frames or 0)), on_interrupt=interrupted
+            drawing, outputs, on_survey=lambda done: surveyed(done, max(done, frames or 0)), on_interrupt=interrupted
         )
-        first = None
         try:
             with contextlib.closing(records):
                 first = next(records)
-                with console.progress(f"{name}: explaining", " frames") as advance:
-                    for n, record in enumerate(itertools.chain([first], records), 1):
-                        if json:
-                            console.result(to_json(record))
-                        if isinstance(record, ClipRecord):
-                            summary = record
-                        else:
-                            advance(n, max(n, frames or 0))
+                begun = True
+                summary = _print_records(name, itertools.chain([first], records), frames, json)
         except KeyboardInterrupt:
-            if first is None:
+            if not begun:
                 console.interrupted(f"{name}: interrupted before its first frame was written; nothing is kept")
             raise
         except CodaError as error:
             raise error.about(name)  # noqa: B904 (it is the same error)
-    assert summary is not None
     if not json:
         for path in (*outputs.clips.values(), outputs.record):
             console.result(str(path))
@@ -284,7 +329,28 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
     return summary
 
 
+def _print_records(
+    name: str, records: Iterable[FrameRecord | ClipRecord], frames: int | None, json: bool
+) -> ClipRecord:
+    """Print the records of a clip as JSON if asked for, with progress on stderr; returns the record of the clip."""
+    from coda_cli.schema.clips import ClipRecord
+    from coda_cli.schema.parts import to_json
+
+    summary: ClipRecord | None = None
+    with console.progress(f"{name}: explaining", " frames") as advance:
+        for n, record in enumerate(records, 1):
+            if json:
+                console.result(to_json(record))
+            if isinstance(record, ClipRecord):
+                summary = record
+            else:
+                advance(n, max(n, frames or 0))
+    assert summary is not None
+    return summary
+
+
 def _describe(name: str, summary: ClipRecord) -> None:
+    """Print for people what the record of a clip says."""
     for note in (*summary.source.notes, *summary.notes):
         console.say(f"{name}: {note}")
     for e in summary.explained:
@@ -293,7 +359,7 @@ def _describe(name: str, summary: ClipRecord) -> None:
         leads = sum(end - start for start, end in e.leads)
         console.say(
             f"{name}: {title}: {_frames(e.frames)}, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
-            f"{e.mean_negative:+.2f} + bias{embedding}, leads for {leads:.1f} s"
+            f"{e.mean_negative:+.2f} + bias{embedding}, highest logit for {leads:.1f} s"
         )
     console.say(
         f"{name}: {_frames(summary.frames)} in {summary.seconds:.1f} s, "
@@ -304,9 +370,11 @@ def _describe(name: str, summary: ClipRecord) -> None:
 
 
 def _frames(count: int) -> str:
+    """A number of frames in words."""
     return f"{count} {'frame' if count == 1 else 'frames'}"
 
 
 def _residual(summary: ClipRecord) -> str:
+    """The largest residual in words; nothing where there is no such ratio."""
     worst = summary.worst_residual
     return "" if worst is None else f"; largest residual {worst:.1%} of its tolerance"

@@ -1,1 +1,1 @@
-"""The verb: explain a picture, many, a clip; draw it, write it, record it."""
+"""Explain a picture, many pictures or a clip; draw, write and record the explanations."""

@@ -1,4 +1,4 @@
-"""The verb for one picture under many methods: their maps side by side, and how far each is from the logit."""
+"""Compare many methods on one picture: their maps side by side, and how far the sum of each is from the logit."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ EXISTS = "--force replaces it, --output names another place"
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A picture and class under several methods.
+class ComparisonResult:
+    """One class of a picture under several methods.
 
     Attributes:
-        record: what is written about them.
+        record: the numbers about every method.
         maps: float32 [methods, h, w].
         sheet: the picture and all maps, uint8 [H, W, 3].
     """
@@ -51,28 +51,35 @@ class Compared:
 
 
 def compare(
-    item: Item, net: Net, request: Request, methods: Sequence[str], naming: Naming,
-    *, force: bool = False, inputs: Iterable[Path] = (), on_method: Callable[[int, int], None] | None = None,
-) -> Iterator[Comparison]:  # fmt: skip
+    item: Item,
+    net: Net,
+    request: Request,
+    methods: Sequence[str],
+    naming: Naming,
+    *,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+    on_method: Callable[[int, int], None] | None = None,
+) -> Iterator[Comparison]:
     """Explain one file under several methods, and write a sheet, arrays and a record for every class asked for.
 
     Args:
         item: the input.
         net: the network; it need not be dynamic linear.
         request: what is asked.
-        methods: see ``study.by_name``; all that work with the network unless some are given, and the record says which
-            did not, and why.
+        methods: their names, see ``study.by_name``. Where none is given, all that work with the network are used, and
+            the record says which do not work, and why.
         naming: where files go.
-        force: whether files that are there are replaced.
+        force: whether files that exist are replaced.
         inputs: files that are never replaced.
-        on_method: hears how many methods are done, and of how many.
+        on_method: called after each method with the number of methods done and the number of all.
 
     Yields:
         The record of each class.
 
     Raises:
         UsageError: no such method or class.
-        MediaError: the input cannot be read, or a file is there that may not be replaced.
+        MediaError: the input cannot be read, or a file exists that may not be replaced.
         CodaError: a method that was asked for fails.
     """
     try:
@@ -82,26 +89,26 @@ def compare(
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
         targets = request.targets(net).of(logits)
         policy = FilePolicy("overwrite" if force else "error", inputs, advice=EXISTS)
-        files = _placed(item, net, targets, naming, policy)
-        found = _maps(net, source.view, targets, methods, on_method)
+        files = _files_of_classes(item, net, targets, naming, policy)
+        found = _run_methods(net, source.view, targets, methods, on_method)
         for k, (target, names) in enumerate(zip(targets, files, strict=True)):
-            record = _record(source, net, target, float(logits[target.index]), request.fit, found, k)
+            record = _make_record(source, net, target, float(logits[target.index]), request.fit, found, k)
             maps = np.stack([method.maps[k] for method in found.methods])
             prepare(names["png"].parent)
-            yield _write(Compared(record, maps, sheet(source.view.rgb, maps, record)), names, naming.folder)
+            yield _write(ComparisonResult(record, maps, sheet(source.view.rgb, maps, record)), names, naming.folder)
     except CodaError as error:
         raise error.about(item.path)  # noqa: B904 (it is the same error)
 
 
-def _placed(
+def _files_of_classes(
     item: Item, net: Net, targets: Sequence[Target], naming: Naming, policy: FilePolicy
 ) -> list[dict[str, Path]]:
-    """The files of every class. Raises MediaError where one is there that may not be replaced."""
+    """The paths of the files of every class. Raises MediaError where one exists that may not be replaced."""
     found: dict[Path, dict[str, Path]] = {}
     for target in targets:
         name = net.checkpoint.classes[target.index]
         png = naming.path(item, "compare", name, str(target.index))
-        if png in found:  # names of classes that differ in nothing that a file's name keeps: Cardigan and cardigan
+        if png in found:  # different class names can give one file name: Cardigan and cardigan
             png = naming.path(item, "compare", f"{name} {target.index}", str(target.index))
         found[png] = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
     for path in (path for names in found.values() for path in names.values()):
@@ -110,8 +117,8 @@ def _placed(
 
 
 @dataclass(frozen=True)
-class _Method:
-    """What one method, as it was asked for, gives: maps float32 [K, h, w]; ``seconds`` for one of the K."""
+class _MethodMaps:
+    """The maps of K classes that one method gives, float32 [K, h, w]; ``seconds`` is the time for one of the K."""
 
     text: str
     maps: Map
@@ -119,18 +126,23 @@ class _Method:
 
 
 @dataclass(frozen=True)
-class _Found:
-    methods: tuple[_Method, ...]
+class _AllMaps:
+    """The maps of every method that works, and for each of the others the reason why it does not."""
+
+    methods: tuple[_MethodMaps, ...]
     left_out: dict[str, str]
 
 
-def _maps(
-    net: Net, view: View, targets: Sequence[Target], methods: Sequence[str],
+def _run_methods(
+    net: Net,
+    view: View,
+    targets: Sequence[Target],
+    methods: Sequence[str],
     on_method: Callable[[int, int], None] | None,
-) -> _Found:  # fmt: skip
-    """Every method once, for all classes: those by masks look at each masked picture once."""
+) -> _AllMaps:
+    """Run every method once, for all classes together: methods by masks compute each masked picture only once."""
     x, classes = encoded([view], net), [target.index for target in targets]
-    found, left_out = list[_Method](), dict[str, str]()
+    found, left_out = list[_MethodMaps](), dict[str, str]()
     every = methods or default_methods(net, view)
     for text in every:
         start = time.perf_counter()
@@ -143,38 +155,52 @@ def _maps(
                 raise
             left_out[text] = str(error)
         else:
-            found.append(_Method(text, maps, (time.perf_counter() - start) / len(classes)))
+            found.append(_MethodMaps(text, maps, (time.perf_counter() - start) / len(classes)))
         if on_method:
             on_method(len(found) + len(left_out), len(every))
     if not found:
         raise MediaError(f"no method works with {net.checkpoint.name}: {'; '.join(left_out.values())}")
-    return _Found(tuple(found), left_out)
+    return _AllMaps(tuple(found), left_out)
 
 
-def _record(source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: _Found, k: int) -> Comparison:
-    bias, parts = float(getattr(net.model, "bias", 0.0)), []
-    for method in found.methods:
-        pixels = method.maps[k]
-        total = float(pixels.sum(dtype=np.float64))
-        # Of LIME's map hardly any pixel is not 0.
-        scale = robust_scale(pixels, 99.5) or float(np.abs(pixels).max())
-        parts.append(
-            MethodPart(method=method.text, parameters=parameters_of(method.text), sum=total,
-                       off=total - (logit - bias), scale=scale, seconds=method.seconds)
-        )  # fmt: skip
+def _make_record(
+    source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: _AllMaps, k: int
+) -> Comparison:
+    """Make the record about class ``k`` of those that were compared."""
+    bias = float(getattr(net.model, "bias", 0.0))
     view, (width, height) = source.view, source.view.resolution
     return Comparison(
-        source=source_part(source), network=network_part(net),
+        source=source_part(source),
+        network=network_part(net),
         view=ViewPart(fit=fitted, width=width, height=height, box=view.box),
         explained=class_part(net.checkpoint, target.index),
-        logit=logit, bias=bias, methods=tuple(parts), left_out=found.left_out,
-        together=len(method.maps), device=str(net.device),
+        logit=logit,
+        bias=bias,
+        methods=tuple(_method_part(method, k, logit - bias) for method in found.methods),
+        left_out=found.left_out,
+        together=len(found.methods[0].maps),
+        device=str(net.device),
         versions=versions(libraries_of(method.text for method in found.methods)),
-    )  # fmt: skip
+    )
+
+
+def _method_part(method: _MethodMaps, k: int, expected: float) -> MethodPart:
+    """Make the part of a record about one method, whose map of class ``k`` should sum to ``expected``."""
+    pixels = method.maps[k]
+    total = float(pixels.sum(dtype=np.float64))
+    return MethodPart(
+        method=method.text,
+        parameters=parameters_of(method.text),
+        sum=total,
+        off=total - expected,
+        # Nearly all pixels of a map by LIME are 0, so that the percentile can be 0, too.
+        scale=robust_scale(pixels, 99.5) or float(np.abs(pixels).max()),
+        seconds=method.seconds,
+    )
 
 
 def default_methods(net: Net, view: View) -> tuple[str, ...]:
-    """All methods there are, ours where the network has it, in quick forms for the size of the view.
+    """All methods, in quick forms for the size of the view; the exact one only where the network has it.
 
     Args:
         net: the network.
@@ -188,12 +214,12 @@ def default_methods(net: Net, view: View) -> tuple[str, ...]:
 
 
 def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
-    """Draw the picture, then every map on its own scale, COLUMNS in a row.
+    """Draw the picture and then every map, each on its own scale, with COLUMNS tiles in a row.
 
     Args:
         rgb: what the network saw, uint8 [h, w, 3].
         maps: float32 [methods, h, w].
-        record: what is known of them.
+        record: the numbers about every map.
 
     Returns:
         uint8 [H, W, 3].
@@ -202,26 +228,26 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     logit, bias = record.logit, record.bias
     name = record.explained.name
     title = f"{name} · logit {logit:.2f}"
-    lines = [f"{record.network.title}: to be shared out are logit − bias = {logit - bias:.2f}"]
+    lines = [f"{record.network.title}: pixels should sum to logit − bias = {logit - bias:.2f}"]
     tiles = [framed(enlarged(rgb, size), None, title, lines)]
     for pixels, part in zip(maps, record.methods, strict=True):
         large = heatmap(enlarged(pixels, size), part.scale)
-        took = f"{part.seconds:.2g} s" + (f" (of {record.together} classes together)" if record.together > 1 else "")
-        said = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {took}"]
-        tiles.append(framed(large, part.scale, part.method, said, unit_of(part.method)))
+        took = f"{part.seconds:.2g} s" + (f" for each of {record.together} classes" if record.together > 1 else "")
+        numbers = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {took}"]
+        tiles.append(framed(large, part.scale, part.method, numbers, unit_of(part.method)))
     return in_rows(tiles, COLUMNS)
 
 
-def _write(compared: Compared, names: dict[str, Path], folder: Path) -> Comparison:
-    """Sheet, arrays and record; the record last, with the files' names."""
+def _write(result: ComparisonResult, names: dict[str, Path], folder: Path) -> Comparison:
+    """Write the sheet, the arrays and last the record, whose presence says that the others are complete."""
     files = {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}
-    record = compared.record.model_copy(update={"files": files})
+    record = result.record.model_copy(update={"files": files})
     text, methods = to_json(record), np.array([m.method for m in record.methods])
     withdraw(names["json"])
-    write_png(names["png"], compared.sheet, {RECORD_KEY: text})
+    write_png(names["png"], result.sheet, {RECORD_KEY: text})
     write_with(
         names["npz"],
-        lambda s: np.savez_compressed(s, allow_pickle=False, maps=compared.maps, methods=methods, record=text),
+        lambda s: np.savez_compressed(s, allow_pickle=False, maps=result.maps, methods=methods, record=text),
     )
     write_with(names["json"], lambda s: s.write(text.encode() + b"\n"))
     return record

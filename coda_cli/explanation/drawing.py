@@ -1,4 +1,4 @@
-"""The pictures coda writes about one explained class: overlay, heat map and panel, with colour bar and caption."""
+"""Draw what coda shows of one explained class: overlay, heat map and panel, with colour bar and caption."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_explanation(kind: str, explanation: Explanation, source: Input, k: int,
 
     Args:
         kind: one of STYLES.
-        explanation: what was found.
+        explanation: the explanation of a picture.
         source: the picture as it was read.
         k: which target.
         drawing: how it is drawn.
@@ -99,14 +99,14 @@ def draw(
 def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained, record: Record) -> list[RGB]:
     """Draw the contributions of layers, the last layer first.
 
-    Positions of a layer are drawn as even blocks, for nothing is known within them.
+    Each position of a layer is drawn as an even block, because a layer says nothing about what lies inside it.
 
     Args:
         kind: "layers" for one sheet, the input and then every map; "depth" for the frames of an animation, all of one
             size, the input beside each map.
         source: the picture as it was read, and what the network saw of it.
-        shares: the maps [h', w'] of the layers of ``part``, in logit units.
-        part: the class that they belong to.
+        shares: the contribution maps [h', w'] of the layers of ``part``, in logit units.
+        part: the class that the maps belong to.
         record: the record that ``part`` is of.
 
     Returns:
@@ -121,7 +121,7 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
         drawn = heatmap(paste_back(values, view, size, blocks=True), layer.scale)
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
         if layer.approximate:
-            proof = f"APPROXIMATE: input x gradient, off by {0 - layer.residual:+.2g}"  # as in compare: sum less logit
+            proof = f"APPROXIMATE: input x gradient, off by {0 - layer.residual:+.2g}"  # sum minus logit
         whose = layer.name if layer.name == "input" else f"output of {layer.name}"
         lines = [f"{whose}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
         depth = {"input": "input", record.network.cut: "the cut"}.get(layer.name, f"layer {k} of {len(shares) - 1}")
@@ -160,6 +160,7 @@ def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
 
 
 def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = True) -> tuple[str, list[str]]:
+    """The title of a drawing, and the lines below it: the equation, the network, and what the colours mean."""
     what = "logit" if part.versus is None else "difference of logits"
     title = f"{title_of(part)} · {what} {part.logit:.2f}"
     if part.probability is not None:
@@ -176,7 +177,7 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
 
 
 def _added(term: float) -> str:
-    """A term of a sum, its sign set apart from the number."""
+    """A term of a sum as text, with a space between its sign and its number."""
     return f" {'−' if term < 0 else '+'} {abs(term):.2f}"
 
 
@@ -191,17 +192,17 @@ def refuse_style(net: Net, style: Style) -> None:
         style: how maps are to be drawn.
 
     Raises:
-        UsageError: colours of weights are asked for, and the network has no weights of pixels.
+        UsageError: the colour explanation is asked for, and the network has no weights of pixels to colour.
     """
     if style == "colour" and net.cut:
         raise UsageError(f"--style colour shows weights of pixels; those of {net.checkpoint.name} end at {net.cut}")
 
 
 def colour_explanation_of(explanation: Explanation, k: int, smooth: int, percentile: float = 99.5) -> Map:
-    """The colour explanation of one target.
+    """Compute the colour explanation of one target.
 
     Args:
-        explanation: what was found.
+        explanation: the explanation of a picture.
         k: which target.
         smooth: odd window over which the opacity is averaged, in the network's pixels.
         percentile: of the opacity, from 0 to 100: what is drawn opaque.

@@ -1,4 +1,4 @@
-"""Where the evidence lies: exact sums over parts of a contribution map. Arrays to numbers."""
+"""Measure where the evidence lies: exact sums over parts of a contribution map."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ MOST_REGIONS = 5
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of the strongest evidence. ``box`` x0, y0, x1, y1 in pixels of the map, edges not centres."""
+    """A connected part of the strongest evidence."""
 
-    box: tuple[int, int, int, int]
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the map: the outer edges of pixels, not centres
     share: float  # of the map's positive sum
     pixels: int
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A contribution map [h, w] in numbers; sums in float64, shares of the positive sum."""
+    """A contribution map [h, w] in numbers; sums are taken in float64, and shares are of the positive sum."""
 
     positive: float  # sum of the contributions above 0
     negative: float  # sum of those below
     centroid: tuple[float, float] | None  # x, y of the positive evidence, pixels of the map; None without any
     half_share: float | None  # smallest share of the pixels that holds half of the positive evidence
-    regions: tuple[Region, ...]  # connected components of just these pixels, greatest share first
-    grid: tuple[
-        tuple[float, ...], ...
-    ]  # signed sums over GRID x GRID cells, rows from the top; they add up to the total
+    regions: tuple[Region, ...]  # connected components of these pixels, the greatest share first
+    # Signed sums over GRID x GRID cells, rows from the top; they add up to the sum of the map.
+    grid: tuple[tuple[float, ...], ...]
 
 
 def measure(pixels: NDArray[np.float32], parts: bool = True) -> Evidence:
@@ -52,14 +51,14 @@ def measure(pixels: NDArray[np.float32], parts: bool = True) -> Evidence:
         return Evidence(total, negative, None, None, (), _grid(values) if parts else ())
     h, w = values.shape
     centroid = (float(gain.sum(0) @ (np.arange(w) + 0.5)) / total, float(gain.sum(1) @ (np.arange(h) + 0.5)) / total)
-    mask = _half(gain, total)
+    mask = _mask_of_half(gain, total)
     regions, grid = (_regions(mask, gain, total), _grid(values)) if parts else ((), ())
     return Evidence(total, negative, centroid, float(mask.mean()), regions, grid)
 
 
-def _half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
-    """The fewest pixels that hold half of the positive evidence; a stable order decides between equals."""
-    # Few pixels hold half of it, those above the mean: only they are sorted, and all where they are not enough.
+def _mask_of_half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
+    """The fewest pixels that hold half of the positive evidence; of equal pixels the first in the map are taken."""
+    # Sorting is slow. Pixels above the mean usually hold half of the sum: all are sorted only where those do not.
     flat = gain.ravel()
     chosen = flat[flat > total / flat.size]
     if not float(chosen.sum()) > total / 2:
@@ -74,6 +73,7 @@ def _half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
 
 
 def _regions(mask: NDArray[np.bool_], gain: NDArray[np.float64], total: float) -> tuple[Region, ...]:
+    """The connected parts of a mask, those with the greatest sums first, at most MOST_REGIONS."""
     import cv2
 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
@@ -87,6 +87,7 @@ def _regions(mask: NDArray[np.bool_], gain: NDArray[np.float64], total: float) -
 
 
 def _grid(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    # A cell of a map smaller than the grid can be empty; its sum is 0.
+    """The sums over GRID x GRID cells of a map."""
+    # Where a map is smaller than the grid, a cell can be empty; its sum is 0.
     rows = np.array_split(values, GRID, 0)
     return tuple(tuple(float(cell.sum()) for cell in np.array_split(row, GRID, 1)) for row in rows)

@@ -1,4 +1,4 @@
-"""What happens to files that are there: one policy for pictures, clips and comparisons."""
+"""Decide what happens to files that exist already: one policy for pictures, clips and comparisons."""
 
 from __future__ import annotations
 
@@ -25,37 +25,42 @@ ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
 
 class FilePolicy:
-    """Decides where a file may be written when something may be there already.
+    """Decides where a file may be written when one may exist there already.
 
     Args:
-        if_exists: what happens to a file that is there. "match" replaces what the same run would write again, as a run
-            that was stopped leaves pictures without their record.
+        if_exists: what happens to a file that exists. "match" replaces files of the same picture, network and settings:
+            a run that was stopped can leave them without their record.
         inputs: the files that are being explained; they are never written over.
-        advice: what to do about a file that is in the way, for the error.
-        other: the options that name another place, for the error.
-        error: the class of that error: UsageError where nothing has begun.
+        advice: what the error about a file that exists says to do.
+        other: the options that name another place, for the error about an input.
+        error: the class of these errors; UsageError where no work has begun yet.
     """
 
     def __init__(
-        self, if_exists: IfExists, inputs: Iterable[Path], *, advice: str, other: str = "--output",
+        self,
+        if_exists: IfExists,
+        inputs: Iterable[Path],
+        *,
+        advice: str,
+        other: str = "--output",
         error: type[CodaError] = MediaError,
-    ) -> None:  # fmt: skip
+    ) -> None:
         refuse_unknown("if_exists", if_exists, IfExists)
         self.if_exists, self._advice, self._other, self._error = if_exists, advice, other, error
         self._inputs = {identity(path) for path in inputs}
 
     def place(self, path: Path, is_the_same: Callable[[], bool] = lambda: False) -> Path | None:
-        """Decide where a file is really written.
+        """Decide at which path a file is written.
 
         Args:
-            path: where it would go.
-            is_the_same: whether what is there is of the same picture, network and settings.
+            path: the path that its name gives.
+            is_the_same: tells whether the file that exists is about the same picture, network and settings.
 
         Returns:
-            The path, or that of a free neighbour; None when a file is there that stays.
+            The path, or a free one beside it; None when a file exists and is kept.
 
         Raises:
-            CodaError: a file is there that may not be replaced, or that is one of the inputs.
+            CodaError: a file exists that may not be replaced, or the path is one of the inputs.
         """
         if self.if_exists == "rename":
             return free_neighbour(path)
@@ -70,16 +75,16 @@ class FilePolicy:
         """Refuse to write over an input.
 
         Args:
-            path: where something would be written.
+            path: where a file would be written.
 
         Raises:
-            CodaError: it is one of the inputs.
+            CodaError: the path is one of the inputs.
         """
         if identity(path) in self._inputs:
             raise self._error(f"is one of the inputs and is not overwritten; choose another {self._other}", item=path)
 
     def in_the_way(self, path: Path) -> CodaError:
-        """The error about a file that may not be replaced.
+        """Make the error about a file that exists and may not be replaced.
 
         Args:
             path: the file.
@@ -92,13 +97,13 @@ class FilePolicy:
 
 
 def prepare(folder: Path) -> None:
-    """Make an output folder and see that it can be written, before any work.
+    """Make an output folder and check that files can be written into it, before any work.
 
     Args:
-        folder: the folder.
+        folder: the folder; those above it are made, too.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: no file can be written into it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,12 +114,12 @@ def prepare(folder: Path) -> None:
 
 
 def sweep(*folders: Path) -> None:
-    """Remove the temporary files of runs that were killed. A fresh one may belong to a run that is writing it now.
+    """Remove the temporary files of runs that were killed. Recent ones stay: a run may be writing them now.
 
     Args:
-        folders: where they are looked for.
+        folders: the folders to look in.
     """
-    ends = (".part", ".part.spool")  # the second is of a clip, of which the first may be a folder, too
+    ends = (".part", ".part.spool")  # clips have both, and the first of them can be a folder
     for path in (p for folder in folders for end in ends for p in folder.glob(f"{TEMPORARY_PREFIX}*{end}")):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime <= ABANDONED_AFTER:
@@ -126,10 +131,10 @@ def sweep(*folders: Path) -> None:
 
 
 def withdraw(record: Path) -> None:
-    """Remove a record whose files are about to be replaced: while it is there, it says that they are whole.
+    """Remove a record before its files are replaced: as long as it exists, it says that they are complete.
 
     Args:
-        record: its path.
+        record: the path of the record.
 
     Raises:
         MediaError: it cannot be removed.
@@ -141,20 +146,20 @@ def withdraw(record: Path) -> None:
 
 
 def stored_record(path: Path) -> Record | None:
-    """The record that an output file holds.
+    """Read the record that an output file holds.
 
     Args:
         path: a JSON, PNG, GIF or npz file.
 
     Returns:
-        The record; None when the file holds none of this version.
+        The record; None when the file holds no record that this version of coda can read.
     """
     try:
         if path.suffix == ".png":
             return from_json(read_png_text(path, RECORD_KEY) or "")
         if path.suffix == ".gif":
             return from_json(read_gif_text(path) or "")
-        if path.suffix == ".npz":  # opened here: numpy would leave a broken one open
+        if path.suffix == ".npz":  # opened here, because numpy does not close a broken file
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return from_json(str(content["record"]))
         return from_json(path.read_text(encoding="utf-8"))
@@ -163,13 +168,13 @@ def stored_record(path: Path) -> Record | None:
 
 
 def free_neighbour(path: Path) -> Path:
-    """A path at which nothing is yet.
+    """Find a path at which no file exists.
 
     Args:
         path: the path that is wanted.
 
     Returns:
-        It, or the first of ``name-2``, ``name-3``, ... that is free.
+        This path, or the first of ``name-2``, ``name-3``, ... that is free.
     """
     candidate, n = path, 2
     while candidate.exists():

@@ -1,4 +1,4 @@
-"""The names of output files."""
+"""Give output files their names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from coda_cli.media.files import utf8
 from coda_cli.media.sources import Item
 
 KINDS = {
-    "overlay": "png", "heatmap": "png", "panel": "png", "layers": "png", "depth": "gif", "npz": "npz", "json": "json",
-}  # fmt: skip
-EXTENSIONS = {**KINDS, "compare": "png"}  # what coda compare writes, too
+    "overlay": "png",
+    "heatmap": "png",
+    "panel": "png",
+    "layers": "png",
+    "depth": "gif",
+    "npz": "npz",
+    "json": "json",
+}
+EXTENSIONS = {**KINDS, "compare": "png"}  # also what coda compare writes
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
@@ -35,7 +41,7 @@ class Naming:
         template: a format string with the fields of FIELDS.
 
     Raises:
-        UsageError: a template that cannot be meant, or that gives several files one name.
+        UsageError: the template is not valid, or would give several files one name.
     """
 
     folder: Path
@@ -59,22 +65,22 @@ class Naming:
             )
         try:
             self._render(Item(Path("stem.png")), "overlay", "png", "class", "0")
-        except (ValueError, TypeError, LookupError) as error:  # a format that is not for texts
+        except (ValueError, TypeError, LookupError) as error:  # a format that texts cannot have
             raise UsageError(f"--name {self.template!r}: {error}") from error
 
     @property
     def tells_classes_apart(self) -> bool:
-        """Whether the files about several classes of one input get names of their own."""
+        """Whether files about different classes of one input get different names."""
         return "{class" in self.template or "{index" in self.template
 
     def path(self, item: Item, kind: str, class_name: str, class_index: str) -> Path:
-        """Where an output about one class of an input goes.
+        """The path of an output about one class of an input.
 
         Args:
             item: the input.
             kind: one of EXTENSIONS.
             class_name: what the class is called.
-            class_index: its index, as text; of a difference both, joined by a hyphen.
+            class_index: its index as text; for a difference, both indices joined by a hyphen.
 
         Returns:
             The path, below the output folder.
@@ -85,7 +91,7 @@ class Naming:
         return self.folder / item.subfolder / self._render(item, kind, EXTENSIONS[kind], class_name, class_index)
 
     def record_path(self, item: Item) -> Path:
-        """Where the record of an input goes. It is found again before the class is known, so its name has none.
+        """The path of an input's record. It is looked for before the class is known, so its name holds no class.
 
         Args:
             item: the input.
@@ -94,12 +100,13 @@ class Naming:
             The path, below the output folder.
         """
         name = self._render(item, "coda", "json", _NO_CLASS, _NO_CLASS)
-        # A separator goes with the class: "a..coda.json" would be odd. Those of the input's own name stay.
+        # The separator before the class is removed with it, or the name would be "a..coda.json". Those that belong to
+        # the input's own name stay.
         name = re.sub(rf"^(?:{_NO_CLASS}[ ._-]?)+|[ ._-]?{_NO_CLASS}", "", name)
         return self.folder / item.subfolder / name
 
     def array_path(self, item: Item) -> Path:
-        """Where the arrays of an input go, beside its record.
+        """The path of the arrays of an input, beside its record.
 
         Args:
             item: the input.
@@ -110,6 +117,7 @@ class Naming:
         return self.record_path(item).with_suffix(".npz")
 
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
+        """Fill the template in, and shorten a name that is too long for a file."""
         source = Path(utf8(os.path.abspath(item.path)))
         values = {
             "stem": source.stem,
@@ -126,7 +134,7 @@ class Naming:
         name = self.template.format_map(values)
         if len(name.encode()) <= LONGEST:
             return name
-        # Too long for a file name: the stem gives way, a hash of the whole name keeps it unique.
+        # The stem is cut, and a hash of the whole name keeps the short one unique.
         import hashlib
 
         mark = hashlib.sha256(source.name.encode()).hexdigest()[:8]
@@ -141,13 +149,13 @@ class Naming:
 
 
 def slug(text: str) -> str:
-    """A class name as part of a file name.
+    """Write a class name as it stands in a file name.
 
     Args:
-        text: the name.
+        text: the class name.
 
     Returns:
-        It in lower case, words joined by hyphens; "class" where nothing is left.
+        The name in lower case, its words joined by hyphens; "class" where nothing is left.
     """
     return re.sub(r"[^\w]+", "-", text.casefold()).strip("-_") or "class"
 
@@ -155,12 +163,12 @@ def slug(text: str) -> str:
 def refuse_collisions(
     items: Sequence[Item], written: Callable[[Item], Path], advice: Callable[[Item, Item], str]
 ) -> None:
-    """Refuse inputs whose outputs would have one name, before any work.
+    """Refuse inputs whose outputs would have the same name, before any work.
 
     Args:
         items: the inputs.
-        written: where the output of an input goes.
-        advice: what to do about two inputs.
+        written: gives the path of an input's output.
+        advice: says what to do about two inputs with one path.
 
     Raises:
         UsageError: two inputs would be written to one path.
@@ -175,7 +183,7 @@ def refuse_collisions(
 
 
 def one_file(path: Path) -> str:
-    """A text that is the same for all paths that are one file: macOS and Windows do not tell cases apart.
+    """Make a text that is equal for all paths of one file: macOS and Windows ignore upper and lower case in names.
 
     Args:
         path: the path.
@@ -183,5 +191,5 @@ def one_file(path: Path) -> str:
     Returns:
         The text.
     """
-    blind = sys.platform in ("darwin", "win32")
-    return unicodedata.normalize("NFC", str(path)).casefold() if blind else str(path)
+    ignores_case = sys.platform in ("darwin", "win32")
+    return unicodedata.normalize("NFC", str(path)).casefold() if ignores_case else str(path)

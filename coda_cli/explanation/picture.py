@@ -1,7 +1,9 @@
-"""The verb for one picture: explain it. Nothing is printed, and nothing is written unless it is asked for."""
+"""Explain one picture, or a batch of pictures. Nothing is printed, and nothing is written unless it is asked for."""
 
 from __future__ import annotations
 
+import base64
+import html
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,8 @@ from coda_cli.core.networks import encode, forward
 from coda_cli.errors import CodaError, ExactnessError, MediaError, UsageError
 from coda_cli.explanation.request import Input, Request, input_of, network_of
 from coda_cli.machine.memory import as_many_as_fit, out_of_memory
+from coda_cli.media.pictures import Image, as_image, as_picture
+from coda_cli.media.png import encode as as_png
 from coda_cli.media.sources import Item
 from coda_cli.media.view import View
 from coda_cli.vocabulary import Fit, IfExists, Precision, Style
@@ -35,16 +39,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """One explained picture: K targets shared out over what the network saw of it.
+    """One explained picture: the logits of K targets, split into contributions of the pixels that the network saw.
 
     Attributes:
         view: what the network saw, and where that lies in the picture.
         targets: the K classes, or differences of classes, that are explained.
-        decomposition: a batch of one; its ``pixels`` [1, K, h, w] belong to the pixels of ``view``, or to the positions
-            of a hybrid's cut.
-        seconds: what the decomposition took; a share of its batch's time.
-        layers: for every target the shares of the layers asked for, those next to the input first.
-        net: the network that was asked.
+        decomposition: of a batch of one; ``pixels`` [1, K, h, w] are of ``view``, or of a hybrid's cut.
+        seconds: time of the decomposition; for a batch, its time divided by its number of pictures.
+        layers: for every target, the contributions at each layer asked for, from the input on.
+        net: the network that is explained.
         request: what was asked.
         input: the picture as it was read; None for a frame of a clip.
     """
@@ -74,10 +77,8 @@ class Explanation:
         """What rounding left over of each target's logit, float64 [K]."""
         return self.decomposition.residual[0].numpy()
 
-    # ---- drawing, recording, writing -------------------------------------------------------------------------------
-
     def record(self, drawing: Drawing | None = None) -> Record:
-        """Say in numbers what was found: the record that ``coda explain`` writes, without the names of files.
+        """Make the record that ``coda explain`` writes, without the names of files.
 
         Args:
             drawing: how the picture is drawn, which decides the scale in the record.
@@ -86,16 +87,21 @@ class Explanation:
             The record; ``record().model_dump_json(by_alias=True)`` is its JSON.
 
         Raises:
-            UsageError: this is a frame of a clip, which has a record of another kind.
+            UsageError: this is a frame of a clip, whose record is made with its clip.
         """
         from coda_cli.explanation.record import Drawing, make_record
 
         return make_record(self, self._own_input, drawing or Drawing())
 
     def overlay(
-        self, target: int = 0, *, scale: float | None = None, percentile: float = 99.5, alpha: float = 0.85,
+        self,
+        target: int = 0,
+        *,
+        scale: float | None = None,
+        percentile: float = 99.5,
+        alpha: float = 0.85,
         style: Style = "signed",
-    ) -> Image:  # fmt: skip
+    ) -> Image:
         """Draw the map of one target over the picture, with its colour bar and caption.
 
         Args:
@@ -109,8 +115,7 @@ class Explanation:
             A PIL image, red for and blue against the class.
 
         Raises:
-            UsageError: the network's weights are not those of pixels (colour style of a hybrid), or there is no such
-                target.
+            UsageError: no such target, or the colour style of a hybrid, which has no weights of pixels.
         """
         return self._drawn("overlay", target, scale, percentile, alpha, style)
 
@@ -123,7 +128,7 @@ class Explanation:
             percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
 
         Returns:
-            A PIL image; white is 0, grey was not seen by the network.
+            A PIL image; white is 0, and grey is what the network did not see.
 
         Raises:
             UsageError: there is no such target.
@@ -131,9 +136,14 @@ class Explanation:
         return self._drawn("heatmap", target, scale, percentile, 0.85, "signed")
 
     def panel(
-        self, target: int = 0, *, scale: float | None = None, percentile: float = 99.5, alpha: float = 0.85,
+        self,
+        target: int = 0,
+        *,
+        scale: float | None = None,
+        percentile: float = 99.5,
+        alpha: float = 0.85,
         style: Style = "signed",
-    ) -> Image:  # fmt: skip
+    ) -> Image:
         """Draw picture, overlay and heat map of one target in a row.
 
         Args:
@@ -152,23 +162,27 @@ class Explanation:
         return self._drawn("panel", target, scale, percentile, alpha, style)
 
     def save(
-        self, folder: str | Path = "coda-out", *, drawing: Drawing | None = None, name: str | None = None,
+        self,
+        folder: str | Path = "coda-out",
+        *,
+        drawing: Drawing | None = None,
+        name: str | None = None,
         if_exists: IfExists = "match",
-    ) -> tuple[Path, ...]:  # fmt: skip
+    ) -> tuple[Path, ...]:
         """Write the files that ``coda explain`` writes, under the same names and by the same rules.
 
         Args:
-            folder: where they go; it is made if needed.
+            folder: the folder for them; it is made if needed.
             drawing: which files, and how they are drawn; an overlay and the record unless given.
             name: the template of the files' names; see ``coda explain --help``.
-            if_exists: what happens to a file that is there.
+            if_exists: what happens to a file that exists.
 
         Returns:
             The files, the record last.
 
         Raises:
-            UsageError: the folder cannot be written, or the template is not one.
-            MediaError: a file is there that may not be replaced.
+            UsageError: the folder cannot be written, or the template is not valid.
+            MediaError: a file exists that may not be replaced.
         """
         from coda_cli.explanation.naming import DEFAULT_NAME, Naming
         from coda_cli.explanation.record import Drawing
@@ -188,18 +202,16 @@ class Explanation:
     ) -> Image:
         from coda_cli.explanation.drawing import draw_explanation
         from coda_cli.explanation.record import Drawing
-        from coda_cli.media.pictures import as_image
 
         drawing = Drawing(scale="image" if scale is None else scale, percentile=percentile, alpha=alpha, style=style)
         return as_image(draw_explanation(kind, self, self._own_input, target, drawing))
 
     @property
     def _own_input(self) -> Input:
+        """The picture as it was read. Raises UsageError for a frame of a clip."""
         if self.input is None:
             raise UsageError("a frame of a clip is drawn and recorded with its clip; see explain_clip")
         return self.input
-
-    # ---- how it shows itself -----------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         from coda_cli.explanation.record import equation
@@ -210,14 +222,9 @@ class Explanation:
         return f"<Explanation {record.source.path}: {'; '.join(map(equation, record.explained))}>"
 
     def _repr_png_(self) -> bytes:
-        from coda_cli.media.png import encode as as_png
-
         return as_png(np.asarray(self.panel()))
 
     def _repr_html_(self) -> str:
-        import base64
-        import html
-
         from coda_cli.explanation.record import equation
 
         lines = "".join(f"<div>{html.escape(equation(part))}</div>" for part in self.record().explained)
@@ -226,10 +233,16 @@ class Explanation:
 
 
 def explain(
-    source: PictureSource, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
-    versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
+    source: PictureSource,
+    net: Net | str | Path | None = None,
+    classes: Sequence[str | int] | str | int = (),
+    *,
+    versus: str | None = None,
+    fit: Fit = "crop",
+    precision: Precision = "float32",
+    tolerance: float | None = None,
     layer: str | None = None,
-) -> Explanation:  # fmt: skip
+) -> Explanation:
     """Explain one picture: split logits of a network exactly into the contributions of its pixels.
 
     Args:
@@ -241,14 +254,14 @@ def explain(
         fit: how the picture is shown to the network: "crop", "pad" or "native".
         precision: what is computed in; "float64" needs a network that was loaded with that dtype.
         tolerance: replaces the relative tolerance of the residual.
-        layer: also share the logits out over layers' outputs: "all", a number counted from the input (0), or a name.
+        layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
 
     Returns:
-        The explanation, with its maps, record, and drawings.
+        The explanation, which gives maps, drawings and the record.
 
     Raises:
         MediaError: the picture cannot be read, or is too small for the network.
-        UsageError: no such class or layer, or an object that is not a picture.
+        UsageError: there is no such class or layer, or the source is not a picture.
         CheckpointError: the network cannot be loaded.
         ExactnessError: the logits are not finite.
 
@@ -259,8 +272,6 @@ def explain(
         >>> e = coda.explain("photo.jpg", classes=["church"])
         >>> e.overlay().save("overlay.png")
     """
-    from coda_cli.media.pictures import as_picture
-
     request = Request(classes, versus, fit, precision, tolerance, layer)  # type: ignore[arg-type]
     net = network_of(net, precision)
     targets = request.targets(net)
@@ -272,9 +283,6 @@ def explain(
     if isinstance(result, CodaError):
         raise result.about(item.path)
     return replace(result, input=read)
-
-
-# ---- batches ---------------------------------------------------------------------------------------------------------
 
 
 def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Targets) -> list[Explanation | CodaError]:
@@ -301,16 +309,17 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)
             chosen = [tuple(targets.of(row)) for row in d.logits.double().numpy()]
-            layers = [_layers(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
+            layers = [_layer_shares(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
     except (ValueError, RuntimeError) as error:
         if (why := _too_small(error, views[0], net)) is None:
             raise
         return [why for _ in views]
     return [
         Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
-        if _finite(d[b]) else ExactnessError("the network's logits are not finite; nothing can be explained")
+        if _finite(d[b])
+        else ExactnessError("the network's logits are not finite; nothing can be explained")
         for b, view in enumerate(views)
-    ]  # fmt: skip
+    ]
 
 
 @torch.no_grad()
@@ -320,7 +329,7 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
     Args:
         views: what the network sees of B pictures, of one size.
         net: the network.
-        request: what is asked, of which the precision counts.
+        request: what is asked; only its precision is used here.
 
     Returns:
         The logits [classes] of each.
@@ -339,7 +348,7 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:
-    """Pictures of one size as the input of a network.
+    """Turn pictures of one size into the input of a network.
 
     Args:
         views: what the network sees of B pictures, of one size [h, w].
@@ -351,7 +360,7 @@ def encoded(views: Sequence[View], net: Net) -> Tensor:
     parameter = next(net.model.parameters())
     rgb = torch.from_numpy(np.stack([v.rgb for v in views]))
     if parameter.is_cuda:
-        rgb = rgb.pin_memory()  # from there the copy goes on while the next pictures are read
+        rgb = rgb.pin_memory()  # from pinned memory, the copy goes on while the next pictures are read
     return encode(rgb.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)).to(parameter.dtype)
 
 
@@ -361,22 +370,22 @@ def _computing(x: Tensor, request: Request) -> torch.autocast:
 
 
 def _too_small(error: ValueError | RuntimeError, view: View, net: Net) -> MediaError | None:
-    """What an error means that a layer raised for its input's size; None if it means something else.
+    """The error about a picture that is too small, if that is what a layer's error means; else None.
 
-    It is not raised here: an error that a frame of its own traceback knows would keep all that was computed before it.
+    It is returned, not raised: an error that is a local variable in its own traceback keeps all tensors there alive.
     """
     if out_of_memory(error):
         return None
-    if isinstance(error, ValueError):  # of a layer of this package
+    if isinstance(error, ValueError):  # from a layer of this package
         return MediaError(f"{error}; use --fit crop")
     if min(view.rgb.shape[:2]) >= net.checkpoint.preprocessing.crop:
         return None
-    reason = str(error).splitlines()[0]  # of a layer of torch
+    reason = str(error).splitlines()[0]  # from a layer of torch
     return MediaError(f"too small for this network ({reason}); use --fit crop")
 
 
-def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:
-    """The shares of the layers asked for, for each weighting [K, classes] of the logits of one input x."""
+def _layer_shares(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:
+    """Contributions at the layers asked for, for each weighting [K, classes] of the logits of one input x."""
     layer = request.layer
     if layer is None:
         return ()
@@ -384,9 +393,10 @@ def _layers(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tup
     chosen = [tuple(s for k, s in enumerate(shares) if layer in ("all", str(k), s.name)) for shares in every]
     if not all(chosen):
         names = ", ".join(f"{k} ({s.name})" for k, s in enumerate(every[0]))
-        raise UsageError(f"--layer {layer}: the whole logit passes through no such layer; there are {names}")
+        raise UsageError(f"--layer {layer}: no such layer that the whole logit passes through; there are {names}")
     return tuple(chosen)
 
 
 def _finite(d: Decomposition) -> bool:
+    """Whether neither a logit nor a residual is infinite or not a number."""
     return bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all())

@@ -1,4 +1,4 @@
-"""From an explanation to its record: the numbers that are written about it."""
+"""Make the record of an explanation: the numbers that are written about it."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def refuse_bad_drawing(
 
 
 def make_record(explanation: Explanation, source: Input, drawing: Drawing, settings: str | None = None) -> Record:
-    """Say in numbers what was found about a picture.
+    """Make the record of an explained picture.
 
     Args:
-        explanation: what was found.
+        explanation: the explanation.
         source: the picture as it was read.
         drawing: how it is drawn, which decides the scale.
-        settings: the hash of everything that decides the result, where it is known already.
+        settings: what ``settings_hash`` gives, where it has been computed already.
 
     Returns:
         The record, without the names of files.
@@ -117,7 +117,7 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
 
 
 def top_classes(checkpoint: Checkpoint, logits: NDArray[np.float64]) -> tuple[ScoredClass, ...]:
-    """The classes with the highest logits.
+    """List the classes with the highest logits.
 
     Args:
         checkpoint: the network's description.
@@ -132,10 +132,10 @@ def top_classes(checkpoint: Checkpoint, logits: NDArray[np.float64]) -> tuple[Sc
 
 
 def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
-    """A hash of everything that decides a result but the source and the weights.
+    """Compute a hash of everything that decides a result, except the source and the weights.
 
     Args:
-        net: the network, of which the description counts.
+        net: the network; the hash covers its description.
         asked: dataclasses of settings: a request, a drawing.
         more: further settings.
 
@@ -148,10 +148,10 @@ def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
 
 
 def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
-    """Which versions of what compute a record.
+    """List the versions of the software that computes a record.
 
     Args:
-        libraries: further distributions that have a part in it.
+        libraries: further distributions that take part.
 
     Returns:
         The version of each, by name.
@@ -166,24 +166,29 @@ def _version(distribution: str) -> str:
 
 
 def network_part(net: Net) -> Network:
-    """What records say of a network.
+    """Make the part of a record that describes a network.
 
     Args:
         net: the network.
 
     Returns:
-        Its part of a record.
+        The part.
     """
     checkpoint = net.checkpoint
     return Network(
-        name=checkpoint.name, sha256=net.sha256, architecture=checkpoint.architecture,
-        temperature=float(checkpoint.arguments.get("temperature", 1.0)), assumed=net.assumed,
+        name=checkpoint.name,
+        sha256=net.sha256,
+        architecture=checkpoint.architecture,
+        temperature=float(checkpoint.arguments.get("temperature", 1.0)),
+        assumed=net.assumed,
         cut=net.cut,
-    )  # fmt: skip
+    )
 
 
 def described(net: Net) -> dict[str, Any]:
-    """What decides a network's results beside its weights; of the authors' files, it is not in the file.
+    """Describe everything about a network, except its weights, that decides its results.
+
+    Files of the authors do not hold it, so that the hash of such a file does not cover it.
 
     Args:
         net: the network.
@@ -195,29 +200,35 @@ def described(net: Net) -> dict[str, Any]:
 
 
 def source_part(source: Input) -> Source:
-    """What records say of an input file.
+    """Make the part of a record that describes an input file.
 
     Args:
         source: the picture as it was read.
 
     Returns:
-        Its part of a record.
+        The part.
     """
     picture, (width, height) = source.picture, source.view.size
     return Source(
-        path=utf8(source.item.path.as_posix()), sha256=picture.sha256, bytes=picture.bytes, width=width, height=height,
+        path=utf8(source.item.path.as_posix()),
+        sha256=picture.sha256,
+        bytes=picture.bytes,
+        width=width,
+        height=height,
         notes=picture.notes,
-    )  # fmt: skip
+    )
 
 
 def _explained(explanation: Explanation, k: int, drawing: Drawing) -> Explained:
+    """Make the part of a record about target ``k``."""
     view, pixels = explanation.view, explanation.maps[k]
     evidence = measure(pixels)
     regions = tuple(
-        RegionPart(box=(*to_source(view, *r.box[:2]), *to_source(view, *r.box[2:])), share=r.share,
-                   view_pixels=r.pixels)
+        RegionPart(
+            box=(*to_source(view, *r.box[:2]), *to_source(view, *r.box[2:])), share=r.share, view_pixels=r.pixels
+        )
         for r in evidence.regions
-    )  # fmt: skip
+    )
     layers = explanation.layers[k] if explanation.layers else ()
     return Explained(
         **sums(explanation, k, evidence).model_dump(),
@@ -233,24 +244,32 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing) -> Explained:
 
 
 def _layer(share: LayerShare, percentile: float) -> LayerPart:
+    """Make the part of a record about the contributions at one layer."""
     h, w = share.pixels.shape
     return LayerPart(
-        name=share.name, height=h, width=w, sum=float(share.pixels.double().sum()), positional=share.positional,
-        residual=share.residual, tolerance=share.tolerance, exact=share.exact, approximate=share.approximate,
+        name=share.name,
+        height=h,
+        width=w,
+        sum=float(share.pixels.double().sum()),
+        positional=share.positional,
+        residual=share.residual,
+        tolerance=share.tolerance,
+        exact=share.exact,
+        approximate=share.approximate,
         scale=robust_scale(share.pixels.cpu().numpy(), percentile),
-    )  # fmt: skip
+    )
 
 
 def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
-    """What the logit of one target is made of.
+    """Make the part of a record that says what the logit of one target is made of.
 
     Args:
-        explanation: what was found.
+        explanation: the explanation.
         k: which target.
-        evidence: its map in numbers.
+        evidence: the target's map in numbers.
 
     Returns:
-        Its part of a record.
+        The part.
     """
     d, target, checkpoint = explanation.decomposition, explanation.targets[k], explanation.net.checkpoint
     logit = float(d.logit[0, k])
@@ -259,7 +278,7 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
         versus=None if target.versus is None else class_part(checkpoint, target.versus),
         logit=logit,
         probability=sigmoid(logit) if target.versus is None else None,
-        bias=float(d.bias[0, k]) + 0.0,  # no -0.0 for a difference
+        bias=float(d.bias[0, k]) + 0.0,  # a difference can be -0.0, which becomes 0.0
         positional=float(d.positional[0, k]) + 0.0,
         positive=evidence.positive,
         negative=evidence.negative,
@@ -270,19 +289,19 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
 
 
 def title_of(part: Sums) -> str:
-    """What an explained class, or difference of classes, is called.
+    """Name an explained class, or difference of classes.
 
     Args:
         part: its part of a record.
 
     Returns:
-        Its name, or "A − B".
+        The class's name, or "A − B".
     """
     return part.name if part.versus is None else f"{part.name} − {part.versus.name}"
 
 
 def equation(part: Sums) -> str:
-    """The whole claim about a class in one line: what its logit is made of, and what rounding left over.
+    """Write in one line what the logit of a class is made of, and what rounding left over.
 
     Args:
         part: the class's part of a record.
@@ -300,24 +319,24 @@ def equation(part: Sums) -> str:
 
 
 def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
-    """A class as records name it.
+    """Make the part of a record that names a class.
 
     Args:
         checkpoint: the network's description.
-        index: of the class.
+        index: the class's index.
 
     Returns:
-        Its part of a record.
+        The part.
     """
     wnid = checkpoint.wnids[index] if checkpoint.wnids else None
     return ClassPart(index=index, name=checkpoint.classes[index], wnid=wnid)
 
 
 def sigmoid(x: float) -> float:
-    """The probability of a logit, each class by itself.
+    """Compute the probability that belongs to a logit, for each class by itself.
 
     Args:
-        x: the logit; none is so large that this overflows.
+        x: the logit; no value makes this overflow.
 
     Returns:
         1 / (1 + exp(-x)), in [0, 1].
@@ -326,15 +345,15 @@ def sigmoid(x: float) -> float:
 
 
 def to_source(view: View, x: float, y: float) -> tuple[float, float]:
-    """Where a point of the view lies in the picture it is from.
+    """Find where a point of the view lies in the picture.
 
     Args:
         view: what the network saw.
-        x: from the view's left edge, in its pixels.
-        y: from its top edge.
+        x: distance from the view's left edge, in pixels of the view.
+        y: distance from its top edge, in pixels of the view.
 
     Returns:
-        x and y in the picture's pixels.
+        x and y in pixels of the picture.
     """
     h, w = view.rgb.shape[:2]
     x0, y0, x1, y1 = view.box

@@ -23,13 +23,13 @@ class Request:
     """What is asked about a picture, whichever picture and network it is.
 
     Attributes:
-        classes: class names, WordNet ids, indices, "top:K" or "all"; none means the predicted class. One name may stand
-            alone.
+        classes: class names, WordNet ids, indices, "top:K" or "all"; none means the predicted class. A single one
+            needs no tuple around it.
         versus: a class that is subtracted from each of ``classes``: the exact difference of two logits is explained.
         fit: how the picture is shown to the network.
         precision: what is computed in; float64 needs a network that was loaded with that dtype.
         tolerance: replaces the relative tolerance of the residual.
-        layer: also share the logit out over the outputs of layers: "all", a number counted from the input (0), or a
+        layer: also split the logit over the outputs of layers: "all", a number counted from the input (0), or a
             name.
     """
 
@@ -41,20 +41,21 @@ class Request:
     layer: str | None = None
 
     def __post_init__(self) -> None:
-        one = isinstance(self.classes, str) or not isinstance(self.classes, Iterable)  # a text consists of letters, too
+        # A text is a sequence as well, of letters.
+        one = isinstance(self.classes, str) or not isinstance(self.classes, Iterable)
         classes = (self.classes,) if one else self.classes
         object.__setattr__(self, "classes", tuple(str(name) for name in classes))
         refuse_unknown("fit", self.fit, Fit)
         refuse_unknown("precision", self.precision, Precision)
 
     def targets(self, net: Net) -> Targets:
-        """Find the classes asked for in a network.
+        """Find the classes that are asked for in a network.
 
         Args:
             net: the network.
 
         Returns:
-            The targets; what depends on the logits is filled in once they are known.
+            The targets; those that depend on the logits, such as "top:K", are chosen once the logits are known.
 
         Raises:
             UsageError: the network has no such class.
@@ -67,7 +68,7 @@ class Input:
     """One input that has been read.
 
     Attributes:
-        item: its file, and where its outputs go.
+        item: the input's file, and the folder for its outputs.
         picture: its pixels, and what was done to get them.
         view: what the network sees of it.
     """
@@ -93,18 +94,18 @@ def refuse_unknown(option: str, value: object, vocabulary: object) -> None:
 
 
 def network_of(net: Net | str | Path | None, precision: Precision = "float32") -> Net:
-    """The network that an argument ``net`` of the library's functions means.
+    """Find or load the network that is meant by the argument ``net`` of the library's functions.
 
     Args:
         net: a network, or its name or file; None is the default network.
-        precision: what is computed in, which decides the type of the weights of one that is loaded here.
+        precision: what is computed in; it decides the type of weights that are loaded here.
 
     Returns:
         The network.
 
     Raises:
-        CheckpointError: it cannot be loaded.
-        UsageError: it was loaded in another type than the precision asks for.
+        CheckpointError: the network cannot be loaded.
+        UsageError: the network was loaded with weights of another type than the precision needs.
     """
     dtype = DTYPES[precision]
     if not isinstance(net, Net):
@@ -119,11 +120,11 @@ def network_of(net: Net | str | Path | None, precision: Precision = "float32") -
 
 
 def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
-    """A picture that has been read, with what a network sees of it.
+    """Join a picture that has been read with what a network sees of it.
 
     Args:
-        item: where the picture is from.
-        picture: its pixels.
+        item: the file that the picture is from.
+        picture: the picture.
         net: the network.
         mode: how the picture is shown to the network.
 

@@ -1,4 +1,4 @@
-"""The verb for many pictures: reading, explaining and writing overlap. Nothing is printed."""
+"""Explain many pictures: reading, explaining and writing overlap. Nothing is printed."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from coda_cli.render.colour import Magnitudes
 from coda_cli.vocabulary import Fit, IfExists, Precision
 
 T = TypeVar("T")
-Read = Input | Outcome  # an outcome where nothing is left to do: it cannot be read, or its results are there
+Read = Input | Outcome  # an outcome where the input cannot be read, or where its results exist already
 
 
 @dataclass(frozen=True)
 class InMemory(Item):
-    """A picture that is no file: ``path`` gives its outputs their names, ``pixels`` is what ``as_picture`` takes."""
+    """A picture that is not a file: ``path`` names its outputs, and ``pixels`` is what ``as_picture`` takes."""
 
     pixels: Any = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What was read, in order; the views of those that are to be explained have one size."""
+    """Inputs that were read, in order; the views of those that will be explained have one size."""
 
     members: list[Read] = field(default_factory=list)
 
     @property
     def views(self) -> list[View]:
-        """What the network is to see."""
+        """The views that the network will see."""
         return [member.view for member in self.members if isinstance(member, Input)]
 
 
@@ -81,18 +81,18 @@ def explain_many(
         fit: how pictures are shown to the network: "crop", "pad" or "native".
         precision: what is computed in; "float64" needs a network that was loaded with that dtype.
         tolerance: replaces the relative tolerance of the residual.
-        layer: also share the logits out over layers' outputs: "all", a number counted from the input (0), or a name.
-        output: the folder that files go to; nothing is written unless it is given.
+        layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
+        output: the folder for files; nothing is written unless it is given.
         drawing: which files, and how they are drawn; an overlay and the record unless given.
-        if_exists: what happens to files that are there: "match", "error", "skip", "overwrite" or "rename".
+        if_exists: what happens to files that exist: "match", "error", "skip", "overwrite" or "rename".
         recursive: look into the folders of folders.
 
     Yields:
         An outcome for each picture, in order, as it is done: its record and files, or its error.
 
     Raises:
-        UsageError: before any work: a source that does not exist, outputs that would get one name, a folder that cannot
-            be written, a class that the network does not have.
+        UsageError: before any work: a source does not exist, outputs would get the same name, the folder cannot be
+            written, or the network does not have a class.
         CheckpointError: the network cannot be loaded.
 
     Example:
@@ -115,54 +115,69 @@ def explain_many(
 
 
 def explain_items(
-    net: Net, items: Iterable[Item], request: Request, output: Output, *, batch: int | None = None,
+    net: Net,
+    items: Iterable[Item],
+    request: Request,
+    output: Output,
+    *,
+    batch: int | None = None,
     on_scale: Callable[[int, int], None] | None = None,
-) -> Generator[Outcome, None, None]:  # fmt: skip
+) -> Generator[Outcome, None, None]:
     """Explain inputs and write their files.
 
-    With the scale "run" all inputs are decomposed twice: the first time to find it.
+    With the scale "run", all inputs are decomposed twice: the first time to find that scale.
 
     Args:
         net: the network.
-        items: the inputs; a sequence, or an iterable that is taken as it comes.
+        items: the inputs; a sequence, or an iterable that is read as the run goes on.
         request: what is asked.
         output: what is written, and where.
         batch: how many pictures to compute together; decided by their size unless given.
-        on_scale: hears of the first pass of the scale "run": how many are done, and of how many.
+        on_scale: called after each input of the first pass that the scale "run" needs, with the number done and the
+            number of all.
 
     Yields:
         An outcome for each input, in order, as it is done.
 
     Raises:
-        UsageError: before any work: outputs that would get one name or cannot be written, a class that the network does
-            not have, a style that it cannot be drawn in.
+        UsageError: before any work: outputs would get the same name or cannot be written, or the network does not have
+            a class or the style.
     """
-    targets, kinds, naming = request.targets(net), output.drawing.kinds, output.naming
+    targets = request.targets(net)
     refuse_style(net, output.drawing.style)
     known = items if isinstance(items, Sequence) else ()
-    if kinds:
-        if not naming.tells_classes_apart and _several(net, request) and any(kind in DRAWN for kind in kinds):
-            raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
-        refuse_collisions(known, naming.record_path, _other_names)
-        prepare(naming.folder)
-        sweep(*{naming.folder / item.subfolder for item in known})
+    if output.drawing.kinds:
+        _prepare_output(output, net, known, request)
     if output.drawing.scale == "run":
         if known is not items:
-            raise UsageError("the scale of a run needs pictures that can be read twice; give a list, or another scale")
+            raise UsageError("the scale of a run reads every picture twice; give a list, or another scale")
         scale = run_scale(net, known, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, scale=scale))
     writer = Writer(net, known, request, output)
-    return _outcomes(
-        items, partial(_read, net=net, request=request, writer=writer), partial(_written, writer), net, request,
-        targets, batch,
-    )  # fmt: skip
+    read = partial(_read, net=net, request=request, writer=writer)
+    return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
+
+
+def _prepare_output(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
+    """Refuse names that would be given twice, and make the output folder ready."""
+    naming, several = output.naming, _may_explain_several(net, request)
+    if several and not naming.tells_classes_apart and any(kind in DRAWN for kind in output.drawing.kinds):
+        raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
+    refuse_collisions(items, naming.record_path, _advice_on_names)
+    prepare(naming.folder)
+    sweep(*{naming.folder / item.subfolder for item in items})
 
 
 def run_scale(
-    net: Net, items: Sequence[Item], request: Request, percentile: float, *, batch: int | None = None,
+    net: Net,
+    items: Sequence[Item],
+    request: Request,
+    percentile: float,
+    *,
+    batch: int | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> float:  # fmt: skip
-    """Find the scale that is common to all maps of a run, without keeping a map.
+) -> float:
+    """Find one scale for all maps of a run, without keeping the maps.
 
     Args:
         net: the network.
@@ -170,7 +185,7 @@ def run_scale(
         request: what is asked.
         percentile: of the |contributions| of all maps, from 0 to 100.
         batch: how many pictures to compute together; decided by their size unless given.
-        on_step: hears how many inputs are done, and of how many.
+        on_step: called after each input with the number done and the number of all.
 
     Returns:
         The percentile in logit units, within 0.3 %.
@@ -191,42 +206,46 @@ def run_scale(
 
 
 def _outcomes(
-    items: Iterable[Item], read: Callable[[Item], Read],
-    write: Callable[[Read, Explanation | CodaError | None], T], net: Net, request: Request, targets: Targets,
+    items: Iterable[Item],
+    read: Callable[[Item], Read],
+    write: Callable[[Read, Explanation | CodaError | None], T],
+    net: Net,
+    request: Request,
+    targets: Targets,
     batch: int | None,
-) -> Generator[T, None, None]:  # fmt: skip
-    """The way of every input: read ahead, explained in batches, written behind; what ``write`` gives, in order."""
+) -> Generator[T, None, None]:
+    """Read inputs ahead, explain them in batches, and write them behind; yields what ``write`` gives, in order."""
     explain, workers = partial(explain_batch, net=net, request=request, targets=targets), budget.readers()
     with threads(workers) as reading, batch_pool(net.device.type) as computing, threads(workers) as writing:
         written = Behind[T](writing, budget.WAITING_FOR_A_WRITER * workers)
         inputs = (x for _, x in ahead(reading, ((i, partial(read, i)) for i in items), budget.READ_AHEAD))
         batches = _batches(inputs, net.device.type, targets.most, batch)
-        calls = ((b, _call(b.views, net, explain)) for b in batches)
+        calls = ((b, _explain_call(b.views, net, explain)) for b in batches)
         for group, results in ahead(computing, calls, 1, alone=_fills_the_machine):
-            for member, result in _paired(group, results):
+            for member, result in _with_results(group, results):
                 yield from written.add(partial(write, member, result))
         yield from written.rest()
 
 
-def _call(
+def _explain_call(
     views: Sequence[View], net: Net, explain: Callable[[Sequence[View]], list[Explanation | CodaError]]
 ) -> Callable[[], list[Explanation | CodaError]]:
-    """The call that explains a batch, in halves when memory runs out."""
+    """The call that explains a batch, and explains halves of it when memory runs out."""
     if not views:
         return list
     return partial(as_many_as_fit, net.model, views, views[0].resolution, explain)
 
 
 def _fills_the_machine(batch: Batch) -> bool:
-    """Whether a batch takes all cores by itself: two such batches would take twice the memory and be no faster."""
+    """Whether a batch uses all cores by itself: two at once would need twice the memory and would not be faster."""
     views = batch.views
     return bool(views) and not divides(len(views))
 
 
-def _paired(
+def _with_results(
     batch: Batch, results: Iterable[Explanation | CodaError]
 ) -> Iterator[tuple[Read, Explanation | CodaError | None]]:
-    """Every member of a batch with its result; None for what has an outcome already."""
+    """Every member of a batch with its result; None for a member that has an outcome already."""
     following = iter(results)
     for member in batch.members:
         yield member, next(following) if isinstance(member, Input) else None
@@ -247,7 +266,7 @@ def _batches(read: Iterable[Read], device: str, targets: int, batch: int | None)
             pixels += one.view.size[0] * one.view.size[1]
             views += 1
         current.members.append(one)
-        if not views:  # nothing to wait for: failures and skipped inputs are reported at once
+        if not views:  # failed and skipped inputs are reported at once, with no wait for a full batch
             yield current
             current = Batch()
     if current.members:
@@ -258,7 +277,7 @@ def _batches(read: Iterable[Read], device: str, targets: int, batch: int | None)
 
 
 def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> Read:
-    """Read one input; an outcome where it cannot be read, or where ``writer`` finds its results."""
+    """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
     try:
         if isinstance(item, InMemory):
             picture = as_picture(item.pixels)
@@ -272,8 +291,8 @@ def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> R
         return Outcome(item, error=_error_of_item(error, item))
 
 
-def _written(writer: Writer, member: Read, result: Explanation | CodaError | None) -> Outcome:
-    """Write the files about one input that was explained; what has an outcome already keeps it."""
+def _write(writer: Writer, member: Read, result: Explanation | CodaError | None) -> Outcome:
+    """Write the files about one input that was explained; one that has an outcome already keeps it."""
     if isinstance(member, Outcome):
         return member
     if not isinstance(result, Explanation):
@@ -286,7 +305,7 @@ def _written(writer: Writer, member: Read, result: Explanation | CodaError | Non
 
 
 def _error_of_item(error: Exception, item: Item) -> CodaError:
-    """An error of one input, which must not end the run; raises again what is a fault of the program."""
+    """The error to report about one input, so that the run goes on; faults of the program are raised again."""
     if isinstance(error, CodaError):
         return error.about(item.path)
     if not out_of_memory(error):
@@ -295,12 +314,13 @@ def _error_of_item(error: Exception, item: Item) -> CodaError:
 
 
 def _refuse_no_file(path: Path) -> None:
+    """Raise MediaError where a path is not a file."""
     try:
         if not path.exists():
             raise MediaError("no such file", item=path)
         if path.is_dir():
             raise MediaError("is a folder; name it as a source, or list its files", item=path)
-    except (OSError, ValueError) as error:  # too long for a name, or not one at all
+    except (OSError, ValueError) as error:  # too long for a file name, or not possible as one
         raise MediaError(f"no such file ({getattr(error, 'strerror', None) or error})", item=path) from error
 
 
@@ -331,17 +351,17 @@ def _one_by_one(sources: Iterable[object]) -> Iterator[Item]:
             number += 1
 
 
-def _other_names(one: Item, other: Item) -> str:
-    """A --name that tells two inputs apart, where there is one."""
+def _advice_on_names(one: Item, other: Item) -> str:
+    """Advice about two inputs whose outputs would have one name: a --name that tells them apart, if there is one."""
     if one.path.name != other.path.name:
         differ = "{name}"
     elif one.path.absolute().parent.name != other.path.absolute().parent.name:
-        differ = "{parent}-{name}"  # not {stem}: there may be others of two formats
+        differ = "{parent}-{name}"  # not {stem}: other inputs may differ in nothing but their format
     else:
         return "explain them in two runs, with an --output each"
     return f"give them different names, for one with --name '{differ}.{{class_slug}}.{{kind}}.{{ext}}'"
 
 
-def _several(net: Net, request: Request) -> bool:
-    """Whether more than one class of a picture may be explained."""
+def _may_explain_several(net: Net, request: Request) -> bool:
+    """Whether more than one class of each picture can be explained."""
     return len(request.classes) > 1 or len(request.targets(net).of(np.zeros(len(net.checkpoint.classes)))) > 1

@@ -1,4 +1,4 @@
-"""The files about one explained picture: found again where they are there already, or written, the record last."""
+"""Write the files about one explained picture, the record last; or find them where they exist already."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from coda_cli.video.writing import write_gif
 from coda_cli.vocabulary import IfExists
 
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
-LAYER_SECONDS = 0.65  # of the animation over depth, as the authors show it
+LAYER_SECONDS = 0.65  # that the animation over depth shows each layer, as the authors do
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one input ended: explained, skipped because its output is there already, or failed.
+    """How one input ended: explained, skipped because its results exist already, or failed.
 
     Attributes:
         item: the input.
-        record: what was found; None for one that failed.
+        record: its record; None for an input that failed.
         error: why it failed.
-        skipped: whether its results were there already.
-        written: its files, in the order they are written in; of one that is skipped, those that are there.
+        skipped: whether its results existed already.
+        written: its files in the order of writing; for an input that was skipped, those that exist.
     """
 
     item: Item
@@ -56,7 +56,7 @@ class Output:
     Attributes:
         naming: the folder, and the names of files.
         drawing: which files, and how they are drawn.
-        if_exists: what happens to files that are there.
+        if_exists: what happens to files that exist.
     """
 
     naming: Naming
@@ -65,7 +65,7 @@ class Output:
 
 
 class Writer:
-    """Writes the files about the inputs of a run, under one policy for what is there already.
+    """Writes the files about the inputs of a run, with one policy for files that exist already.
 
     Args:
         net: the network.
@@ -78,88 +78,92 @@ class Writer:
         self.net, self.request, self.output = net, request, output
         self.settings = settings_hash(net, request, output.drawing)
         self._policy = FilePolicy(
-            output.if_exists, (item.path for item in items), other="--output or --name",
+            output.if_exists,
+            (item.path for item in items),
+            other="--output or --name",
             advice="use --if-exists overwrite, skip or rename, or another --output",
-        )  # fmt: skip
-        self._ready: set[Path] = set()  # folders that can be written
+        )
+        self._ready: set[Path] = set()  # folders that are known to be writable
 
-    # ---- what is there -----------------------------------------------------------------------------------------------
+    # ---- files that exist --------------------------------------------------------------------------------------------
 
     def stored(self, item: Item, picture: Picture) -> Outcome | None:
         """Look for the results of an input.
 
         Args:
             item: the input.
-            picture: its pixels, of which the hash counts.
+            picture: the picture as it was read; its hash is compared.
 
         Returns:
-            The outcome of an input whose results are there; None when it has to be explained.
+            The outcome of an input whose results exist; None when it has to be explained.
 
         Raises:
-            MediaError: results are there that may not be replaced.
+            MediaError: results exist that may not be replaced.
         """
         policy, path = self.output.if_exists, self.output.naming.record_path(item)
         if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
             return None
         record = stored_record(path)
         if policy == "skip":
-            there = tuple(f for f in self._files(record, path) if f.exists())
+            there = tuple(f for f in self._files_of_record(record, path) if f.exists())
             return Outcome(item, record, skipped=True, written=there)
         if policy == "match" and record and self._matches(record, picture):
-            # Somebody may have deleted a picture since: then it is drawn again.
-            files = self._files(record, path)
+            # A picture may have been deleted since: then everything is made again.
+            files = self._files_of_record(record, path)
             return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
         raise self._policy.in_the_way(path)
 
     def _matches(self, record: Record, picture: Picture) -> bool:
-        """Whether a stored record is of this picture, network and settings."""
+        """Whether a stored record is about this picture, network and settings."""
         own = picture.sha256, self.net.sha256, self.settings
         return (record.source.sha256, record.network.sha256, record.settings) == own
 
-    def _files(self, record: Record | None, path: Path) -> tuple[Path, ...]:
-        """Everything that the record in ``path`` names, and itself."""
+    def _files_of_record(self, record: Record | None, path: Path) -> tuple[Path, ...]:
+        """Every file that the record in ``path`` names, and the record itself."""
         named = [f for e in record.explained for f in e.files.values()] if record else []
         named += record.files.values() if record else []
         return (*(self.output.naming.folder / f for f in named), path)
 
     def _place(self, path: Path, source: Input) -> Path | None:
-        """Where a file is really written; None when one is there that stays."""
+        """The path at which a file is written; None when one exists and is kept."""
 
         def is_the_same() -> bool:
             return (stored := stored_record(path)) is not None and self._matches(stored, source.picture)
 
         return self._policy.place(path, is_the_same)
 
-    # ---- what is written ---------------------------------------------------------------------------------------------
+    # ---- files that are written --------------------------------------------------------------------------------------
 
     def write(self, source: Input, explanation: Explanation) -> Outcome:
         """Write every file about an explained picture, its record last.
 
         Args:
             source: the picture as it was read.
-            explanation: what was found.
+            explanation: its explanation.
 
         Returns:
             The outcome, with its record and files.
 
         Raises:
-            MediaError: a file cannot be written, or is there and may not be replaced.
+            MediaError: a file cannot be written, or exists and may not be replaced.
         """
         kinds, naming = self.output.drawing.kinds, self.output.naming
         record = make_record(explanation, source, self.output.drawing, self.settings)
-        self._begin(source)
+        self._prepare_folder(source)
         taken: set[Path] = set()
         of_classes = [
-            {**self._write_pictures(source, explanation, k, record, taken),
-             **self._write_layers(source, explanation, k, record, taken)}
+            {
+                **self._write_pictures(source, explanation, k, record, taken),
+                **self._write_layers(source, explanation, k, record, taken),
+            }
             for k in range(len(record.explained))
-        ]  # fmt: skip
+        ]
         shared = self._write_arrays(source, explanation, record) if "npz" in kinds else {}
         explained = tuple(
-            part.model_copy(update={"files": self._named(files)})
+            part.model_copy(update={"files": self._names_in_record(files)})
             for part, files in zip(record.explained, of_classes, strict=True)
         )
-        record = record.model_copy(update={"explained": explained, "files": self._named(shared)})
+        record = record.model_copy(update={"explained": explained, "files": self._names_in_record(shared)})
         written = [path for files in (*of_classes, shared) for path in files.values()]
         if "json" in kinds and (path := self._place(naming.record_path(source.item), source)):
             # Last: its presence says that everything else is there.
@@ -167,8 +171,8 @@ class Writer:
             written.append(path)
         return Outcome(source.item, record, written=tuple(written))
 
-    def _begin(self, source: Input) -> None:
-        """Make the folder, and see to it that an old record does not vouch for files that are about to be replaced."""
+    def _prepare_folder(self, source: Input) -> None:
+        """Make the folder, and remove an old record, which would say that the files now being replaced are complete."""
         kinds, path = self.output.drawing.kinds, self.output.naming.record_path(source.item)
         if kinds and not (path.parent in self._ready and path.parent.is_dir()):
             prepare(path.parent)
@@ -179,18 +183,18 @@ class Writer:
             self._policy.refuse_input(path)
             withdraw(path)
         elif self.output.if_exists in ("match", "error"):
-            # Another run may have written it since: then nothing of this one is left beside it.
+            # Another run may have written it in the meantime: the error comes before any file of this run is written.
             self._place(path, source)
 
     def _write_pictures(
         self, source: Input, explanation: Explanation, k: int, record: Record, taken: set[Path]
     ) -> dict[str, Path]:
-        """The overlay, heat map and panel of class ``k``, as many as are asked for."""
+        """Write the overlay, heat map and panel of class ``k``, those that are asked for."""
         drawing, part, files = self.output.drawing, record.explained[k], dict[str, Path]()
         kinds = [kind for kind in drawing.kinds if kind in STYLES]
         hues = colour_explanation_of(explanation, k, drawing.smooth) if kinds and drawing.style == "colour" else None
         for kind in kinds:
-            if path := self._place(self._free(source.item, kind, part, taken), source):
+            if path := self._place(self._path_of_class_file(source.item, kind, part, taken), source):
                 picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
                 write_png(path, picture, {RECORD_KEY: core_json(record, part)})
                 files[kind] = path
@@ -199,13 +203,13 @@ class Writer:
     def _write_layers(
         self, source: Input, explanation: Explanation, k: int, record: Record, taken: set[Path]
     ) -> dict[str, Path]:
-        """The layers of class ``k`` as a sheet, and as an animation from the last layer down to the input."""
+        """Write the layers of class ``k`` as a sheet, and as an animation from the last layer down to the input."""
         part, files = record.explained[k], dict[str, Path]()
         if not part.layers:
             return files
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
-            if path := self._place(self._free(source.item, kind, part, taken), source):
+            if path := self._place(self._path_of_class_file(source.item, kind, part, taken), source):
                 frames = draw_layers(kind, source, shares, part, record)
                 if kind == "layers":
                     write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
@@ -215,7 +219,7 @@ class Writer:
         return files
 
     def _write_arrays(self, source: Input, explanation: Explanation, record: Record) -> dict[str, Path]:
-        """The arrays, with the record inside."""
+        """Write the arrays, with the record inside."""
         path = self._place(self.output.naming.array_path(source.item), source)
         if path is None:
             return {}
@@ -223,16 +227,16 @@ class Writer:
         write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
         return {"npz": path}
 
-    def _named(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Files as a record names them: below the output folder, with forward slashes."""
+    def _names_in_record(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """The names of files as a record holds them: relative to the output folder, with forward slashes."""
         return {kind: path.relative_to(self.output.naming.folder).as_posix() for kind, path in files.items()}
 
-    def _free(self, item: Item, kind: str, part: Explained, taken: set[Path]) -> Path:
-        """The path of a file about one class, added to those that are ``taken``."""
+    def _path_of_class_file(self, item: Item, kind: str, part: Explained, taken: set[Path]) -> Path:
+        """The path of a file about one class; it is added to the paths that are ``taken``."""
         name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
         index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
         path = self.output.naming.path(item, kind, name, index)
-        if path in taken:  # names that differ in nothing that a file's name keeps: Cardigan and cardigan
+        if path in taken:  # different class names can give one file name: Cardigan and cardigan
             path = self.output.naming.path(item, kind, f"{name} {index}", index)
         if path in taken:
             raise MediaError("two classes would get this name; add {index} to --name", item=path)
@@ -241,7 +245,7 @@ class Writer:
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:
-    """What the .npz holds.
+    """Collect the arrays that the .npz file holds.
 
     Args:
         explanation: the explanation of a picture.

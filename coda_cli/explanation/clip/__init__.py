@@ -1,4 +1,4 @@
-"""The verb for a clip: explain it frame by frame, and write it as a clip. ``run.explain_clip`` is the door.
+"""Explain a clip frame by frame, and write it as a clip; ``run.explain_clip`` is the function to start from.
 
-``survey`` looks at the whole clip first, ``account`` counts what passes, ``sheets`` draws it, ``sink`` writes it.
+``survey`` classifies the whole clip first, ``record`` makes records, ``drawing`` draws frames, ``files`` writes them.
 """

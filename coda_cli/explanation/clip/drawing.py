@@ -1,4 +1,4 @@
-"""How the frames of an explained clip are drawn."""
+"""Draw the frames of an explained clip."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from coda_cli.video.reading import Frame
 from coda_cli.vocabulary import Layout, Style
 
 LAYOUTS: dict[Layout, tuple[str, ...]] = {
-    "side": ("picture", "overlay"), "overlay": ("overlay",), "heatmap": ("heatmap",),
+    "side": ("picture", "overlay"),
+    "overlay": ("overlay",),
+    "heatmap": ("heatmap",),
     "panel": ("picture", "overlay", "heatmap"),
-}  # fmt: skip
+}
 HIGHEST, LOWEST = 720, 240  # pictures are drawn at the source's height within these bounds
-WIDEST = 4096  # of a sheet, and about its height: what H.264 decoders in hardware take
+WIDEST = 4096  # a sheet's greatest width, and about its greatest height: what hardware decoders of H.264 accept
 RGB = NDArray[np.uint8]
 
 
@@ -37,13 +39,13 @@ class ClipDrawing:
     """How a clip is drawn.
 
     Attributes:
-        layout: what stands in a frame.
+        layout: which pictures stand in a frame.
         scale: the contribution in full colour, in logit units; "clip" finds one for all frames, "frame" one for each.
-        percentile: of |contribution|, from 0 to 100: what "clip" and "frame" take.
+        percentile: of |contribution|, from 0 to 100: what "clip" and "frame" use as the scale.
         alpha: opacity of full colour in an overlay, from 0 to 1.
         strip: whether the logits over time are drawn below.
         centroid: whether the centroid of the positive evidence is marked.
-        height: of a picture, in pixels; its own within HIGHEST and LOWEST unless given.
+        height: of each picture in the sheet, in pixels; the source's, within LOWEST and HIGHEST, unless given.
         style: signed contributions, or the colour explanation of the B-cos papers.
         smooth: the odd window of the colour explanation, in the network's pixels.
     """
@@ -56,7 +58,7 @@ class ClipDrawing:
     centroid: bool = False
     height: int | None = None
     style: Style = "signed"
-    smooth: int = 5  # of the colour explanation, in the network's pixels
+    smooth: int = 5
 
     def __post_init__(self) -> None:
         refuse_bad_drawing(self.scale, ("clip", "frame"), self.percentile, self.alpha, self.smooth)
@@ -70,8 +72,9 @@ class Painter:
     Args:
         net: the network.
         drawing: how frames are drawn, with a scale that is a number or "frame".
-        found: what the first pass found; gives the strip its curves.
-        lasting: the targets of the curves, which stay the same over the clip whatever is explained.
+        found: what the first pass found; the curves of the strip come from it.
+        lasting: the targets of the curves, which are the same over the whole clip even where each frame explains its
+            own class.
         targets: what is explained.
         origin: (x, y) of the frames' corner in the source, in its pixels.
     """
@@ -89,15 +92,15 @@ class Painter:
         self._names = self._longest_names(targets)
         self._columns = [
             k for kind in LAYOUTS[drawing.layout] for k in ([None] if kind == "picture" else range(len(self._names)))
-        ]  # what stands in the sheet: None for the picture, else which of the classes
+        ]  # of the sheet: None for the picture, else the number of a class
         self._curves: list[Curve] = found.curves(lasting, net) if drawing.strip and found else []
         self._sheet: Sheet | None = None
 
     def scales(self, explanation: Explanation) -> list[float]:
-        """The contribution in full colour of each target's map.
+        """Find the contribution in full colour for each target's map.
 
         Args:
-            explanation: of a frame.
+            explanation: the explanation of a frame.
 
         Returns:
             K numbers in logit units.
@@ -107,7 +110,7 @@ class Painter:
         return [float(self.drawing.scale)] * len(explanation.maps)
 
     def prepare(self, frame: Frame) -> None:
-        """Lay the sheet out for the first frame; all have one size.
+        """Decide the layout of the sheet at the first frame; all frames have one size.
 
         Args:
             frame: any frame of the clip.
@@ -118,7 +121,7 @@ class Painter:
             self._sheet = Sheet(labels, self._size(frame), self._curves, _note(888.88, scales, self.net.cut))
 
     def _longest_names(self, targets: Targets) -> list[str]:
-        """As many as a frame can explain, of those that can come: every frame must have room for its labels."""
+        """The longest names, as many as a frame has classes: every frame must have room for its labels."""
         count = len(self.net.checkpoint.classes)
         if targets.depend_on_logits:
             chosen = [Target(i, targets.versus) for i in range(count)]
@@ -127,11 +130,11 @@ class Painter:
         return sorted((target_name(t, self.net) for t in chosen), key=len)[-targets.most :]
 
     def _size(self, frame: Frame) -> tuple[int, int]:
-        """(width, height) a picture is drawn at."""
+        """The (width, height) at which each picture is drawn."""
         height, width = frame.rgb.shape[:2]
         across, rows = places(len(self._columns))
         drawn = self.drawing.height or min(max(height, LOWEST), max(LOWEST, HIGHEST // rows))
-        drawn = min(drawn, WIDEST // (rows + 1))  # beside the words
+        drawn = min(drawn, WIDEST // (rows + 1))  # leaves room for the words
         room = (WIDEST - GAP * (across - 1)) / across
         factor = min(drawn / height, room / width)
         return max(1, round(width * factor)), max(1, round(height * factor))
@@ -141,7 +144,7 @@ class Painter:
 
         Args:
             frame: the frame.
-            explanation: what was found.
+            explanation: its explanation.
             record: its record, with the scales.
 
         Returns:
@@ -157,7 +160,7 @@ class Painter:
                 tiles.append(Tile(picture))
                 continue
             for k, (target, part) in enumerate(zip(explanation.targets, record.explained, strict=True)):
-                shown = self._map(kind, explanation, k, picture, part)
+                shown = self._draw_map(kind, explanation, k, picture, part)
                 if self.drawing.centroid and part.centroid:
                     x, y = part.centroid[0] - self.origin[0], part.centroid[1] - self.origin[1]
                     shown = marked(shown, (x * factor, y * factor))
@@ -170,15 +173,15 @@ class Painter:
 
     @property
     def _hues_only(self) -> bool:
-        """Whether no signed map is in sight, so that there is no scale to state."""
+        """Whether frames show no signed map, so that there is no scale to state."""
         return self.drawing.style == "colour" and self.drawing.layout != "panel"
 
-    def _map(self, kind: str, explanation: Explanation, k: int, picture: RGB, part: ExplainedFrame) -> RGB:
-        """The map of one target, at the size of ``picture``."""
+    def _draw_map(self, kind: str, explanation: Explanation, k: int, picture: RGB, part: ExplainedFrame) -> RGB:
+        """Draw the map of one target at the size of ``picture``."""
         size = picture.shape[1], picture.shape[0]
         if self.drawing.style == "colour" and (kind == "overlay" or self.drawing.layout == "heatmap"):
-            # Unlike a picture's: full at the frame's own maximum, and fading with the probability, so that a clip shows
-            # when the network is sure.
+            # Not as in a single picture: full opacity is at the frame's own maximum, times the probability, so that a
+            # clip shows when the network is sure.
             hues = colour_explanation_of(explanation, k, self.drawing.smooth, 100.0)
             hues[..., 3] *= sigmoid(part.logit)
             return coloured_weights(hues, explanation.view, size)
@@ -189,10 +192,12 @@ class Painter:
 
 
 def _label(name: str, logit: float, probability: float | None) -> str:
+    """The words below a map."""
     return f"{name} {logit:+.2f}" + ("" if probability is None else f" · p {probability:.3f}")
 
 
 def _note(seconds: float, scales: list[float], cut: str | None) -> str:
+    """The words below a sheet: the time, and what the colours mean."""
     stated = f" · full colour {' '.join(f'±{scale:.2g}' for scale in scales)} logit a pixel" if scales else ""
     down_to = f" · exact down to {cut}, not to the pixels" if cut else ""
     return f"{seconds:.2f} s{down_to}{stated}"

@@ -1,4 +1,4 @@
-"""Behind the network: frames are drawn in a pool, and encoded in order in a thread of their own."""
+"""Write explained frames: they are drawn in a pool of threads, and encoded in order in one more thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ClipOutputs:
     Attributes:
         clips: the files, or folders of pictures, by their kind.
         record: the file of records, one line for each frame and one for the clip.
-        audio: whether the sound goes along, where a kind can hold it.
+        audio: whether the sound is kept, where a kind can hold it.
     """
 
     clips: Mapping[Kind, Path] = field(default_factory=dict)
@@ -41,19 +41,19 @@ class ClipOutputs:
 
 
 class Sink:
-    """Where frames go: into clips and a file of records, which get their names in ``finish``.
+    """Writes frames into clips and a file of records; these files get their names in ``finish``.
 
     Args:
         painter: draws the frames.
         outputs: what is written.
         rate: frames a second, if constant.
-        audio: the clip whose sound goes along.
+        audio: the clip whose sound is kept.
     """
 
     def __init__(self, painter: Painter, outputs: ClipOutputs, rate: Fraction | None, audio: Path | None) -> None:
         self.painter = painter
         with ExitStack() as stack:
-            # Entered first, it is closed last: the record's presence says that the clips are there.
+            # Opened first, it is closed last: the record's presence says that the clips are complete.
             self._lines = stack.enter_context(atomic(outputs.record)) if outputs.record else None
             self._writers = [
                 stack.enter_context(ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None))
@@ -73,7 +73,8 @@ class Sink:
         self._drawing.shutdown(cancel_futures=True)
         self._encoding.shutdown(cancel_futures=True)
         if kind is not None and not issubclass(kind, Exception):
-            kind, error = RuntimeError, RuntimeError()  # the writers would keep what they have; finish() decides that
+            # Told of Ctrl-C, the writers would keep a partial clip; only finish() decides about that.
+            kind, error = RuntimeError, RuntimeError()
         self._stack.__exit__(kind, error, trace)
 
     def put(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> None:
@@ -81,7 +82,7 @@ class Sink:
 
         Args:
             frame: the frame.
-            explanation: what was found.
+            explanation: its explanation.
             record: its record.
         """
         if self._writers:
@@ -92,22 +93,23 @@ class Sink:
             self._lines.write(to_json(record).encode() + b"\n")
 
     def wait(self) -> None:
-        """Wait while too many frames are under way. Raises what drawing or encoding one raised."""
+        """Wait while too many frames are not written yet. Errors of drawing and encoding are raised here."""
         while len(self._pending) > budget.FRAMES_UNDER_WAY:
             self._pending.popleft().result()
 
     def _write(self, drawn: Future[RGB], frame: Frame) -> None:
+        """Write one frame into every clip, when it has been drawn."""
         for writer in self._writers:
             writer.write(drawn.result(), frame.time, frame.duration)
 
     def finish(self, summary: ClipRecord) -> ClipRecord:
-        """End the files: with this they get their names.
+        """Complete the files and give them their names.
 
         Args:
             summary: the clip's record.
 
         Returns:
-            The record with what the writers have to say.
+            The record, with the notes of the writers.
 
         Raises:
             MediaError: a file cannot be written.

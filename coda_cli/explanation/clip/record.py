@@ -1,4 +1,4 @@
-"""What is counted over the frames of a clip while they pass, and the record of each."""
+"""Make the record of each frame of a clip, and count over the frames for the record of the clip."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _TargetSums:
     similarity: float = 0.0
     similar: int = 0
     length: float = 0.0
-    evidence: float = 0.0  # positive times duration
+    evidence: float = 0.0  # sum of positive times duration
 
     def add(self, part: ExplainedFrame, duration: float) -> None:
         """Count a frame.
@@ -55,13 +55,13 @@ class _TargetSums:
 
 
 class ClipTally:
-    """What is counted over the frames of a clip while they pass.
+    """Counts over the frames of a clip, one after the other.
 
     Attributes:
         frames: how many were counted.
         exact: whether all were within their tolerance.
         worst: |residual| / tolerance, the largest of all.
-        no_tolerance: whether a residual had a tolerance of 0, so that there is no such ratio.
+        no_tolerance: whether a residual had a tolerance of 0, so that ``worst`` does not exist.
 
     Args:
         net: the network.
@@ -74,7 +74,7 @@ class ClipTally:
         self.frames, self.worst, self.exact, self.no_tolerance = 0, 0.0, True, False
         self._predicted: Counter[int] = Counter()
         self._tallies: dict[Target, _TargetSums] = {}
-        self._spans: list[tuple[float, float, int]] = []  # from, to, the class that leads
+        self._spans: list[tuple[float, float, int]] = []  # from, to, the class with the highest logit
         self._before: dict[Target, NDArray[np.float32]] = {}
 
     def add(self, frame: Frame, explanation: Explanation, scales: Sequence[float]) -> FrameRecord:
@@ -82,7 +82,7 @@ class ClipTally:
 
         Args:
             frame: the frame, with its duration.
-            explanation: what was found.
+            explanation: its explanation.
             scales: the contribution in full colour of each target.
 
         Returns:
@@ -96,7 +96,7 @@ class ClipTally:
         self.frames += 1
         self._predicted[top[0].index] += 1
         duration = frame.duration or 0.0
-        self._lead(frame.time, frame.time + duration, top[0].index)
+        self._add_span(frame.time, frame.time + duration, top[0].index)
         for target, part in zip(explanation.targets, parts, strict=True):
             self._tallies.setdefault(target, _TargetSums(part)).add(part, duration)
             self.exact &= part.exact
@@ -106,48 +106,60 @@ class ClipTally:
                 self.no_tolerance = True
         self._before = dict(zip(explanation.targets, explanation.maps, strict=True))
         return FrameRecord(
-            path=self.path, frame=frame.index, time=frame.time, pts=frame.pts, damaged=frame.damaged,
+            path=self.path,
+            frame=frame.index,
+            time=frame.time,
+            pts=frame.pts,
+            damaged=frame.damaged,
             explained=parts,
             top=top,
-        )  # fmt: skip
+        )
 
     def _explained(self, explanation: Explanation, k: int, target: Target, scale: float) -> ExplainedFrame:
+        """Make the part of a frame's record about target ``k``."""
         pixels = explanation.maps[k]
         evidence = measure(pixels, parts=False)
         return ExplainedFrame(
             **sums(explanation, k, evidence).model_dump(),
-            centroid=None if evidence.centroid is None else self._place(explanation.view, *evidence.centroid),
+            centroid=None if evidence.centroid is None else self._to_source(explanation.view, *evidence.centroid),
             half_share=evidence.half_share,
             similarity=_cosine(self._before.get(target), pixels),
             scale=scale,
         )
 
-    def _place(self, view: View, x: float, y: float) -> tuple[float, float]:
-        """A point of the view in the source's pixels."""
+    def _to_source(self, view: View, x: float, y: float) -> tuple[float, float]:
+        """Convert a point of the view to pixels of the source."""
         u, v = to_source(view, x, y)
         return u + self.origin[0], v + self.origin[1]
 
-    def _lead(self, start: float, end: float, leader: int) -> None:
+    def _add_span(self, start: float, end: float, leader: int) -> None:
+        """Note which class has the highest logit from ``start`` to ``end``; spans of one class are joined."""
         if self._spans and self._spans[-1][2] == leader:
             start = self._spans.pop()[0]
         self._spans.append((start, end, leader))
 
     def explained(self) -> tuple[ExplainedClip, ...]:
-        """The summary of every target."""
+        """The summary of every target that was explained."""
         return tuple(
             ExplainedClip(
-                index=t.first.index, name=t.first.name, wnid=t.first.wnid, versus=t.first.versus, frames=t.frames,
-                mean_logit=t.logit / t.frames, mean_positive=t.positive / t.frames,
-                mean_negative=t.negative / t.frames, mean_positional=t.positional / t.frames,
+                index=t.first.index,
+                name=t.first.name,
+                wnid=t.first.wnid,
+                versus=t.first.versus,
+                frames=t.frames,
+                mean_logit=t.logit / t.frames,
+                mean_positive=t.positive / t.frames,
+                mean_negative=t.negative / t.frames,
+                mean_positional=t.positional / t.frames,
                 stability=t.similarity / t.similar if t.similar else None,
                 leads=tuple((start, end) for start, end, leader in self._spans if leader == t.first.index),
                 evidence_per_second=t.evidence / t.length if t.length else None,
             )
             for t in self._tallies.values()
-        )  # fmt: skip
+        )
 
     def shares(self) -> tuple[PredictedShare, ...]:
-        """Predicted classes, the most frequent first."""
+        """The predicted classes with their share of the frames, the most frequent first."""
         return tuple(
             PredictedShare(**class_part(self.net.checkpoint, i).model_dump(), share=n / self.frames)
             for i, n in self._predicted.most_common()
@@ -155,6 +167,7 @@ class ClipTally:
 
 
 def _cosine(before: NDArray[np.float32] | None, now: NDArray[np.float32]) -> float | None:
+    """The cosine similarity of two maps; None where there is no map before, or one is 0 everywhere."""
     if before is None:
         return None
     a, b = before.astype(np.float64).ravel(), now.astype(np.float64).ravel()

@@ -1,9 +1,9 @@
-"""One clip, from its frames to its files. Nothing is printed.
+"""Explain one clip, from its frames to its files. Nothing is printed.
 
 Frames stream through decoding, the network, drawing and encoding, each in threads of its own with bounded queues
-between them: of each frame only its logits stay in memory. What has to be known of the whole clip before the first
-frame is drawn comes from a first pass: the class predicted most often and the curve of its logits from a plain forward
-pass, the colour scale from some evenly spaced frames that are decomposed.
+between them; only its logits stay in memory of each frame. What has to be known of the whole clip before the first
+frame is drawn comes from a first pass: a plain forward pass gives the class predicted most often and the curve of its
+logits, and some evenly spaced frames are decomposed to find the colour scale.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXISTS = "--force replaces it, --output names another place"
 
 
 class ClipExplanation:
-    """A clip that is to be explained: iterate over it for the records of its frames, or save it as a clip.
+    """A clip that will be explained: iterate over it for the records of its frames, or save it as a clip.
 
     Args:
         source: a file, a folder or printf pattern of pictures, or the number of a camera.
@@ -54,9 +54,15 @@ class ClipExplanation:
     """
 
     def __init__(
-        self, source: Source, net: Net, request: Request, selection: Selection | None = None, *,
-        policy: ClassPolicy = "clip", batch: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        source: Source,
+        net: Net,
+        request: Request,
+        selection: Selection | None = None,
+        *,
+        policy: ClassPolicy = "clip",
+        batch: int | None = None,
+    ) -> None:
         self.source, self.net, self.request = source, net, request
         self.selection, self.policy, self.batch = selection or Selection(), policy, batch
         refuse_unknown("policy", policy, ClassPolicy)
@@ -76,17 +82,17 @@ class ClipExplanation:
         """Explain the clip and write it: pictures beside their evidence, and the records beside the clip.
 
         Args:
-            path: where the clip goes: .mp4, .webm, .gif or .webp, or a name without a suffix for a folder of pictures.
-                The records go beside it, as .coda.jsonl.
+            path: the clip to write: .mp4, .webm, .gif or .webp, or a name without a suffix for a folder of pictures.
+                The records are written beside it, as .coda.jsonl.
             drawing: how frames are drawn.
-            audio: whether the sound goes along, in mp4 and webm.
-            force: whether files that are there are replaced.
+            audio: whether the sound is kept, in mp4 and webm.
+            force: whether files that exist are replaced.
 
         Returns:
             The record of the whole clip.
 
         Raises:
-            UsageError: a file is there already, or a suffix that is none of these.
+            UsageError: a file exists already, or the suffix is none of these.
             MediaError: the clip cannot be read or written.
             ExactnessError: logits are not finite.
         """
@@ -103,24 +109,29 @@ class ClipExplanation:
         return summary
 
     def records(
-        self, drawing: ClipDrawing, outputs: ClipOutputs, *, on_survey: Callable[[int], None] | None = None,
+        self,
+        drawing: ClipDrawing,
+        outputs: ClipOutputs,
+        *,
+        on_survey: Callable[[int], None] | None = None,
         on_interrupt: Callable[[ClipRecord], None] | None = None,
-    ) -> Generator[FrameRecord | ClipRecord, None, None]:  # fmt: skip
-        """Explain the clip frame by frame, and write what is asked for on the way.
+    ) -> Generator[FrameRecord | ClipRecord, None, None]:
+        """Explain the clip frame by frame, and write what is asked for.
 
-        Interrupted, by Ctrl-C or because the generator is closed, what is done becomes a valid, shorter clip.
+        When it is interrupted, by Ctrl-C or because the generator is closed, the frames so far become a valid, shorter
+        clip.
 
         Args:
             drawing: how frames are drawn.
             outputs: what is written.
-            on_survey: hears how many frames the first pass has seen.
-            on_interrupt: hears the record of the shorter clip.
+            on_survey: called during the first pass with the number of frames seen so far.
+            on_interrupt: called after an interruption with the record of the shorter clip.
 
         Yields:
-            A record for every frame as it is done, then one for the whole, after the files are there.
+            A record for every frame as it is done, then, after the files are complete, one for the whole clip.
 
         Raises:
-            UsageError: a style that the network does not have.
+            UsageError: the network cannot be drawn in this style.
             MediaError: the clip cannot be read or written.
             ExactnessError: logits are not finite.
         """
@@ -135,8 +146,8 @@ class ClipExplanation:
                             sink.put(frame, explanation, record)
                         yield record
             except BaseException as error:
-                # Ctrl-C, the end of the consumer or of the process: the frames so far become a clip. That must not fail
-                # in place of what ended the run.
+                # After Ctrl-C, or when the generator is closed or the process ends, the frames so far become a clip. An
+                # error in doing so must not hide what ended the run.
                 if not isinstance(error, Exception) and run.tally.frames:
                     with contextlib.suppress(CodaError), uninterrupted():
                         summary = sink.finish(run.summary("interrupted"))
@@ -149,10 +160,18 @@ class ClipExplanation:
 
 
 def explain_clip(
-    source: Source, net: Net | str | Path | None = None, classes: Sequence[str | int] | str | int = (), *,
-    versus: str | None = None, fit: Fit = "crop", precision: Precision = "float32", tolerance: float | None = None,
-    selection: Selection | None = None, policy: ClassPolicy = "clip", batch: int | None = None,
-) -> ClipExplanation:  # fmt: skip
+    source: Source,
+    net: Net | str | Path | None = None,
+    classes: Sequence[str | int] | str | int = (),
+    *,
+    versus: str | None = None,
+    fit: Fit = "crop",
+    precision: Precision = "float32",
+    tolerance: float | None = None,
+    selection: Selection | None = None,
+    policy: ClassPolicy = "clip",
+    batch: int | None = None,
+) -> ClipExplanation:
     """Explain a clip frame by frame.
 
     Nothing is computed until the result is iterated over or saved.
@@ -187,9 +206,12 @@ class _ClipRun:
     """One pass of a clip through the network, after the first pass that it may need."""
 
     def __init__(
-        self, clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutputs,
+        self,
+        clip: ClipExplanation,
+        drawing: ClipDrawing,
+        outputs: ClipOutputs,
         on_survey: Callable[[int], None] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         refuse_style(clip.net, drawing.style)
         self.clip, self.drawing, self.outputs = clip, drawing, outputs
         self.start, self.targets = time.perf_counter(), clip.targets
@@ -205,12 +227,12 @@ class _ClipRun:
         self.found: Survey | None = None
         self.scale_frames: int | None = None
         self.view: View | None = None
-        self._look_first(on_survey)
+        self._make_first_pass(on_survey)
 
-    def _look_first(self, on_survey: Callable[[int], None] | None) -> None:
-        """The first pass, if anything has to be known of the whole clip."""
+    def _make_first_pass(self, on_survey: Callable[[int], None] | None) -> None:
+        """Make the first pass, if anything has to be known of the whole clip."""
         clip, drawing = self.clip, self.drawing
-        if isinstance(clip.source, int):  # a camera cannot be looked at twice: every frame stands for itself
+        if isinstance(clip.source, int):  # a camera cannot be read twice: each frame has its own scale
             self.drawing = replace(drawing, scale="frame" if drawing.scale == "clip" else drawing.scale, strip=False)
             return
         voted = clip.policy == "clip" and self.targets.depend_on_logits
@@ -224,21 +246,21 @@ class _ClipRun:
             self.drawing = replace(drawing, scale=scale)
 
     def painter(self) -> Painter:
-        """What draws the frames."""
+        """Make the painter that draws the frames."""
         clip, lasting = self.clip, self.targets
         if clip.policy == "frame" and self.found and self.targets.depend_on_logits:
             lasting = self.found.targets(clip.net, clip.request)
         return Painter(clip.net, self.drawing, self.found, lasting, self.targets, self.origin)
 
     def rate_and_sound(self) -> tuple[Fraction | None, Path | None]:
-        """What a writer of the clip should know: its rate, while every frame is taken, and where its sound is."""
+        """The clip's rate, if every frame is taken, and the file with its sound, if there is one."""
         source = self.clip.source
         every_frame = self.clip.selection.every == 1 and not self.reader.fps
         file = Path(source) if isinstance(source, str | Path) and self.info.has_audio else None
         return self.info.rate if every_frame else None, file
 
     def explained(self) -> Iterator[tuple[tuple[Frame, ...], list[Explanation]]]:
-        """Frames with their explanations, in order."""
+        """Explain groups of frames, in order."""
         clip = self.clip
         frames = _with_durations(self.reader)
         with contextlib.closing(grouped_views(frames, clip.net, clip.request, clip.batch)) as groups:
@@ -247,33 +269,54 @@ class _ClipRun:
                 yield group.frames, explanations
 
     def summary(self, status: Literal["ok", "interrupted"]) -> ClipRecord:
-        """The record of the clip as far as it was explained."""
-        clip, tally, drawing, info = self.clip, self.tally, self.drawing, self.info
+        """Make the record of the clip, as far as it was explained."""
+        clip, tally, drawing = self.clip, self.tally, self.drawing
+        return ClipRecord(
+            status=status,
+            source=self._source_part(),
+            network=network_part(clip.net),
+            view=self._view_part(),
+            selection=SelectionPart(**asdict(clip.selection)),
+            frames=tally.frames,
+            lost=self.reader.lost,
+            predicted=tally.shares(),
+            explained=tally.explained(),
+            exact=tally.exact,
+            worst_residual=None if tally.no_tolerance else tally.worst,
+            scale="frame" if isinstance(drawing.scale, str) else drawing.scale,
+            scale_frames=self.scale_frames,
+            files={kind: utf8(path.as_posix()) for kind, path in self.outputs.clips.items()},
+            settings=self.settings,
+            device=str(clip.net.device),
+            precision=clip.request.precision,
+            versions=versions(),
+            seconds=time.perf_counter() - self.start,
+        )
+
+    def _source_part(self) -> ClipSource:
+        """Make the part of the record that describes the clip's file or camera."""
+        info = self.info
+        return ClipSource(
+            path=self.tally.path,
+            sha256=self.sha256,
+            width=info.width,
+            height=info.height,
+            duration=info.duration,
+            time_base=info.time_base,
+            notes=tuple(utf8(note) for note in dict.fromkeys((*info.notes, *self.reader.notes))),
+        )
+
+    def _view_part(self) -> ViewPart:
+        """Make the part of the record that says what the network saw, in pixels of the source."""
         assert self.view is not None
         (x0, y0, x1, y1), (dx, dy) = self.view.box, self.origin
         width, height = self.view.resolution
-        notes = dict.fromkeys((*info.notes, *self.reader.notes))
-        return ClipRecord(
-            status=status,
-            source=ClipSource(
-                path=tally.path, sha256=self.sha256, width=info.width, height=info.height, duration=info.duration,
-                time_base=info.time_base, notes=tuple(utf8(note) for note in notes),
-            ),
-            network=network_part(clip.net),
-            view=ViewPart(fit=clip.request.fit, width=width, height=height,
-                          box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy)),
-            selection=SelectionPart(**asdict(clip.selection)),
-            frames=tally.frames, lost=self.reader.lost, predicted=tally.shares(), explained=tally.explained(),
-            exact=tally.exact, worst_residual=None if tally.no_tolerance else tally.worst,
-            scale="frame" if isinstance(drawing.scale, str) else drawing.scale, scale_frames=self.scale_frames,
-            files={kind: utf8(path.as_posix()) for kind, path in self.outputs.clips.items()},
-            settings=self.settings, device=str(clip.net.device), precision=clip.request.precision, versions=versions(),
-            seconds=time.perf_counter() - self.start,
-        )  # fmt: skip
+        box = x0 + dx, y0 + dy, x1 + dx, y1 + dy
+        return ViewPart(fit=self.clip.request.fit, width=width, height=height, box=box)
 
 
 def _with_durations(reader: Reader) -> Iterator[Frame]:
-    """Frames that last until the next one; the last until the end of what was asked for."""
+    """Give frames their durations: until the next frame; for the last one, until the end that was asked for."""
     before, usual = None, None
     for frame in reader:
         if before is not None:

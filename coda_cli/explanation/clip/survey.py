@@ -1,4 +1,4 @@
-"""What has to be known of a whole clip before its first frame is drawn, and the way of frames to the network."""
+"""Find what has to be known of a whole clip before its first frame is drawn, and group frames for the network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def grouped_views(
 
     Args:
         frames: the frames in order, all of one size.
-        net: the network, whose view of each is made.
+        net: the network; its view of each frame is made.
         request: what is asked.
         batch: how many to compute together; decided by their size unless given.
 
@@ -82,7 +82,7 @@ def _as_group(pairs: Sequence[tuple[Frame, View]]) -> Group:
 def explained(
     groups: Iterable[Group], net: Net, request: Request, targets: Targets
 ) -> Iterator[tuple[Group, list[Explanation]]]:
-    """Explain groups of frames, the network one group ahead of what is done with them.
+    """Explain groups of frames; the network works one group ahead of the caller.
 
     Args:
         groups: the frames.
@@ -104,13 +104,13 @@ def explained(
 
 
 def all_explained(results: Iterable[Explanation | CodaError]) -> list[Explanation]:
-    """The explanations, where there is one for each.
+    """Take the explanations out of results; the first error among these is raised.
 
     Args:
         results: what ``explain_batch`` gives.
 
     Returns:
-        The same, without errors.
+        The explanations, in order.
 
     Raises:
         CodaError: the first error among them.
@@ -128,10 +128,10 @@ class Survey:
     """What one forward pass over a clip found.
 
     Attributes:
-        times: of n frames, in seconds.
-        logits: [classes] of each.
-        sample: what the network sees of some of them, evenly spaced.
-        every: the spacing of these.
+        times: the time of each of n frames, in seconds.
+        logits: the logits [classes] of each.
+        sample: what the network sees of some frames, evenly spaced.
+        every: the spacing of the sample, in frames.
     """
 
     times: list[float] = field(default_factory=list)
@@ -141,39 +141,41 @@ class Survey:
 
     @property
     def seen(self) -> int:
-        """How many frames."""
+        """The number of frames seen so far."""
         return len(self.times)
 
     def add(self, time: float, logits: NDArray[np.float32], view: View) -> None:
-        """Take note of the next frame.
+        """Add the next frame.
 
         Args:
             time: when it is shown, in seconds.
-            logits: [classes].
+            logits: its logits [classes].
             view: what the network saw of it.
         """
         if self.seen % self.every == 0:
             self.sample.append(view)
             most = max(4, min(2 * budget.SCALE_FRAMES, budget.SCALE_BYTES // view.rgb.nbytes))
-            if len(self.sample) >= most:  # every other one goes: the rest stays evenly spaced
+            if len(self.sample) >= most:  # every other one is dropped, so that the rest stays evenly spaced
                 self.sample, self.every = self.sample[::2], self.every * 2
         self.times.append(time)
         self.logits.append(logits)
 
     def predicted(self) -> int:
-        """The class predicted most often; of equals the one with the higher mean logit."""
+        """The class predicted most often; of several, the one with the highest mean logit."""
         votes = np.bincount([int(row.argmax()) for row in self.logits], minlength=len(self.logits[0]))
         return int(np.lexsort((-self._mean(), -votes))[0])
 
     def targets(self, net: Net, request: Request) -> Targets:
-        """The classes of a request for the whole clip: the vote decides who is predicted, "top:K" goes by the mean.
+        """Choose the classes of a request once for the whole clip.
+
+        The predicted class is the one predicted in most frames; "top:K" goes by the mean logits.
 
         Args:
             net: the network.
             request: what is asked.
 
         Returns:
-            Targets that do not depend on the logits any more.
+            Targets that no longer depend on the logits of a frame.
         """
         mean = self._mean()
         mean[self.predicted()] = mean.max() + 1
@@ -181,33 +183,34 @@ class Survey:
         return replace(request, classes=tuple(str(t.index) for t in chosen)).targets(net)
 
     def curves(self, targets: Targets, net: Net) -> list[Curve]:
-        """The logits of targets over time.
+        """Make the curves of the logits of targets over time.
 
         Args:
             targets: the targets.
-            net: the network, which names them.
+            net: the network, whose class names the curves get.
 
         Returns:
             A curve for each.
         """
         return [
-            Curve(target_name(t, net), np.array(self.times), self._of(t), t.versus is not None)
+            Curve(target_name(t, net), np.array(self.times), self._logits_of(t), t.versus is not None)
             for t in targets.of(self._mean())
         ]
 
-    def _of(self, target: Target) -> NDArray[np.float64]:
+    def _logits_of(self, target: Target) -> NDArray[np.float64]:
+        """The logits, or differences of logits, of one target over time [n]."""
         rows = ((row[target.index], 0 if target.versus is None else row[target.versus]) for row in self.logits)
         return np.array([float(logit) - float(other) for logit, other in rows])
 
     def _mean(self) -> NDArray[np.float64]:
-        """Over all frames [classes], without a copy of every frame's."""
+        """The mean logits over all frames [classes], without a copy of them all."""
         total = np.zeros(len(self.logits[0]))
         for row in self.logits:
             total += row
         return total / self.seen
 
     def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
-        """Find the scale that is common to all frames from some that are evenly spaced.
+        """Find one scale for all frames, from some that are evenly spaced.
 
         Args:
             net: the network.
@@ -216,7 +219,7 @@ class Survey:
             percentile: of the |contributions| of these frames, from 0 to 100.
 
         Returns:
-            The percentile in logit units, and of how many frames it is.
+            The percentile in logit units, and the number of frames it was taken from.
         """
         sample = self.sample[:: max(1, len(self.sample) // budget.SCALE_FRAMES)]
         size, magnitudes = budget.pictures_at_once(net.device.type, sample[0].pixels, targets.most), Magnitudes()
@@ -229,9 +232,12 @@ class Survey:
 
 
 def survey(
-    net: Net, frames: Iterable[Frame], request: Request, batch: int | None = None,
+    net: Net,
+    frames: Iterable[Frame],
+    request: Request,
+    batch: int | None = None,
     on_frame: Callable[[int], None] | None = None,
-) -> Survey:  # fmt: skip
+) -> Survey:
     """Classify every frame of a clip, without decomposing any.
 
     Args:
@@ -239,13 +245,13 @@ def survey(
         frames: the frames in order.
         request: what is asked.
         batch: how many to compute together; decided by their size unless given.
-        on_frame: hears how many frames were seen.
+        on_frame: called after each group of frames with the number of frames seen so far.
 
     Returns:
-        What was found.
+        The times, logits and sample of the frames.
 
     Raises:
-        MediaError: there is no frame.
+        MediaError: the clip has no frame to explain.
     """
     found = Survey()
     groups = grouped_views(frames, net, request, batch)
@@ -262,7 +268,7 @@ def survey(
 
 
 def target_name(target: Target, net: Net) -> str:
-    """What a target is called in captions.
+    """Name a target for captions.
 
     Args:
         target: a class, or a difference of two.
