@@ -197,9 +197,14 @@ def peak_memory(*args: str | Path, cwd: Path) -> int:
         "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1], file=sys.stderr)"
     )
     child = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], cwd=cwd, env=environment(), capture_output=True, text=True,
-        timeout=PATIENCE, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *map(str, args)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
     return 1024 * int(child.stderr.splitlines()[-1])
 
 
@@ -280,11 +285,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 def woollen(path: Path) -> Path:
     """A network whose classes differ in case alone, as two of ImageNet's do: Cardigan, a dog, and cardigan."""
     torch.manual_seed(0)
-    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
-                 "temperature": 1.0}  # fmt: skip
+    arguments = {
+        "channels": [6, 4, 2],
+        "kernels": [3, 1],
+        "strides": [2, 1],
+        "ranks": [2, 2],
+        "norm": "SQ",
+        "temperature": 1.0,
+    }
     checkpoint = Checkpoint(
-        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
+        name="woollen",
+        architecture="coda_net",
+        arguments=arguments,
+        classes=("Cardigan", "cardigan"),
         preprocessing=Preprocessing(resize=16, crop=16),
-    )  # fmt: skip
+    )
     save(build("coda_net", arguments), checkpoint, path)
     return path

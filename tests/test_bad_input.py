@@ -244,10 +244,22 @@ def test_the_smallest_and_the_thinnest_pictures_are_explained(
 def test_a_picture_smaller_than_the_network_s_kernels_fails_alone(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "in/a.png", 9, 2)
     photo(tmp_path / "in/b.png", 40, 40)
-    arguments = {"channels": [6, 2, 3], "kernels": [5, 3], "strides": [1, 1], "ranks": [2, 2], "norm": "SQ",
-                 "temperature": 1.0, "paddings": [0, 0]}  # fmt: skip
-    checkpoint = Checkpoint(name="k", architecture="coda_net", arguments=arguments, classes=("x", "y", "z"),
-                            preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+    arguments = {
+        "channels": [6, 2, 3],
+        "kernels": [5, 3],
+        "strides": [1, 1],
+        "ranks": [2, 2],
+        "norm": "SQ",
+        "temperature": 1.0,
+        "paddings": [0, 0],
+    }
+    checkpoint = Checkpoint(
+        name="k",
+        architecture="coda_net",
+        arguments=arguments,
+        classes=("x", "y", "z"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )
     loading.save(build("coda_net", arguments), checkpoint, tmp_path / "k.safetensors")
     result = coda("explain", "in", "-m", "k.safetensors", "--fit", "native", "--json", status=1)
     assert result.error == "in/a.png: 2 x 9 positions are too few for a 5-wide kernel; use --fit crop"
@@ -804,8 +816,14 @@ def test_results_go_to_the_pipe_beside_a_progress_bar_on_the_terminal(tmp_path: 
     photos(tmp_path / "in", "a.png", "b.png")
     outer, inner = os.openpty()
     try:
-        child = subprocess.run(program.command("explain", "in", "--json"), stdout=subprocess.PIPE, stderr=inner,
-                               cwd=tmp_path, env={**program.environment(), "TERM": "xterm"}, text=True)  # fmt: skip
+        child = subprocess.run(
+            program.command("explain", "in", "--json"),
+            stdout=subprocess.PIPE,
+            stderr=inner,
+            cwd=tmp_path,
+            env={**program.environment(), "TERM": "xterm"},
+            text=True,
+        )
         shown = os.read(outer, 1 << 16).decode(errors="replace")  # may end in the middle of a letter
     finally:
         os.close(outer)
@@ -930,8 +948,9 @@ def test_a_name_that_the_locale_does_not_have_is_printed_as_it_is(tmp_path: Path
     name = "猫\udce9.png"  # and a byte that is no UTF-8
     photo(tmp_path / name)
     line = [*program.command("explain", "--class", "0", "--write", "overlay"), "."]
-    ended = subprocess.run(line, cwd=tmp_path, env={**program.environment(), "PYTHONIOENCODING": encoding},
-                           capture_output=True)  # fmt: skip
+    ended = subprocess.run(
+        line, cwd=tmp_path, env={**program.environment(), "PYTHONIOENCODING": encoding}, capture_output=True
+    )
     assert ended.returncode == 0, ended.stderr
     printed = os.fsdecode(ended.stdout.strip())
     assert (tmp_path / printed).exists()

@@ -46,8 +46,15 @@ def _one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small_net(dtype: torch.dtype = torch.float64, **changes: Any) -> CodaNet:
     """Two layers, two channels in, four classes; any argument of ``coda_net`` may be changed."""
-    arguments: dict[str, Any] = {"channels": [2, 3, CLASSES], "kernels": [3, 3], "strides": [1, 1], "ranks": [4, 5],
-                                 "norm": "SQ", "temperature": 3.0, "bias": -2.0}  # fmt: skip
+    arguments: dict[str, Any] = {
+        "channels": [2, 3, CLASSES],
+        "kernels": [3, 3],
+        "strides": [1, 1],
+        "ranks": [4, 5],
+        "norm": "SQ",
+        "temperature": 3.0,
+        "bias": -2.0,
+    }
     return coda_net(**(arguments | changes)).to(dtype)
 
 
@@ -119,15 +126,27 @@ def test_contributions_equal_the_definition_without_a_bias_in_the_layers(norm: s
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_contributions_of_a_deep_network_equal_the_definition(norm: str) -> None:
-    model = small_net(channels=[6, 4, 5, 3, 4, CLASSES], kernels=[7, 3, 3, 3, 1], strides=[3, 1, 2, 1, 1],
-                      ranks=[3, 7, 30, 4, 2], norm=norm, temperature=0.01)  # fmt: skip
+    model = small_net(
+        channels=[6, 4, 5, 3, 4, CLASSES],
+        kernels=[7, 3, 3, 3, 1],
+        strides=[3, 1, 2, 1, 1],
+        ranks=[3, 7, 30, 4, 2],
+        norm=norm,
+        temperature=0.01,
+    )
     assert_equals_definition(model, encode(picture(2, 3, 14, 11)))
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 5), (9, 8)])
 def test_contributions_of_an_antialiased_network_equal_the_definition(size: tuple[int, int]) -> None:
-    model = small_net(channels=[6, 4, 5, CLASSES], kernels=[4, 3, 1], strides=[2, 1, 2], ranks=[3, 7, 2],
-                      paddings=[1, 1, 0], antialias=True)  # fmt: skip
+    model = small_net(
+        channels=[6, 4, 5, CLASSES],
+        kernels=[4, 3, 1],
+        strides=[2, 1, 2],
+        ranks=[3, 7, 2],
+        paddings=[1, 1, 0],
+        antialias=True,
+    )
     assert_equals_definition(model, encode(picture(2, 3, *size)))
 
 
@@ -147,9 +166,15 @@ def test_contributions_equal_the_definition_at_any_size(size: tuple[int, int]) -
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"kernels": [7, 1], "strides": [2, 1]}, {"ranks": [40, 60]}, {"groups": [4, 1], "channels": [2, 2, 4]},
-     {"temperature": 1e5}, {"temperature": 1e-3}],
-)  # fmt: skip
+    [
+        {},
+        {"kernels": [7, 1], "strides": [2, 1]},
+        {"ranks": [40, 60]},
+        {"groups": [4, 1], "channels": [2, 2, 4]},
+        {"temperature": 1e5},
+        {"temperature": 1e-3},
+    ],
+)
 def test_contributions_equal_the_definition_in_float32(changes: dict[str, Any], norm: str) -> None:
     model, x = small_net(torch.float32, norm=norm, **changes), picture(dtype=torch.float32)
     d = explained(model, x)
@@ -691,14 +716,15 @@ def _state_of(model: nn.Module) -> dict[str, Any]:
     """All that a call could leave behind in a model, comparable with ==."""
     modules = dict(model.named_modules())
     return {
-        "parameters": {n: (p.tolist(), p._version, p.requires_grad, p.grad is None, id(p))
-                       for n, p in model.named_parameters()},
+        "parameters": {
+            n: (p.tolist(), p._version, p.requires_grad, p.grad is None, id(p)) for n, p in model.named_parameters()
+        },
         "state": list(model.state_dict()),
         "training": {n: m.training for n, m in modules.items()},
         "hooks": {n: [len(getattr(m, h)) for h in sorted(vars(m)) if "hooks" in h] for n, m in modules.items()},
         "types": {n: type(m) for n, m in modules.items()},
         "methods": {n: [k for k, v in vars(m).items() if callable(v)] for n, m in modules.items()},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -69,8 +69,10 @@ def test_recursion_mirrors_the_tree(coda: Coda, tmp_path: Path) -> None:
     photos(tmp_path / "in", "a.png", "one/a.png", "one/two/b.png")
     coda("explain", "in", "-r", "-o", "out", "--class", "0")
     assert [name for name in tree(tmp_path / "out") if name.endswith(".json")] == [
-        "a.coda.json", "one/a.coda.json", "one/two/b.coda.json",
-    ]  # fmt: skip
+        "a.coda.json",
+        "one/a.coda.json",
+        "one/two/b.coda.json",
+    ]
     record = json.loads((tmp_path / "out" / "one" / "two" / "b.coda.json").read_text())
     assert record["source"]["path"] == "in/one/two/b.png"
     assert record["explained"][0]["files"] == {"overlay": "one/two/b.airplane.overlay.png"}
@@ -113,8 +115,11 @@ def test_classes_are_named_by_name_index_or_beginning_and_keep_their_order(coda:
     args = [word for c in ("Ship", "3", "air", "ship") for word in ("--class", c)]
     result = coda("explain", "a.png", *args)
     assert [Path(line).name for line in result.lines] == [
-        "a.ship.overlay.png", "a.cat.overlay.png", "a.airplane.overlay.png", "a.coda.json",
-    ]  # fmt: skip
+        "a.ship.overlay.png",
+        "a.cat.overlay.png",
+        "a.airplane.overlay.png",
+        "a.coda.json",
+    ]
     record = json.loads((tmp_path / "coda-out/a.coda.json").read_text())
     assert [(e["index"], e["name"]) for e in record["explained"]] == [(8, "ship"), (3, "cat"), (0, "airplane")]
 
@@ -401,14 +406,24 @@ def test_skip_without_a_record_leaves_single_files(coda: Coda, tmp_path: Path) -
 
 def test_a_description_that_changed_is_another_network(coda: Coda, tmp_path: Path) -> None:
     """Of bare weights the file beside them decides, and the sha256 is of the weights alone."""
-    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [3, 3], "norm": "SQ",
-                 "temperature": 1.0}  # fmt: skip
+    arguments = {
+        "channels": [6, 4, 2],
+        "kernels": [3, 1],
+        "strides": [2, 1],
+        "ranks": [3, 3],
+        "norm": "SQ",
+        "temperature": 1.0,
+    }
     torch.save(authors_state(arguments), tmp_path / "bare.pkl")
     photo(tmp_path / "a.png")
     for temperature, status in ((1.0, 0), (1.0, 0), (2.0, 1)):
-        checkpoint = Checkpoint(name="bare", architecture="coda_net", classes=("a", "b"),
-                                arguments={**arguments, "temperature": temperature},
-                                preprocessing=Preprocessing(resize=16, crop=16))  # fmt: skip
+        checkpoint = Checkpoint(
+            name="bare",
+            architecture="coda_net",
+            classes=("a", "b"),
+            arguments={**arguments, "temperature": temperature},
+            preprocessing=Preprocessing(resize=16, crop=16),
+        )
         (tmp_path / "bare.pkl.json").write_text(checkpoint.model_dump_json())
         result = coda("explain", "a.png", "-m", "bare.pkl", status=status)
     assert "exists from another picture, network or settings" in result.error
@@ -431,9 +446,13 @@ def test_rename_takes_numbered_neighbours(coda: Coda, tmp_path: Path) -> None:
     for _ in range(3):
         record = coda("explain", "a.png", "--class", "cat", "--if-exists", "rename", "--json").record
     assert sorted(tree(tmp_path / "coda-out")) == [
-        "a.cat.overlay-2.png", "a.cat.overlay-3.png", "a.cat.overlay.png",
-        "a.coda-2.json", "a.coda-3.json", "a.coda.json",
-    ]  # fmt: skip
+        "a.cat.overlay-2.png",
+        "a.cat.overlay-3.png",
+        "a.cat.overlay.png",
+        "a.coda-2.json",
+        "a.coda-3.json",
+        "a.coda.json",
+    ]
     assert record["explained"][0]["files"] == {"overlay": "a.cat.overlay-3.png"}
 
 
@@ -746,9 +765,10 @@ def test_settings_tell_runs_apart(tour: Tour) -> None:
 
 def test_double_precision_leaves_next_to_no_residual(tour: Tour) -> None:
     for (_, _, e), (_, _, single) in zip(
-        [x for x in tour.explained if x[0] == "float64"], [x for x in tour.explained if x[0] == "default"] * 2,
+        [x for x in tour.explained if x[0] == "float64"],
+        [x for x in tour.explained if x[0] == "default"] * 2,
         strict=True,
-    ):  # fmt: skip
+    ):
         assert abs(e["residual"]) < 1e-9
         assert single["tolerance"] > 1e-6
     doubles, singles = tour.records["float64"], tour.records["all"]
@@ -859,9 +879,16 @@ def test_an_option_that_is_none_is_a_usage_error(coda: Coda, tmp_path: Path) -> 
     photo(tmp_path / "a.png")
     assert coda("explain", "a.png", "--check", "inf", status=2).error == "--check inf: expected a number up to 1e6"
     for args in (
-        ["--fit", "stretch"], ["--nonsense"], ["--batch-size", "0"], ["--batch-size", "many"], ["--alpha", "2"],
-        ["--check", "-1"], ["--percentile", "nan"], ["--alpha", "nan"], ["--check", "nan"],
-    ):  # fmt: skip
+        ["--fit", "stretch"],
+        ["--nonsense"],
+        ["--batch-size", "0"],
+        ["--batch-size", "many"],
+        ["--alpha", "2"],
+        ["--check", "-1"],
+        ["--percentile", "nan"],
+        ["--alpha", "nan"],
+        ["--check", "nan"],
+    ):
         result = coda("explain", "a.png", *args, status=2)
         assert result.out == ""
         assert args[0] in result.err

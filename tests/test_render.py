@@ -428,10 +428,19 @@ def test_a_caption_makes_the_picture_taller_not_wider() -> None:
 
 def explained(**changes: Any) -> Explained:
     values: dict[str, Any] = {
-        "index": 3, "name": "cat", "logit": -12.345, "probability": 0.0123456789, "bias": -2.1972,
-        "positive": 1.5, "negative": -11.6478, "residual": -1.2e-7, "tolerance": 1e-4, "exact": True,
-        "evidence": EvidencePart(centroid=None, half_share=None, regions=(), grid=()), "scale": 0.5,
-    }  # fmt: skip
+        "index": 3,
+        "name": "cat",
+        "logit": -12.345,
+        "probability": 0.0123456789,
+        "bias": -2.1972,
+        "positive": 1.5,
+        "negative": -11.6478,
+        "residual": -1.2e-7,
+        "tolerance": 1e-4,
+        "exact": True,
+        "evidence": EvidencePart(centroid=None, half_share=None, regions=(), grid=()),
+        "scale": 0.5,
+    }
     return Explained(**(values | changes))
 
 
@@ -484,12 +493,23 @@ def test_class_names_of_many_languages_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (PARTS[0], ["cat", "logit -12.35", "p 0.012", "1.50 for − 11.65 against − 2.20 bias", "residual -1.2e-07",
-                    "cifar10", "float32", "full colour ±0.5 logit a pixel"]),
+        (
+            PARTS[0],
+            [
+                "cat",
+                "logit -12.35",
+                "p 0.012",
+                "1.50 for − 11.65 against − 2.20 bias",
+                "residual -1.2e-07",
+                "cifar10",
+                "float32",
+                "full colour ±0.5 logit a pixel",
+            ],
+        ),
         (PARTS[1], ["cat − dog", "difference of logits 3.00", "+ 0.00 bias"]),
         (PARTS[2], ["residual 5.0e-01 ABOVE ITS TOLERANCE"]),
     ],
-)  # fmt: skip
+)
 def test_the_caption_states_class_sum_proof_and_scale(part: Explained, says: list[str]) -> None:
     title, lines = drawing._caption(part, record(part, view=fit(random_picture(8, 8), 8, 8)))
     whole = " ".join([title, *lines])

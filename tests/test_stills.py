@@ -170,9 +170,14 @@ def test_thirty_two_bit_integers_are_scaled(tmp_path: Path, values: list[int], e
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 0.5, 1], [0, 128, 255]), ([0, 1, 4], [0, 64, 255]), ([-1, 0, 2], [0, 0, 255]), ([0, 0, 0], [0, 0, 0]),
-     ([-3, -2, -1], [0, 0, 0])],
-)  # fmt: skip
+    [
+        ([0, 0.5, 1], [0, 128, 255]),
+        ([0, 1, 4], [0, 64, 255]),
+        ([-1, 0, 2], [0, 0, 255]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([-3, -2, -1], [0, 0, 0]),
+    ],
+)
 def test_floats_are_scaled_to_their_maximum(tmp_path: Path, values: list[float], expected: list[int]) -> None:
     path = saved(tmp_path, of(values, np.float32), "f.tif")
     assert row(path) == grey(*expected)
