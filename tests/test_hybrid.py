@@ -14,7 +14,7 @@ import torchvision
 from conftest import Coda
 from PIL import Image
 from program import photo
-from test_training import folders
+from squares import folders
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import load
