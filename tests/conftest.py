@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import program
 import pytest
+import squares
 import torch
 from PIL import Image
 
 from coda_cli.checkpoints.loading import load
+from coda_cli.core import decompose
 from coda_cli.core.networks import classify
+from coda_cli.training.datasets import Split
 
 Coda = Callable[..., program.Result]
 
@@ -57,3 +60,30 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pictures[n]).save(root / "test" / name / f"{n}.png")
     assert sum(len(list(folder.iterdir())) == 2 for folder in (root / "test").iterdir()) >= 5
     return root
+
+
+@pytest.fixture(scope="session")
+def data() -> tuple[Split, Split]:
+    """Coloured squares to train on and to test on; no test changes them."""
+    return squares.squares(120, 0), squares.squares(45, 1)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread: sums are added in one order."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Torch's random numbers are the same in every test."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inputs of a batch meet in every layer, on whatever machine this runs; for the lanes see test_lanes.py."""
+    monkeypatch.setattr(decompose, "parts", lambda x: (x,))

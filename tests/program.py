@@ -6,6 +6,7 @@ coda's own lines, and, with --json, nothing on stdout but strict JSON that says 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.cli import app as cli_app
 from coda_cli.cli.console import console
 from coda_cli.core.networks import build
+from coda_cli.schema.pictures import from_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
@@ -197,9 +199,14 @@ def peak_memory(*args: str | Path, cwd: Path) -> int:
         "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1], file=sys.stderr)"
     )
     child = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], cwd=cwd, env=environment(), capture_output=True, text=True,
-        timeout=PATIENCE, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *map(str, args)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
     return 1024 * int(child.stderr.splitlines()[-1])
 
 
@@ -247,6 +254,44 @@ def checked(result: Result, status: int) -> Result:
     return result
 
 
+def looked_at(coda: Callable[..., Result], *args: str | Path, **more: Any) -> Result:
+    """A run that writes nothing and explains class 0, its records on stdout."""
+    return coda("explain", *args, "--class", "0", "--write", "none", "--json", **more)
+
+
+def names_of(result: Result) -> list[str]:
+    """The inputs of a run with --json, in order."""
+    return [record["source"]["path"] for record in result.records]
+
+
+def check_whole(folder: Path) -> None:
+    """Everything in an output folder is whole: no temporary files, and records whose files are there."""
+    assert not [name for name in tree(folder) if name.endswith(".part")]
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as picture:
+            picture.load()
+            from_json(picture.info["coda"])
+    for path in folder.rglob("*.json"):
+        record = from_json(path.read_text(encoding="utf-8"))
+        assert all((folder / name).exists() for e in record.explained for name in e.files.values())
+
+
+class FullDisk:
+    """``os`` as the writer of files sees it, on a disk that is full after a number of files."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, handle: int) -> None:
+        os.fsync(handle)
+        self.room -= 1
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +312,13 @@ def photo(path: Path, width: int = 50, height: int = 40, seed: int = 0) -> Path:
     return path
 
 
+def moving(path: Path) -> Path:
+    """An animation of three pictures, in the format of its suffix."""
+    frames = [Image.fromarray(scene(seed=seed)) for seed in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
 def photos(folder: Path, *names: str) -> list[Path]:
     """Pictures of these names, each with a content of its own."""
     return [photo(folder / name, seed=seed) for seed, name in enumerate(names)]
@@ -280,11 +332,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 def woollen(path: Path) -> Path:
     """A network whose classes differ in case alone, as two of ImageNet's do: Cardigan, a dog, and cardigan."""
     torch.manual_seed(0)
-    arguments = {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
-                 "temperature": 1.0}  # fmt: skip
+    arguments = {
+        "channels": [6, 4, 2],
+        "kernels": [3, 1],
+        "strides": [2, 1],
+        "ranks": [2, 2],
+        "norm": "SQ",
+        "temperature": 1.0,
+    }
     checkpoint = Checkpoint(
-        name="woollen", architecture="coda_net", arguments=arguments, classes=("Cardigan", "cardigan"),
+        name="woollen",
+        architecture="coda_net",
+        arguments=arguments,
+        classes=("Cardigan", "cardigan"),
         preprocessing=Preprocessing(resize=16, crop=16),
-    )  # fmt: skip
+    )
     save(build("coda_net", arguments), checkpoint, path)
     return path

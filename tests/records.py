@@ -100,8 +100,11 @@ def ran(line: str, folder: Path) -> dict[str, Any]:
 def _without(value: Any, schema: bool = False) -> Any:
     """JSON without what is LEFT_OUT, and without the places of this machine; of a schema, without its words."""
     if isinstance(value, dict):
-        return {k: _without(v, schema) for k, v in value.items()
-                if k not in (("title", "description") if schema else LEFT_OUT)}  # fmt: skip
+        return {
+            k: _without(v, schema)
+            for k, v in value.items()
+            if k not in (("title", "description") if schema else LEFT_OUT)
+        }
     if isinstance(value, list):
         return [_without(v, schema) for v in value]
     return re.sub(r"^/.*/", "…/", value) if isinstance(value, str) else value
@@ -120,9 +123,10 @@ def differences(old: Any, new: Any, where: str = "", size: float = 0.0) -> list[
             return [f"{where}: {len(old)} entries before, {len(new)} now"]
         size = max([abs(v) for v in old if isinstance(v, float | int)], default=0.0)
         return [
-            line for n, (a, b) in enumerate(zip(old, new, strict=True))
+            line
+            for n, (a, b) in enumerate(zip(old, new, strict=True))
             for line in differences(a, b, f"{where}[{n}]", size)
-        ]  # fmt: skip
+        ]
     numbers = isinstance(old, float | int) and isinstance(new, float | int)
     if numbers and abs(old - new) <= TOLERANCE * max(abs(old), size):
         return []

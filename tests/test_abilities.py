@@ -19,8 +19,13 @@ from coda_cli.core.networks import build, coda_net, encode, hybrid_table
 from coda_cli.machine import lanes
 
 ROOT = Path(coda_cli.core.__file__).parent.parent
-ASKING = [ROOT / "core/decompose.py", ROOT / "core/depth.py", ROOT / "core/gradients.py",
-          ROOT / "checkpoints/loading.py", *(ROOT / "study").glob("*.py")]  # fmt: skip
+ASKING = [
+    ROOT / "core/decompose.py",
+    ROOT / "core/depth.py",
+    ROOT / "core/gradients.py",
+    ROOT / "checkpoints/loading.py",
+    *(ROOT / "study").glob("*.py"),
+]
 CODA = {"channels": [6, 4, 3], "kernels": [3, 3], "strides": [1, 1], "ranks": [4, 4], "norm": "SQ", "temperature": 3.0}
 
 

@@ -42,8 +42,9 @@ def coda() -> CodaNet:
 
 
 def bcos(b: float = 2.0, max_out: int = 2) -> BcosNet:
-    return bcos_chain(channels=[6, 4, 3], kernels=[3, 1], strides=[1, 2], b=b, max_out=max_out, scale=0.5,
-                      temperature=2.0, bias=-1.0).eval()  # fmt: skip
+    return bcos_chain(
+        channels=[6, 4, 3], kernels=[3, 1], strides=[1, 2], b=b, max_out=max_out, scale=0.5, temperature=2.0, bias=-1.0
+    ).eval()
 
 
 def hybrid(width: int = 5, stride: int = 3) -> HybridNet:

@@ -258,18 +258,23 @@ def test_the_positional_embedding_is_its_formula() -> None:
     for row in range(2):
         for column in range(3):
             omega = [10000 ** -(i / 1) for i in range(2)]
-            expected = [f(t * o) for f, t in ((math.sin, column), (math.cos, column), (math.sin, row), (math.cos, row))
-                        for o in omega]  # fmt: skip
+            expected = [
+                f(t * o)
+                for f, t in ((math.sin, column), (math.cos, column), (math.sin, row), (math.cos, row))
+                for o in omega
+            ]
             assert pe[3 * row + column].tolist() == pytest.approx(expected)
 
 
 def test_every_architecture_has_a_small_network_here() -> None:
     untested = set(ARCHITECTURES) - {architecture for architecture, _, _ in SMALL.values()} - {"coda_net"}
     assert untested == {
-        "bcos_vgg", "bcos_inception",  # too large for a basis: the same layers in the same form
+        "bcos_vgg",
+        "bcos_inception",  # too large for a basis: the same layers in the same form
         "hybrid",  # see test_hybrid.py
-        "standard_vit", "torchvision",  # not dynamic linear: see test_standard.py
-    }  # fmt: skip
+        "standard_vit",
+        "torchvision",  # not dynamic linear: see test_standard.py
+    }
 
 
 @pytest.mark.parametrize(("name", "size"), [("bcos_inception", 75), ("bcos_vgg", 32)])

@@ -62,9 +62,13 @@ def test_a_file_loads_by_the_name_of_its_configuration(name: str, size: int, tmp
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [(V1, "CIFAR10/final/9L-M2-B2/state_dict.pkl"), (V2, "resnet_18-0123456789.pth"), (VIT, f"{VIT}/weights.pth"),
-     (VIT, "bcos_vitc_ti_patch1_14-0000000000.pth")],
-)  # fmt: skip
+    [
+        (V1, "CIFAR10/final/9L-M2-B2/state_dict.pkl"),
+        (V2, "resnet_18-0123456789.pth"),
+        (VIT, f"{VIT}/weights.pth"),
+        (VIT, "bcos_vitc_ti_patch1_14-0000000000.pth"),
+    ],
+)
 def test_a_path_names_the_configuration(name: str, path: str, tmp_path: Path) -> None:
     net = load(saved(tmp_path / path, authors_state(network(name), name)))
     assert net.checkpoint.name == name
@@ -140,10 +144,15 @@ def test_an_auxiliary_head_is_left_out_and_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("state", "said"),
-    [({"0.transformer.encoder_0.attn.to_qkv.weight": torch.zeros(3, 1)}, "ordinary vision transformer, which has no"),
-     ({"layer1.0.conv1.weight": torch.zeros(1, 1, 3, 3)}, "ordinary convolutional network, which has no exact"),
-     ({"x": torch.zeros(1)}, "no network that coda knows")],
-)  # fmt: skip
+    [
+        (
+            {"0.transformer.encoder_0.attn.to_qkv.weight": torch.zeros(3, 1)},
+            "ordinary vision transformer, which has no",
+        ),
+        ({"layer1.0.conv1.weight": torch.zeros(1, 1, 3, 3)}, "ordinary convolutional network, which has no exact"),
+        ({"x": torch.zeros(1)}, "no network that coda knows"),
+    ],
+)
 def test_networks_that_are_not_dynamic_linear_are_refused_with_the_reason(
     state: dict[str, Tensor], said: str, tmp_path: Path
 ) -> None:
@@ -181,11 +190,11 @@ def test_the_program_explains_by_b_cos_networks_and_says_the_positional_share(co
     total = part["positive"] + part["negative"] + part["positional"] + part["bias"] + part["residual"]
     assert total == pytest.approx(part["logit"], abs=1e-6)
     assert " positional, residual" in result.err
-    layers = coda("explain", "a.png", "-m", "vit.pth", "--arch", VIT, "--class", "lorikeet", "--layer", "all", "--json",
-                  "-o", "layers").records[0]["explained"][0]["layers"]  # fmt: skip
+    vit = ("-m", "vit.pth", "--arch", VIT)
+    (record,) = coda("explain", "a.png", *vit, "--class", "lorikeet", "--layer", "all", "--json", "-o", "l").records
+    layers = record["explained"][0]["layers"]
     film(tmp_path / "a.mkv", counted(2))
-    *_, whole = coda("video", "a.mkv", "-m", "vit.pth", "--arch", VIT, "-c", "lorikeet", "--format", "none",
-                     "--json").records  # fmt: skip
+    *_, whole = coda("video", "a.mkv", *vit, "-c", "lorikeet", "--format", "none", "--json").records
     (clip,) = whole["explained"]
     total = clip["mean_positive"] + clip["mean_negative"] + clip["mean_positional"] + part["bias"]
     assert total == pytest.approx(clip["mean_logit"], abs=1e-5)

@@ -206,8 +206,13 @@ def _cotangents() -> dict[str, Tensor]:
     one_output[:, 2] = torch.randn(2, 5, 3, dtype=torch.float64)
     one_position[1, 3, 4, 0] = -2.0
     mixed[0, 0], mixed[1, 3] = 1.0, -1.0  # the images ask for different outputs
-    return {"all": torch.randn(shape, dtype=torch.float64), "one output": one_output, "one position": one_position,
-            "different outputs": mixed, "none": torch.zeros(shape, dtype=torch.float64)}  # fmt: skip
+    return {
+        "all": torch.randn(shape, dtype=torch.float64),
+        "one output": one_output,
+        "one position": one_position,
+        "different outputs": mixed,
+        "none": torch.zeros(shape, dtype=torch.float64),
+    }
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -30,13 +30,14 @@ def network(kind: str) -> nn.Module:
     coda = {"norm": "SQ", "temperature": 2.0}
     makers = {
         "coda": lambda: coda_net(channels=[6, 5, 4, 3], kernels=[3, 3, 1], strides=[1, 2, 1], ranks=[3, 4, 3], **coda),
-        "coda, antialiased": lambda: coda_net(channels=[6, 5, 3], kernels=[4, 3], strides=[2, 1], ranks=[3, 3],
-                                              antialias=True, **coda),
+        "coda, antialiased": lambda: coda_net(
+            channels=[6, 5, 3], kernels=[4, 3], strides=[2, 1], ranks=[3, 3], antialias=True, **coda
+        ),
         "resnet": lambda: bcos_resnet(blocks=[1, 2], bottleneck=False, **shared),
         "densenet": lambda: bcos_densenet(blocks=[2, 1], growth=4, first=8, **shared),
         "convnext": lambda: bcos_convnext(dims=[8, 16], blocks=[1, 1], **shared),
         "vit": lambda: bcos_vit(dim=64, depth=2, patch=4, hidden=32, **shared),
-    }  # fmt: skip
+    }
     model = makers[kind]().double().eval()
     for parameter in model.parameters():  # fresh B-cos networks give logits of next to nothing
         parameter.data.mul_(1.5)

@@ -66,8 +66,16 @@ def test_no_sentence_of_the_readme_is_long() -> None:
 def test_sentences_are_found() -> None:
     text = "# Head\n\nOne `a b` [two](x.y). Three\nfour! 82.4 five\n\n- six\n- seven. Eight\n\n| a b | c |\n"
     assert [s.split() for s in sentences(text)] == [
-        ["#", "Head"], ["One", "code", "two."], ["Three", "four!"], ["82.4", "five"], ["-", "six"], ["-", "seven."],
-        ["Eight"], ["a", "b"], ["c"]]  # fmt: skip
+        ["#", "Head"],
+        ["One", "code", "two."],
+        ["Three", "four!"],
+        ["82.4", "five"],
+        ["-", "six"],
+        ["-", "seven."],
+        ["Eight"],
+        ["a", "b"],
+        ["c"],
+    ]
     assert sentences("```sh\nno sentence. at all\n```\n<!-- nor this. one -->") == []
 
 

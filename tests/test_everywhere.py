@@ -21,8 +21,15 @@ from coda_cli.core.networks import build, coda_net, encode, forward, hybrid_tabl
 pytestmark = pytest.mark.filterwarnings("error")
 
 CLASSES = 3
-TABLE = {"channels": [6, 4, CLASSES], "kernels": [3, 3], "strides": [2, 1], "ranks": [4, 5], "norm": "SQ",
-         "temperature": 3.0, "bias": -2.0}  # fmt: skip
+TABLE = {
+    "channels": [6, 4, CLASSES],
+    "kernels": [3, 3],
+    "strides": [2, 1],
+    "ranks": [4, 5],
+    "norm": "SQ",
+    "temperature": 3.0,
+    "bias": -2.0,
+}
 
 
 class Foreign(nn.Module):

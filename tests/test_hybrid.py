@@ -14,7 +14,7 @@ import torchvision
 from conftest import Coda
 from PIL import Image
 from program import photo
-from test_training import folders
+from squares import folders
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import load
@@ -199,8 +199,12 @@ def test_explain_says_how_far_down_it_is_exact(trained: Path, coda: Coda, tmp_pa
     assert part["exact"]
     assert part["positive"] + part["negative"] + part["bias"] + part["residual"] == pytest.approx(part["logit"], 1e-4)
     assert [(s["name"], s["approximate"]) for s in part["layers"]] == [
-        ("input", True), ("layer2", False), ("layers.0", False), ("layers.1", False), ("layers.2", False)
-    ]  # fmt: skip
+        ("input", True),
+        ("layer2", False),
+        ("layers.0", False),
+        ("layers.1", False),
+        ("layers.2", False),
+    ]
     with np.load(tmp_path / "coda-out" / result.record["files"]["npz"]) as arrays:
         assert arrays["contributions"].shape == (1, 32, 8, 8)
         blocks = arrays["pixels"].reshape(1, 8, 2, 8, 2)
@@ -259,8 +263,11 @@ def test_methods_by_module_reach_every_layer_of_a_backbone(trained: Path) -> Non
     assert isinstance(net.model, HybridNet)
     leaf = x[:, :3].clone().requires_grad_()
     seen: list[Tensor] = []
-    hooks = [m.register_forward_hook(lambda _m, _x, y: seen.append(y)) for m in net.model.below.modules()
-             if isinstance(m, nn.ReLU)]  # fmt: skip
+    hooks = [
+        m.register_forward_hook(lambda _m, _x, y: seen.append(y))
+        for m in net.model.below.modules()
+        if isinstance(m, nn.ReLU)
+    ]
     net.model.to_cut(encode(leaf))
     for hook in hooks:
         hook.remove()

@@ -28,8 +28,9 @@ def _four_threads() -> Iterator[None]:
 
 def networks() -> list[nn.Module]:
     coda = coda_net(channels=[6, 3, 4], kernels=[3, 3], strides=[1, 2], ranks=[4, 5], norm="SQ", temperature=3.0)
-    bcos = bcos_chain(channels=[6, 4, 4], kernels=[3, 3], strides=[1, 2], max_out=2, b=2.0, scale=0.5, temperature=2.0,
-                      bias=-1.0)  # fmt: skip
+    bcos = bcos_chain(
+        channels=[6, 4, 4], kernels=[3, 3], strides=[1, 2], max_out=2, b=2.0, scale=0.5, temperature=2.0, bias=-1.0
+    )
     return [coda.double(), bcos.double().eval()]
 
 
@@ -75,8 +76,12 @@ def test_a_function_chooses_targets_from_the_whole_batch() -> None:
 
 def test_the_modes_of_the_caller_hold() -> None:
     def modes(_: int) -> tuple[bool, bool, bool, torch.dtype]:
-        return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"),
-                torch.get_autocast_dtype("cpu"))  # fmt: skip
+        return (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+        )
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert lanes.each(modes, range(3)) == [modes(0)] * 3

@@ -79,8 +79,10 @@ def _uses(tree: ast.AST) -> Iterator[Import]:
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else
-                      alias.name.split(".")[0] for alias in node.names}  # fmt: skip
+            names |= {
+                alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0]
+                for alias in node.names
+            }
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     for node in ast.walk(tree):
@@ -180,7 +182,7 @@ def _complaints_about_planted(root: Path, path: str, source: str) -> list[str]:
         ("__main__.py", "from coda_cli.cli.app import main"),
         ("core/dau.py", "def save():\n    '''Text that says import typer and print(x).'''\n    self.print(torch.save)"),
     ],
-)  # fmt: skip
+)
 def test_the_checker_allows_what_the_rules_allow(tmp_path: Path, path: str, source: str) -> None:
     assert _complaints_about_planted(tmp_path, path, source) == []
 

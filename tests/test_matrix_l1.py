@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import CLASSES, CPU, TINY, run, squares
+from squares import CLASSES, CPU, TINY, run, squares
 
 from coda_cli.core.dau import NORMS
 from coda_cli.core.decompose import decompose

@@ -73,8 +73,9 @@ def test_classes_asked_for_together_get_the_maps_they_get_alone(name: str, monke
 def test_every_method_gives_maps_of_the_picture_s_size_and_leaves_the_network_alone(name: str, kind: str) -> None:
     model: nn.Module = small_net()
     if kind == "bcos":
-        model = bcos_chain(channels=[6, 4, 3], kernels=[3, 1], strides=[1, 2], b=2.0, max_out=2, scale=0.5,
-                           temperature=2.0, bias=-1.0).eval()  # fmt: skip
+        model = bcos_chain(
+            channels=[6, 4, 3], kernels=[3, 1], strides=[1, 2], b=2.0, max_out=2, scale=0.5, temperature=2.0, bias=-1.0
+        ).eval()
     x = picture(12, 10)
     before, hooks = (
         {k: v.clone() for k, v in model.state_dict().items()},
@@ -97,15 +98,21 @@ def test_the_methods_by_gradients_are_their_formulas() -> None:
     g = of_colours(model)[[2, 0]]
     rgb = x[:, :3]
     for name, expected in {
-        "gradient": g.sum(1), "gradient:absolute=1": g.abs().sum(1), "guided-backprop": g.sum(1),
+        "gradient": g.sum(1),
+        "gradient:absolute=1": g.abs().sum(1),
+        "guided-backprop": g.sum(1),
         "input-x-gradient": (rgb * g).sum(1),
-        "deeplift": (rgb * g).sum(1), "integrated-gradients": (rgb * g).sum(1),  # on a straight line
-        "gradient:channels=6": model.weights[[2, 0]].sum(1), "gradient:absolute=1,channels=6":
-        model.weights[[2, 0]].abs().sum(1), "guided-backprop:channels=6": model.weights[[2, 0]].sum(1),
-        **{f"{name}:channels=6": (x * model.weights[[2, 0]]).sum(1)
-           for name in ("input-x-gradient", "deeplift", "integrated-gradients")},
+        "deeplift": (rgb * g).sum(1),
+        "integrated-gradients": (rgb * g).sum(1),  # on a straight line
+        "gradient:channels=6": model.weights[[2, 0]].sum(1),
+        "gradient:absolute=1,channels=6": model.weights[[2, 0]].abs().sum(1),
+        "guided-backprop:channels=6": model.weights[[2, 0]].sum(1),
+        **{
+            f"{name}:channels=6": (x * model.weights[[2, 0]]).sum(1)
+            for name in ("input-x-gradient", "deeplift", "integrated-gradients")
+        },
         "ours": (x * model.weights[[2, 0]]).sum(1).detach(),
-    }.items():  # fmt: skip
+    }.items():
         torch.testing.assert_close(method_of(name)(model, x, [2, 0]), expected.detach(), rtol=1e-4, atol=1e-5, msg=name)
 
 
@@ -216,7 +223,7 @@ def test_lime_is_captum_s_over_superpixels_that_hide_behind_their_mean() -> None
     torch.manual_seed(7)
     weights = Lime(lambda p: model(encode(p))[:, 1].sigmoid(), interpretable_model=SkLearnRidge(alpha=1.0)).attribute(
         rgb[None], baselines=baseline[None], feature_mask=segments[None, None].expand(1, 3, -1, -1), n_samples=64
-    )[0, 0]  # fmt: skip
+    )[0, 0]
     best = weights.unique().sort(descending=True).values[:2]
     assert (best > 0).all()
     assert lime(model, x, [1], samples=64, features=2, seed=7)[0].bool().equal(torch.isin(weights, best))
@@ -261,8 +268,9 @@ def test_ours_alone_adds_up_on_a_network_of_ours() -> None:
 
 
 def test_networks_that_are_not_dynamic_linear_have_every_method_but_ours() -> None:
-    backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1),
-                             nn.Flatten())  # fmt: skip
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     model, x = StandardNet(backbone).eval(), picture(12, 12)
     for name in METHODS:
         if name == "ours":

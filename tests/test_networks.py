@@ -70,8 +70,14 @@ def count(model: torch.nn.Module) -> int:
 
 
 def test_a_blur_stands_before_every_strided_layer_and_nowhere_else() -> None:
-    table = {"channels": [6, 4, 5, 3, 2], "kernels": [3, 3, 4, 1], "strides": [2, 1, 2, 1], "ranks": [2] * 4,
-             "norm": "SQ", "temperature": 1.0}  # fmt: skip
+    table = {
+        "channels": [6, 4, 5, 3, 2],
+        "kernels": [3, 3, 4, 1],
+        "strides": [2, 1, 2, 1],
+        "ranks": [2] * 4,
+        "norm": "SQ",
+        "temperature": 1.0,
+    }
     plain, antialiased = coda_net(**table), coda_net(**table, antialias=True)
     assert [type(layer).__name__ for layer in plain.layers] == ["DAUConv2d"] * 4
     kinds = [type(layer).__name__ for layer in antialiased.layers]
@@ -121,8 +127,18 @@ def test_a_published_network_has_the_layers_of_its_table(name: str, side: int, t
         assert isinstance(layer, DAUConv2d)
         y = layer(y)
         assert y.shape[2] == y.shape[3]
-        rows.append((layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                     layer.rank, y.shape[2], count(layer)))  # fmt: skip
+        rows.append(
+            (
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,
+                layer.rank,
+                y.shape[2],
+                count(layer),
+            )
+        )
     assert rows == table
 
 
@@ -141,9 +157,16 @@ def test_a_configuration_survives_json(name: str) -> None:
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize(
     "path",
-    ["{}", "/data/CIFAR10/final/{}/model_epoch_200.pkl", "C:\\nets\\{}\\last_model_epoch_60.pkl", "{}.pkl",
-     "weights/{}.safetensors", "the network {} (epoch 60)", "{0}/{0}.pkl"],
-)  # fmt: skip
+    [
+        "{}",
+        "/data/CIFAR10/final/{}/model_epoch_200.pkl",
+        "C:\\nets\\{}\\last_model_epoch_60.pkl",
+        "{}.pkl",
+        "weights/{}.safetensors",
+        "the network {} (epoch 60)",
+        "{0}/{0}.pkl",
+    ],
+)
 def test_a_published_name_is_found_in_a_path(name: str, path: str) -> None:
     assert published_name(path.format(name)) == name
 
@@ -166,8 +189,14 @@ def test_two_published_names_in_one_path_are_none() -> None:
 
 # ---- building from metadata -----------------------------------------------------------------------------------------
 
-ARGUMENTS: dict[str, Any] = {"channels": [6, 3, 4], "kernels": [3, 1], "strides": [2, 1], "ranks": [4, 5], "norm": "L2",
-                             "temperature": 10.0}  # fmt: skip
+ARGUMENTS: dict[str, Any] = {
+    "channels": [6, 3, 4],
+    "kernels": [3, 1],
+    "strides": [2, 1],
+    "ranks": [4, 5],
+    "norm": "L2",
+    "temperature": 10.0,
+}
 
 
 def test_build_makes_the_network_that_the_arguments_describe() -> None:
@@ -223,10 +252,18 @@ def test_build_refuses_arguments_that_are_not_complete(missing: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ranks": [0, 5]}, {"ranks": [-4, 5]}, {"groups": [0, 1]}, {"kernels": [0, 1]}, {"strides": [0, 1]},
-     {"channels": [6, 0, 4]}, {"channels": [6, -3, 4]}, {"paddings": [-1, 0]}],
+    [
+        {"ranks": [0, 5]},
+        {"ranks": [-4, 5]},
+        {"groups": [0, 1]},
+        {"kernels": [0, 1]},
+        {"strides": [0, 1]},
+        {"channels": [6, 0, 4]},
+        {"channels": [6, -3, 4]},
+        {"paddings": [-1, 0]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_build_refuses_numbers_that_make_no_layer(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"rank|groups|kernel|stride|channels|outputs|padding"):
         build("coda_net", ARGUMENTS | changes)

@@ -151,13 +151,21 @@ def test_a_full_disk_is_said_and_nothing_is_left(coda: Coda, tmp_path: Path) -> 
 def _tiny(path: Path) -> Path:
     """A network that costs next to nothing."""
     arguments: dict[str, Any] = {
-        "channels": [6, 3], "kernels": [3], "strides": [2], "ranks": [2], "norm": "SQ", "temperature": 1.0,
-    }  # fmt: skip
+        "channels": [6, 3],
+        "kernels": [3],
+        "strides": [2],
+        "ranks": [2],
+        "norm": "SQ",
+        "temperature": 1.0,
+    }
     torch.manual_seed(0)
     checkpoint = Checkpoint(
-        name="tiny", architecture="coda_net", arguments=arguments, classes=("a", "b", "c"),
+        name="tiny",
+        architecture="coda_net",
+        arguments=arguments,
+        classes=("a", "b", "c"),
         preprocessing=Preprocessing(resize=16, crop=16),
-    )  # fmt: skip
+    )
     coda_cli.save(build("coda_net", arguments), checkpoint, path)
     return path
 
@@ -232,11 +240,20 @@ def test_the_clip_plays_in_chromium(coda: Coda, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(PAGE.replace("AT", "0.5"))
     with _served(tmp_path) as (address, said):
         command = [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={tmp_path / 'profile'}",
-            "--remote-debugging-port=0", f"{address}/page.html",
-        ]  # fmt: skip
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--autoplay-policy=no-user-gesture-required",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--remote-debugging-port=0",
+            f"{address}/page.html",
+        ]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             seen = said.get(timeout=60)

@@ -285,11 +285,27 @@ def _moved(dx: float, dy: float) -> Paste:
 
 @pytest.mark.parametrize(
     "wrong",
-    [_swapped, _swapped_size, _transposed, _shifted(0.5, 0), _shifted(0, 0.5), _shifted(-0.5, -0.5), _moved(0.5, 0),
-     _moved(0, -0.5)],
-    ids=["box swapped", "size swapped", "transposed", "half a map pixel right", "half a map pixel down",
-         "half a map pixel up and left", "half a drawn pixel right", "half a drawn pixel up"],
-)  # fmt: skip
+    [
+        _swapped,
+        _swapped_size,
+        _transposed,
+        _shifted(0.5, 0),
+        _shifted(0, 0.5),
+        _shifted(-0.5, -0.5),
+        _moved(0.5, 0),
+        _moved(0, -0.5),
+    ],
+    ids=[
+        "box swapped",
+        "size swapped",
+        "transposed",
+        "half a map pixel right",
+        "half a map pixel down",
+        "half a map pixel up and left",
+        "half a drawn pixel right",
+        "half a drawn pixel up",
+    ],
+)
 def test_a_swapped_axis_or_half_a_pixel_is_caught(wrong: Paste) -> None:
     with pytest.raises(AssertionError):
         check_placement(wrong)

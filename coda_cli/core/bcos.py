@@ -67,8 +67,9 @@ class BcosConv2d(nn.Module):
         super().__init__()
         self.out_channels, self.b, self.max_out, self.scale = out_channels, float(b), max_out, scale
         self.padding = padding
-        self.linear = nn.Conv2d(in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups,
-                                bias=False)  # fmt: skip
+        self.linear = nn.Conv2d(
+            in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups, bias=False
+        )
 
     def extra_repr(self) -> str:
         """The line of ``print(model)``."""

@@ -346,9 +346,15 @@ class _ConvNeXtBlock(nn.Module):
 
 
 def bcos_convnext(
-    *, dims: Sequence[int], blocks: Sequence[int], classes: int, bias: float, norm: str = "pn", b: float = 2.0,
+    *,
+    dims: Sequence[int],
+    blocks: Sequence[int],
+    classes: int,
+    bias: float,
+    norm: str = "pn",
+    b: float = 2.0,
     temperature: float = 1.0,
-) -> BcosNet:  # fmt: skip
+) -> BcosNet:
     """Build a ConvNeXt.
 
     Args:

@@ -197,8 +197,16 @@ def coda_net(
     for i in range(n):
         if antialias and strides[i] > 1:
             layers.append(Blur(channels[i]))
-        layer = DAUConv2d(channels[i], channels[i + 1], kernels[i], ranks[i], stride=strides[i], padding=paddings[i],
-                          norm=norm, groups=groups[i])  # fmt: skip
+        layer = DAUConv2d(
+            channels[i],
+            channels[i + 1],
+            kernels[i],
+            ranks[i],
+            stride=strides[i],
+            padding=paddings[i],
+            norm=norm,
+            groups=groups[i],
+        )
         layers.append(layer)
     return CodaNet(layers, temperature=temperature, bias=bias)
 
@@ -251,9 +259,16 @@ def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, A
     with torch.device("meta"):  # only its width is asked for
         width = resnet(name, cut)[1]
     return {
-        "backbone": name, "cut": cut, "channels": [width, 64, 64, 10], "kernels": [3, 3, 1], "strides": [1, 1, 1],
-        "ranks": [32, 32, 32], "norm": "SQ", "temperature": temperature, "bias": BIAS,
-    }  # fmt: skip
+        "backbone": name,
+        "cut": cut,
+        "channels": [width, 64, 64, 10],
+        "kernels": [3, 3, 1],
+        "strides": [1, 1, 1],
+        "ranks": [32, 32, 32],
+        "norm": "SQ",
+        "temperature": temperature,
+        "bias": BIAS,
+    }
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

@@ -53,9 +53,14 @@ class StandardNet(nn.Module):
 
 
 def standard_vit(
-    *, dim: int, depth: int, classes: int, patch: int | None = None, stem: Sequence[int] | None = None,
+    *,
+    dim: int,
+    depth: int,
+    classes: int,
+    patch: int | None = None,
+    stem: Sequence[int] | None = None,
     hidden: int | None = None,
-) -> StandardNet:  # fmt: skip
+) -> StandardNet:
     """Build a transformer as those that were published beside the B-cos ones.
 
     Args:

@@ -162,9 +162,16 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, kit: Kit, *, dim: int, depth: int, classes: int, patch: int | None, stem: Sequence[int] | None,
+        self,
+        kit: Kit,
+        *,
+        dim: int,
+        depth: int,
+        classes: int,
+        patch: int | None,
+        stem: Sequence[int] | None,
         hidden: int | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if (patch is None) == (stem is None) or dim % 64:
             raise ValueError("expected a patch size or a stem, and a width that is a multiple of 64")
@@ -193,9 +200,17 @@ class Transformer(nn.Module):
 
 
 def bcos_vit(
-    *, dim: int, depth: int, classes: int, bias: float, patch: int | None = None, stem: Sequence[int] | None = None,
-    hidden: int | None = None, b: float = 2.0, temperature: float = 1.0,
-) -> BcosNet:  # fmt: skip
+    *,
+    dim: int,
+    depth: int,
+    classes: int,
+    bias: float,
+    patch: int | None = None,
+    stem: Sequence[int] | None = None,
+    hidden: int | None = None,
+    b: float = 2.0,
+    temperature: float = 1.0,
+) -> BcosNet:
     """Build SimpleViT on square patches, or ViT-C behind a convolutional stem.
 
     Args:

@@ -116,15 +116,23 @@ class Attribution:
 
     @overload
     def attribute(
-        self, inputs: InputsT, target: Target = ..., additional_forward_args: None = ...,
-        *, return_convergence_delta: Literal[False] = ...,
-    ) -> InputsT: ...  # fmt: skip
+        self,
+        inputs: InputsT,
+        target: Target = ...,
+        additional_forward_args: None = ...,
+        *,
+        return_convergence_delta: Literal[False] = ...,
+    ) -> InputsT: ...
 
     @overload
     def attribute(
-        self, inputs: InputsT, target: Target = ..., additional_forward_args: None = ...,
-        *, return_convergence_delta: Literal[True],
-    ) -> tuple[InputsT, Tensor]: ...  # fmt: skip
+        self,
+        inputs: InputsT,
+        target: Target = ...,
+        additional_forward_args: None = ...,
+        *,
+        return_convergence_delta: Literal[True],
+    ) -> tuple[InputsT, Tensor]: ...
 
     def attribute(
         self,
@@ -258,8 +266,12 @@ def _joined_with_captum(cls: type[Any]) -> type[Any]:
         return cls.attribute(self, *arguments, **options)
 
     # captum's NoiseTunnel calls ``attribute.__wrapped__``, which all methods of captum have; ``wraps`` makes it.
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__,
-             "attribute": attribute}  # fmt: skip
+    names = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "attribute": attribute,
+    }
     return type(cls.__name__, (cls, OfCaptum), names)
 
 

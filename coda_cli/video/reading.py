@@ -26,8 +26,24 @@ from coda_cli.video.sequences import SEQUENCE_RATE, is_sequence, sequence_frames
 from coda_cli.video.spans import TOLERANCE, Box, parse_box, parse_time, pixel_box
 from coda_cli.video.writing import KINDS, ClipWriter, kind_of, uninterrupted
 
-__all__ = ["KINDS", "Box", "ClipInfo", "ClipWriter", "Frame", "Kind", "Reader", "Selection", "Source",
-           "kind_of", "parse_box", "parse_time", "probe", "read_frames", "source_name", "uninterrupted"]  # fmt: skip
+__all__ = [
+    "KINDS",
+    "Box",
+    "ClipInfo",
+    "ClipWriter",
+    "Frame",
+    "Kind",
+    "Reader",
+    "Selection",
+    "Source",
+    "kind_of",
+    "parse_box",
+    "parse_time",
+    "probe",
+    "read_frames",
+    "source_name",
+    "uninterrupted",
+]
 
 Source = str | Path | int  # a file, a folder or printf pattern of pictures, the index of a camera
 

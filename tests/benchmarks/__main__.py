@@ -31,12 +31,19 @@ from startup import startup_table
 from where import profile_table
 
 ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
-    "decomposition": decomposition_table, "precision": precision_table, "classes": classes_table, "bcos": forward_table,
-}  # fmt: skip
+    "decomposition": decomposition_table,
+    "precision": precision_table,
+    "classes": classes_table,
+    "bcos": forward_table,
+}
 PROGRAM: dict[str, Callable[[bool], None]] = {
-    "profile": lambda _: profile_table(), "startup": lambda quick: startup_table(1 if quick else 7),
-    "folder": folder_table, "stages": lambda _: stages_table(), "native": lambda _: native_table(), "clip": clip_table,
-}  # fmt: skip
+    "profile": lambda _: profile_table(),
+    "startup": lambda quick: startup_table(1 if quick else 7),
+    "folder": folder_table,
+    "stages": lambda _: stages_table(),
+    "native": lambda _: native_table(),
+    "clip": clip_table,
+}
 
 
 def main() -> None:

@@ -133,8 +133,9 @@ def precision_table(repetitions: int, device: torch.device) -> None:
         error = ((exact.pixels - rounded.pixels).abs().sum((1, 2, 3)) / size).max()
         residual = (rounded.residual.abs()[:, 0] / size.cpu()).max()
         runs = {
-            "textbook": partial(decompose_textbook, model, layers, x), "coda": partial(in_bfloat16, model, x, targets)
-        }  # fmt: skip
+            "textbook": partial(decompose_textbook, model, layers, x),
+            "coda": partial(in_bfloat16, model, x, targets),
+        }
         times = in_turn(runs, repetitions, device)  # type: ignore[arg-type]
         print(
             f"{name:26}{batch:>6}{ms(times['textbook']):>8.0f} ms{ms(times['coda']):>7.0f} ms"

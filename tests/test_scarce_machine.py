@@ -1,0 +1,156 @@
+"""What a full disk or little memory does to a run: it costs as few pictures as can be, and is said once."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Coda
+from program import FullDisk, looked_at, photo, photos, scene, tree
+
+from coda_cli.core.decompose import decompose
+from coda_cli.explanation import picture as pictures
+from coda_cli.explanation import request, writer
+from coda_cli.machine import budget
+from coda_cli.media import files as media_files
+
+# ---- disk ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_full_disk_leaves_nothing_half_written(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr(media_files, "os", FullDisk(room))
+    args = ("explain", "a.png", "--class", "cat", "--write", "overlay,npz,json")
+    result = coda(*args, status=1)
+    name = ["a.cat.overlay.png", "a.coda.npz", "a.coda.json"][room]
+    assert result.error == f"coda-out/{name}: cannot be written (No space left on device)"
+    assert sorted(tree(tmp_path / "coda-out")) == ["a.cat.overlay.png", "a.coda.npz"][:room]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert len(coda(*args).lines) == 3  # once there is room, the same command goes on
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_too_large_for_the_memory_costs_only_itself(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "in", "a.png", "b.png", "c.png")
+    dark = int(scene(seed=1).sum())
+
+    def explain_batch(views: Any, **more: Any) -> Any:
+        if any(int(view.rgb.sum()) == dark for view in views):
+            raise MemoryError
+        return pictures.explain_batch(views, **more)
+
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", explain_batch)
+    for scale in ("image", "run"):
+        result = looked_at(coda, "in", "--fit", "native", "--scale", scale, status=1)
+        assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
+        assert result.error == "in/b.png: not enough memory for 50 x 40 pixels; use --fit crop, or make it smaller"
+
+
+def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
+    counting, inside, most = threading.Lock(), 0, 0
+
+    def explain_batch(views: Any, **more: Any) -> Any:
+        nonlocal inside, most
+        with counting:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.2)
+        with counting:
+            inside -= 1
+        return pictures.explain_batch(views, **more)
+
+    monkeypatch.setattr("coda_cli.explanation.run.explain_batch", explain_batch)
+    for size, together in ((2, 2), (1, 1)):
+        most = 0
+        looked_at(coda, "in", "--batch-size", str(size))
+        assert most == together
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])  # batches: as on a GPU, as on a CPU
+def test_a_batch_too_large_for_the_memory_is_halved_said_once_and_remembered(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(10)))
+    alone = [r["explained"] for r in looked_at(coda, "in", "--batch-size", "1").records]
+    asked: list[int] = []
+
+    def scarce(model: Any, x: Any, *args: Any, **more: Any) -> Any:
+        asked.append(len(x))
+        if len(x) > 2:
+            time.sleep(0.05)  # for a batch beside this one to come as far
+            raise MemoryError
+        return decompose(model, x, *args, **more)
+
+    monkeypatch.setattr(pictures, "decompose", scarce)
+    monkeypatch.setattr(budget, "batches_at_once", lambda _: at_a_time)
+    result = looked_at(coda, "in", "--batch-size", "5")
+    if at_a_time == 1:
+        assert asked == [5, 3, 2, 1, 2, 2, 1, 2]  # the second five are not tried at once again
+    said = [line for line in result.err.splitlines() if "memory" in line]
+    assert said == [
+        "coda: warning: memory ran out with 5 pictures of 32 x 32 at once; going on with 3",
+        "coda: warning: memory ran out with 3 pictures of 32 x 32 at once; going on with 2",
+    ]
+    for one, other in zip(alone, (r["explained"] for r in result.records), strict=True):
+        assert other[0]["logit"] == pytest.approx(one[0]["logit"], abs=1e-5)
+
+
+def test_a_picture_that_does_not_fit_leaves_nothing_behind(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, what an error holds on to is missing for the next pictures."""
+    photos(tmp_path / "in", *(f"{i}.png" for i in range(4)))
+    computed: list[weakref.ref[torch.Tensor]] = []
+
+    def scarce(model: Any, x: Any, *_: Any, **__: Any) -> Any:
+        assert not [ref for ref in computed if ref() is not None]
+        graph = model(x)
+        computed.append(weakref.ref(graph))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(pictures, "decompose", scarce)
+    result = looked_at(coda, "in", "--batch-size", "4", status=1)
+    assert len(computed) == 6  # four, two, and each alone
+    expected = "not enough memory for 32 x 32 pixels; use --fit crop, or make it smaller"
+    assert result.errors == [f"in/{i}.png: {expected}" for i in range(4)]
+
+
+def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "in", "a.png", "b.png", "c.png")
+    dark = int(scene(seed=1).sum())
+
+    def scarce(function: Callable[..., Any], error: Exception, place: int) -> Callable[..., Any]:
+        def tried(*args: Any) -> Any:
+            given = args[place]
+            if int((given.picture.rgb if isinstance(given, pictures.Input) else given).sum()) == dark:
+                raise error
+            return function(*args)
+
+        return tried
+
+    said = "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function 'f'"
+    for home, name, error, place in ((request, "fit", MemoryError(), 0), (writer, "draw", RuntimeError(said), 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(home, name, scarce(getattr(home, name), error, place))
+            result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
+        assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
+        assert result.error == "in/b.png: not enough memory to read or draw it; make it smaller first"
