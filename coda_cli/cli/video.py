@@ -224,14 +224,13 @@ def _plans(
 ) -> list[tuple[str | int, ClipOutputs]]:
     """What is written about each source; everything that can be wrong with it is found before any work starts."""
     from coda_cli.explanation.clip.files import ClipOutputs
-    from coda_cli.explanation.clip.run import EXISTS
-    from coda_cli.explanation.files import FilePolicy, prepare, sweep
+    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep
     from coda_cli.explanation.naming import one_file
 
     kinds, single = _kinds_of_clips(sources, output, formats)
     plans: list[tuple[str | int, ClipOutputs]] = []
     taken: dict[str, str] = {}
-    policy = FilePolicy("overwrite" if force else "error", map(Path, sources), advice=EXISTS, error=UsageError)
+    policy = FilePolicy("overwrite" if force else "error", map(Path, sources), advice=FORCE_REPLACES, error=UsageError)
     for text in sources:
         source = _source(text)
         clips, record = _paths_of(source, output, kinds, single)

@@ -9,6 +9,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+def is_dynamic_linear(model: nn.Module) -> bool:
+    """Whether a network says that its logits are dynamic linear, and so can be decomposed exactly.
+
+    Args:
+        model: any network; one that does has an attribute ``bias``, the constant of every logit.
+
+    Returns:
+        The answer.
+    """
+    return hasattr(model, "bias")
+
+
 def bias_of(model: nn.Module) -> float:
     """The constant that a network adds to every logit: its attribute ``bias``.
 
@@ -21,7 +33,7 @@ def bias_of(model: nn.Module) -> float:
     Raises:
         ValueError: the network has none, and so nothing says that its logits are dynamic linear.
     """
-    if not hasattr(model, "bias"):
+    if not is_dynamic_linear(model):
         raise ValueError(f"{type(model).__name__} is not dynamic linear: its logits have no exact decomposition")
     return float(model.bias)  # type: ignore[arg-type]
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
+from coda_cli.core.abilities import bias_of, is_dynamic_linear
 from coda_cli.errors import CodaError, ExactnessError, MediaError
-from coda_cli.explanation.files import FilePolicy, prepare, withdraw
+from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, withdraw
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.picture import classify_batch, encoded
 from coda_cli.explanation.record import class_part, network_part, source_part, versions
@@ -32,7 +33,6 @@ from coda_cli.vocabulary import Fit
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
 COLUMNS = 4
-EXISTS = "--force replaces it, --output names another place"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def compare(
         if not np.isfinite(logits).all():
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
         targets = request.targets(net).of(logits)
-        policy = FilePolicy("overwrite" if force else "error", inputs, advice=EXISTS)
+        policy = FilePolicy("overwrite" if force else "error", inputs, advice=FORCE_REPLACES)
         files = _files_of_classes(item, net, targets, naming, policy)
         found = _run_methods(net, source.view, targets, methods, on_method)
         for k, (target, names) in enumerate(zip(targets, files, strict=True)):
@@ -167,7 +167,7 @@ def _make_record(
     source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: _AllMaps, k: int
 ) -> Comparison:
     """Make the record about class ``k`` of those that were compared."""
-    bias = float(getattr(net.model, "bias", 0.0))
+    bias = bias_of(net.model) if is_dynamic_linear(net.model) else 0.0
     view, (width, height) = source.view, source.view.resolution
     return Comparison(
         source=source_part(source),
@@ -209,7 +209,7 @@ def default_methods(net: Net, view: View) -> tuple[str, ...]:
     Returns:
         Their names with parameters.
     """
-    every = (name for name in METHODS if hasattr(net.model, "bias") or not is_exact(name))
+    every = (name for name in METHODS if is_dynamic_linear(net.model) or not is_exact(name))
     return usual(every, min(view.rgb.shape[:2]))
 
 

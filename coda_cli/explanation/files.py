@@ -21,6 +21,7 @@ from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
 from coda_cli.vocabulary import IfExists
 
+FORCE_REPLACES = "--force replaces it, --output names another place"  # advice of commands with that option
 ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
 

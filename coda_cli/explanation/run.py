@@ -33,7 +33,7 @@ from coda_cli.render.colour import Magnitudes
 from coda_cli.vocabulary import Fit, IfExists, Precision
 
 T = TypeVar("T")
-Read = Input | Outcome  # an outcome where the input cannot be read, or where its results exist already
+ReadOrDone = Input | Outcome  # an outcome where the input cannot be read, or where its results exist already
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class InMemory(Item):
 class Batch:
     """Inputs that were read, in order; the views of those that will be explained have one size."""
 
-    members: list[Read] = field(default_factory=list)
+    members: list[ReadOrDone] = field(default_factory=list)
 
     @property
     def views(self) -> list[View]:
@@ -192,7 +192,7 @@ def run_scale(
     """
     magnitudes, counting, request = Magnitudes(), Lock(), replace(request, layer=None)
 
-    def count(_: Read, result: Explanation | CodaError | None) -> None:
+    def count(_: ReadOrDone, result: Explanation | CodaError | None) -> None:
         if isinstance(result, Explanation):  # the second pass reports what cannot be explained
             with counting:
                 magnitudes.add(result.maps)
@@ -207,21 +207,21 @@ def run_scale(
 
 def _outcomes(
     items: Iterable[Item],
-    read: Callable[[Item], Read],
-    write: Callable[[Read, Explanation | CodaError | None], T],
+    read: Callable[[Item], ReadOrDone],
+    write: Callable[[ReadOrDone, Explanation | CodaError | None], T],
     net: Net,
     request: Request,
     targets: Targets,
     batch: int | None,
 ) -> Generator[T, None, None]:
-    """Read inputs ahead, explain them in batches, and write them behind; yields what ``write`` gives, in order."""
+    """ReadOrDone inputs ahead, explain them in batches, and write them behind; yields what ``write`` gives, in order."""
     explain, workers = partial(explain_batch, net=net, request=request, targets=targets), budget.readers()
     with threads(workers) as reading, batch_pool(net.device.type) as computing, threads(workers) as writing:
         written = Behind[T](writing, budget.WAITING_FOR_A_WRITER * workers)
         inputs = (x for _, x in ahead(reading, ((i, partial(read, i)) for i in items), budget.READ_AHEAD))
         batches = _batches(inputs, net.device.type, targets.most, batch)
         calls = ((b, _explain_call(b.views, net, explain)) for b in batches)
-        for group, results in ahead(computing, calls, 1, alone=_fills_the_machine):
+        for group, results in ahead(computing, calls, 1, alone=_has_too_few_for_lanes):
             for member, result in _with_results(group, results):
                 yield from written.add(partial(write, member, result))
         yield from written.rest()
@@ -236,7 +236,7 @@ def _explain_call(
     return partial(as_many_as_fit, net.model, views, views[0].resolution, explain)
 
 
-def _fills_the_machine(batch: Batch) -> bool:
+def _has_too_few_for_lanes(batch: Batch) -> bool:
     """Whether a batch uses all cores by itself: two at once would need twice the memory and would not be faster."""
     views = batch.views
     return bool(views) and not divides(len(views))
@@ -244,14 +244,14 @@ def _fills_the_machine(batch: Batch) -> bool:
 
 def _with_results(
     batch: Batch, results: Iterable[Explanation | CodaError]
-) -> Iterator[tuple[Read, Explanation | CodaError | None]]:
+) -> Iterator[tuple[ReadOrDone, Explanation | CodaError | None]]:
     """Every member of a batch with its result; None for a member that has an outcome already."""
     following = iter(results)
     for member in batch.members:
         yield member, next(following) if isinstance(member, Input) else None
 
 
-def _batches(read: Iterable[Read], device: str, targets: int, batch: int | None) -> Iterator[Batch]:
+def _batches(read: Iterable[ReadOrDone], device: str, targets: int, batch: int | None) -> Iterator[Batch]:
     """Group what was read so that the views of a batch have one size and the pictures fit in memory together."""
     current, size = Batch(), (0, 0)
     pixels = views = 0
@@ -276,8 +276,8 @@ def _batches(read: Iterable[Read], device: str, targets: int, batch: int | None)
 # ---- the two ends ----------------------------------------------------------------------------------------------------
 
 
-def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> Read:
-    """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
+def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> ReadOrDone:
+    """ReadOrDone one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
     try:
         if isinstance(item, InMemory):
             picture = as_picture(item.pixels)
@@ -291,7 +291,7 @@ def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> R
         return Outcome(item, error=_error_of_item(error, item))
 
 
-def _write(writer: Writer, member: Read, result: Explanation | CodaError | None) -> Outcome:
+def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError | None) -> Outcome:
     """Write the files about one input that was explained; one that has an outcome already keeps it."""
     if isinstance(member, Outcome):
         return member

@@ -23,7 +23,7 @@ from coda_cli.explanation.clip.files import ClipOutputs, Sink
 from coda_cli.explanation.clip.record import ClipTally
 from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
 from coda_cli.explanation.drawing import refuse_style
-from coda_cli.explanation.files import FilePolicy, prepare
+from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import network_part, settings_hash, versions
 from coda_cli.explanation.request import Request, network_of, refuse_unknown
@@ -34,8 +34,6 @@ from coda_cli.schema.parts import ViewPart
 from coda_cli.video.reading import Frame, Reader, Selection, Source, kind_of, probe, source_name, uninterrupted
 from coda_cli.video.spans import pixel_box
 from coda_cli.vocabulary import ClassPolicy, Fit, Precision
-
-EXISTS = "--force replaces it, --output names another place"
 
 
 class ClipExplanation:
@@ -99,7 +97,7 @@ class ClipExplanation:
         path = Path(path)
         record = path.with_suffix(".coda.jsonl")
         inputs = [] if isinstance(self.source, int) else [Path(self.source)]
-        policy = FilePolicy("overwrite" if force else "error", inputs, advice=EXISTS, error=UsageError)
+        policy = FilePolicy("overwrite" if force else "error", inputs, advice=FORCE_REPLACES, error=UsageError)
         for file in (path, record):
             policy.place(file)
         prepare(path.parent)
