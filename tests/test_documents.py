@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from films import film
+
+from coda_cli.video.reading import read_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 LONGEST_SENTENCE = 30  # words, in the README
+CLIP_FRAMES = 12  # of the 96 that the example has: the same commands on a shorter clip
 PATTERNS = ("*.md", "docs/**/*.md", "weights/*.md", "examples/*.md")
 DOCUMENTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 
@@ -49,11 +53,10 @@ def blocks(path: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a copy of the examples that documents name, from which their code and commands run."""
-    for name in ("pictures", "clip.mp4"):
-        source, target = EXAMPLES / name, tmp_path / "examples" / name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    """A folder with the examples that documents name, the clip's beginning alone; their code and commands run there."""
+    shutil.copytree(EXAMPLES / "pictures", tmp_path / "examples" / "pictures")
+    beginning = [frame.rgb for frame in read_frames(EXAMPLES / "clip.mp4", max_frames=CLIP_FRAMES)]
+    film(tmp_path / "examples" / "clip.mp4", beginning)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

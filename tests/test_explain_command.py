@@ -21,9 +21,6 @@ from coda_cli.machine import devices
 from coda_cli.render.overlay import margin
 from coda_cli.schema.pictures import from_json
 
-Json = dict[str, Any]
-
-
 # ---- sources ---------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,6 @@ from program import names_of, photo, photos, tree, woollen
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError
 from coda_cli.explanation import writer
-
-Json = dict[str, Any]
-
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 

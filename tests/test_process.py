@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import program
@@ -14,8 +13,6 @@ import pytest
 from conftest import Coda
 from PIL import Image
 from program import photo, strict_json
-
-Json = dict[str, Any]
 
 
 @pytest.mark.parametrize("args", [("--help",), ("explain", "-h"), ("schema",), ("--version",)])
