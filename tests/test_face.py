@@ -234,7 +234,7 @@ def test_a_data_loader_is_taken_as_it_comes(net: Net) -> None:
         assert next(outcomes).record
     outcomes.close()
     assert taken < 200
-    with pytest.raises(UsageError, match="read twice"):
+    with pytest.raises(UsageError, match="reads every picture twice"):
         next(explain_many(endless(), net, drawing=Drawing(scale="run"), output="out"))
 
 

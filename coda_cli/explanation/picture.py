@@ -21,9 +21,9 @@ from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
-from coda_cli.core.networks import encode, forward
+from coda_cli.core.networks import forward
 from coda_cli.errors import CodaError, ExactnessError, MediaError, UsageError
-from coda_cli.explanation.request import Input, Request, input_of, network_of
+from coda_cli.explanation.request import Input, Request, encoded, input_of, network_of
 from coda_cli.machine.memory import as_many_as_fit, out_of_memory
 from coda_cli.media.pictures import Image, as_image, as_picture
 from coda_cli.media.png import encode as as_png
@@ -345,23 +345,6 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
         if (why := _too_small(error, views[0], net)) is None:
             raise
         raise why from error
-
-
-def encoded(views: Sequence[View], net: Net) -> Tensor:
-    """Turn pictures of one size into the input of a network.
-
-    Args:
-        views: what the network sees of B pictures, of one size [h, w].
-        net: the network.
-
-    Returns:
-        [B, 6, h, w] in [0, 1], of the network's type and on its device.
-    """
-    parameter = next(net.model.parameters())
-    rgb = torch.from_numpy(np.stack([v.rgb for v in views]))
-    if parameter.is_cuda:
-        rgb = rgb.pin_memory()  # from pinned memory, the copy goes on while the next pictures are read
-    return encode(rgb.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)).to(parameter.dtype)
 
 
 def _computing(x: Tensor, request: Request) -> torch.autocast:

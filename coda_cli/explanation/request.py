@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.abilities import is_dynamic_linear
+from coda_cli.core.networks import encode
 from coda_cli.errors import UsageError
 from coda_cli.machine.precision import DTYPES
 from coda_cli.media.sources import Item
@@ -137,3 +142,20 @@ def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
     """
     p = net.checkpoint.preprocessing
     return Input(item, picture, fit(picture.rgb, p.resize, p.crop, mode))
+
+
+def encoded(views: Sequence[View], net: Net) -> Tensor:
+    """Turn pictures of one size into the input of a network.
+
+    Args:
+        views: what the network sees of B pictures, of one size [h, w].
+        net: the network.
+
+    Returns:
+        [B, 6, h, w] in [0, 1], of the network's type and on its device.
+    """
+    parameter = next(net.model.parameters())
+    rgb = torch.from_numpy(np.stack([v.rgb for v in views]))
+    if parameter.is_cuda:
+        rgb = rgb.pin_memory()  # from pinned memory, the copy goes on while the next pictures are read
+    return encode(rgb.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)).to(parameter.dtype)

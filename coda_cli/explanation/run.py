@@ -214,7 +214,7 @@ def _outcomes(
     targets: Targets,
     batch: int | None,
 ) -> Generator[T, None, None]:
-    """ReadOrDone inputs ahead, explain them in batches, and write them behind; yields what ``write`` gives, in order."""
+    """Read inputs ahead, explain them in batches, and write them behind; yields what ``write`` gives, in order."""
     explain, workers = partial(explain_batch, net=net, request=request, targets=targets), budget.readers()
     with threads(workers) as reading, batch_pool(net.device.type) as computing, threads(workers) as writing:
         written = Behind[T](writing, budget.WAITING_FOR_A_WRITER * workers)
@@ -277,7 +277,7 @@ def _batches(read: Iterable[ReadOrDone], device: str, targets: int, batch: int |
 
 
 def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> ReadOrDone:
-    """ReadOrDone one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
+    """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
     try:
         if isinstance(item, InMemory):
             picture = as_picture(item.pixels)
