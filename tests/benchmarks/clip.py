@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,11 +22,12 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.core.networks import CodaNet, encode
 from coda_cli.explanation.clip.drawing import ClipDrawing
 from coda_cli.explanation.clip.files import ClipOutputs
-from coda_cli.explanation.clip.run import explain_clip
-from coda_cli.explanation.clip.survey import Survey, grouped_views
-from coda_cli.explanation.picture import classify_views, computing, explain_views
+from coda_cli.explanation.clip.run import ClipExplanation
+from coda_cli.explanation.clip.survey import Survey, explained, grouped_views
+from coda_cli.explanation.picture import classify_batch
 from coda_cli.explanation.request import Request
 from coda_cli.machine.ahead import ahead
+from coda_cli.machine.lanes import batch_pool
 from coda_cli.media.view import fit
 from coda_cli.video.reading import ClipWriter, Reader, Selection
 
@@ -75,25 +77,22 @@ def _source(path: Path, count: int) -> tuple[Path, int]:
 
 
 def _ours(net: Net, source: Path, target: Path) -> None:
-    for _ in explain_clip(net, source, Selection(), Request(), ClipDrawing(), ClipOutputs({"mp4": target}, None)):
-        pass
+    deque(ClipExplanation(source, net, Request()).records(ClipDrawing(), ClipOutputs({"mp4": target})), maxlen=0)
 
 
 def _network_alone(net: Net, source: Path) -> float:
     """Seconds for everything that the network computes for a clip, on views that are ready."""
     request = Request()
     groups = list(grouped_views(Reader(source), net, request))
-    views = [[view for _, view in group] for group in groups]
     start = time.perf_counter()
     found = Survey()
-    with computing(net) as pool:
-        classified = ahead(pool, lambda group: classify_views(group, net, request), views, 1)
-        for group, rows in zip(groups, classified, strict=True):
-            for (frame, view), row in zip(group, rows, strict=True):
+    with batch_pool(net.device.type) as pool:
+        for group, rows in ahead(pool, ((g, partial(classify_batch, g.views, net, request)) for g in groups), 1):
+            for frame, view, row in zip(group.frames, group.views, rows, strict=True):
                 found.add(frame.time, row, view)
-        targets = found.targets(net, request)
-        found.scale(net, request, targets, 99.5)
-        deque(ahead(pool, lambda group: explain_views(group, net, request, targets), views, 1), maxlen=0)
+    targets = found.targets(net, request)
+    found.scale(net, request, targets, 99.5)
+    deque(explained(groups, net, request, targets), maxlen=0)
     return time.perf_counter() - start
 
 

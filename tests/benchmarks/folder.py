@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,13 +19,14 @@ from PIL import Image
 
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
-from coda_cli.explanation.files import Output
 from coda_cli.explanation.naming import Naming
-from coda_cli.explanation.picture import Explanation, computing, explain_views
+from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.record import Drawing
 from coda_cli.explanation.request import Request
-from coda_cli.explanation.run import explain_many
+from coda_cli.explanation.run import explain_items
+from coda_cli.explanation.writer import Output
 from coda_cli.machine.ahead import ahead
+from coda_cli.machine.lanes import batch_pool
 from coda_cli.media.sources import resolve
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
@@ -90,11 +92,12 @@ def network_alone(folder: Path) -> float:
     net, request = load(DEFAULT), Request()
     p, targets = net.checkpoint.preprocessing, request.targets(net)
     views: list[View] = [fit(read_image(path).rgb, p.resize, p.crop) for path in sorted(folder.glob("*.jpg"))]
-    explain_views(views[:BATCH], net, request, targets)
-    groups = [views[first : first + BATCH] for first in range(0, len(views), BATCH)]
+    explain_batch(views[:BATCH], net, request, targets)
+    groups = (views[first : first + BATCH] for first in range(0, len(views), BATCH))
+    calls = ((None, partial(explain_batch, group, net, request, targets)) for group in groups)
     start = time.perf_counter()
-    with computing(net) as pool:
-        deque(ahead(pool, lambda group: explain_views(group, net, request, targets), groups, 1), maxlen=0)
+    with batch_pool(net.device.type) as pool:
+        deque(ahead(pool, calls, 1), maxlen=0)
     return time.perf_counter() - start
 
 
@@ -103,13 +106,13 @@ def rest_alone(folder: Path, out: Path) -> float:
     net, request = load(DEFAULT), Request()
     first: list[Explanation] = []
 
-    def explained(views: Sequence[View], *of: Any) -> list[Explanation]:
+    def explained(views: Sequence[View], **of: Any) -> list[Explanation]:
         if not first:
-            first.extend(explain_views(views[:1], *of))
+            first.extend(e for e in explain_batch(views[:1], **of) if isinstance(e, Explanation))
         return [replace(first[0], view=view) for view in views]
 
-    with mock.patch("coda_cli.explanation.run.explain_views", explained):
+    with mock.patch("coda_cli.explanation.run.explain_batch", explained):
         start = time.perf_counter()
-        for _ in explain_many(net, resolve([str(folder)]), request, Output(Naming(out, DEFAULT), Drawing())):
+        for _ in explain_items(net, resolve([str(folder)]), request, Output(Naming(out, DEFAULT), Drawing())):
             pass
         return time.perf_counter() - start

@@ -22,9 +22,9 @@ from PIL import Image
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.explanation.drawing import draw
-from coda_cli.explanation.picture import explain_views
-from coda_cli.explanation.record import Drawing, make_record, source_part
-from coda_cli.explanation.request import Request
+from coda_cli.explanation.picture import Explanation, explain_batch
+from coda_cli.explanation.record import Drawing, make_record
+from coda_cli.explanation.request import Input, Request
 from coda_cli.media import png
 from coda_cli.media.files import atomic
 from coda_cli.media.sources import RECORD_KEY, resolve
@@ -51,11 +51,12 @@ def stages_table() -> None:
         for item in resolve([name]):
             picture = taken.by("reading", partial(read_image, item.path))
             view = taken.by("scaling", partial(fit, picture.rgb, p.resize, p.crop))
-            (explanation,) = explain_views([view], net, request, request.targets(net))
-            source = source_part(item, picture, view)
-            record = taken.by("record", partial(make_record, explanation, net, request, drawing, source, ""))
+            (explanation,) = explain_batch([view], net, request, request.targets(net))
+            assert isinstance(explanation, Explanation)
+            source = Input(item, picture, view)
+            record = taken.by("record", partial(make_record, explanation, source, drawing, "settings"))
             part, pixels = record.explained[0], explanation.maps[0]
-            drawing_of = partial(draw, "overlay", picture.rgb, pixels, view, part, record, drawing.alpha)
+            drawing_of = partial(draw, "overlay", source, pixels, part, record, drawing.alpha)
             drawn = taken.by("drawing", drawing_of)
             data = taken.by("PNG", partial(png.encode, drawn, {RECORD_KEY: core_json(record, part)}))
             taken.by("writing", partial(write, item.path, data, to_json(record).encode()))
