@@ -10,12 +10,13 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import WIDEST, Arch, Device, Json, Model, Quiet, Verbose, odd
+from coda_cli.cli.options import WIDEST, Arch, Device, Ema, Json, Model, Quiet, Verbose, odd
 from coda_cli.vocabulary import Baseline, Direction, Grid, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from coda_cli.checkpoints.loading import Net
     from coda_cli.study.localisation import Localisation
@@ -63,7 +64,10 @@ def localisation(
         typer.Option(min=0, max=1, help="Only pictures whose probability lies above it are used."),
     ] = 0.5,
     rescale: Annotated[
-        bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
+        bool,
+        typer.Option(
+            "--rescale", help="Shrink the originals until a grid is as wide as one picture (B-cos, version 2)."
+        ),
     ] = False,
     smooth: Annotated[
         int,
@@ -78,6 +82,7 @@ def localisation(
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
+    ema: Ema = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -100,7 +105,7 @@ def localisation(
     from coda_cli.study.localisation import SEED
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
+    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot, ema=ema)
     uniform = 1 / _side(grid) ** 2
     measured = {
         "schema": "coda.localisation",
@@ -115,8 +120,10 @@ def localisation(
         "smooth": smooth,
         "seed": SEED,
     }
-    with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
-        found = _localised(net, split, function, kept, grid, grids, protocol, threshold, rescale=rescale, smooth=smooth)
+    decided = {**measured, **_also_decided_by(net), **({"shrunk": "originals"} if rescale else {})}
+    with Scores(scores, decided, _side(grid) ** 2) as kept:
+        small = _shrunk(net, data, _side(grid)) if rescale else None
+        found = _localised(net, split, small, function, kept, grid, grids, protocol, threshold, smooth=smooth)
     low, high = found.interval()
     if as_json:
         answers = {
@@ -146,6 +153,7 @@ def localisation(
 def _localised(
     net: Net,
     split: Split,
+    small: Tensor | None,
     method: Method,
     kept: Scores,
     grid: Grid,
@@ -153,7 +161,6 @@ def _localised(
     protocol: Protocol,
     threshold: float,
     *,
-    rescale: bool,
     smooth: int,
 ) -> Localisation:
     """Measure all grids whose scores are not kept yet, with progress on stderr."""
@@ -175,7 +182,7 @@ def _localised(
             split.images,
             split.labels,
             wanted,
-            rescale=rescale,
+            small=small,
             smooth=smooth,
             method=method,
             before=len(kept.rows),
@@ -184,6 +191,14 @@ def _localised(
             kept.add(row)
             advance(len(kept.rows), len(wanted))
     return Localisation(np.array(kept.rows[: len(wanted)]))
+
+
+def _shrunk(net: Net, data: Path, side: int) -> Tensor:
+    """The held-out pictures again, scaled and cut so that ``side`` of them are about as wide as one."""
+    from coda_cli.training.datasets import load_held_out
+
+    with console.progress("reading small pictures") as advance:
+        return load_held_out(data, net.checkpoint, advance, parts=side)[0].images
 
 
 def _side(grid: Grid) -> int:
@@ -216,6 +231,7 @@ def removal(
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
+    ema: Ema = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -236,7 +252,7 @@ def removal(
     from coda_cli.study.by_name import method_of
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot)
+    function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot, ema=ema)
     chosen = _chosen_pictures(len(split), pictures, first=first)
     measured = {
         "schema": "coda.removal",
@@ -352,7 +368,7 @@ def _computed_by(net: Net, method: str) -> dict[str, object]:
 
 
 def _prepared(
-    data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
+    data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None, *, ema: bool | None
 ) -> tuple[Net, Split]:
     """The network and the held-out pictures, after everything that can be wrong without them."""
     from coda_cli.explanation.request import Request
@@ -363,7 +379,7 @@ def _prepared(
     require([method])
     if plot:
         plots.check_path(plot)
-    net = load_network(model, arch, device, Request(), exact=is_exact(method))
+    net = load_network(model, arch, device, Request(), exact=is_exact(method), ema=ema)
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)
     if note:

@@ -13,7 +13,8 @@ import typer
 from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
-from coda_cli.cli.options import Arch, Json, Offline, Quiet, Verbose
+from coda_cli.cli.network import say_assumed
+from coda_cli.cli.options import Arch, Ema, Json, Offline, Quiet, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def convert(
         ),
     ] = None,
     arch: Arch = None,
+    ema: Ema = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file where it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -144,8 +146,8 @@ def convert(
         raise UsageError("exists already; --force replaces it, -o names another file", item=output)
     if not file.is_file():
         raise UsageError("no such file", item=file)
-    net = loading.load(file, arch=arch, exact=False)
-    _say_assumed(net)
+    net = loading.load(file, arch=arch, exact=False, ema=ema)
+    say_assumed(net)
     difference = proof.convert(net, output)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
     console.result(output.as_posix())
@@ -170,6 +172,7 @@ def verify(
         typer.Option("--logits", metavar="FILE.npz", help="Write the logits and labels of --accuracy to a file."),
     ] = None,
     arch: Arch = None,
+    ema: Ema = None,
     as_json: Json = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -196,7 +199,7 @@ def verify(
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
-            found = _verified(item, arch, accuracy, logits)
+            found = _verified(item, arch, ema, accuracy, logits)
             console.result(_json(found) if as_json else _verdict(found))
             if not found["exact"]:
                 raise ExactnessError("not exact, or not the same in float32 and float64; do not rely on it", item=item)
@@ -207,14 +210,14 @@ def verify(
         raise typer.Exit(ExitCode.CHECKPOINT if ExitCode.CHECKPOINT in codes else max(codes))
 
 
-def _verified(name: str, arch: str | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
+def _verified(name: str, arch: str | None, ema: bool | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
     """Load a network, which checks its sha256, and prove it. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
     from coda_cli.checkpoints.proof import prove
 
     entry = manifest.known().get(name)
-    net = load(name, arch=arch)
-    _say_assumed(net)
+    net = load(name, arch=arch, ema=ema)
+    say_assumed(net)
     proof = prove(net)
     return {
         "name": name,
@@ -255,12 +258,6 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
         "mean_probability": found.mean_probability,
         "calibration_error": found.calibration_error,
     }
-
-
-def _say_assumed(net: Net) -> None:
-    """Say what the network's file could not tell."""
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
 
 
 def _finite(value: float) -> float | None:

@@ -83,6 +83,11 @@ Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="The published configuration that a file of bare weights belongs to."),
 ]
+Ema = Annotated[
+    bool | None,
+    typer.Option("--ema/--no-ema", show_default=False,
+                 help="Of a trainer's file with both: the moving average of the weights [default], or the last ones."),
+]  # fmt: skip
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Where to compute.")]
 BatchSize = Annotated[
     str,

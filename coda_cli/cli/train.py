@@ -58,7 +58,7 @@ def train(
         str | None,
         typer.Option("--arch", metavar="NAME", help="A published configuration, or hybrid:BACKBONE:CUT; see below."),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="Side of the training pictures in pixels.")] = None,
+    size: Annotated[int | None, typer.Option(min=8, max=4096, help="Side of the training pictures in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is shown.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures in a step.")] = None,
     learning_rate: Annotated[
@@ -156,8 +156,8 @@ def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperat
     """The recipe with what the options change."""
     architecture, arguments = (recipe.architecture, recipe.arguments) if arch is None else _configuration(arch)
     if temperature is not None:
-        if not 0 < temperature < math.inf:
-            raise UsageError(f"--temperature {temperature:g}: expected a positive number")
+        if not 1e-12 <= temperature <= 1e12:
+            raise UsageError(f"--temperature {temperature:g}: expected a positive number, from 1e-12 to 1e12")
         arguments = {**arguments, "temperature": temperature}
     changed = replace(recipe, architecture=architecture, arguments=arguments, **changes)
     if not math.isfinite(changed.learning_rate):

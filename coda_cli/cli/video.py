@@ -21,6 +21,7 @@ from coda_cli.cli.options import (
     Check,
     Classes,
     Device,
+    Ema,
     FitOption,
     Json,
     Model,
@@ -108,6 +109,7 @@ def video(
     precision: PrecisionOption = "float32",
     batch_size: BatchSize = "auto",
     arch: Arch = None,
+    ema: Ema = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -132,7 +134,7 @@ def video(
         layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth
     )  # fmt: skip
     plans = _plans(sources, output, formats, audio, force)
-    net = load_network(model, arch, device, request)
+    net = load_network(model, arch, device, request, ema=ema)
     refuse_style(net, style)
     counts: Counter[str] = Counter()
     start_time = time.monotonic()

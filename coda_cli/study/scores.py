@@ -11,7 +11,6 @@ from typing import Self
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.files import alone, write_with
 
-
 MAX_BYTES = 64 << 20  # of a file of scores; the published measurements have at most 3 MB
 
 
