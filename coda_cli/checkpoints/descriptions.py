@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, TypeVar
 
 from coda_cli.checkpoints.headers import MAX_NAME, has_odd_characters, odd_name
@@ -35,6 +36,21 @@ def read_json(text: str) -> object:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+def short_text(path: Path) -> str | None:
+    """Read a small file that coda keeps beside a download.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        At most its first 1000 bytes as text; None where it is no file.
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return stream.read(1000).decode(errors="replace")
 
 
 def plain_name(text: str) -> str:

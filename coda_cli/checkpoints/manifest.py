@@ -16,7 +16,7 @@ import platformdirs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coda_cli.checkpoints.class_names import class_data
-from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json
+from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
 from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.errors import CheckpointError, UsageError
 
@@ -159,7 +159,7 @@ def parse_checkpoint(text: str, where: str) -> Checkpoint:
     try:
         raw = read_json(text)
         if isinstance(raw, dict) and type(found := raw.get("format", FORMAT)) is int and found > FORMAT:
-            raise CheckpointError(f"written by a newer coda (format {found:.6g}); upgrade coda-cli", item=where)
+            raise CheckpointError(f"written by a newer coda (format {min(found, 10**6)}); upgrade coda-cli", item=where)
         return Checkpoint.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
@@ -328,9 +328,15 @@ def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoin
     path = cache_folder() / name / file
     record = recorded_hash_file(path)
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
-    recorded = record.read_text(encoding="ascii", errors="replace").strip() if record.exists() else None
+    recorded = short_text(record)
     checkpoint = published_checkpoint(name)
-    return KnownCheckpoint(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
+    return KnownCheckpoint(
+        checkpoint=checkpoint,
+        path=path,
+        url=url,
+        sha256=None if recorded is None else recorded.strip(),
+        sha256_prefix=sha256_prefix,
+    )
 
 
 @cache  # commands ask for ``known`` several times

@@ -250,6 +250,7 @@ def removal(
     from coda_cli.schema.measurements import RemovalRecord
     from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import method_of
+    from coda_cli.study.removal import counts
     from coda_cli.study.scores import Scores
 
     function, (net, split) = method_of(method), _prepared(data, model, method, arch, device, plot, ema=ema)
@@ -266,7 +267,8 @@ def removal(
         "share": share,
         **({"first": True} if first else {}),
     }
-    with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
+    columns = len(counts(split.images[0, 0].numel(), share, points))
+    with Scores(scores, {**measured, **_also_decided_by(net)}, columns) as kept:
         found = _removed(net, split, chosen, function, kept, direction, baseline, points=points, share=share)
     if as_json:
         answers = {

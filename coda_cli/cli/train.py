@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,6 +121,7 @@ def train(
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
     name = name or data.resolve().name
     _refuse_names(name, output, resume=resume)
+    _refuse_texts(name, (data_note or "", licence))
     where = pick(device, precision or "float32")
     if precision is None and where.type == "cuda" and emulated(chosen.precision):
         console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
@@ -150,6 +152,18 @@ def _refuse_names(name: str, output: Path, *, resume: bool) -> None:
         raise UsageError("holds a run already; --resume goes on with it, -o DIR starts another", item=output)
     if (output / f"{name}{SUFFIX}").exists() and not resume:
         raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
+
+
+def _refuse_texts(name: str, others: Iterable[str]) -> None:
+    """Raise UsageError for texts that the network's file cannot hold, before hours are spent."""
+    from coda_cli.checkpoints.descriptions import plain_data, plain_name
+
+    for option, check, texts in (("--name", plain_name, (name,)), ("--data-note, --licence", plain_data, others)):
+        for text in texts:
+            try:
+                check(text)
+            except ValueError as error:
+                raise UsageError(f"{option}: {error}") from error
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
@@ -210,12 +224,16 @@ def _run(
     """Read the data, train, and write the network, with progress on stderr."""
     import torch
 
+    from coda_cli.checkpoints.headers import odd_name
     from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.training import datasets
     from coda_cli.training.loop import finish, train
 
     with console.progress("reading pictures") as advance:
         splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
+    for name in splits[0].classes:
+        if odd_name(name):
+            raise UsageError(f"the folder {ascii(name)[:80]} has a name that no class can have; rename it", item=data)
     console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
     with console.progress("training", " steps") as advance:
         try:
