@@ -28,6 +28,7 @@ from coda_cli.checkpoints.manifest import (
 from coda_cli.checkpoints.torch_files import MAX_FILE
 from coda_cli.checkpoints.unpickling import StateDict, open_state_dict
 from coda_cli.core import abilities
+from coda_cli.core.arguments import check_side
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.files import write_with
@@ -257,7 +258,9 @@ def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """The network without memory for its weights: ``_fill`` gives it some once the file is known to fit."""
     try:
         with torch.device("meta"):
-            return build(checkpoint.architecture, checkpoint.arguments)
+            model = build(checkpoint.architecture, checkpoint.arguments)
+        check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
+        return model
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
         raise CheckpointError(f"{error}", item=path) from error
 

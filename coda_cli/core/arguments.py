@@ -12,6 +12,7 @@ from typing import Any
 
 MAX_PARAMETERS = 500_000_000  # the largest published network has 265,706,240
 MAX_LAYERS = 300  # in all stages together; the largest published network has 98
+MAX_WEIGHTS = 1 << 33  # of W(x) in one layer for one picture; of the published networks 6e7
 
 Check = Callable[[object], bool]
 Rule = tuple[Check, str]  # whether a value is right, and in words what is
@@ -37,6 +38,50 @@ def check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
     channels = arguments.get("channels")
     if architecture in ("coda_net", "bcos_chain") and channels is not None and channels[0] != 6:
         raise ValueError("channels: expected 6 for the first, r g b 1-r 1-g 1-b")
+
+
+def check_side(architecture: str, arguments: Mapping[str, Any], side: int) -> None:
+    """Check that a network can see pictures of a size: that something is left of them after its last layer.
+
+    Args:
+        architecture: a key of ``networks.ARCHITECTURES``.
+        arguments: of the function there; a network could be built of them.
+        side: of the pictures in pixels.
+
+    Raises:
+        ValueError: they are too small, too large, or no whole number of patches.
+    """
+    if patch := arguments.get("patch"):
+        if side % patch:
+            raise ValueError(f"a crop of {side} pixels is no whole number of patches of {patch}")
+    elif architecture in ("coda_net", "bcos_chain"):
+        _check_layers(arguments, side)
+    elif side < (least := _least_side(architecture, arguments)):
+        raise ValueError(f"a crop of {side} pixels is too small; its layers need {least}")
+
+
+def _check_layers(arguments: Mapping[str, Any], side: int) -> None:
+    """Follow a picture through layers that stand one after the other."""
+    kernels, channels = arguments["kernels"], arguments["channels"]
+    paddings = arguments.get("paddings") or [(k - 1) // 2 for k in kernels]
+    rest = side
+    for C, O, k, stride, padding in zip(channels, channels[1:], kernels, arguments["strides"], paddings, strict=False):
+        rest = (rest + 2 * padding - k) // stride + 1
+        if rest < 1:
+            raise ValueError(f"a crop of {side} pixels is too small; nothing is left of it for a {k}-wide kernel")
+        if C * O * k * k * rest * rest > MAX_WEIGHTS:
+            raise ValueError(
+                f"a crop of {side} pixels is too large; a layer would need more than {MAX_WEIGHTS} weights"
+            )
+
+
+def _least_side(architecture: str, arguments: Mapping[str, Any]) -> int:
+    """The least side of a picture of which something is left after every pool and convolution without padding."""
+    if architecture == "bcos_densenet":
+        return 4 * int(2 ** (len(arguments["blocks"]) - 1)) - 3  # the stem rounds up, the pools between blocks down
+    if architecture == "bcos_convnext":
+        return 4 * int(2 ** (len(arguments["dims"]) - 1))
+    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 75}.get(architecture, 1)
 
 
 def _whole(low: int, high: int) -> Rule:
