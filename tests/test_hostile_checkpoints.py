@@ -26,7 +26,7 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_c
 from coda_cli.checkpoints.torch_files import TorchFile
 from coda_cli.core.arguments import check_side
 from coda_cli.core.networks import build
-from coda_cli.errors import CheckpointError, UsageError
+from coda_cli.errors import CheckpointError
 
 SECONDS = 5.0  # generous: each refusal takes milliseconds
 
@@ -43,7 +43,7 @@ def refused(path: Path, error: type[Exception] = CheckpointError, **options: Any
     return said
 
 
-# ---- the reader gives the bits that torch gives ------------------------------------------------------------------------
+# ---- the reader gives the bits that torch gives ----------------------------------------------------------------------
 
 
 def _many() -> dict[str, Any]:
@@ -51,13 +51,15 @@ def _many() -> dict[str, Any]:
     floats = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
     whole = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
     return {
-        "types": {str(t): torch.randn(3, 2).to(t) for t in floats} | {str(t): torch.tensor([0, 1, 1]).to(t) for t in whole},
+        "types": {str(t): torch.randn(3, 2).to(t) for t in floats},
+        "whole": {str(t): torch.tensor([0, 1, 1]).to(t) for t in whole},
         "shared": [base[2:8], base.view(4, 6).t(), base.expand(2, 24)],
         "empty": torch.empty(0, 3),
         "scalar": torch.tensor(2.5),
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "ordered": collections.OrderedDict(a=torch.ones(1), b=None),
-        "plain": (1, -7, 2**40, -(2**40), 2.5, True, False, None, "Größe", "x" * 300, [], (), {}, (1, (2, (3, 4, 5, 6)))),
+        "plain": (1, -7, 2**40, -(2**40), 2.5, True, False, None, "Größe", "x" * 300, [], (), {},
+                  (1, (2, (3, 4, 5, 6)))),
     }  # fmt: skip
 
 
@@ -81,9 +83,12 @@ def test_a_torch_file_gives_what_torch_gives(tmp_path: Path, is_zip: bool, proto
         assert same(file.everything(), torch.load(path, weights_only=False))
 
 
-# ---- pickles -----------------------------------------------------------------------------------------------------------
+# ---- pickles ---------------------------------------------------------------------------------------------------------
 
-TORCH_HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}X\x0d\x00\x00\x00little_endian\x88s."
+TORCH_HEAD = (
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03."
+    b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s."
+)
 
 
 def text(value: str) -> bytes:
@@ -157,7 +162,7 @@ def test_tensors_with_names_that_are_none_are_refused(tmp_path: Path, name: str)
     assert "a name that is none" in refused(tmp_path / "weights.pkl", arch=RANK_4)
 
 
-# ---- containers --------------------------------------------------------------------------------------------------------
+# ---- containers ------------------------------------------------------------------------------------------------------
 
 
 def entries(path: Path) -> dict[str, bytes]:
@@ -244,7 +249,7 @@ def test_files_with_changed_bytes_never_end_in_anything_but_one_line(tmp_path: P
         refused(tmp_path / "weights.pkl", arch=RANK_4)
 
 
-# ---- descriptions ------------------------------------------------------------------------------------------------------
+# ---- descriptions ----------------------------------------------------------------------------------------------------
 
 TINY: dict[str, dict[str, Any]] = {
     "coda_net": {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",

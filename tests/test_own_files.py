@@ -27,7 +27,7 @@ from coda_cli.training.datasets import Split, load_held_out
 from coda_cli.training.recipes import RECIPES
 from coda_cli.training.state import LOG_FIELDS, Log, load_state, save_state
 
-# ---- names -------------------------------------------------------------------------------------------------------------
+# ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def weights(path: Path) -> Path:
@@ -59,7 +59,9 @@ def test_a_link_has_the_name_of_itself_or_of_its_target(tmp_path: Path) -> None:
 def test_a_link_and_a_target_that_name_two_networks_are_an_error(tmp_path: Path) -> None:
     named = weights(tmp_path / RANK_4 / "model_epoch_1.pkl")
     other = link(tmp_path / "9L-S-CoDA-SQ-rank-8.pkl", named)
-    with pytest.raises(CheckpointError, match="its name says 9L-S-CoDA-SQ-rank-8, the file that it links to .* --arch"):
+    with pytest.raises(
+        CheckpointError, match=r"its name says 9L-S-CoDA-SQ-rank-8, the file that it links to .* --arch"
+    ):
         load(other)
     assert load(other, arch=RANK_4).checkpoint.name == RANK_4
 
@@ -89,7 +91,7 @@ def test_every_network_of_version_2_is_named_by_its_folder() -> None:
         assert bcos_named_in(f"/d/{experiment}/{theirs}/last.ckpt", candidates) == name
 
 
-# ---- which weights -----------------------------------------------------------------------------------------------------
+# ---- which weights ---------------------------------------------------------------------------------------------------
 
 V2 = "bcos-resnet18"
 
@@ -158,7 +160,7 @@ def test_safetensors_without_a_description_take_arch(tmp_path: Path) -> None:
         load(path, arch="9L-S-CoDA-SQ-rank-8")
 
 
-# ---- the second version's grids ----------------------------------------------------------------------------------------
+# ---- the second version's grids --------------------------------------------------------------------------------------
 
 
 def small(path: Path, size: int = 32, resize: int = 40) -> Path:
@@ -184,7 +186,7 @@ def test_rescaled_grids_are_made_of_the_originals(tmp_path: Path, coda: Coda, mo
     assert np.array_equal(split.images[0].permute(1, 2, 0).numpy(), fit(first, 13, 10).rgb)
     seen: list[Any] = []
 
-    def listening(model: nn.Module, images: Tensor, labels: Tensor, wanted: Any, **options: Any) -> list[list[float]]:
+    def listening(*_: Any, **options: Any) -> list[list[float]]:
         seen.append(options["small"])
         return [[0.5] * 4]
 
@@ -197,7 +199,7 @@ def test_rescaled_grids_are_made_of_the_originals(tmp_path: Path, coda: Coda, mo
     assert seen[1] is None
 
 
-# ---- scores ------------------------------------------------------------------------------------------------------------
+# ---- scores ----------------------------------------------------------------------------------------------------------
 
 MEASURED = {"schema": "coda.localisation", "grid": "2x2"}
 
@@ -254,7 +256,7 @@ def test_scores_that_are_foreign_large_or_no_file_are_an_error(tmp_path: Path) -
         Scores(tmp_path, MEASURED)
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def run(path: Path) -> tuple[Any, ...]:
