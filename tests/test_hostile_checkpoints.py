@@ -332,7 +332,8 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"preprocessing": {"resize": 16, "crop": 16.5}}, {"preprocessing": 7}, {"format": "1"[:0]}, {"format": []},
     {"format": 10**400}, {"accuracy": {"value": 1e400, "pictures": 1, "split": "x"}},
     {"accuracy": {"value": 2, "pictures": 1, "split": "x"}}, {"training": {"a": float("nan")}},
-    {"training": {"a": _deep(50)}}, {"training": {"a": "\ud800"}}, {"training": {"a\0": 1}}, {"training": {"a": 10**30}},
+    {"training": {"a": _deep(50)}}, {"training": {"a": "\ud800"}}, {"training": {"a\0": 1}},
+    {"training": {"a": 10**30}},
     {"licence": "\x1b"}, {"licence": 5}, {"wnids": ["a\0", "b"]}, {"synonyms": [["\ud800"], []]}, {"x" * 10**5: 1},
     {"\ud800": 1},
 ]  # fmt: skip

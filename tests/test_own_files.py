@@ -226,7 +226,8 @@ def test_scores_that_were_cut_off_anywhere_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (b"[1]", MediaError), (b"[1, 2, 3]", MediaError), (b"{}", MediaError), (b"5", MediaError), (b"[[]]", MediaError),
+        (b"[1]", MediaError), (b"[1, 2, 3]", MediaError), (b"{}", MediaError), (b"5", MediaError),
+        (b"[[]]", MediaError),
         (b'["1", 2]', MediaError), (b"[" * 10**5, MediaError), (b"\xff", MediaError), (b"[true, 2]", MediaError),
         (b"[1" + b"0" * 400 + b", 2]", MediaError),
     ],
@@ -319,8 +320,8 @@ def test_a_log_that_was_cut_off_goes_on_and_a_foreign_one_is_an_error(tmp_path: 
     Log(path, 3)
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["step", "1", "2"]
     header = ",".join(LOG_FIELDS)
-    for foreign in ("a,b\n1,2\n", header + "\nx,1,1,1,1,1,1\n1,1,1,1,1,1,1\n", header + "\n1\n1,1,1,1,1,1,1\n", "\0", "",
-                    header + "\n1,1,1,1,1,1,1,9\n2,1,1,1,1,1,1\n"):  # fmt: skip
+    for foreign in ("a,b\n1,2\n", header + "\nx,1,1,1,1,1,1\n1,1,1,1,1,1,1\n", header + "\n1\n1,1,1,1,1,1,1\n", "\0",
+                    "", header + "\n1,1,1,1,1,1,1,9\n2,1,1,1,1,1,1\n"):  # fmt: skip
         path.write_text(foreign)
         with pytest.raises(TrainingError, match="not the log of this run"):
             Log(path, 3)
