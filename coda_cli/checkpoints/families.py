@@ -50,12 +50,22 @@ def has_shapes_of(name: str, state: State) -> bool:
     """
     if name in PUBLISHED:
         return _dau_shapes(PUBLISHED[name]) == {key: tuple(value.shape) for key, value in state.items()}
-    wanted = _wanted(published_checkpoint(name))
+    wanted = own_shapes(published_checkpoint(name))
     return {key: value.shape for key, value in _renamed(state).items()} == wanted
 
 
-def _wanted(checkpoint: Checkpoint) -> dict[str, torch.Size]:
-    """The shapes of coda's tensors of a network, by name."""
+def own_shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
+    """List the shapes of coda's tensors of a network.
+
+    Args:
+        checkpoint: the network's description.
+
+    Returns:
+        Shapes by name.
+
+    Raises:
+        ValueError: the network cannot be built.
+    """
     with torch.device("meta"):
         return {k: v.shape for k, v in build(checkpoint.architecture, checkpoint.arguments).state_dict().items()}
 
@@ -131,7 +141,7 @@ def _renamed(state: State) -> dict[str, Tensor]:
 
 def _bcos_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The authors' tensors under coda's names, each with the shape that the network needs."""
-    tensors, wanted = _renamed(state), _wanted(checkpoint)
+    tensors, wanted = _renamed(state), own_shapes(checkpoint)
     for key in wanted:
         if key.endswith("num_batches_tracked"):  # counts of training, which older files lack
             tensors.setdefault(key, torch.tensor(0))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from coda_cli.checkpoints.descriptions import short_text
 from coda_cli.checkpoints.manifest import KnownCheckpoint, find, recorded_hash_file
 from coda_cli.errors import CheckpointError, DownloadError, MediaError, UsageError
 
@@ -217,7 +218,7 @@ def _continues(response: Response, start: int, part: Path, *, checked: bool) -> 
         return False
     noted, identity = _beside(part, ".from"), _identity(response)
     told_apart = checked or bool(identity.partition(" ")[2])
-    return told_apart and noted.exists() and noted.read_text(encoding="utf-8") == identity
+    return told_apart and short_text(noted) == identity
 
 
 def _identity(response: Response) -> str:

@@ -7,26 +7,31 @@ told so. Nothing is guessed in silence.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-from coda_cli.checkpoints.families import FAMILIES, ORDINARY, Family, State, has_shapes_of
+from coda_cli.checkpoints.families import FAMILIES, ORDINARY, Family, State, has_shapes_of, own_shapes
+from coda_cli.checkpoints.headers import MAX_HEADER
 from coda_cli.checkpoints.manifest import STANDARD, TORCHVISION, Checkpoint, parse_checkpoint, published_checkpoint
+from coda_cli.checkpoints.pickled import PickleError
 from coda_cli.checkpoints.published import published_name
 from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in
-from coda_cli.checkpoints.unpickling import read_state_dict
+from coda_cli.checkpoints.unpickling import StateDict
 from coda_cli.errors import CheckpointError, UsageError
 
 
 def read_foreign(
-    path: Path, sha256: str, arch: str | None, checkpoint: Checkpoint | None
+    state: StateDict, path: Path, sha256: Callable[[], str], arch: str | None, checkpoint: Checkpoint | None
 ) -> tuple[dict[str, Tensor], Checkpoint, tuple[str, ...]]:
-    """Read an authors' file, and find out what network it is.
+    """Find out what network an authors' file is of, and read its tensors once their shapes fit that network.
 
     Args:
+        state: its state dict.
         path: of the file.
-        sha256: hex digest of its bytes.
+        sha256: gives the hex digest of its bytes.
         arch: name of the published configuration, where the user gave one.
         checkpoint: the network's description, where it is known already.
 
@@ -37,17 +42,24 @@ def read_foreign(
         CheckpointError: the file is damaged, is of no network that coda knows, or nothing tells which one it is.
         UsageError: there is no configuration ``arch``, or it cannot be built.
     """
-    state, assumed = read_state_dict(path)
-    family = next((f for f in FAMILIES if f.fits(state)), None)
+    assumed = state.assumed
+    if arch is not None and (found := _in_coda_s_names(state.shapes, arch)):
+        return state.read(), found, (*assumed, f"configuration {arch} from --arch")
+    family = next((f for f in FAMILIES if f.fits(state.shapes)), None)
     if arch is not None and arch.startswith(TORCHVISION):
         family = ORDINARY
     if family is None:
-        raise CheckpointError(f"{_what_it_looks_like(state)}; coda explains CoDA-Nets and B-cos networks", item=path)
+        own = "a safetensors file without coda's description, " if path.suffix == ".safetensors" else ""
+        looks = _what_it_looks_like(state.shapes)
+        raise CheckpointError(f"{own}{looks}; coda explains CoDA-Nets and B-cos networks", item=path)
     if checkpoint is None:
-        checkpoint, said = _description(path, sha256, arch, state, family)
+        checkpoint, said = _description(path, sha256, arch, state.shapes, family)
         assumed += said
     try:
-        tensors, left_out = family.convert(state, checkpoint, path)
+        family.convert(state.shapes, checkpoint, path)  # of shapes alone: nothing that does not fit is read
+        tensors, left_out = family.convert(state.read(), checkpoint, path)
+    except PickleError:
+        raise
     except ValueError as error:  # of an architecture that cannot be built
         if arch is None:
             raise CheckpointError(f"what its description says cannot be built: {error}", item=path) from error
@@ -55,13 +67,26 @@ def read_foreign(
     return tensors, checkpoint, assumed + left_out
 
 
+def _in_coda_s_names(state: State, arch: str) -> Checkpoint | None:
+    """The description of ``arch`` where a state dict has coda's names for it, as its files without a description."""
+    if not all(key.startswith(("layers.", "backbone.")) for key in state):
+        return None
+    if not any(arch in family.published for family in FAMILIES):
+        return None
+    checkpoint = published_checkpoint(arch)
+    same = own_shapes(checkpoint) == {key: value.shape for key, value in state.items()}
+    return checkpoint if same else None
+
+
 def _description(
-    path: Path, sha256: str, arch: str | None, state: State, family: Family
+    path: Path, sha256: Callable[[], str], arch: str | None, state: State, family: Family
 ) -> tuple[Checkpoint, tuple[str, ...]]:
     """The network's description, and a sentence about where it comes from."""
     sidecar = path.with_name(path.name + ".json")
     if arch is None and sidecar.is_file():
         try:
+            if sidecar.stat().st_size > MAX_HEADER:
+                raise CheckpointError(f"too large for a description; the limit is {MAX_HEADER} bytes", item=sidecar)
             text = sidecar.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"cannot be read as text ({error})", item=sidecar) from error
@@ -92,9 +117,9 @@ def _refuse_arch(arch: str, path: Path, family: Family) -> None:
     raise CheckpointError(f"the weights of a {family.name}, which --arch {arch} is not", item=path)
 
 
-def _recognised(path: Path, sha256: str, state: State, family: Family) -> tuple[str, str]:
+def _recognised(path: Path, sha256: Callable[[], str], state: State, family: Family) -> tuple[str, str]:
     """The published configuration that the file's hash or path names, and which of the two. Raises CheckpointError."""
-    if found := next((n for n in family.published if n in BCOS and _is_file_of(n, sha256)), None):
+    if found := next((n for n in family.published if n in BCOS and _is_file_of(n, sha256())), None):
         return found, "the file's hash"
     if found := _named_by_path(path, family):
         return found, "the file's path"
@@ -120,10 +145,33 @@ def _is_file_of(name: str, sha256: str) -> bool:
 
 
 def _named_by_path(path: Path, family: Family) -> str | None:
-    """The one configuration of the family whose name stands in the path, else None."""
-    whole = str(path.resolve())
-    found = published_name(whole) if family.name == "CoDA-Net" else bcos_named_in(whole, family.published)
-    return found if found in family.published else None
+    """The one configuration of the family whose name stands in the path, or in that of the file it links to.
+
+    A link is often named by a person, and often it is the target that has no name (the caches of hubs name files by
+    their hash), so both are read. Raises CheckpointError where they name two.
+    """
+    found: dict[str, str] = {}
+    for step in _links(path):
+        name = published_name(step) if family.name == "CoDA-Net" else bcos_named_in(step, family.published)
+        if name is not None and name in family.published:
+            found.setdefault(name, step)
+    if len(found) > 1:
+        (first, _), (second, target) = list(found.items())[:2]
+        raise CheckpointError(
+            f"its name says {first}, the file that it links to ({target}) says {second}; say which with --arch",
+            item=path,
+        )
+    return next(iter(found), None)
+
+
+def _links(path: Path) -> list[str]:
+    """The path as it was given, those that its links lead over, and where they end."""
+    steps = [os.path.abspath(path)]
+    for _ in range(40):  # as many as Linux follows
+        if not os.path.islink(steps[-1]):
+            break
+        steps.append(os.path.abspath(os.path.join(os.path.dirname(steps[-1]), os.readlink(steps[-1]))))
+    return list(dict.fromkeys([*steps, os.path.realpath(path)]))
 
 
 def _what_it_looks_like(state: State) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import safetensors
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.foreign import read_foreign
-from coda_cli.checkpoints.headers import read_metadata
+from coda_cli.checkpoints.headers import read_header, read_metadata
 from coda_cli.checkpoints.manifest import (
     METADATA_KEY,
     STANDARD,
@@ -23,7 +25,10 @@ from coda_cli.checkpoints.manifest import (
     names_near,
     parse_checkpoint,
 )
+from coda_cli.checkpoints.torch_files import MAX_FILE
+from coda_cli.checkpoints.unpickling import StateDict, open_state_dict
 from coda_cli.core import abilities
+from coda_cli.core.arguments import check_side
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.files import write_with
@@ -68,12 +73,13 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     exact: bool = True,
+    ema: bool | None = None,
 ) -> Net:
-    """Load a network by its name or from a file: coda's safetensors, or the authors' pickles.
+    """Load a network by its name or from a file: coda's safetensors, or the authors' weights.
 
     The authors' files hold bare weights. Stride, padding, norm, temperature, bias and classes are those of the
     published configuration that ``arch``, a file ``FILE.json`` beside it, the file's hash or its path names, in that
-    order; ``Net.assumed`` says which.
+    order; ``Net.assumed`` says which. Everything is checked before anything is built, and no code in a file runs.
 
     Args:
         name_or_path: a name from ``coda models list``, or a file.
@@ -81,13 +87,16 @@ def load(
         device: where the network is to compute.
         dtype: of its weights.
         exact: refuse networks that are not dynamic linear.
+        ema: for files of trainers that hold both: True takes the moving average of the weights, False the weights of
+            the last step; None takes the average. ``Net.assumed`` says what was taken.
 
     Returns:
         The network.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or nothing names its configuration.
-        UsageError: there is no configuration ``arch``, or the file has its own description.
+        UsageError: there is no configuration ``arch``, the file has its own description, or it does not hold what
+            ``ema`` asks for.
 
     Example:
         >>> net = load("imagenette")
@@ -99,30 +108,34 @@ def load(
         _refuse_inexact(entry.checkpoint, entry.checkpoint.name)
     if not path.is_file():
         raise CheckpointError(_why_missing(str(name_or_path), entry))
-    sha256 = file_sha256(path)
-    if entry and entry.sha256 not in (None, sha256):
-        mend = f"coda models pull {name_or_path} --force" if entry.url else "reinstall coda-cli"
-        raise CheckpointError(f"sha256 is {sha256}, the manifest says {entry.sha256}; {mend}", item=path)
-    if entry and not sha256.startswith(entry.sha256_prefix):
-        raise CheckpointError(
-            f"sha256 is {sha256}, the published one begins with {entry.sha256_prefix}; "
-            f"coda models pull {name_or_path} --force",
-            item=path,
-        )
-    if arch and (entry or path.suffix == SUFFIX):
+    if path.stat().st_size > MAX_FILE:
+        raise CheckpointError(f"too large: {path.stat().st_size} bytes; the limit is {MAX_FILE}", item=path)
+    own = path.suffix == SUFFIX and METADATA_KEY in read_metadata(path)
+    if arch and (entry or own):
         raise UsageError(f"--arch is for files without a description; {name_or_path} has its own")
-    assumed: tuple[str, ...] = ()
-    if path.suffix == SUFFIX:
-        model, checkpoint = _load_own(path)
-    else:
-        tensors, checkpoint, assumed = read_foreign(path, sha256, arch, entry.checkpoint if entry else None)
-        model = _build(checkpoint, path)
-        _fill(model, tensors, path)
+    if ema is not None and path.suffix == SUFFIX:
+        raise UsageError(f"--ema and --no-ema are for files of trainers; {name_or_path} holds one set of weights")
+    if entry:
+        _check_sha256(entry, str(name_or_path))
+    net = _load_own(path) if own else _load_foreign(path, arch, entry.checkpoint if entry else None, ema)
     if exact:
-        _refuse_inexact(checkpoint, str(path))
-    _refuse_non_finite(model, path)
-    model.requires_grad_(False)
-    return Net(model.eval().to(device, dtype), checkpoint, path, sha256, assumed)
+        _refuse_inexact(net.checkpoint, str(path))
+    _refuse_non_finite(net.model, path)
+    net.model.requires_grad_(False)
+    return replace(net, model=net.model.eval().to(device, dtype))
+
+
+def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
+    """Raise CheckpointError where the file of a known network is another than it should be."""
+    sha256 = file_sha256(entry.path)
+    if entry.sha256 not in (None, sha256):
+        mend = f"coda models pull {name} --force" if entry.url else "reinstall coda-cli"
+        raise CheckpointError(f"sha256 is {sha256}, the manifest says {entry.sha256}; {mend}", item=entry.path)
+    if not sha256.startswith(entry.sha256_prefix):
+        raise CheckpointError(
+            f"sha256 is {sha256}, the published one begins with {entry.sha256_prefix}; coda models pull {name} --force",
+            item=entry.path,
+        )
 
 
 def save(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -189,47 +202,96 @@ def _refuse_non_finite(model: nn.Module, path: Path) -> None:
             )
 
 
-# ---- coda's own files ------------------------------------------------------------------------------------------------
+# ---- from descriptions to networks -----------------------------------------------------------------------------------
 
 
-def _load_own(path: Path) -> tuple[nn.Module, Checkpoint]:
-    """The network of a safetensors file that coda wrote."""
-    metadata = read_metadata(path)
-    if METADATA_KEY not in metadata:
-        raise CheckpointError("a safetensors file without coda's description; coda did not write it", item=path)
-    checkpoint = parse_checkpoint(metadata[METADATA_KEY], str(path))
+def _load_own(path: Path) -> Net:
+    """The network of a safetensors file that coda wrote. Its header must fit before anything else is read."""
+    header = read_header(path)
+    checkpoint = parse_checkpoint(header.metadata[METADATA_KEY], str(path))
+    model = _build(checkpoint, path)
+    _compare(model, header.shapes, path)
+    sha256 = file_sha256(path)
+    _fill(model, _read_safetensors(path), path)
+    return Net(model, checkpoint, path, sha256)
+
+
+def _load_foreign(path: Path, arch: str | None, checkpoint: Checkpoint | None, ema: bool | None) -> Net:
+    """The network of a file of bare weights."""
+    if path.suffix == SUFFIX:
+        opened: AbstractContextManager[StateDict] = _open_safetensors(path)
+    else:
+        opened = open_state_dict(path, ema=ema)
+    hashed = cache(lambda: file_sha256(path))
+    with opened as state:
+        tensors, checkpoint, assumed = read_foreign(state, path, hashed, arch, checkpoint)
+        model = _build(checkpoint, path)
+        _compare(model, {key: tuple(value.shape) for key, value in tensors.items()}, path)
+        _fill(model, tensors, path)
+    return Net(model, checkpoint, path, hashed(), assumed)
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[StateDict]:
+    """A safetensors file without a description, as a state dict."""
+    header = read_header(path)
+    shapes = {key: torch.empty(shape, dtype=_TYPES[header.types[key]], device="meta")
+              for key, shape in header.shapes.items()}  # fmt: skip
+    yield StateDict(shapes, (), lambda: _read_safetensors(path))
+
+
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
     try:
-        tensors = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"damaged or truncated ({error})", item=path) from error
-    model = _build(checkpoint, path)
-    _fill(model, tensors, path)
-    return model, checkpoint
 
 
 def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """The network without memory for its weights: ``_fill`` gives it some once the file is known to fit."""
     try:
         with torch.device("meta"):
-            return build(checkpoint.architecture, checkpoint.arguments)
+            model = build(checkpoint.architecture, checkpoint.arguments)
+        check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
+        return model
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow
         raise CheckpointError(f"{error}", item=path) from error
 
 
-def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Give a network copies of its tensors. Raises CheckpointError where names or shapes are others."""
+def _compare(model: nn.Module, shapes: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Raise CheckpointError where a file's tensors have other names or shapes than the network's."""
     wanted = model.state_dict()
-    if missing := sorted(wanted.keys() - tensors.keys()):
+    if missing := sorted(wanted.keys() - shapes.keys()):
         raise CheckpointError(f"lacks {len(missing)} tensors of its architecture, {missing[0]} among them", item=path)
-    if extra := sorted(tensors.keys() - wanted.keys()):
+    if extra := sorted(shapes.keys() - wanted.keys()):
         raise CheckpointError(f"holds {len(extra)} tensors its architecture has not, {extra[0]} among them", item=path)
     for key, tensor in wanted.items():
-        if tensors[key].shape != tensor.shape:
-            raise CheckpointError(f"{key}: expected {list(tensor.shape)}, got {list(tensors[key].shape)}", item=path)
+        if tuple(shapes[key]) != tuple(tensor.shape):
+            raise CheckpointError(f"{key}: expected {list(tensor.shape)}, got {list(shapes[key])}", item=path)
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network copies of its tensors. Raises CheckpointError where they are of another kind of number."""
+    wanted = model.state_dict()
+    for key, like in wanted.items():
+        if key not in tensors or tensors[key].shape != like.shape:
+            raise CheckpointError("changed while it was read", item=path)
+        if tensors[key].is_floating_point() != like.is_floating_point():
+            raise CheckpointError(f"{key}: expected numbers like {like.dtype}, got {tensors[key].dtype}", item=path)
     # Copies, so that a file that changes while the program runs does no harm. They have the network's types and memory
     # orders: files may hold half precision, and know nothing of channels-last kernels. Not to_empty: it imports 0.3 s.
-    copies = {
-        key: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensors[key])
-        for key, like in wanted.items()
-    }
+    try:
+        copies = {
+            key: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensors[key])
+            for key, like in wanted.items()
+        }
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError where there is no memory
+        raise CheckpointError("its weights do not fit into memory", item=path) from error
     model.load_state_dict(copies, assign=True)

@@ -10,12 +10,13 @@ import difflib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coda_cli.checkpoints.class_names import class_data
+from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
 from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.errors import CheckpointError, UsageError
 
@@ -24,6 +25,8 @@ METADATA_KEY = "coda"
 DEFAULT = "imagenette"
 TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision
 STANDARD = ("standard_vit", "torchvision")  # architectures that are not dynamic linear
+MAX_SIDE = 4096  # pixels of what a network sees; published ones see at most 299
+MAX_CLASSES = 100_000
 SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
 
 PUBLISHED_LICENCE = (
@@ -38,6 +41,11 @@ BCOS_LICENCES = {
 }
 
 
+Name = Annotated[str, AfterValidator(plain_name)]
+Data = Annotated[dict[str, Any], AfterValidator(plain_data)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE, strict=True)]
+
+
 class Preprocessing(BaseModel):
     """From a picture to the network's input, without mean or standard deviation.
 
@@ -47,8 +55,8 @@ class Preprocessing(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    resize: int = Field(ge=1)
-    crop: int = Field(ge=1)
+    resize: Side
+    crop: Side
 
 
 class Accuracy(BaseModel):
@@ -61,9 +69,9 @@ class Accuracy(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    value: float
-    pictures: int
-    split: str
+    value: float = Field(ge=0, le=1)
+    pictures: int = Field(ge=0)
+    split: Name
 
 
 class Checkpoint(BaseModel):
@@ -85,16 +93,16 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
-    name: str
-    architecture: str
-    arguments: dict[str, Any]
-    classes: tuple[str, ...]
-    wnids: tuple[str, ...] | None = None
-    synonyms: tuple[tuple[str, ...], ...] | None = None
+    name: Name
+    architecture: Name
+    arguments: Data
+    classes: tuple[Name, ...] = Field(min_length=1, max_length=MAX_CLASSES)
+    wnids: tuple[Name, ...] | None = None
+    synonyms: tuple[tuple[Name, ...], ...] | None = None
     preprocessing: Preprocessing
     accuracy: Accuracy | None = None
-    training: dict[str, Any] = {}
-    licence: str = ""
+    training: Data = {}
+    licence: Annotated[str, AfterValidator(plain_data)] = ""
 
     @model_validator(mode="after")
     def _one_entry_per_class(self) -> Checkpoint:
@@ -149,15 +157,16 @@ def parse_checkpoint(text: str, where: str) -> Checkpoint:
         CheckpointError: it is not valid, or was written by a newer coda.
     """
     try:
-        raw = json.loads(text)
-        if isinstance(raw, dict) and raw.get("format", FORMAT) > FORMAT:
-            raise CheckpointError(f"written by a newer coda (format {raw['format']}); upgrade coda-cli", item=where)
+        raw = read_json(text)
+        if isinstance(raw, dict) and type(found := raw.get("format", FORMAT)) is int and found > FORMAT:
+            raise CheckpointError(f"written by a newer coda (format {min(found, 10**6)}); upgrade coda-cli", item=where)
         return Checkpoint.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "checkpoint"
-        raise CheckpointError(f"its description is not valid ({place}: {first['msg']})", item=where) from error
-    except (ValueError, TypeError) as error:
+        said = first["msg"].removeprefix("Value error, ")
+        place = ascii(".".join(map(str, first["loc"])))[1:-1][:80] or "checkpoint"
+        raise CheckpointError(f"its description is not valid ({place}: {said})", item=where) from error
+    except ValueError as error:
         raise CheckpointError("its description is not valid JSON", item=where) from error
 
 
@@ -319,9 +328,15 @@ def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoin
     path = cache_folder() / name / file
     record = recorded_hash_file(path)
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
-    recorded = record.read_text(encoding="ascii", errors="replace").strip() if record.exists() else None
+    recorded = short_text(record)
     checkpoint = published_checkpoint(name)
-    return KnownCheckpoint(checkpoint=checkpoint, path=path, url=url, sha256=recorded, sha256_prefix=sha256_prefix)
+    return KnownCheckpoint(
+        checkpoint=checkpoint,
+        path=path,
+        url=url,
+        sha256=None if recorded is None else recorded.strip(),
+        sha256_prefix=sha256_prefix,
+    )
 
 
 @cache  # commands ask for ``known`` several times

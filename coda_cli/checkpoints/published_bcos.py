@@ -7,9 +7,10 @@ validation pictures.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,13 +228,31 @@ def bcos_named_in(path: str, candidates: Iterable[str]) -> str | None:
         The one of the candidates that stands in the path as a whole word; None where there is none, or more than one.
     """
 
+    parts = path.replace(".safetensors", "").replace("\\", "/").split("/")
+
     def is_named(name: str) -> bool:
         by_authors = rf"(?<![\w.-]){re.escape(name.removeprefix('bcos-v1-'))}(?![\w-]|\.\d)"
         return (
             re.search(by_authors, path) is not None
             or (BCOS[name].version == 2 and BCOS[name].link.rpartition("-")[0] + "-" in path)
-            or name in path.replace(".safetensors", "").split("/")
+            or name in parts
+            or _is_folder_of_authors(name, parts)
         )
 
     found = [name for name in candidates if is_named(name)]
     return found[0] if len(found) == 1 else None
+
+
+def _is_folder_of_authors(name: str, parts: Sequence[str]) -> bool:
+    """Whether a path has the folders of version 2's experiments, such as bcos_final/resnet_18/last.ckpt."""
+    if BCOS[name].version != 2:
+        return False
+    theirs = BCOS[name].link.rpartition("-")[0]
+    return any(
+        (end := _EXPERIMENTS.get(experiment)) is not None and folder.removesuffix(end) + end == theirs
+        for experiment, folder in itertools.pairwise(parts)
+    )
+
+
+# Folders of experiments, and what the published files of their networks have at the end of their names.
+_EXPERIMENTS = {"bcos_final": "", "bcos_final_long": "_long", "vit_final": ""}

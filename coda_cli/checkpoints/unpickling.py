@@ -1,134 +1,105 @@
-"""The only place that reads pickles of others. No code in them can run.
-
-Training keeps its own state in ``training/state.py``, which torch reads as tensors only.
-"""
+"""The state dict of an authors' file, without what trainers wrap around it."""
 
 from __future__ import annotations
 
-import pickle
-import struct
-import types
-import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from coda_cli.errors import CheckpointError
-
-# What torch.load was seen to raise for files with bytes cut off or changed.
-_RAISED_FOR_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-)
-
-
-class _Inert:
-    """Takes the place of every class that tensors do not need: accepts everything and does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def __setitem__(self, *_: Any) -> None: ...
-
-    def append(self, _: Any) -> None:
-        """Accept the items of a subclass of list."""
-
-    def extend(self, _: Any) -> None:
-        """Accept the items of a subclass of list."""
-
-
-# All that a state dict needs. These functions only rebuild tensors and dictionaries.
-_HARMLESS = {
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch", "Size"),
-    ("torch", "device"),
-}
-
-
-class _TensorsOnly(pickle.Unpickler):
-    """Knows tensors and dictionaries; every other name is ``_Inert``, so that a pickle cannot choose code to run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _HARMLESS or (module == "torch" and name.endswith("Storage")):
-            return super().find_class(module, name)
-        return _Inert
-
-
-# What torch.load takes for the pickle module.
-_PICKLE = types.ModuleType("tensors_only")
-_PICKLE.__dict__.update(Unpickler=_TensorsOnly, load=lambda file, **more: _TensorsOnly(file, **more).load())
+from coda_cli.checkpoints.headers import odd_name
+from coda_cli.checkpoints.pickled import STORAGES, Opaque, StoredTensor
+from coda_cli.checkpoints.torch_files import TorchFile
+from coda_cli.errors import CheckpointError, UsageError
 
 # The wrappings that trainers put around a state dict, and the prefixes inside.
 _WRAPPINGS = ("the_model", "model_state_dict", "state_dict")
+_AVERAGE, _WEIGHTS = "ema.module.", "model."
+
+AVERAGE_TAKEN = "the moving average of the weights that it holds was taken"
+WEIGHTS_TAKEN = "the weights of the last step were taken, not the moving average that it also holds"
 
 
-def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Read the state dict of a torch file, zip or legacy, without what trainers wrap around it.
+@dataclass(frozen=True)
+class StateDict:
+    """The state dict of a file that is open; its tensors are not read yet.
+
+    Attributes:
+        shapes: tensors without memory, by name: their shapes and types.
+        assumed: a sentence for each choice that was made.
+        read: reads the tensors, by name.
+    """
+
+    shapes: dict[str, Tensor]
+    assumed: tuple[str, ...]
+    read: Callable[[], dict[str, Tensor]]
+
+
+@contextmanager
+def open_state_dict(path: Path, *, ema: bool | None = None) -> Iterator[StateDict]:
+    """Open a torch file, zip or legacy, for its state dict.
 
     Args:
         path: of the file.
+        ema: whether the moving average of the weights is taken, or the weights of the last step, where the file holds
+            both; None takes the average.
 
-    Returns:
-        Tensors by name, without the prefixes of wrappers, and a sentence for each choice that was made on the way.
+    Yields:
+        The state dict, under names without the prefixes of wrappers.
 
     Raises:
         CheckpointError: the file is damaged, or holds something else.
+        UsageError: the file does not hold what ``ema`` asks for.
     """
-    content = _unpickled(path)
-    assumed: tuple[str, ...] = ()
+    with TorchFile(path) as file:
+        stored, assumed = _without_prefixes(_tensors(file.content, path), ema, path)
+        shapes = {key: _shape(value) for key, value in stored.items()}
+        yield StateDict(shapes, assumed, lambda: {key: file.tensor(value) for key, value in stored.items()})
+
+
+def _tensors(content: object, path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a state dict, with the names that they have in the file."""
     for wrapping in _WRAPPINGS:
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
     if not isinstance(content, dict) or not content:
         raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if len(state) < len(content):
-        raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
-    for prefix, said in (("ema.module.", "the moving average of the weights that it holds was taken"), ("model.", "")):
-        if any(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            assumed = (said,) if said else ()
-            break
-    return {key.removeprefix("module."): value for key, value in state.items()}, assumed
-
-
-def _unpickled(path: Path) -> object:
-    """What the file holds; of objects that are no tensors or dictionaries nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about the protocol of the pickle
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            pass  # it holds more than tensors, as trainers leave it: read it again, and only the tensors
-        except _RAISED_FOR_DAMAGE as error:
-            raise _damaged(path, error) from error
-        try:
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PICKLE)
-        except (*_RAISED_FOR_DAMAGE, pickle.UnpicklingError) as error:
+    found: dict[str, StoredTensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or odd_name(key):
+            raise CheckpointError("holds no state dict: a tensor has a name that is none", item=path)
+        if isinstance(value, Opaque) and ("tensor" in value.made_by or value.made_by.endswith("Storage")):
             raise CheckpointError(
-                "not a torch file of tensors; it was not opened further, since that could run code in it", item=path
-            ) from error
+                f"holds no state dict of plain tensors: {key} needs {ascii(value.made_by)[1:-1][:80]}", item=path
+            )
+        if not isinstance(value, StoredTensor):
+            raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
+        found[key] = value
+    return found
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    """The error of a file that torch could not read, with torch's reason in one line."""
-    ends = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
-    reason = (str(error).strip() or ends).splitlines()[0][:120]
-    return CheckpointError(f"damaged, or not a torch file ({reason})", item=path)
+def _without_prefixes(
+    tensors: dict[str, StoredTensor], ema: bool | None, path: Path
+) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """The average or the weights of a trainer's file, without prefixes, and what is said of the choice."""
+    averages, weights = (any(key.startswith(prefix) for key in tensors) for prefix in (_AVERAGE, _WEIGHTS))
+    if ema and not averages:
+        raise UsageError("--ema: holds no moving average of the weights", item=path)
+    if ema is False and averages and not weights:
+        raise UsageError("--no-ema: holds only the moving average of the weights", item=path)
+    taken, said = "", ""
+    if averages and ema is not False:
+        taken, said = _AVERAGE, AVERAGE_TAKEN
+    elif weights:
+        taken, said = _WEIGHTS, WEIGHTS_TAKEN if averages else ""
+    chosen = {key.removeprefix(taken): value for key, value in tensors.items() if key.startswith(taken)}
+    return {key.removeprefix("module."): value for key, value in chosen.items()}, (said,) if said else ()
+
+
+def _shape(stored: StoredTensor) -> Tensor:
+    """A tensor without memory."""
+    dtype = getattr(torch, STORAGES[stored.storage.type][0])
+    return torch.empty_strided(stored.shape, stored.stride, dtype=dtype, device="meta")

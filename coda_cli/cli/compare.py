@@ -17,6 +17,7 @@ from coda_cli.cli.options import (
     Arch,
     Classes,
     Device,
+    Ema,
     FitOption,
     Json,
     Model,
@@ -53,6 +54,7 @@ def compare(
     recursive: Recursive = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
     arch: Arch = None,
+    ema: Ema = None,
     device: Device = "auto",
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -96,7 +98,7 @@ def compare(
         method_of(text)
     require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit)
-    net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())))
+    net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())), ema=ema)
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
     refuse_collisions(

@@ -10,12 +10,13 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import WIDEST, Arch, Device, Json, Model, Quiet, Verbose, odd
+from coda_cli.cli.options import WIDEST, Arch, Device, Ema, Json, Model, Quiet, Verbose, odd
 from coda_cli.vocabulary import Baseline, Direction, Grid, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from coda_cli.checkpoints.loading import Net
     from coda_cli.study.localisation import Localisation
@@ -66,7 +67,10 @@ def localisation(
         typer.Option(min=0, max=1, help="Use only pictures whose probability is above this number."),
     ] = 0.5,
     rescale: Annotated[
-        bool, typer.Option("--rescale", help="Shrink pictures until a grid is as wide as one (B-cos, version 2).")
+        bool,
+        typer.Option(
+            "--rescale", help="Shrink the originals until a grid is as wide as one picture (B-cos, version 2)."
+        ),
     ] = False,
     smooth: Annotated[
         int,
@@ -81,6 +85,7 @@ def localisation(
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
+    ema: Ema = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -102,7 +107,7 @@ def localisation(
     from coda_cli.study.localisation import SEED
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot)
+    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot, ema=ema)
     uniform = 1 / _side(grid) ** 2
     measured = {
         "schema": "coda.localisation",
@@ -117,9 +122,11 @@ def localisation(
         "smooth": smooth,
         "seed": SEED,
     }
-    with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
+    decided = {**measured, **_also_decided_by(net), **({"shrunk": "originals"} if rescale else {})}
+    with Scores(scores, decided, _side(grid) ** 2) as kept:
+        small = _shrunk(net, data, _side(grid)) if rescale else None
         found = _measure_localisation(
-            net, split, function, kept, grid, grids, protocol, threshold, rescale=rescale, smooth=smooth
+            net, split, small, function, kept, grid, grids, protocol, threshold, smooth=smooth
         )
     if as_json:
         console.result(_localisation_json({**measured, **_computed_by(net, method)}, found, uniform))
@@ -157,6 +164,7 @@ def _localisation_json(measured: dict[str, object], found: Localisation, uniform
 def _measure_localisation(
     net: Net,
     split: Split,
+    small: Tensor | None,
     method: Method,
     kept: Scores,
     grid: Grid,
@@ -164,7 +172,6 @@ def _measure_localisation(
     protocol: Protocol,
     threshold: float,
     *,
-    rescale: bool,
     smooth: int,
 ) -> Localisation:
     """Measure all grids whose scores are not in the file yet, with progress on stderr."""
@@ -182,11 +189,19 @@ def _measure_localisation(
     )
     with console.progress("explaining grids", " grids") as advance:
         data, before = (split.images, split.labels), len(kept.rows)
-        scores = score_grids(net.model, *data, wanted, rescale=rescale, smooth=smooth, method=method, before=before)
+        scores = score_grids(net.model, *data, wanted, small=small, smooth=smooth, method=method, before=before)
         for row in scores:
             kept.add(row)
             advance(len(kept.rows), len(wanted))
     return Localisation(np.array(kept.rows[: len(wanted)]))
+
+
+def _shrunk(net: Net, data: Path, side: int) -> Tensor:
+    """The held-out pictures again, scaled and cut so that ``side`` of them are about as wide as one."""
+    from coda_cli.training.datasets import load_held_out
+
+    with console.progress("reading small pictures") as advance:
+        return load_held_out(data, net.checkpoint, advance, parts=side)[0].images
 
 
 def _side(grid: Grid) -> int:
@@ -220,6 +235,7 @@ def removal(
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
+    ema: Ema = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -237,9 +253,10 @@ def removal(
     """
     from coda_cli.explanation.record import network_part
     from coda_cli.study.by_name import method_of
+    from coda_cli.study.removal import counts
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot)
+    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot, ema=ema)
     chosen = _chosen_pictures(len(split), pictures, first=first)
     measured = {
         "schema": "coda.removal",
@@ -253,7 +270,8 @@ def removal(
         "share": share,
         **({"first": True} if first else {}),
     }
-    with Scores(scores, {**measured, **_also_decided_by(net)}) as kept:
+    columns = len(counts(split.images[0, 0].numel(), share, points))
+    with Scores(scores, {**measured, **_also_decided_by(net)}, columns) as kept:
         found = _measure_removal(net, split, chosen, function, kept, direction, baseline, points=points, share=share)
     if as_json:
         console.result(_removal_json({**measured, **_computed_by(net, method)}, found))
@@ -362,7 +380,7 @@ def _computed_by(net: Net, method: str) -> dict[str, object]:
 
 
 def _prepare(
-    data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None
+    data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None, *, ema: bool | None
 ) -> tuple[Net, Split]:
     """Load the network and the held-out pictures; what can be checked without them is checked first."""
     from coda_cli.explanation.request import Request
@@ -373,7 +391,7 @@ def _prepare(
     require([method])
     if plot:
         plots.check_path(plot)
-    net = load_network(model, arch, device, Request(), exact=is_exact(method))
+    net = load_network(model, arch, device, Request(), exact=is_exact(method), ema=ema)
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)
     if note:

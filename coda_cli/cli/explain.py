@@ -23,6 +23,7 @@ from coda_cli.cli.options import (
     Check,
     Classes,
     Device,
+    Ema,
     FitOption,
     Json,
     Model,
@@ -125,6 +126,7 @@ def explain(
     precision: PrecisionOption = "float32",
     batch_size: BatchSize = "auto",
     arch: Arch = None,
+    ema: Ema = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -156,7 +158,7 @@ def explain(
 
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer)
     drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
-    net = load_network(model, arch, device, request)
+    net = load_network(model, arch, device, request, ema=ema)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)

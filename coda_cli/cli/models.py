@@ -13,7 +13,8 @@ import typer
 from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
-from coda_cli.cli.options import Arch, Json, Offline, Quiet, Verbose
+from coda_cli.cli.network import say_assumed
+from coda_cli.cli.options import Arch, Ema, Json, Offline, Quiet, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def convert(
         typer.Option("--output", "-o", metavar="FILE", help="Write this file [default: FILE.safetensors beside FILE]."),
     ] = None,
     arch: Arch = None,
+    ema: Ema = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -143,8 +145,8 @@ def convert(
         raise UsageError("exists already; --force replaces it, -o names another file", item=output)
     if not file.is_file():
         raise UsageError("no such file", item=file)
-    net = loading.load(file, arch=arch, exact=False)
-    _say_assumed(net)
+    net = loading.load(file, arch=arch, exact=False, ema=ema)
+    say_assumed(net)
     difference = proof.convert(net, output)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
     console.result(output.as_posix())
@@ -171,6 +173,7 @@ def verify(
         typer.Option("--logits", metavar="FILE.npz", help="Write the logits and labels of --accuracy to this file."),
     ] = None,
     arch: Arch = None,
+    ema: Ema = None,
     as_json: Json = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -198,7 +201,7 @@ def verify(
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
-            _print_verdict(_verify_one(item, arch, accuracy, logits), as_json)
+            _print_verdict(_verify_one(item, arch, ema, accuracy, logits), as_json)
         except CodaError as error:
             console.error(str(error))
             codes.add(error.exit_code)
@@ -214,14 +217,14 @@ def _print_verdict(found: dict[str, Any], as_json: bool) -> None:
         raise ExactnessError(message, item=found["name"])
 
 
-def _verify_one(name: str, arch: str | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
+def _verify_one(name: str, arch: str | None, ema: bool | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
     """Load a network, which checks its sha256, and decompose a picture. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
     from coda_cli.checkpoints.proof import prove
 
     entry = manifest.known().get(name)
-    net = load(name, arch=arch)
-    _say_assumed(net)
+    net = load(name, arch=arch, ema=ema)
+    say_assumed(net)
     proof = prove(net)
     return {
         "name": name,
@@ -262,12 +265,6 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
         "mean_probability": found.mean_probability,
         "calibration_error": found.calibration_error,
     }
-
-
-def _say_assumed(net: Net) -> None:
-    """Print what was assumed about a network because its file does not say it."""
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
 
 
 def _finite(value: float) -> float | None:

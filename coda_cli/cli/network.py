@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     from coda_cli.explanation.request import Request
 
 
-def load_network(model: str, arch: str | None, device: str, request: Request, *, exact: bool = True) -> Net:
+def say_assumed(net: Net) -> None:
+    """Say what the network's file could not tell; with -q only which of two sets of weights was taken."""
+    from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
+
+    for assumption in net.assumed:
+        say = console.warn if assumption in (AVERAGE_TAKEN, WEIGHTS_TAKEN) else console.say
+        say(f"{net.path.name}: {assumption}")
+
+
+def load_network(
+    model: str, arch: str | None, device: str, request: Request, *, exact: bool = True, ema: bool | None = None
+) -> Net:
     """Load the network and say what was assumed; what can be checked without it is checked first."""
     from coda_cli.checkpoints.manifest import SUMMED, known
     from coda_cli.checkpoints.targets import Targets
@@ -23,9 +34,8 @@ def load_network(model: str, arch: str | None, device: str, request: Request, *,
     from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact)
-    for assumption in net.assumed:
-        console.say(f"{net.path.name}: {assumption}")
+    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact, ema=ema)
+    say_assumed(net)
     if net.cut:
         console.say(
             f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "

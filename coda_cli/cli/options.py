@@ -98,6 +98,14 @@ Arch = Annotated[
     typer.Option("--arch", metavar="NAME", help="Say which published configuration a file of bare weights belongs to."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Choose where to compute.")]
+Ema = Annotated[
+    bool | None,
+    typer.Option(
+        "--ema/--no-ema",
+        show_default=False,
+        help="Take the moving average of a trainer's weights [default], or the last weights, of a file with both.",
+    ),
+]
 BatchSize = Annotated[
     str,
     typer.Option(

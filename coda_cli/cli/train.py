@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,9 @@ def train(
             help="Train this network: a published configuration, or hybrid:BACKBONE:CUT; see below.",
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="Train on pictures of this side, in pixels.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Train on pictures of this side, in pixels.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Show every picture this many times.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Show this many pictures in each step.")] = None,
     learning_rate: Annotated[
@@ -136,6 +139,7 @@ def train(
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
     name = name or data.resolve().name
     _refuse_names(name, output, resume=resume)
+    _refuse_texts(name, (data_note or "", licence))
     where = pick(device, precision or "float32")
     if precision is None and where.type == "cuda" and emulated(chosen.precision):
         console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
@@ -160,12 +164,24 @@ def _refuse_names(name: str, output: Path, *, resume: bool) -> None:
         raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
 
 
+def _refuse_texts(name: str, others: Iterable[str]) -> None:
+    """Raise UsageError for texts that the network's file cannot hold, before hours are spent."""
+    from coda_cli.checkpoints.descriptions import plain_data, plain_name
+
+    for option, check, texts in (("--name", plain_name, (name,)), ("--data-note, --licence", plain_data, others)):
+        for text in texts:
+            try:
+                check(text)
+            except ValueError as error:
+                raise UsageError(f"{option}: {error}") from error
+
+
 def _changed(recipe: Recipe, changes: dict[str, Any], arch: str | None, temperature: float | None) -> Recipe:
     """The recipe, changed by the options. Raises UsageError."""
     architecture, arguments = (recipe.architecture, recipe.arguments) if arch is None else _configuration(arch)
     if temperature is not None:
-        if not 0 < temperature < math.inf:
-            raise UsageError(f"--temperature {temperature:g}: expected a positive number")
+        if not 1e-12 <= temperature <= 1e12:
+            raise UsageError(f"--temperature {temperature:g}: expected a positive number, from 1e-12 to 1e12")
         arguments = {**arguments, "temperature": temperature}
     changed = replace(recipe, architecture=architecture, arguments=arguments, **changes)
     if not math.isfinite(changed.learning_rate):
@@ -218,12 +234,16 @@ def _run(
     """Read the data, train, and write the network with what is ``stated`` about it; progress goes to stderr."""
     import torch
 
+    from coda_cli.checkpoints.headers import odd_name
     from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.training import datasets
     from coda_cli.training.loop import finish, train
 
     with console.progress("reading pictures") as advance:
         splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
+    for name in splits[0].classes:
+        if odd_name(name):
+            raise UsageError(f"the folder {ascii(name)[:80]} has a name that no class can have; rename it", item=data)
     console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
     with console.progress("training", " steps") as advance:
         try:

@@ -23,6 +23,7 @@ from coda_cli.cli.options import (
     Check,
     Classes,
     Device,
+    Ema,
     FitOption,
     Json,
     Model,
@@ -137,6 +138,7 @@ def video(
     precision: PrecisionOption = "float32",
     batch_size: BatchSize = "auto",
     arch: Arch = None,
+    ema: Ema = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -161,7 +163,7 @@ def video(
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
     drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
     plans = _plans(sources, output, formats, audio, force)
-    net = load_network(model, arch, device, request)
+    net = load_network(model, arch, device, request, ema=ema)
     refuse_style(net, style)
     clip_of = partial(ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch)
     counts = _explain_all(plans, clip_of, drawing, json)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core import bcos_nets, standard_nets
+from coda_cli.core.arguments import MAX_PARAMETERS, check_arguments
 from coda_cli.core.backbones import backbone as resnet
 from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
@@ -301,7 +302,12 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r} is not known; known: {', '.join(ARCHITECTURES)}")
+    check_arguments(architecture, arguments)
     try:
-        return ARCHITECTURES[architecture](**arguments)
-    except (TypeError, AttributeError, LookupError) as error:  # lists that are empty, numbers that are text, ...
+        model = ARCHITECTURES[architecture](**arguments)
+    except (TypeError, AttributeError, LookupError) as error:  # arguments that it has not, or lacks, ...
         raise ValueError(f"arguments do not fit architecture {architecture!r}: {error}") from error
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"arguments ask for {count} parameters; the limit is {MAX_PARAMETERS}")
+    return model

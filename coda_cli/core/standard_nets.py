@@ -97,6 +97,8 @@ def torchvision_net(*, name: str, classes: int = 1000) -> StandardNet:
     """
     import torchvision
 
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(f"torchvision has no classifier {name!r}")
     try:
         backbone = torchvision.models.get_model(name, weights=None, num_classes=classes)
     except (ValueError, TypeError) as error:

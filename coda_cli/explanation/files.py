@@ -24,6 +24,9 @@ from coda_cli.vocabulary import IfExists
 FORCE_REPLACES = "--force replaces it, --output names another place"  # advice of commands with that option
 ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
+MAX_READ = 1 << 30  # bytes of an output that is there; a map of 64 megapixels in an npz file has about 0.25 GB
+MAX_RECORD = 16 << 20  # bytes of a record, as text of four bytes a character
+
 
 class FilePolicy:
     """Decides where a file may be written when one may exist there already.
@@ -156,15 +159,21 @@ def stored_record(path: Path) -> Record | None:
         The record; None when the file holds no record that this version of coda can read.
     """
     try:
+        if not path.is_file() or path.stat().st_size > MAX_READ:
+            return None
         if path.suffix == ".png":
             return from_json(read_png_text(path, RECORD_KEY) or "")
         if path.suffix == ".gif":
             return from_json(read_gif_text(path) or "")
         if path.suffix == ".npz":  # opened here, because numpy does not close a broken file
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+                if content.zip.getinfo("record.npy").file_size > MAX_RECORD:
+                    return None
                 return from_json(str(content["record"]))
+        if path.stat().st_size > MAX_RECORD:
+            return None
         return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
         return None
 
 

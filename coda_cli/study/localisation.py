@@ -195,7 +195,7 @@ def score_grids(
     labels: Tensor,
     wanted: Sequence[Sequence[int]],
     *,
-    rescale: bool = False,
+    small: Tensor | None = None,
     smooth: int = 1,
     method: Method = ours,
     before: int = 0,
@@ -207,7 +207,8 @@ def score_grids(
         images: uint8 [N, 3, h, w] as the network sees them, on the CPU.
         labels: int64 [N], the true classes, on the CPU.
         wanted: the pictures of each grid, from ``choose_grids``.
-        rescale: shrink the pictures of a grid so that all of it is about as wide as one (B-cos networks, version 2).
+        small: uint8 [N, 3, h', w'], the same pictures, shrunk from their originals until a grid is about as wide as
+            one picture: grids are made of these (B-cos networks, version 2).
         smooth: odd side in pixels of the window over which maps are averaged first (both B-cos papers); 1 is not at
             all.
         method: whose maps are measured.
@@ -222,11 +223,7 @@ def score_grids(
     device = next(model.parameters()).device
     for number, grid in enumerate(wanted[before:], before + 1):
         chosen = list(grid)
-        pictures = images[chosen]
-        if rescale:
-            size = [length // math.isqrt(len(chosen)) for length in images.shape[2:]]
-            small = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
-            pictures = small.round().clamp(0, 255).to(torch.uint8)
+        pictures = (images if small is None else small)[chosen]
         try:
             maps = method(model, encode(grid_picture(pictures)[None].to(device)), labels[chosen].tolist())
         except CodaError as error:
@@ -245,7 +242,7 @@ def localise(
     count: int = 500,
     protocol: Protocol = "corrected",
     threshold: float = THRESHOLD,
-    rescale: bool = False,
+    small: Tensor | None = None,
     smooth: int = 1,
     method: Method = ours,
 ) -> Localisation:
@@ -259,7 +256,7 @@ def localise(
         count: how many grids are wanted; there can be fewer.
         protocol: how pictures are put into grids; see ``grids``.
         threshold: probability in [0, 1] above which a picture is confident enough.
-        rescale: see ``score_grids``.
+        small: see ``score_grids``.
         smooth: see ``score_grids``.
         method: whose maps are measured.
 
@@ -273,5 +270,5 @@ def localise(
     logits = classify(model, images).cpu()
     p = probabilities(model, logits.double())
     wanted = choose_grids(logits, labels, side=side, count=count, protocol=protocol, threshold=threshold, p=p)
-    scores = score_grids(model, images, labels, wanted, rescale=rescale, smooth=smooth, method=method)
+    scores = score_grids(model, images, labels, wanted, small=small, smooth=smooth, method=method)
     return Localisation(np.array(list(scores)))

@@ -11,6 +11,8 @@ from typing import Self
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.files import alone, write_with
 
+MAX_BYTES = 64 << 20  # of a file of scores; the published measurements have at most 3 MB
+
 
 class Scores:
     """A file of JSON lines: what is measured, then one line of numbers for every grid or picture.
@@ -22,17 +24,19 @@ class Scores:
         rows: the numbers so far, of earlier runs and of this one.
     """
 
-    def __init__(self, path: Path | None, measured: Mapping[str, object]) -> None:
+    def __init__(self, path: Path | None, measured: Mapping[str, object], columns: int | None = None) -> None:
         """Read what earlier runs kept, or begin the file.
 
         Args:
             path: of the file; None keeps nothing on disk.
             measured: everything that decides the scores, as can be written as JSON.
+            columns: how many numbers a line has; as many as the first unless given.
 
         Raises:
             UsageError: the file is of another measurement, or another run writes to it.
-            MediaError: the file cannot be read or written.
+            MediaError: the file cannot be read or written, or holds lines that are no scores.
         """
+        self._columns = columns
         self.path, self.rows, self._lock = path, list[list[float]](), ExitStack()
         if path is None:
             return
@@ -50,18 +54,20 @@ class Scores:
     def _read(self, path: Path, measured: Mapping[str, object]) -> None:
         """Read the rows of the file, and write it anew where it is new or its last line was cut off."""
         head = json.dumps(measured, sort_keys=True)
-        try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise MediaError(f"cannot be read ({error})", item=path) from error
+        text = _text(path)
         lines = text.splitlines()
         if lines and lines[0] != head:
-            raise UsageError("holds the scores of another measurement; name another file, or remove it", item=path)
-        for line in lines[1:]:
-            try:
-                self.rows.append([float(value) for value in json.loads(line)])
-            except (ValueError, TypeError):  # cut off in the middle of a line
+            if len(lines) > 1 or not head.startswith(lines[0]):  # otherwise a full disk cut off the first line
+                raise UsageError("holds the scores of another measurement; name another file, or remove it", item=path)
+            lines = []
+        for number, line in enumerate(lines[1:], 2):
+            row = _row(line)
+            if row is None and number == len(lines):  # cut off in the middle of a line
                 break
+            columns = self._columns or (len(self.rows[0]) if self.rows else None)
+            if row is None or (columns is not None and len(row) != columns):
+                raise MediaError(f"line {number} holds no scores; name another file, or remove this one", item=path)
+            self.rows.append(row)
         if len(lines) != 1 + len(self.rows) or not text.endswith("\n"):
             # Written beside it and then put in its place: at no time is the only copy of the scores incomplete.
             whole = "\n".join([head, *(json.dumps(row) for row in self.rows)]) + "\n"
@@ -84,3 +90,33 @@ class Scores:
                 stream.write(json.dumps(self.rows[-1]) + "\n")
         except OSError as error:
             raise MediaError(f"cannot be written ({error.strerror or error})", item=self.path) from error
+
+
+def _text(path: Path) -> str:
+    """What the file holds; nothing where it is not there. Raises MediaError."""
+    if not path.exists():
+        return ""
+    if not path.is_file():
+        raise MediaError("is no file that scores can be kept in; name another one", item=path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise MediaError(f"is too large for scores; the limit is {MAX_BYTES} bytes; name another file", item=path)
+        return content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MediaError(f"cannot be read ({error}); name another file", item=path) from error
+
+
+def _row(line: str) -> list[float] | None:
+    """The numbers of a line; None where it holds none."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
+        return None
+    try:
+        return [float(value) for value in values]
+    except OverflowError:
+        return None

@@ -96,7 +96,9 @@ def load(
     return kept, _decode(held_out, classes, size, size, _shifted(progress, len(training), total))
 
 
-def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None = None) -> tuple[Split, str]:
+def load_held_out(
+    root: Path, checkpoint: Checkpoint, progress: Progress | None = None, *, parts: int = 1
+) -> tuple[Split, str]:
     """Read the pictures that a network is measured on, as the network sees them.
 
     They are those of the second split of ``load``; training pictures need not be there. There may be folders for only
@@ -106,6 +108,8 @@ def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None 
         root: folder of the data set.
         checkpoint: the network's description: its classes and its preprocessing.
         progress: is called with the number of pictures read and of all.
+        parts: what both lengths of the preprocessing are divided by, rounded down: from 256 and 224 pixels, 3 makes 85
+            and 74.
 
     Returns:
         The pictures, with labels that are indices into all of the network's classes, and a note for the user where they
@@ -117,9 +121,12 @@ def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None 
         MediaError: a picture cannot be read.
     """
     p, note = checkpoint.preprocessing, ""
+    resize, crop = max(1, p.resize // parts), max(1, p.crop // parts)
     if (root / "cifar-10-batches-py").is_dir():
         split = _torchvision_cifar(root, p.crop, train=False)
         indices = _indices(root, split.classes, checkpoint)
+        if parts > 1:
+            split = _shrunk(split, resize, crop)
         return Split(split.images, torch.tensor(indices)[split.labels], checkpoint.classes), note
     if not root.is_dir():
         raise UsageError("no such folder", item=root)
@@ -136,7 +143,7 @@ def load_held_out(root: Path, checkpoint: Checkpoint, progress: Progress | None 
     if not listing:
         raise UsageError(f"{folder or root}: no pictures in its folders")
     items = [(path, indices[label]) for path, label in listing]
-    return _decode(items, checkpoint.classes, p.resize, p.crop, _shifted(progress, 0, len(items))), note
+    return _decode(items, checkpoint.classes, resize, crop, _shifted(progress, 0, len(items))), note
 
 
 def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list[int]:
@@ -219,6 +226,13 @@ def _decode(
             tick(n)
     labels = torch.tensor([label for _, label in items])
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes)
+
+
+def _shrunk(split: Split, resize: int, crop: int) -> Split:
+    """Pictures of a data set that are whole in memory, as smaller ones."""
+    pictures = [fit(rgb, resize, crop).rgb for rgb in split.images.permute(0, 2, 3, 1).contiguous().numpy()]
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Split(images, split.labels, split.classes)
 
 
 def _torchvision_cifar(root: Path, size: int, *, train: bool) -> Split:

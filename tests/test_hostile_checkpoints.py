@@ -1,0 +1,413 @@
+"""Checkpoints as others send them: whatever they hold, they are read bit by bit or refused in one line, at once."""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import random
+import struct
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import Coda
+from foreign import RANK_4, rank_4_state
+from torch import Tensor
+
+from coda_cli.checkpoints import headers, manifest
+from coda_cli.checkpoints.loading import load, save
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
+from coda_cli.checkpoints.torch_files import TorchFile
+from coda_cli.core.arguments import check_side
+from coda_cli.core.networks import build
+from coda_cli.errors import CheckpointError
+
+SECONDS = 5.0  # generous: each refusal takes milliseconds
+
+
+def refused(path: Path, error: type[Exception] = CheckpointError, **options: Any) -> str:
+    """What loading is refused with: one short line, at once."""
+    before = time.monotonic()
+    with pytest.raises(error) as caught:
+        load(path, **options)
+    said = str(caught.value)
+    assert time.monotonic() - before < SECONDS
+    assert "\n" not in said
+    assert len(said) < 1000
+    return said
+
+
+# ---- the reader gives the bits that torch gives ----------------------------------------------------------------------
+
+
+def _many() -> dict[str, Any]:
+    base = torch.arange(24.0)
+    floats = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+    whole = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+    return {
+        "types": {str(t): torch.randn(3, 2).to(t) for t in floats},
+        "whole": {str(t): torch.tensor([0, 1, 1]).to(t) for t in whole},
+        "shared": [base[2:8], base.view(4, 6).t(), base.expand(2, 24)],
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "ordered": collections.OrderedDict(a=torch.ones(1), b=None),
+        "plain": (1, -7, 2**40, -(2**40), 2.5, True, False, None, "Größe", "x" * 300, [], (), {},
+                  (1, (2, (3, 4, 5, 6)))),
+    }  # fmt: skip
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(b, Tensor):
+        return isinstance(a, Tensor) and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
+    if isinstance(b, dict):
+        return isinstance(a, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in b)
+    if isinstance(b, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))  # type: ignore[arg-type]
+    return type(a) is type(b) and a == b
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_a_torch_file_gives_what_torch_gives(tmp_path: Path, is_zip: bool, protocol: int) -> None:
+    path = tmp_path / "many.pt"
+    torch.save(_many(), path, _use_new_zipfile_serialization=is_zip, pickle_protocol=protocol)
+    with TorchFile(path) as file:
+        assert same(file.everything(), torch.load(path, weights_only=False))
+
+
+# ---- pickles ---------------------------------------------------------------------------------------------------------
+
+TORCH_HEAD = (
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03."
+    b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s."
+)
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+POISON = (
+    b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}" + text("__kwdefaults__") + b"}" + text("x") + b"K\x01ss\x86b0"
+    b"ctorch\nUntypedStorage\nN}" + text("nbytes") + b"cfoo\nbar\ns\x86b0}."
+)  # fmt: skip
+HOSTILE = {
+    "memo": b"\x80\x02cfoo\nbar\nr\xff\xff\xff\x7f.",
+    "poison": POISON,
+    "a long text": b"\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\x7fa.",
+    "long bytes": b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7fa.",
+    "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + b"\x01" * 100 + b".",
+    "deep tuples": b"\x80\x02)" + b"\x85" * 300_000 + b".",
+    "deep lists": b"\x80\x02" + b"](" * 200_000 + b"e" * 200_000 + b".",
+    "many marks": b"\x80\x02" + b"(" * 600_000 + b".",
+    "the same pairs again and again": b"\x80\x02](" + b"NN\x86" * 100_000 + b"eq\x000"
+    + b"ccollections\nOrderedDict\nh\x00\x85R0" * 50_000 + b"N.",
+    "keys that collide": b"\x80\x02}(" + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N"
+                                                  for i in range(1, 90_000)) + b"u.",
+    "a key that is a tuple": b"\x80\x02}(N\x85Nu.",
+    "a call of a result": b"\x80\x02cos\ngetattr\n)R)R.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "nothing on the stack": b"\x80\x02R.",
+    "no such memo": b"\x80\x02h\x05.",
+    "half a character": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "as torch's"])
+@pytest.mark.parametrize("code", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_pickle_is_refused_at_once_and_changes_nothing(tmp_path: Path, code: bytes, wrapped: bool) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(TORCH_HEAD + code + b"\x80\x02]." if wrapped else code)
+    nbytes = torch.UntypedStorage.nbytes
+    said = refused(path, arch=RANK_4)
+    assert "not a torch file" in said or "holds no state dict" in said
+    assert torch._utils._rebuild_tensor_v2.__kwdefaults__ is None  # type: ignore[attr-defined]
+    assert torch.UntypedStorage.nbytes is nbytes
+
+
+def test_the_head_of_the_test_above_is_torch_s(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(TORCH_HEAD + b"\x80\x02N.\x80\x02].")
+    assert "holds no state dict" in refused(tmp_path / "a.pkl", arch=RANK_4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(2, 2, device="meta"),
+        lambda: torch.ones(2, 2).to_sparse(),
+        lambda: torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8),
+        lambda: torch.ones(2, 2, dtype=torch.complex64),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        lambda: torch.ones(2, 2).to(torch.float8_e4m3fn),
+    ],
+    ids=["meta", "sparse", "quantised", "complex", "nested", "float8"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_no_network_are_refused(tmp_path: Path, make: Callable[[], Tensor]) -> None:
+    torch.save(rank_4_state() | {"0.weight_mod.weighting_f.0.weight": make()}, tmp_path / "weights.pkl")
+    assert "holds no state dict" in refused(tmp_path / "weights.pkl", arch=RANK_4)
+
+
+@pytest.mark.parametrize("name", ["", "a\0", "a\n", "a\x9b", "\ud800", "x" * 501])
+def test_tensors_with_names_that_are_none_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save(rank_4_state() | {name: torch.ones(1)}, tmp_path / "weights.pkl")
+    assert "a name that is none" in refused(tmp_path / "weights.pkl", arch=RANK_4)
+
+
+# ---- containers ------------------------------------------------------------------------------------------------------
+
+
+def entries(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rezip(path: Path, content: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+def test_zips_that_torch_does_not_write_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    torch.save(rank_4_state(), path)
+    content = entries(path)
+    rezip(path, content)
+    load(path, arch=RANK_4)  # as it should be, it loads
+    rezip(path, content, zipfile.ZIP_DEFLATED)
+    assert "compressed" in refused(path, arch=RANK_4)
+    rezip(path, content | {"other/data.pkl": b"N."})
+    assert "data.pkl" in refused(path, arch=RANK_4)
+    rezip(path, content | {"weights/byteorder": b"big"})
+    assert "byte order" in refused(path, arch=RANK_4)
+    rezip(path, {name: data for name, data in content.items() if not name.endswith("data/3")})
+    assert "lacks the numbers" in refused(path, arch=RANK_4)
+    rezip(path, {name: data[:-4] if name.endswith("data/3") else data for name, data in content.items()})
+    assert "another size" in refused(path, arch=RANK_4)
+    rezip(path, {f"{n}": b"" for n in range(100_000)} | content)
+    assert "directory has" in refused(path, arch=RANK_4)
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_numbers_that_are_damaged_in_a_zip_are_noticed(tmp_path: Path, is_zip: bool) -> None:
+    path = tmp_path / "weights.pkl"
+    torch.save(rank_4_state(), path, _use_new_zipfile_serialization=is_zip)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if is_zip:
+        assert "checksum" in refused(path, arch=RANK_4)
+    else:  # the legacy form has no checksums
+        load(path, arch=RANK_4)
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.safetensors"])
+@pytest.mark.parametrize("head", [b"", b"PK\x03\x04", struct.pack("<Q", 2) + b"{}", TORCH_HEAD])
+def test_a_sparse_file_of_20_gb_is_refused_at_once(tmp_path: Path, name: str, head: bytes) -> None:
+    with (tmp_path / name).open("wb") as stream:
+        stream.write(head)
+        stream.truncate(20 << 30)
+    assert "too large" in refused(tmp_path / name)
+
+
+def test_a_sparse_file_below_the_limit_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    content = tiny(path).read_bytes()
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.truncate(7 << 30)
+    assert "damaged or truncated" in refused(path)
+
+
+def test_files_with_changed_bytes_never_end_in_anything_but_one_line(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    small = {key: value[:1] for key, value in rank_4_state().items()}
+    seeds = []
+    for options in ({}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 5}):
+        stream = io.BytesIO()
+        torch.save({"state_dict": small, "more": [1, (2.5, None), {"a": "b"}]}, stream, **options)
+        seeds.append(stream.getvalue())
+    for _ in range(300):
+        content = bytearray(draw.choice(seeds))
+        for _ in range(draw.choice((1, 3, 10))):
+            at = draw.choice(
+                (draw.randrange(min(5000, len(content))), draw.randrange(len(content) - 200, len(content)))
+            )
+            if draw.random() < 0.7:
+                content[at] = draw.randrange(256)
+            else:
+                content[at : at + draw.randrange(20)] = draw.randbytes(draw.randrange(20))
+        (tmp_path / "weights.pkl").write_bytes(content)
+        refused(tmp_path / "weights.pkl", arch=RANK_4)
+
+
+# ---- descriptions ----------------------------------------------------------------------------------------------------
+
+TINY: dict[str, dict[str, Any]] = {
+    "coda_net": {"channels": [6, 4, 2], "kernels": [3, 1], "strides": [2, 1], "ranks": [2, 2], "norm": "SQ",
+                 "temperature": 1.0},
+    "bcos_vit": {"dim": 64, "depth": 1, "classes": 2, "bias": 0.0, "patch": 4},
+    "bcos_resnet": {"blocks": [1], "classes": 2, "bottleneck": False, "bias": 0.0},
+    "bcos_densenet": {"blocks": [1, 1], "growth": 4, "first": 4, "classes": 2, "bias": 0.0},
+    "bcos_convnext": {"dims": [4, 8], "blocks": [1, 1], "classes": 2, "bias": 0.0},
+}  # fmt: skip
+
+
+def tiny(path: Path, architecture: str = "coda_net", change: Callable[[dict[str, Any]], object] | None = None) -> Path:
+    """A small file of coda's own, its description changed after it was written."""
+    checkpoint = Checkpoint(
+        name="tiny",
+        architecture=architecture,
+        arguments=TINY[architecture],
+        classes=("a", "b"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )
+    save(build(architecture, TINY[architecture]), checkpoint, path)
+    if change:
+        described = json.loads(headers.read_metadata(path)[manifest.METADATA_KEY])
+        change(described)
+        tensors = safetensors.torch.load_file(path)
+        # The text goes in by hand: safetensors refuses halves of characters.
+        header = json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])
+        header["__metadata__"][manifest.METADATA_KEY] = json.dumps(described)
+        raw, data = json.dumps(header).encode(), path.read_bytes()[8 + struct.unpack("<Q", path.read_bytes()[:8])[0] :]
+        assert tensors
+        path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    return path
+
+
+BAD_ARGUMENTS = [
+    ("bcos_vit", {"depth": 10**9}), ("bcos_vit", {"depth": True}), ("bcos_vit", {"dim": 10**400}),
+    ("bcos_vit", {"dim": "64"}), ("bcos_vit", {"patch": 3}), ("bcos_vit", {"patch": 0}), ("bcos_vit", {"bias": 1e400}),
+    ("bcos_vit", {"bias": 10**400}), ("bcos_vit", {"temperature": float("nan")}), ("bcos_vit", {"b": []}),
+    ("bcos_vit", {"b": -1}), ("bcos_vit", {"hidden": 10**9}), ("bcos_vit", {"stem": [4]}),
+    ("coda_net", {"paddings": [20000, 0]}), ("coda_net", {"channels": [6, 4]}), ("coda_net", {"channels": []}),
+    ("coda_net", {"channels": [3, 4, 2]}), ("coda_net", {"kernels": [17, 1], "paddings": [0, 0]}),
+    ("coda_net", {"strides": [0, 1]}), ("coda_net", {"strides": [10**9, 1]}), ("coda_net", {"norm": ["SQ"]}),
+    ("coda_net", {"norm": {}}), ("coda_net", {"temperature": None}), ("coda_net", {"temperature": "1"}),
+    ("coda_net", {"temperature": True}), ("coda_net", {"ranks": [2.0, 2]}), ("coda_net", {"antialias": 7}),
+    ("coda_net", {"kernels": [1] * 10**4}), ("coda_net", {"groups": 1}), ("bcos_resnet", {"blocks": [10**9]}),
+    ("bcos_resnet", {"blocks": [128] * 6}), ("bcos_resnet", {"blocks": [1] * 60}), ("bcos_resnet", {"norm": "x"}),
+    ("bcos_resnet", {"bottleneck": "no"}), ("bcos_resnet", {"groups": 0}), ("bcos_resnet", {"max_out": 10**6}),
+    ("bcos_resnet", {"scale_factor": 0}), ("bcos_resnet", {"blocks": None}), ("bcos_resnet", {"classes": 10**9}),
+    ("bcos_densenet", {"growth": -1}), ("bcos_densenet", {"blocks": [1] * 6}), ("bcos_convnext", {"dims": [4]}),
+    ("bcos_convnext", {"dims": [16384, 16384], "blocks": [1, 1]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "changes"), BAD_ARGUMENTS, ids=str)
+def test_arguments_out_of_range_are_refused_before_anything_is_built(
+    tmp_path: Path, architecture: str, changes: dict[str, Any]
+) -> None:
+    path = tiny(tmp_path / "net.safetensors", architecture)
+    load(path)
+    refused(tiny(path, architecture, lambda d: d["arguments"].update(changes)))
+    state, pickled = safetensors.torch.load_file(path), tmp_path / "weights.pkl"
+    torch.save({key.removeprefix("backbone."): value for key, value in state.items()}, pickled)
+    pickled.with_name("weights.pkl.json").write_text(headers.read_metadata(path)[manifest.METADATA_KEY])
+    refused(pickled)
+
+
+def _deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"classes": ["\ud800", "b"]}, {"classes": ["a\0", "b"]}, {"classes": ["\x1b[2J", "b"]}, {"classes": ["a\x9b", "b"]},
+    {"classes": ["", "b"]}, {"classes": ["x" * 10**5, "b"]}, {"classes": []}, {"classes": [1, 2]}, {"classes": "ab"},
+    {"name": "a\nb"}, {"name": ""}, {"name": 5}, {"name": "\udfff"}, {"architecture": "x" * 10**5},
+    {"architecture": []}, {"arguments": []}, {"preprocessing": {"resize": 16, "crop": 10**9}},
+    {"preprocessing": {"resize": True, "crop": 16}}, {"preprocessing": {"resize": "16", "crop": 16}},
+    {"preprocessing": {"resize": 16, "crop": 16.5}}, {"preprocessing": 7}, {"format": "1"[:0]}, {"format": []},
+    {"format": 10**400}, {"accuracy": {"value": 1e400, "pictures": 1, "split": "x"}},
+    {"accuracy": {"value": 2, "pictures": 1, "split": "x"}}, {"training": {"a": float("nan")}},
+    {"training": {"a": _deep(50)}}, {"training": {"a": "\ud800"}}, {"training": {"a\0": 1}},
+    {"training": {"a": 10**30}},
+    {"licence": "\x1b"}, {"licence": 5}, {"wnids": ["a\0", "b"]}, {"synonyms": [["\ud800"], []]}, {"x" * 10**5: 1},
+    {"\ud800": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", BAD_FIELDS, ids=lambda c: ascii(c)[:50])
+def test_fields_that_are_none_are_refused_by_load_and_show(
+    tmp_path: Path, coda: Coda, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(tiny(tmp_path / "net.safetensors", change=lambda d: d.update(changes)))
+    assert coda("models", "show", "net.safetensors", status=3).error.startswith("net.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"__metadata__": 5}, {"__metadata__": {"coda": 5}}, {"a": 5}, {"a": {}}, {"a": {"dtype": "F32", "shape": 5}},
+        {"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**70]}},
+        {"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}},
+        {"a\0": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, [], 5, None, _deep(400),
+    ],
+    ids=lambda h: ascii(h)[:60],
+)  # fmt: skip
+def test_headers_that_are_none_are_refused_by_load_and_show(
+    tmp_path: Path, coda: Coda, monkeypatch: pytest.MonkeyPatch, header: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = json.dumps(header).encode()
+    (tmp_path / "net.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(8))
+    refused(tmp_path / "net.safetensors")
+    coda("models", "show", "net.safetensors", status=3)
+
+
+def test_deep_and_endless_headers_are_refused(tmp_path: Path) -> None:
+    for raw in (b'{"__metadata__":' + b"[" * 10**5, b"[" * 10**6, b"9" * 10**6, b'{"a": NaN}'):
+        (tmp_path / "net.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw)
+        assert "not a safetensors file" in refused(tmp_path / "net.safetensors")
+    (tmp_path / "net.safetensors").write_bytes(struct.pack("<Q", 90_000_000) + b"[" * 1000)
+    assert "not a safetensors file" in refused(tmp_path / "net.safetensors")
+
+
+def test_integers_in_the_place_of_weights_are_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "net.safetensors")
+    content = {key: value.to(torch.int32) for key, value in safetensors.torch.load_file(path).items()}
+    path.write_bytes(safetensors.torch.save(content, headers.read_metadata(path)))
+    assert "expected numbers like" in refused(path)
+
+
+@pytest.mark.parametrize("architecture", ["bcos_densenet", "bcos_convnext", "bcos_resnet", "coda_net"])
+def test_a_crop_that_vanishes_on_the_way_is_refused_and_no_other(architecture: str) -> None:
+    model = build(architecture, TINY[architecture]).eval()
+    for side in range(1, 20):
+        try:
+            model(torch.rand(1, 6, side, side))
+            works = True
+        except (RuntimeError, ValueError):
+            works = False
+        try:
+            check_side(architecture, TINY[architecture], side)
+            accepted = True
+        except ValueError:
+            accepted = False
+        assert works == accepted, side
+
+
+def test_every_published_configuration_is_within_the_ranges() -> None:
+    for name, entry in manifest.known().items():
+        checkpoint = entry.checkpoint
+        with torch.device("meta"):
+            build(checkpoint.architecture, checkpoint.arguments)
+        check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
+        assert published_checkpoint(name) == checkpoint if entry.url else checkpoint.name == name
