@@ -1,7 +1,7 @@
 """Animated pictures, GIF, APNG and WebP, frame by frame with their delays.
 
-APNG and WebP are read by imageio's Pillow plugin, GIF by ``gif_reading``. PyAV, which reads video, is not used here: libav 8 cannot decode animated WebP, and PyAV drops the transparency of all
-three.
+APNG and WebP are read by imageio's Pillow plugin, GIF by ``gif_reading``. PyAV, which reads video, is not used here:
+libav 8 cannot decode animated WebP, and PyAV drops the transparency of all three.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def animation_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Iterator[tuple[NDArray[np.uint8], float | None]]]]:
+def _opened(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Iterator[tuple[NDArray[np.uint8], float | None]]]]:
     """How many frames there are, and each uint8 [H, W, 4] with its delay in ms, while the block lasts."""
     if stream.read(4) == b"GIF8":
         yield len(gif_lengths(stream)), gif_pictures(path, stream)

@@ -112,12 +112,13 @@ def seconds_of(stamp: int | None, stream: VideoStream) -> Fraction:
     return (stamp or 0) * as_fraction(stream.time_base)
 
 
-def stated_duration(container: InputContainer, stream: VideoStream) -> float | None:
+def stated_duration(container: InputContainer, stream: VideoStream, zero: Fraction = Fraction(0)) -> float | None:
     """Read from the header how long a video is.
 
     Args:
         container: the open file.
         stream: its stream of pictures.
+        zero: the file's own time of the first frame, in seconds.
 
     Returns:
         Seconds of video that the header promises; None where it promises nothing.
@@ -125,7 +126,10 @@ def stated_duration(container: InputContainer, stream: VideoStream) -> float | N
     if stream.duration and stream.time_base:
         return float(seconds_of(stream.duration, stream))
     with contextlib.suppress(KeyError, UsageError):
-        return parse_time(stream.metadata["DURATION"]) or None  # of Matroska, for this stream alone
+        stated = parse_time(stream.metadata["DURATION"])  # of Matroska, for this stream alone
+        # libav writes when the last frame ends; mkvmerge, which leaves this mark, how long the stream is.
+        late = 0.0 if "_STATISTICS_TAGS" in stream.metadata else float(zero)
+        return max(0.0, stated - late) or None
     return container.duration / 1e6 if container.duration else None
 
 

@@ -169,7 +169,8 @@ def opening_of(path: Path) -> Opening:
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
         refuse_large_frames(path, (width, height))
         rate = as_fraction(stream.average_rate) or None
-        duration = stated_duration(container, stream)
+        zero = seconds_of(frame.pts, stream)
+        duration = stated_duration(container, stream, zero)
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
         codec, time_base = stream.codec_context.name, str(as_fraction(stream.time_base)) if stream.time_base else None
@@ -177,7 +178,7 @@ def opening_of(path: Path) -> Opening:
         if (shape := as_fraction(stream.sample_aspect_ratio)) not in (0, 1):
             notes += (f"its pixels are not square ({shape.numerator}:{shape.denominator}): shown as they are stored",)
         info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, notes)
-        return Opening(info, seconds_of(frame.pts, stream))
+        return Opening(info, zero)
 
 
 def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
@@ -242,7 +243,7 @@ def video_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
                 return rgb
 
             yield CodedFrame(number, frame.pts, time, duration, damaged, colours)
-        ends = _Ends(path, log.passed, end, float(opening.zero), float(rate), log.broken)
+        ends = _Ends(path, log.passed, end, opening.zero, float(rate), log.broken)
         missing = _missing_at_the_end(container, stream, ends)
         if missing > 0:
             log.lose(missing, end)
@@ -255,7 +256,7 @@ class _Ends(NamedTuple):
     path: Path
     passed: int  # frames
     end: float  # seconds from the first frame
-    zero: float  # the file's own time of the first frame, in seconds
+    zero: Fraction  # the file's own time of the first frame, in seconds
     rate: float  # frames a second
     broken: bool  # whether the file could not be read on
 
@@ -270,12 +271,8 @@ def _missing_at_the_end(container: InputContainer, stream: VideoStream, ends: _E
     # end of a last frame that is shown for long: only where bytes are missing are frames missing.
     if not (ends.broken or is_cut_off(ends.path)):
         return 0
-    if stream.duration:
-        short = (stated_duration(container, stream) or 0.0) - ends.end
-    elif "DURATION" in stream.metadata:  # of Matroska, where it is the time at which the last frame ends
-        short = (stated_duration(container, stream) or 0.0) - ends.zero - ends.end
-    else:  # that of the whole file may be the length of its sound
-        short = 0.0
+    own = stream.duration or "DURATION" in stream.metadata  # that of the whole file may be the length of its sound
+    short = (stated_duration(container, stream, ends.zero) or 0.0) - ends.end if own else 0.0
     return round(short * ends.rate) if short > 0.5 else 0
 
 
