@@ -176,6 +176,18 @@ def decoder_of(stream: VideoStream) -> Callable[[Packet[VideoStream]], Iterable[
     return lambda packet: packet.decode()
 
 
+def has_guessed_stamps(stream: VideoStream) -> bool:
+    """Tell whether the time stamps of frames are in disorder, so that only the order of decoding is right.
+
+    Args:
+        stream: of an open file.
+
+    Returns:
+        Whether it is H.264 or H.265 in AVI, which holds no time stamps: libav's guesses are wrong beside B-frames.
+    """
+    return stream.container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
+
+
 def default_of(streams: Sequence[S]) -> S:
     """Choose among streams of one kind as players do.
 

@@ -21,6 +21,7 @@ from coda_cli.video.colours import orientation_of, refuse_large_frames, shown
 from coda_cli.video.containers import (
     as_fraction,
     decoder_of,
+    has_guessed_stamps,
     is_cut_off,
     open_container,
     reason_of,
@@ -289,7 +290,7 @@ def _decoded(
 
     shown = key.pts - 1 if key else None  # the stamp of the last frame
     waiting: list[int] = []
-    decode = decoder_of(stream)
+    decode, guessed = decoder_of(stream), has_guessed_stamps(stream)
     mending = False  # after a loss, frames refer to what was lost, until the next key frame
     for packet in _until_broken(stream, log):
         if packet.pts is not None and packet.size and _shows(packet, stream) and not (key and packet.pts < key.pts):
@@ -303,6 +304,8 @@ def _decoded(
                 log.passed += 1
             continue
         for frame in frames:
+            if guessed and waiting:
+                frame.pts = min(waiting)
             if shown is not None and frame.pts is not None and frame.pts <= shown:
                 continue  # it belongs before the key frame, or came out of order after damage and counts as lost
             shown = frame.pts
@@ -369,7 +372,7 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
 
     with open_container(path) as container:
         stream = video_stream(path, container)
-        if not stream.time_base:
+        if not stream.time_base or has_guessed_stamps(stream):
             return None
         goal = int(target / as_fraction(stream.time_base))
         try:

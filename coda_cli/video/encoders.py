@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Kind = Literal["mp4", "webm", "gif", "webp", "png"]
 DEFAULT_RATE = Fraction(25)  # frames a second of a clip whose only frame does not say how long it lasts
 USUAL_TICKS, FINEST = 90000, 240000  # a second; the second fits every usual rate, such as 120000/1001
+SHORT = Fraction(1, 1000)  # seconds: the unit of time of a WebM
 HIGHEST = Fraction(1000)  # frames a second that encoders are told
 RGB = NDArray[np.uint8]
 
@@ -146,8 +147,8 @@ class Video:
 
     def _mux(self, packet: Packet[VideoStream]) -> None:
         """Write a packet, whose frame lasts until the next one."""
-        if self._kind == "webm":  # its encoder guesses lengths from the rate, and the longest would be the clip's
-            packet.duration = 0
+        if self._kind == "webm":  # lengths are guessed from the rate, and would make the clip longer than it is
+            packet.duration = round(SHORT / as_fraction(packet.time_base))
         self._container.mux(packet)
 
     def finish(self, end: int) -> None:

@@ -26,6 +26,7 @@ SOUND: dict[str, tuple[str, ...]] = {
 }
 COMMON_RATE = 48000  # samples a second, which every codec and player takes
 HIGHEST_RATE = 96000  # of AAC
+NEAR = 0.05  # seconds: what rounded times of pieces of sound may differ by without there being a gap
 
 
 class Sound:
@@ -56,6 +57,7 @@ class Sound:
         self._begin = opening_of(source).zero + Fraction(start)
         self._source, self._kind = source, kind
         self.pieces, self.until, self.broken, self.changes = 0, 0.0, 0, list[str]()
+        self._samples = 0  # of the source, that were encoded or passed over
         self._resources = contextlib.ExitStack()
         container = self._open()
         self.copied = copy and self._stream.codec_context.name in SOUND[kind] and self._rate <= HIGHEST_RATE
@@ -98,13 +100,15 @@ class Sound:
         if self.copied:
             self._target = output.add_stream_from_template(self._stream)
             return
-        codec = SOUND[self._kind][0]
-        rate = COMMON_RATE if codec == "libopus" else self._rate  # Opus accepts few rates, and this one
-        if codec == "aac" and rate not in _rates_of(codec):
-            rate = COMMON_RATE
+        codec, channels = SOUND[self._kind][0], self._stream.layout.nb_channels
+        # Opus accepts few rates, and this one.
+        rate = COMMON_RATE if codec == "libopus" or self._rate not in _rates_of(codec) else self._rate
+        if rate < self._rate or (rate != self._rate and codec != "libopus"):
             self.changes.append(f"sound of {self._rate} Hz became {rate} Hz, which players take")
+        if channels > 2:
+            self.changes.append(f"sound of {channels} channels became stereo")
         self._target = cast("AudioStream", output.add_stream(codec, rate=rate))
-        self._target.codec_context.layout = "mono" if self._stream.layout.nb_channels == 1 else "stereo"
+        self._target.codec_context.layout = "mono" if channels == 1 else "stereo"
 
     def copy_until(self, time: float) -> None:
         """Write the sound up to a moment; a piece belongs to it when its middle lies before that moment.
@@ -115,16 +119,27 @@ class Sound:
         while self._next and self._next[0] + self._next[1] / 2 < time:
             piece = self._next[2]
             self.pieces, self.until = self.pieces + 1, self._next[0] + self._next[1]
-            shift = round(self._begin / self._base)
-            piece.pts = max(0, (piece.pts or 0) - shift)
             if self.copied:
-                packet = cast("Packet[AudioStream]", piece)
-                packet.dts = max(0, (packet.dts or 0) - shift)
-                packet.stream = self._target
-                self._output.mux(packet)
+                self._copy(cast("Packet[AudioStream]", piece))
             else:
-                self._output.mux(self._target.encode(cast("AudioFrame", piece)))
+                self._encode(cast("AudioFrame", piece), self._next[0])
             self._next = next(self._pieces, None)
+
+    def _copy(self, packet: Packet[AudioStream]) -> None:
+        """Write a packet as it is, at its new time."""
+        shift = round(self._begin / self._base)
+        packet.pts, packet.dts = max(0, (packet.pts or 0) - shift), max(0, (packet.dts or 0) - shift)
+        packet.stream = self._target
+        self._output.mux(packet)
+
+    def _encode(self, frame: AudioFrame, time: float) -> None:
+        """Encode a piece for its time; it follows the one before where only the rounding of times says otherwise."""
+        stamp = max(0, round(time * frame.sample_rate))
+        if abs(stamp - self._samples) > NEAR * frame.sample_rate and stamp > self._samples:
+            self._samples = stamp
+        frame.pts, frame.time_base = self._samples, Fraction(1, frame.sample_rate)
+        self._samples += frame.samples
+        self._output.mux(self._target.encode(frame))
 
     def finish(self) -> None:
         """Write what the sound's encoder still holds, where there is one."""
@@ -151,14 +166,14 @@ class Sound:
                     if piece.pts is not None and at > -0.001:
                         yield at, float((piece.duration or 0) * self._base), piece
             except av.InvalidDataError:  # a broken packet is a click in the sound, not its end
-                self.broken += 1
+                self.broken += self.pieces > 0  # what a seek finds first may begin in the middle
 
 
 def _rates_of(codec: str) -> tuple[int, ...]:
     """The rates that an encoder takes, samples a second."""
     import av
 
-    return tuple(getattr(av.Codec(codec, "w"), "audio_rates", None) or ())
+    return tuple(av.Codec(codec, "w").audio_rates or ())
 
 
 def add_sound(path: Path, kind: str, source: Path, start: float, length: float) -> list[str]:
@@ -188,7 +203,7 @@ def add_sound(path: Path, kind: str, source: Path, start: float, length: float) 
             with contextlib.closing(sound):
                 return _join(path, beside, kind, sound, length)
         except (OSError, ValueError, ArithmeticError, MediaError) as error:
-            reason = reason_of(error)
+            reason = error.message if isinstance(error, MediaError) else reason_of(error)
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
@@ -203,7 +218,7 @@ def _join(path: Path, beside: Path, kind: str, sound: Sound, length: float) -> l
 
     alone = held_in(path)
     options = {"movflags": "+faststart"} if kind == "mp4" else {}
-    with open_container(path) as pictures, av.open(f"file:{beside}", "w", format=kind, options=options) as output:
+    with av.open(f"file:{path}") as pictures, av.open(f"file:{beside}", "w", format=kind, options=options) as output:
         shown = pictures.streams.video[0]
         target = output.add_stream_from_template(shown)
         target.codec_context.framerate = as_fraction(shown.average_rate) or Fraction(25)
@@ -214,8 +229,8 @@ def _join(path: Path, beside: Path, kind: str, sound: Sound, length: float) -> l
             base = as_fraction(packet.time_base)
             moment = (packet.pts or 0) * base
             sound.copy_until(float(moment))
-            if kind == "webm":  # it states no lengths, and those that are guessed could be longer than the clip
-                packet.duration = 0 if left else max(0, round((Fraction(length) - moment) / base))
+            if kind == "webm":  # it states no lengths, and those that are guessed may be too long; see Video
+                packet.duration = round((Fraction(1, 1000) if left else Fraction(length) - moment) / base)
             packet.stream = target
             output.mux(packet)
         sound.copy_until(length)
