@@ -123,13 +123,13 @@ def stated_duration(container: InputContainer, stream: VideoStream, zero: Fracti
     Returns:
         Seconds of video that the header promises; None where it promises nothing.
     """
-    if stream.duration and stream.time_base:
-        return float(seconds_of(stream.duration, stream))
     with contextlib.suppress(KeyError, UsageError):
         stated = parse_time(stream.metadata["DURATION"])  # of Matroska, for this stream alone
         # libav writes when the last frame ends; mkvmerge, which leaves this mark, how long the stream is.
         late = 0.0 if "_STATISTICS_TAGS" in stream.metadata else float(zero)
         return max(0.0, stated - late) or None
+    if stream.duration and stream.time_base:
+        return float(seconds_of(stream.duration, stream))
     return container.duration / 1e6 if container.duration else None
 
 
@@ -171,7 +171,8 @@ def decoder_of(stream: VideoStream) -> Callable[[Packet[VideoStream]], Iterable[
     import av
 
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if name and stream.metadata.get("alpha_mode", "0") != "0" and name in av.codecs_available:
+    stated = {key.lower(): value for key, value in stream.metadata.items()}
+    if name and stated.get("alpha_mode", "0") != "0" and name in av.codecs_available:
         return cast("VideoCodecContext", av.CodecContext.create(name, "r")).decode
     return lambda packet: packet.decode()
 

@@ -272,7 +272,8 @@ def _missing_at_the_end(container: InputContainer, stream: VideoStream, ends: _E
     # end of a last frame that is shown for long: only where bytes are missing are frames missing.
     if not (ends.broken or is_cut_off(ends.path)):
         return 0
-    own = stream.duration or "DURATION" in stream.metadata  # that of the whole file may be the length of its sound
+    # That of a whole Matroska may be the length of its sound.
+    own = "DURATION" in stream.metadata or (container.format.name == "avi" and stream.duration)
     short = (stated_duration(container, stream, ends.zero) or 0.0) - ends.end if own else 0.0
     return round(short * ends.rate) if short > 0.5 else 0
 

@@ -27,6 +27,7 @@ Kind = Literal["mp4", "webm", "gif", "webp", "png"]
 DEFAULT_RATE = Fraction(25)  # frames a second of a clip whose only frame does not say how long it lasts
 USUAL_TICKS, FINEST = 90000, 240000  # a second; the second fits every usual rate, such as 120000/1001
 SHORT = Fraction(1, 1000)  # seconds: the unit of time of a WebM
+LONGEST = 1 << 30  # ticks of one frame: an MP4 has room for 31 bits
 HIGHEST = Fraction(1000)  # frames a second that encoders are told
 RGB = NDArray[np.uint8]
 
@@ -111,7 +112,7 @@ class Video:
         ticks = 1000 if kind == "webp" else _ticks_a_second(rate)
         self.tick = Fraction(1, ticks)
         self.shortest = 11 if kind == "webp" else 1  # browsers show 10 ms as 100
-        self.longest = (1 << 24) - 1 if kind == "webp" else 1 << 30  # what the formats have room for
+        self.longest = (1 << 24) - 1 if kind == "webp" else LONGEST
         self._path, self._kind, self._last = path, kind, 0
         # Encoders plan with the rate only roughly. One that is no usual rate is an average of uneven times.
         rate = min(

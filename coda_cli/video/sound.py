@@ -54,6 +54,8 @@ class Sound:
         Raises:
             MediaError: when the clip cannot be read, or has no sound that can be decoded.
         """
+        import av
+
         self._begin = opening_of(source).zero + Fraction(start)
         self._source, self._kind = source, kind
         self.pieces, self.until, self.broken, self.changes = 0, 0.0, 0, list[str]()
@@ -66,11 +68,8 @@ class Sound:
         if goal * 1_000_000 > (container.start_time or 0):
             try:
                 container.seek(int(goal / self._base), stream=self._stream)
-            except (
-                OSError,
-                ValueError,
-            ):  # after a failed seek a file gives nothing more: it is read from the beginning
-                self.close()
+            except (av.FFmpegError, OSError, ValueError):
+                self.close()  # after a failed seek a file gives nothing more: it is read from the beginning
                 container = self._open()
         self._pieces = self._read_pieces(container)
         self._next = next(self._pieces, None)
@@ -189,6 +188,8 @@ def add_sound(path: Path, kind: str, source: Path, start: float, length: float) 
     Returns:
         In words, what the clip lacks or what was changed.
     """
+    import av
+
     beside = path.with_name(f"{path.stem}.sound.part")
     reason = ""
     for copy in (True, False):
@@ -196,13 +197,13 @@ def add_sound(path: Path, kind: str, source: Path, start: float, length: float) 
             sound = Sound(source, kind, start, copy)
         except MediaError as error:
             return [f"without sound: {error}"]
-        except (OSError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             return [f"without sound: it cannot be read ({reason_of(error)})"]
         was_copied = sound.copied
         try:
             with contextlib.closing(sound):
                 return _join(path, beside, kind, sound, length)
-        except (OSError, ValueError, ArithmeticError, MediaError) as error:
+        except (av.FFmpegError, OSError, ValueError, ArithmeticError, MediaError) as error:
             reason = error.message if isinstance(error, MediaError) else reason_of(error)
         finally:
             with contextlib.suppress(OSError):
