@@ -1,6 +1,6 @@
 """Animated pictures, GIF, APNG and WebP, frame by frame with their delays.
 
-APNG and WebP are read by imageio's Pillow plugin, GIF by ``gif_reading``. PyAV, which reads video, is not used here:
+APNG and WebP are read by imageio's Pillow plugin, GIF by ``media.gif_pictures``. PyAV, which reads video, is not used here:
 libav 8 cannot decode animated WebP, and PyAV drops the transparency of all three.
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
+from coda_cli.media.gif_pictures import gif_lengths, gif_pictures
 from coda_cli.media.stills import pillow_silent
 from coda_cli.video.colours import ON_WHITE, on_white, refuse_large_frames
 from coda_cli.video.decoding import ClipInfo, CodedFrame, DecodingLog
-from coda_cli.video.gif_reading import gif_lengths, gif_pictures
 
 _MAGIC = (b"GIF8", b"\x89PNG", b"RIFF")
 
@@ -79,7 +79,7 @@ def animation_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
 def _opened(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Iterator[tuple[NDArray[np.uint8], float | None]]]]:
     """How many frames there are, and each uint8 [H, W, 4] with its delay in ms, while the block lasts."""
     if stream.read(4) == b"GIF8":
-        yield len(gif_lengths(stream)), gif_pictures(path, stream)
+        yield len(gif_lengths(stream)), gif_pictures(stream, partial(refuse_large_frames, path))
         return
     import imageio.v3 as iio
 

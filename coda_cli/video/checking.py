@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from coda_cli.errors import MediaError
+from coda_cli.media.gif_pictures import gif_lengths
 from coda_cli.video.containers import as_fraction, open_container, stated_duration
-from coda_cli.video.gif_reading import gif_lengths
 
 TOLERANCE = 0.05  # seconds by which a written clip may be longer or shorter than it should be
 

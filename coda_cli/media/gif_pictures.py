@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coda_cli.media.stills import pillow_silent
-from coda_cli.video.colours import refuse_large_frames
 
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _CONTROL = 0xF9  # label of the extension that says how the next picture is shown
@@ -96,18 +94,19 @@ def gif_lengths(stream: IO[bytes]) -> list[int | None]:
     return found
 
 
-def gif_pictures(path: Path, stream: IO[bytes]) -> Iterator[tuple[NDArray[np.uint8], int | None]]:
+def gif_pictures(
+    stream: IO[bytes], refuse: Callable[[tuple[int, int]], None]
+) -> Iterator[tuple[NDArray[np.uint8], int | None]]:
     """Unpack a GIF picture by picture.
 
     Args:
-        path: the file, for messages.
-        stream: the same file, open.
+        stream: the file.
+        refuse: raises an error for a (width, height) in pixels that is too large, before memory is taken for it.
 
     Yields:
         uint8 [H, W, 4], what is shown then, and for how many ms, None where that is not stated.
 
     Raises:
-        MediaError: when it is too large.
         ValueError: where the file is broken or cut off.
         OSError: where the pixels of a picture are broken or cut off.
     """
@@ -118,9 +117,9 @@ def gif_pictures(path: Path, stream: IO[bytes]) -> Iterator[tuple[NDArray[np.uin
         left, top, wide, high = block.box
         if canvas is None:  # a first picture that is larger than it should be makes room for itself
             width, height = max(width, left + wide), max(height, top + high)
-            refuse_large_frames(path, (width, height))
+            refuse((width, height))
             canvas = np.zeros((height, width, 4), np.uint8)
-        refuse_large_frames(path, (wide, high))
+        refuse((wide, high))
         area = canvas[top : top + high, left : left + wide]
         before = area.copy() if block.disposal >= 3 else None  # 4 is an old way to write 3
         _draw(area, block, stream)
