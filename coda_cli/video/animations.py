@@ -1,7 +1,7 @@
 """Animated pictures, GIF, APNG and WebP, frame by frame with their delays.
 
-APNG and WebP are read by imageio's Pillow plugin, GIF by ``media.gif_pictures``. PyAV, which reads video, is not used here:
-libav 8 cannot decode animated WebP, and PyAV drops the transparency of all three.
+APNG and WebP are read by imageio's Pillow plugin, GIF by ``media.gif_pictures``. PyAV, which reads video, is not used
+here: libav 8 cannot decode animated WebP, and PyAV drops the transparency of all three.
 """
 
 from __future__ import annotations
