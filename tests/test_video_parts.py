@@ -128,7 +128,7 @@ def test_sound_and_frames_that_cannot_go_along_are_said(
 
     film(tmp_path / "a.mkv", counted(3), sound="flac")
     with monkeypatch.context() as patch:
-        patch.setattr("coda_cli.video.writing.Sound", undecodable)
+        patch.setattr("coda_cli.video.sound.Sound", undecodable)
         *_, whole = coda("video", "a.mkv", "-o", "o.mp4", "-c", "cat", "--json").records
     assert "without sound: a.mkv: has no sound that can be decoded" in whole["notes"][0]
     film(tmp_path / "fast.mkv", counted(30), rate=Fraction(120))

@@ -180,6 +180,9 @@ FRAMES_AHEAD = 12  # frames that are read before the network asks for them
 FRAMES_AT_ONCE = 16  # frames computed together, whatever the device: they are held at their full size
 FRAMES_UNDER_WAY = 12  # frames that are drawn or encoded at a time, at most: they hold memory
 
+# Bytes of frames in each of these three places. Frames up to 1080p are not affected; of 8K, two are held in each.
+FRAME_BYTES = 1 << 28
+
 # Frames of a clip, evenly spaced, that its colour scale is found from, and bytes of their views that are kept for that:
 # from large views, fewer frames.
 SCALE_FRAMES, SCALE_BYTES = 24, 1 << 26
@@ -197,6 +200,19 @@ def frames_at_once(device: str, pixels: int, targets: int = 1) -> int:
         At least 1; the batches that are computed at a time share what a batch of pictures may have.
     """
     return max(1, min(FRAMES_AT_ONCE, pictures_at_once(device, pixels, targets) // batches_at_once(device)))
+
+
+def frames_held(most: int, size: int) -> int:
+    """How many frames are held in one place; at least 1.
+
+    Args:
+        most: how many of usual size.
+        size: bytes of one frame.
+
+    Returns:
+        Between 1 and ``most``.
+    """
+    return max(1, min(most, FRAME_BYTES // max(1, size)))
 
 
 def painters() -> int:

@@ -1,7 +1,7 @@
-"""Animated pictures, GIF, APNG and WebP, frame by frame with their delays, read by imageio's Pillow plugin.
+"""Animated pictures, GIF, APNG and WebP, frame by frame with their delays.
 
-PyAV, which reads video, is not used here: libav 8 cannot decode animated WebP, and PyAV drops the transparency of all
-three.
+APNG and WebP are read by imageio's Pillow plugin, GIF by ``media.gif_pictures``. PyAV, which reads video, is not used
+here: libav 8 cannot decode animated WebP, and PyAV drops the transparency of all three.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.media.stills import BACKGROUND, pillow_silent, refuse_bombs
+from coda_cli.media.gif_pictures import gif_lengths, gif_pictures
+from coda_cli.media.stills import pillow_silent
+from coda_cli.video.colours import ON_WHITE, on_white, refuse_large_frames
 from coda_cli.video.decoding import ClipInfo, CodedFrame, DecodingLog
 
 _MAGIC = (b"GIF8", b"\x89PNG", b"RIFF")
@@ -54,17 +56,11 @@ def animation_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
     Raises:
         MediaError: when the file cannot be read, or has no frame that can be decoded.
     """
-    import imageio.v3 as iio
-
     index, time, count = 0, 0.0, 0
     try:
         # The file is opened here, because imageio takes some names for addresses or for files inside archives.
-        with path.open("rb") as stream, iio.imopen(stream, "r", plugin="pillow") as opened_file:
-            file: Any = opened_file  # the Pillow plugin has arguments that imageio's types do not know
-            with pillow_silent:
-                refuse_bombs(path, file.metadata(index=0)["shape"])
-                count, hidden = _count_frames(file)
-            for rgba, delay in _pictures(file, hidden):
+        with path.open("rb") as stream, _opened(path, stream) as (count, pictures):
+            for rgba, delay in pictures:
                 duration = _as_shown(delay, log) if count > 1 else None
                 colours = partial(_on_background, rgba, log)
                 yield CodedFrame(index, None, time / 1000, duration and duration / 1000, False, colours)
@@ -77,6 +73,23 @@ def animation_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
             raise MediaError(f"broken or truncated animation ({reason}); does a browser show it?", item=path) from error
         log.lose(count - index, time / 1000)
         log.note(f"broken inside ({reason}): read up to there")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Iterator[tuple[NDArray[np.uint8], float | None]]]]:
+    """How many frames there are, and each uint8 [H, W, 4] with its delay in ms, while the block lasts."""
+    if stream.read(4) == b"GIF8":
+        yield len(gif_lengths(stream)), gif_pictures(stream, partial(refuse_large_frames, path))
+        return
+    import imageio.v3 as iio
+
+    stream.seek(0)
+    with iio.imopen(stream, "r", plugin="pillow") as opened_file:
+        file: Any = opened_file  # the Pillow plugin has arguments that imageio's types do not know
+        with pillow_silent:
+            refuse_large_frames(path, file.metadata(index=0)["shape"])
+            count, hidden = _count_frames(file)
+        yield count, _pictures(file, hidden)
 
 
 def _count_frames(file: Any) -> tuple[int, int]:
@@ -110,12 +123,10 @@ def _as_shown(delay: float | None, log: DecodingLog) -> float:
 
 def _on_background(rgba: NDArray[np.uint8], log: DecodingLog) -> NDArray[np.uint8]:
     """Lay uint8 [H, W, 4] on the same background as stills."""
-    if np.min(rgba[..., 3]) == 255:
-        return np.ascontiguousarray(rgba[..., :3])
-    log.note("transparency laid on white")
-    alpha = rgba[..., 3:].astype(np.uint16)
-    laid = (rgba[..., :3] * alpha + np.array(BACKGROUND, np.uint16) * (255 - alpha) + 127) // 255
-    return laid.astype(np.uint8)
+    rgb, transparent = on_white(rgba)
+    if transparent:
+        log.note(ON_WHITE)
+    return rgb
 
 
 def animation_info(path: Path) -> ClipInfo:

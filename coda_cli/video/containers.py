@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.video.spans import parse_time
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+S = TypeVar("S", bound="Stream")
 
 
 class Rational(Protocol):
@@ -106,25 +112,29 @@ def seconds_of(stamp: int | None, stream: VideoStream) -> Fraction:
     return (stamp or 0) * as_fraction(stream.time_base)
 
 
-def stated_duration(container: InputContainer, stream: VideoStream) -> float | None:
+def stated_duration(container: InputContainer, stream: VideoStream, zero: Fraction = Fraction(0)) -> float | None:
     """Read from the header how long a video is.
 
     Args:
         container: the open file.
         stream: its stream of pictures.
+        zero: the file's own time of the first frame, in seconds.
 
     Returns:
         Seconds of video that the header promises; None where it promises nothing.
     """
+    with contextlib.suppress(KeyError, UsageError):
+        stated = parse_time(stream.metadata["DURATION"])  # of Matroska, for this stream alone
+        # libav writes when the last frame ends; mkvmerge, which leaves this mark, how long the stream is.
+        late = 0.0 if "_STATISTICS_TAGS" in stream.metadata else float(zero)
+        return max(0.0, stated - late) or None
     if stream.duration and stream.time_base:
         return float(seconds_of(stream.duration, stream))
-    with contextlib.suppress(KeyError, UsageError):
-        return parse_time(stream.metadata["DURATION"]) or None  # of Matroska, for this stream alone
     return container.duration / 1e6 if container.duration else None
 
 
 def video_stream(path: Path, container: InputContainer) -> VideoStream:
-    """Find the first stream of moving pictures.
+    """Find the stream of moving pictures that players show: the one marked as default, or else the first.
 
     Args:
         path: the file, for messages.
@@ -136,19 +146,141 @@ def video_stream(path: Path, container: InputContainer) -> VideoStream:
     Raises:
         MediaError: when there is no such stream, or none that can be decoded.
     """
-    from av.stream import Disposition
-
-    # The cover of a song is a video stream with one picture.
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams = _moving(container)
     if not streams:
-        held = ", ".join(sorted({s.type for s in container.streams})) or "nothing that can be decoded"
-        raise MediaError(f"no video in it, only {held}; give a file with pictures", item=path)
-    if streams[0].codec_context is None:  # PyAV's way of saying that there is no decoder
+        raise MediaError(f"no video in it, only {_held(container)}; give a file with moving pictures", item=path)
+    # PyAV's way of saying that there is no decoder is that there is no codec_context.
+    decoded = [stream for stream in streams if stream.codec_context is not None]
+    if not decoded:
         raise MediaError(
             f"no decoder for its codec, {_codec_named_by_libav(path)}; convert it to H.264 with another program",
             item=path,
         )
-    return streams[0]
+    return default_of(decoded)
+
+
+def decoder_of(stream: VideoStream) -> Callable[[Packet[VideoStream]], Iterable[VideoFrame]]:
+    """Find what makes frames of a stream's packets.
+
+    Args:
+        stream: of an open file.
+
+    Returns:
+        libav's own decoder, or libvpx for VP8 and VP9 that state transparency, which libav's own does not decode.
+    """
+    import av
+
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    stated = {key.lower(): value for key, value in stream.metadata.items()}
+    if name and stated.get("alpha_mode", "0") != "0" and name in av.codecs_available:
+        return cast("VideoCodecContext", av.CodecContext.create(name, "r")).decode
+    return lambda packet: packet.decode()
+
+
+def has_guessed_stamps(stream: VideoStream) -> bool:
+    """Tell whether the time stamps of frames are in disorder, so that only the order of decoding is right.
+
+    Args:
+        stream: of an open file.
+
+    Returns:
+        Whether it is H.264 or H.265 in AVI, which holds no time stamps: libav's guesses are wrong beside B-frames.
+    """
+    return stream.container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
+
+
+def default_of(streams: Sequence[S]) -> S:
+    """Choose among streams of one kind as players do.
+
+    Args:
+        streams: at least one.
+
+    Returns:
+        The first that is marked as default, or else the first.
+    """
+    from av.stream import Disposition
+
+    return next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
+
+
+def track_note(container: InputContainer, chosen: VideoStream) -> tuple[str, ...]:
+    """Say which stream of moving pictures was taken, where there are several.
+
+    Args:
+        container: the open file.
+        chosen: the stream that was taken.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    from av.stream import Disposition
+
+    streams = _moving(container)
+    if len(streams) < 2:
+        return ()
+    number = 1 + [stream.index for stream in streams].index(chosen.index)
+    default = ", its default," if chosen.disposition & Disposition.default else ""
+    return (f"{len(streams)} tracks of video in it: number {number}{default} is shown",)
+
+
+def _moving(container: InputContainer) -> list[VideoStream]:
+    """The streams of moving pictures: the cover of a song is a video stream, too, with one picture."""
+    from av.stream import Disposition
+
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def _held(container: InputContainer) -> str:
+    """What a file without moving pictures holds, in words."""
+    kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
+    return " and ".join([", ".join(kinds)] * bool(kinds) + ["a cover picture"] * bool(container.streams.video)) or (
+        "nothing that can be decoded"
+    )
+
+
+def is_cut_off(path: Path) -> bool:
+    """Tell whether a Matroska, WebM or AVI is shorter than its own header says.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Whether bytes are missing at its end; False where the header does not say how many there should be.
+    """
+    length = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        if head.startswith(b"RIFF"):
+            place = 0
+            while len(head) == 8 and head.startswith(b"RIFF"):  # a long AVI has several such parts
+                size = int.from_bytes(head[4:], "little")
+                place += 8 + size
+                if size in (0, 0xFFFFFFFF):
+                    return False
+                stream.seek(place + place % 2)
+                head = stream.read(8)
+            return place > length
+        if not head.startswith(b"\x1a\x45\xdf\xa3"):
+            return False
+        stream.seek(4)
+        header = _ebml_size(stream)
+        if header is None:
+            return False
+        stream.seek(header, 1)
+        if stream.read(4) != b"\x18\x53\x80\x67":  # the segment, which holds everything else
+            return False
+        segment = _ebml_size(stream)
+        return segment is not None and stream.tell() + segment > length
+
+
+def _ebml_size(stream: IO[bytes]) -> int | None:
+    """Read the size of an element of Matroska; None where it is not stated."""
+    first = stream.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    size = int.from_bytes(bytes([first[0] & (1 << 7 - more) - 1]) + stream.read(more), "big")
+    return None if size == (1 << 7 * (more + 1)) - 1 else size
 
 
 def _codec_named_by_libav(path: Path) -> str:

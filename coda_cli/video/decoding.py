@@ -11,21 +11,31 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.media.stills import refuse_bombs
-from coda_cli.video.containers import as_fraction, open_container, reason_of, seconds_of, stated_duration, video_stream
+from coda_cli.video.colours import orientation_of, refuse_large_frames, shown
+from coda_cli.video.containers import (
+    as_fraction,
+    decoder_of,
+    has_guessed_stamps,
+    is_cut_off,
+    open_container,
+    reason_of,
+    seconds_of,
+    stated_duration,
+    track_note,
+    video_stream,
+)
 from coda_cli.video.spans import TOLERANCE
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
-    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 # Seconds by which a seek aims too early: containers index the order of decoding, which is ahead of that of showing.
@@ -92,6 +102,7 @@ class DecodingLog:
         damaged: frames of that part that were decoded with faults.
         notes: in words, what was wrong and what was changed.
         passed: frames of the source dealt with so far, decoded or lost, in that part or not.
+        broken: whether the file could not be read to its end.
     """
 
     def __init__(self, start: float = 0.0, end: float | None = None) -> None:
@@ -103,7 +114,7 @@ class DecodingLog:
         """
         self.start, self.end = start, end
         self.lost, self.damaged, self.notes = 0, 0, list[str]()
-        self.passed = 0
+        self.passed, self.broken = 0, False
 
     def note(self, text: str) -> None:
         """Add a line to ``notes``, unless it is there already.
@@ -132,12 +143,10 @@ class Opening:
     Attributes:
         info: what the clip is.
         zero: presentation time of the first frame in seconds; the clip's own time begins there.
-        size: (width, height) as coded, before rotation.
     """
 
     info: ClipInfo
     zero: Fraction
-    size: tuple[int, int]
 
 
 def opening_of(path: Path) -> Opening:
@@ -157,19 +166,20 @@ def opening_of(path: Path) -> Opening:
         frame, _ = next(_decoded(stream, DecodingLog()), (None, False))
         if frame is None:
             raise MediaError("none of its video can be decoded; the file is broken or cut off too early", item=path)
-        turned = _quarter_turns(frame) % 2
+        turned = orientation_of(frame).turns % 2
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        refuse_bombs(path, (width, height))
+        refuse_large_frames(path, (width, height))
         rate = as_fraction(stream.average_rate) or None
-        duration = stated_duration(container, stream)
+        zero = seconds_of(frame.pts, stream)
+        duration = stated_duration(container, stream, zero)
         frames = stream.frames or (round(duration * rate) if duration and rate else None)
         sound = bool(container.streams.audio)
         codec, time_base = stream.codec_context.name, str(as_fraction(stream.time_base)) if stream.time_base else None
-        notes = _notes_on(frame)
+        notes = track_note(container, stream) + _notes_on(frame)
         if (shape := as_fraction(stream.sample_aspect_ratio)) not in (0, 1):
             notes += (f"its pixels are not square ({shape.numerator}:{shape.denominator}): shown as they are stored",)
         info = ClipInfo(str(path), width, height, rate, duration, frames, codec, sound, time_base, notes)
-        return Opening(info, seconds_of(frame.pts, stream), (frame.width, frame.height))
+        return Opening(info, zero)
 
 
 def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
@@ -177,8 +187,8 @@ def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
     from av.video.reformatter import ColorTrc
 
     notes = []
-    if _quarter_turns(frame):
-        notes.append("turned by its rotation metadata")
+    if note := orientation_of(frame).note:
+        notes.append(note)
     bits = max(component.bits for component in frame.format.components)
     if bits > 8:
         notes.append(f"{bits}-bit converted to 8")
@@ -187,27 +197,6 @@ def _notes_on(frame: VideoFrame) -> tuple[str, ...]:
     if frame.interlaced_frame:
         notes.append("interlaced: its fields are not separated")
     return tuple(notes)
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    """How often a frame is to be turned by 90 degrees counter-clockwise, which PyAV and imageio do not do."""
-    return round(frame.rotation / 90) % 4
-
-
-def _colours(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """A frame in sRGB, uint8 [H, W, 3], turned, with the matrix and range that it states.
-
-    A frame that states no matrix is read as players read it: as BT.709 from HD on, as BT.601 below. Frames whose size
-    changes within a clip are scaled to ``size`` (width, height), that of the first one.
-    """
-    from av.video.reformatter import Colorspace
-
-    unstated = frame.colorspace == 2 and (frame.width >= 1280 or frame.height > 576)
-    matrix = Colorspace.ITU709 if unstated else None
-    # One thread, because the network needs the others. The reformatter is kept, as it makes its tables only once.
-    plain = reformatter.reformat(frame, *size, "rgb24", src_colorspace=matrix, threads=1)
-    rgb = plain.to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame))).astype(np.uint8, copy=False)
 
 
 def video_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
@@ -228,7 +217,7 @@ def video_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
     opening = opening_of(path)
     for note in opening.info.notes:
         log.note(note)
-    reformatter = VideoReformatter()
+    reformatter, size = VideoReformatter(), (opening.info.width, opening.info.height)
     rate = opening.info.rate or Fraction(25)
     key = _key_frame_before(path, opening.zero + Fraction(log.start - MARGIN)) if log.start > MARGIN else None
     with open_container(path) as container:
@@ -248,25 +237,45 @@ def video_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
             end = time + (duration or 0.0)
 
             def colours(frame: VideoFrame = frame) -> NDArray[np.uint8]:
-                return _colours(frame, opening.size, reformatter)
+                refuse_large_frames(path, (frame.width, frame.height))
+                rgb, changes = shown(frame, size, reformatter)
+                for change in changes:
+                    log.note(change)
+                return rgb
 
             yield CodedFrame(number, frame.pts, time, duration, damaged, colours)
-        missing = _missing_at_the_end(container, stream, log.passed, end, float(rate))
+        ends = _Ends(path, log.passed, end, opening.zero, float(rate), log.broken)
+        missing = _missing_at_the_end(container, stream, ends)
         if missing > 0:
             log.lose(missing, end)
             log.note(f"cut off after {end:.2f} s; frames missing at the end: {missing}")
 
 
-def _missing_at_the_end(container: InputContainer, stream: VideoStream, passed: int, end: float, rate: float) -> int:
+class _Ends(NamedTuple):
+    """How far the reading of a file came: what frames that are missing at its end are counted from."""
+
+    path: Path
+    passed: int  # frames
+    end: float  # seconds from the first frame
+    zero: Fraction  # the file's own time of the first frame, in seconds
+    rate: float  # frames a second
+    broken: bool  # whether the file could not be read on
+
+
+def _missing_at_the_end(container: InputContainer, stream: VideoStream, ends: _Ends) -> int:
     """How many of the frames that its header promises a file did not hold, once it has been read to its end."""
     if container.format.name.startswith("mov"):
         # The index is whole even where the data are cut off. It marks frames that an edit list hides; the header's
         # count does not.
-        return sum(not entry.is_discard for entry in stream.index_entries) - passed
-    # Other formats only state a length; that of the whole file may be the length of its sound.
-    own = stream.duration or "DURATION" in stream.metadata
-    short = (stated_duration(container, stream) or 0.0) - end if own else 0.0
-    return round(short * rate) if short > 0.5 else 0
+        return sum(not entry.is_discard for entry in stream.index_entries) - ends.passed
+    # Other formats only state a length. Of a file that is whole, it may count from before the first frame, or to the
+    # end of a last frame that is shown for long: only where bytes are missing are frames missing.
+    if not (ends.broken or is_cut_off(ends.path)):
+        return 0
+    # That of a whole Matroska may be the length of its sound.
+    own = "DURATION" in stream.metadata or (container.format.name == "avi" and stream.duration)
+    short = (stated_duration(container, stream, ends.zero) or 0.0) - ends.end if own else 0.0
+    return round(short * ends.rate) if short > 0.5 else 0
 
 
 def _decoded(
@@ -282,12 +291,13 @@ def _decoded(
 
     shown = key.pts - 1 if key else None  # the stamp of the last frame
     waiting: list[int] = []
+    decode, guessed = decoder_of(stream), has_guessed_stamps(stream)
     mending = False  # after a loss, frames refer to what was lost, until the next key frame
     for packet in _until_broken(stream, log):
         if packet.pts is not None and packet.size and _shows(packet, stream) and not (key and packet.pts < key.pts):
             waiting.append(packet.pts)
         try:
-            frames = packet.decode()
+            frames = decode(packet)
         except av.FFmpegError:
             if packet.pts is None:  # one with a stamp is counted when its turn has passed
                 mending = True
@@ -295,6 +305,8 @@ def _decoded(
                 log.passed += 1
             continue
         for frame in frames:
+            if guessed and waiting:
+                frame.pts = min(waiting)
             if shown is not None and frame.pts is not None and frame.pts <= shown:
                 continue  # it belongs before the key frame, or came out of order after damage and counts as lost
             shown = frame.pts
@@ -320,6 +332,7 @@ def _until_broken(stream: VideoStream, log: DecodingLog) -> Iterator[Packet[Vide
             packet = next(packets, None)
         except av.FFmpegError as error:
             log.note(f"broken inside ({reason_of(error)}): read up to there")
+            log.broken = True
             return
         if packet is None:
             return
@@ -360,7 +373,7 @@ def _key_frame_before(path: Path, target: Fraction) -> _Key | None:
 
     with open_container(path) as container:
         stream = video_stream(path, container)
-        if not stream.time_base:
+        if not stream.time_base or has_guessed_stamps(stream):
             return None
         goal = int(target / as_fraction(stream.time_base))
         try:

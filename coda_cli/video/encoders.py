@@ -14,16 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.media import png
+from coda_cli.video.checking import webp_delays
 from coda_cli.video.containers import as_fraction
-from coda_cli.video.sound import Sound
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 Kind = Literal["mp4", "webm", "gif", "webp", "png"]
 DEFAULT_RATE = Fraction(25)  # frames a second of a clip whose only frame does not say how long it lasts
+USUAL_TICKS, FINEST = 90000, 240000  # a second; the second fits every usual rate, such as 120000/1001
+SHORT = Fraction(1, 1000)  # seconds: the unit of time of a WebM
+LONGEST = 1 << 30  # ticks of one frame: an MP4 has room for 31 bits
+HIGHEST = Fraction(1000)  # frames a second that encoders are told
 RGB = NDArray[np.uint8]
 
 
@@ -33,10 +38,12 @@ class Encoder(Protocol):
     Attributes:
         tick: seconds of one unit of time; times are whole ticks from the first frame.
         shortest: ticks between frames; those that come faster are dropped.
+        longest: ticks that one frame can last; after these it is written once more.
     """
 
     tick: Fraction
     shortest: int
+    longest: int
 
     def add(self, rgb: RGB, at: int) -> None:
         """Take one more frame.
@@ -73,6 +80,7 @@ class Video:
     Attributes:
         tick: seconds of one unit of time.
         shortest: ticks between frames.
+        longest: ticks that one frame can last.
     """
 
     def __init__(
@@ -83,7 +91,6 @@ class Video:
         rate: Fraction | None = None,
         quality: int | None = None,
         loop: bool = True,
-        sound: Sound | None = None,
     ) -> None:
         """Open the file.
 
@@ -94,7 +101,6 @@ class Video:
             rate: frames a second, if they are constant.
             quality: crf of mp4 and webm, quality of webp; the kind's default unless given.
             loop: whether a webp starts again at its end.
-            sound: what goes along, in mp4 and webm.
         """
         import av
         from av.video.reformatter import VideoReformatter
@@ -103,11 +109,15 @@ class Video:
         if quality is not None:
             options = options | {"quality" if kind == "webp" else "crf": str(quality)}
         rate = Fraction(rate or DEFAULT_RATE)
-        # A multiple of the rate, so that its times are exact, and fine enough for all others.
-        ticks = 1000 if kind == "webp" else rate.numerator * -(-90000 // rate.numerator)
+        ticks = 1000 if kind == "webp" else _ticks_a_second(rate)
         self.tick = Fraction(1, ticks)
         self.shortest = 11 if kind == "webp" else 1  # browsers show 10 ms as 100
-        self._path, self._kind, self._sound, self._last = path, kind, sound, 0
+        self.longest = (1 << 24) - 1 if kind == "webp" else LONGEST
+        self._path, self._kind, self._last = path, kind, 0
+        # Encoders plan with the rate only roughly. One that is no usual rate is an average of uneven times.
+        rate = min(
+            max(rate if ticks % rate.numerator == 0 else rate.limit_denominator(1001), Fraction(1, 1000)), HIGHEST
+        )
         more = {"mp4": {"movflags": "+faststart"}, "webp": {"loop": "0" if loop else "1"}}.get(kind, {})
         self._container: OutputContainer = av.open(f"file:{path}", "w", format=kind, options=more)
         # yuv420p has no odd sizes.
@@ -115,8 +125,6 @@ class Video:
         self._stream = cast("VideoStream", self._container.add_stream(codec, rate=rate, options=options))
         self._describe_stream(size)
         self._reformatter = VideoReformatter()
-        if sound:
-            sound.add_to(self._container)
 
     def _describe_stream(self, size: tuple[int, int]) -> None:
         """State the size, the kind of pixels, the times and the colours of the stream of pictures."""
@@ -128,17 +136,21 @@ class Video:
             context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
 
     def add(self, rgb: RGB, at: int) -> None:
-        """Encode a frame, and before it the sound up to its time.
+        """Encode a frame.
 
         Args:
             rgb: uint8 [H, W, 3] sRGB.
             at: the tick at which the frame begins.
         """
-        if self._sound:
-            self._sound.copy_until(float(at * self.tick))
         self._last = at
         for packet in self._stream.encode(self._frame(rgb, at)):
-            self._container.mux(packet)
+            self._mux(packet)
+
+    def _mux(self, packet: Packet[VideoStream]) -> None:
+        """Write a packet, whose frame lasts until the next one."""
+        if self._kind == "webm":  # lengths are guessed from the rate, and would make the clip longer than it is
+            packet.duration = round(SHORT / as_fraction(packet.time_base))
+        self._container.mux(packet)
 
     def finish(self, end: int) -> None:
         """Encode what is left, give the last frame its length, and complete the file.
@@ -149,20 +161,17 @@ class Video:
         for packet in self._stream.encode():
             base = as_fraction(packet.time_base)
             if packet.pts is not None and round(packet.pts * base / self.tick) == self._last:
-                packet.duration = round((end - self._last) * self.tick / base)  # the others end where the next begins
-            self._container.mux(packet)
-        if self._sound:
-            self._sound.copy_until(float(end * self.tick))
-            self._sound.finish()
+                packet.duration = round((end - self._last) * self.tick / base)
+                self._container.mux(packet)
+            else:
+                self._mux(packet)
         self._container.close()
         if self._kind == "webp":
             _set_length_of_webp(self._path, end)
 
     def close(self) -> None:
-        """Close the file, and the clip that the sound is from."""
+        """Close the file."""
         self._container.close()
-        if self._sound:
-            self._sound.close()
 
     def _frame(self, rgb: RGB, at: int) -> VideoFrame:
         """A frame as the codec wants it: padded to an even size with its edge, in the codec's kind of pixels."""
@@ -191,17 +200,22 @@ class Video:
 def _set_length_of_webp(path: Path, total: int) -> None:
     """Set the delay of the last frame of an animated WebP so that all frames last ``total`` ms; libwebp guesses it."""
     data = bytearray(path.read_bytes())
-    place, last, before = 12, 0, 0
-    delays = []
-    while place + 8 <= len(data):
-        if data[place : place + 4] == b"ANMF":
-            last = place + 8 + 12  # after the frame's position and size
-            delays.append(int.from_bytes(data[last : last + 3], "little"))
-        place += 8 + int.from_bytes(data[place + 4 : place + 8], "little") + 1 & ~1
-    if last:
-        before = sum(delays[:-1])
-        data[last : last + 3] = max(0, total - before).to_bytes(3, "little")
+    delays = webp_delays(data)
+    if delays:
+        last = delays[-1][0]
+        data[last : last + 3] = max(0, total - sum(delay for _, delay in delays[:-1])).to_bytes(3, "little")
         path.write_bytes(data)
+
+
+def _ticks_a_second(rate: Fraction) -> int:
+    """A multiple of the rate, so that its times are exact, and fine enough for all others.
+
+    Not so for a rate that is an average of uneven times, such as 120000000/24000377: files have 32 bits for the length
+    of a frame, and in ticks that fine one of 20 s would not fit (measured: 24 s became 2).
+    """
+    if rate.numerator > FINEST:
+        return USUAL_TICKS
+    return rate.numerator * -(-USUAL_TICKS // rate.numerator)
 
 
 class Pictures:
@@ -210,9 +224,10 @@ class Pictures:
     Attributes:
         tick: seconds of one unit of time.
         shortest: ticks between frames; none is dropped.
+        longest: ticks that one frame can last; none is written twice.
     """
 
-    tick, shortest = Fraction(1, 90000), 0
+    tick, shortest, longest = Fraction(1, 90000), 0, 1 << 62
 
     def __init__(self, path: Path) -> None:
         """Make the folder.

@@ -41,9 +41,10 @@ class Gif:
     Attributes:
         tick: seconds of one unit of time.
         shortest: ticks between frames; browsers slow down what is faster.
+        longest: ticks that one frame can last: a delay has 16 bits.
     """
 
-    tick, shortest = Fraction(1, 100), 2
+    tick, shortest, longest = Fraction(1, 100), 2, 0xFFFF
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Gif:
         if len(self._fixed) > MOST_FIXED:
             raise ValueError(f"{len(self._fixed)} fixed colours; a GIF has room for at most {MOST_FIXED}")
         self._path, self._size, self._loop, self._comment = path, size, loop, comment
-        self._spool_path, self._drawn_path = (path.with_name(path.name + end) for end in (".spool", ".drawn"))
+        self._spool_path, self._drawn_path = (path.with_name(f"{path.stem}.{what}.part") for what in ("spool", "drawn"))
         self._spool: OutputContainer = av.open(f"file:{self._spool_path}", "w", format="nut")
         self._spooled = self._add_stream(self._spool, "ffv1", "bgr0")
         self._last = 0

@@ -20,10 +20,11 @@ from typing import cast, get_args
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.files import TEMPORARY_PREFIX
+from coda_cli.video.checking import verify
 from coda_cli.video.containers import reason_of
 from coda_cli.video.encoders import DEFAULT_RATE, RGB, Encoder, Kind, Pictures, Video
 from coda_cli.video.gif import Gif
-from coda_cli.video.sound import SOUND, Sound
+from coda_cli.video.sound import SOUND, add_sound
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -107,7 +108,8 @@ class ClipWriter:
         self._encoder: Encoder | None = None
         self._shape: tuple[int, ...] = ()
         self._first = self._time = self._end = 0.0
-        self._at, self._done = 0, False
+        self._at, self._done, self._failed = 0, False, False
+        self._repeated = 0
         if self.kind == "png" and path.exists() and not _holds_only_frames(path):
             raise MediaError("exists and is not a folder of numbered frames; choose a new name", item=path)
         if not path.parent.is_dir():
@@ -150,9 +152,18 @@ class ClipWriter:
             if self.frames and at < self._at + self._encoder.shortest:
                 self.dropped += 1
                 return
+            self._hold_until(at)
             self._encoder.add(rgb, at)
-            self._at = at
+            self._at, self._shown = at, rgb
             self.frames += 1
+
+    def _hold_until(self, at: int) -> None:
+        """Write the last frame again where it lasts longer than the kind can say."""
+        assert self._encoder is not None
+        while self.frames and at - self._at > self._encoder.longest:
+            self._at += self._encoder.longest
+            self._encoder.add(self._shown, self._at)
+            self._repeated += 1
 
     def finish(self) -> None:
         """Complete the file and give it its name.
@@ -165,12 +176,15 @@ class ClipWriter:
             with self._media_errors():
                 if self._encoder is None:
                     raise MediaError("no frame to write", item=self.path)
+                length = round((self._end - self._first) / self._encoder.tick)
+                self._hold_until(length)
                 encoder, self._encoder = self._encoder, None
+                length = max(length, self._at + encoder.shortest)
                 try:
-                    length = round((self._end - self._first) / encoder.tick)
-                    encoder.finish(max(length, self._at + encoder.shortest))
+                    encoder.finish(length)
                 finally:
                     encoder.close()
+                self._check_and_add_sound(float(length * encoder.tick))
                 _put_in_place(self._temporary, self.path)
             unless_done.pop_all()
         self._done = True
@@ -196,27 +210,37 @@ class ClipWriter:
         size = width, height
         if self.kind == "gif":
             return Gif(self._temporary, size, loop=self._loop, fixed_colours=self._fixed_colours, comment=self._comment)
-        sound = self._sound() if self._audio and self.kind in SOUND else None
-        return Video(self._temporary, self.kind, size, self._rate, self._quality, self._loop, sound)
+        return Video(self._temporary, self.kind, size, self._rate, self._quality, self._loop)
 
-    def _sound(self) -> Sound | None:
-        """The sound that goes along; None, with a note, where it cannot be read."""
-        assert self._audio is not None
-        try:
-            return Sound(self._audio, self.kind, self._first)
-        except MediaError as error:  # the pictures are useful without it
-            self.notes.append(f"without sound: {error}")
-            return None
+    def _check_and_add_sound(self, length: float) -> None:
+        """Read the finished file back, and give it the sound that goes along."""
+        if self.kind == "png":
+            return
+        verify(self._temporary, self.kind, self.frames + self._repeated, length)
+        if self._audio and self.kind in SOUND:
+            self.notes += add_sound(self._temporary, self.kind, self._audio, self._first, length)
 
     @contextlib.contextmanager
     def _media_errors(self) -> Iterator[None]:
-        """Turn what libav and the system raise into MediaError with the name of the file."""
+        """Turn what libav and the system raise into MediaError with the name of the file.
+
+        After an error the encoder is not called again: it may answer with the end of the process.
+        """
         import av
 
+        if self._failed:
+            raise MediaError("cannot be written (it failed before)", item=self.path)
         try:
             yield
         except (av.FFmpegError, OSError) as error:
+            self._failed = True
             raise MediaError(f"cannot be written ({reason_of(error)})", item=self.path) from error
+        except MediaError as error:
+            self._failed = True
+            raise error.about(self.path)  # noqa: B904 (it is the same error)
+        except Exception:
+            self._failed = True
+            raise
 
 
 def write_gif(path: Path, frames: Iterable[RGB], seconds: float, comment: str, fixed_colours: RGB) -> None:

@@ -63,6 +63,7 @@ class Sink:
         self._drawing = ThreadPoolExecutor(budget.painters())
         self._encoding = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
+        self._most = budget.FRAMES_UNDER_WAY
 
     def __enter__(self) -> Sink:
         return self
@@ -86,6 +87,7 @@ class Sink:
             record: its record.
         """
         if self._writers:
+            self._most = budget.frames_held(budget.FRAMES_UNDER_WAY, frame.rgb.nbytes)
             self.painter.prepare(frame)
             drawn = self._drawing.submit(self.painter.draw, frame, explanation, record)
             self._pending.append(self._encoding.submit(self._write, drawn, frame))
@@ -94,7 +96,7 @@ class Sink:
 
     def wait(self) -> None:
         """Wait while too many frames are not written yet. Errors of drawing and encoding are raised here."""
-        while len(self._pending) > budget.FRAMES_UNDER_WAY:
+        while len(self._pending) > self._most:
             self._pending.popleft().result()
 
     def _write(self, drawn: Future[RGB], frame: Frame) -> None:

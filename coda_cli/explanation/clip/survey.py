@@ -61,14 +61,20 @@ def grouped_views(
             return None
         return frame, fit(frame.rgb, p.resize, p.crop, request.fit)
 
+    first = following()
+    if first is None:
+        return
+    size = first[0].rgb.nbytes
+    at_once = budget.frames_at_once(net.device.type, first[1].pixels, targets)
+    most = batch or budget.frames_held(at_once, size)
     group: list[tuple[Frame, View]] = []
     calls = ((None, following) for _ in itertools.count())
-    with threads(1) as pool, closing(ahead(pool, calls, budget.FRAMES_AHEAD)) as read:
-        for _, pair in read:
+    with threads(1) as pool, closing(ahead(pool, calls, budget.frames_held(budget.FRAMES_AHEAD, size))) as read:
+        for pair in itertools.chain([first], (pair for _, pair in read)):
             if pair is None:
                 break
             group.append(pair)
-            if len(group) >= (batch or budget.frames_at_once(net.device.type, pair[1].pixels, targets)):
+            if len(group) >= most:
                 yield _as_group(group)
                 group = []
         if group:

@@ -1,0 +1,413 @@
+"""Clips that are not what they seem: how they are shown, what is counted as lost, what a written clip must hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from films import H, W, close_to, counted, film, length_of, number, numbers, packets_of, picture, write
+from PIL import Image
+
+from coda_cli.errors import MediaError
+from coda_cli.video import sound
+from coda_cli.video.checking import held_in
+from coda_cli.video.reading import ClipWriter, Reader, probe, read_frames
+
+# ---- how clips are shown ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_all_eight_orientations_stand_upright(tmp_path: Path, turns: int, mirrored: bool) -> None:
+    upright = picture(9)
+    # Stored so that turning counter-clockwise, then exchanging left and right, brings it back.
+    stored = np.ascontiguousarray(np.rot90(upright[:, ::-1] if mirrored else upright, -turns))
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], "yuv420p"
+        stream.set_display_rotation(90 * turns, hflip=mirrored)
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        output.mux(stream.encode(None))
+    reader = Reader(path)
+    (frame,) = reader
+    assert close_to(frame.rgb, upright)
+    assert (probe(path).width, probe(path).height) == (W, H)
+    assert any("mirrored" in note for note in reader.notes) == mirrored
+    assert bool(reader.notes) == (mirrored or turns > 0)
+
+
+def transparent(path: Path, codec: str, pixels: str) -> Path:
+    """Three frames, opaque on the left, invisible on the right."""
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream(codec, rate=10, options={"auto-alt-ref": "0"} if "vpx" in codec else {})
+        stream.width, stream.height, stream.pix_fmt = W, H, pixels
+        if path.suffix == ".webm":
+            stream.metadata["alpha_mode"] = "1"
+        for k in range(3):
+            rgba = np.dstack([picture(k), np.full((H, W), 255, np.uint8)])
+            rgba[:, W // 2 :] = 0
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pixels)
+            frame.pts, frame.time_base = k, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.webm", "libvpx", "yuva420p"),
+        ("a.mkv", "ffv1", "bgra"),
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mov", "png", "rgba"),
+    ],
+)
+def test_transparency_is_laid_on_white_and_said(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
+    reader = Reader(transparent(tmp_path / name, codec, pixels))
+    frames = list(reader)
+    assert len(frames) == 3
+    assert "transparency laid on white" in reader.notes
+    assert all((frame.rgb[:, W // 2 + 8 :] > 250).all() for frame in frames)
+    assert all(close_to(f.rgb[:, : W // 2 - 8], picture(f.index)[:, : W // 2 - 8], 9) for f in frames)
+
+
+def test_an_alpha_channel_that_hides_nothing_is_not_mentioned(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", counted(3), codec="ffv1", pixels="bgra")
+    reader = Reader(path)
+    assert ([number(frame.rgb) for frame in reader], reader.notes) == ([0, 1, 2], [])
+
+
+def gif(blocks: list[bytes], palette: bytes, background: int = 0, size: tuple[int, int] = (8, 8)) -> bytes:
+    head = b"GIF89a" + size[0].to_bytes(2, "little") + size[1].to_bytes(2, "little") + bytes([0x91, background, 0])
+    return head + palette + b"".join(blocks) + b";"
+
+
+def square(box: tuple[int, int, int, int], colour: int, disposal: int, clear: int | None = None) -> bytes:
+    """An area of one colour; codes of three bits, each pixel after a code that empties the table."""
+    left, top, width, height = box
+    bits, count = 0, 0
+    for code in [c for _ in range(width * height) for c in (4, colour)] + [5]:
+        bits, count = bits | code << count, count + 3
+    data = bits.to_bytes(-(-count // 8), "little")
+    pieces = b"".join(bytes([len(data[n : n + 255])]) + data[n : n + 255] for n in range(0, len(data), 255))
+    control = bytes([0x21, 0xF9, 4, disposal << 2 | (clear is not None), 10, 0, clear or 0, 0])
+    place = b"".join(value.to_bytes(2, "little") for value in (left, top, width, height))
+    return control + b"," + place + b"\0" + b"\x02" + pieces + b"\0"
+
+
+PALETTE = bytes([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])  # black, red, green, blue
+
+
+def test_a_gif_is_cleared_as_browsers_clear_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(
+        gif(
+            [
+                square((0, 0, 8, 8), 1, 1),  # red, stays
+                square((0, 0, 4, 4), 2, 2),  # green, then cleared
+                square((4, 4, 4, 4), 3, 3),  # blue, then what was there before
+                square((0, 4, 2, 2), 0, 0, clear=0),  # nothing: all of it is transparent
+            ],
+            PALETTE,
+        )
+    )
+    reader = Reader(path)
+    red, green, blue, white = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+    first, second, third, last = (frame.rgb for frame in reader)
+    assert (first == red).all()
+    assert (second[:4, :4] == green).all()
+    assert (second[4:] == red).all()
+    assert (third[:4, :4] == white).all()
+    assert (third[4:, 4:] == blue).all()
+    assert (third[4:, :4] == red).all()
+    assert (last[4:] == red).all()
+    assert (last[:4, :4] == white).all()
+    assert reader.notes == ["transparency laid on white"]
+
+
+def test_a_gif_that_starts_beside_its_canvas_is_white_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif([square((2, 2, 4, 4), 1, 0), square((6, 6, 4, 4), 2, 0)], PALETTE, background=3))
+    first, second = (frame.rgb for frame in read_frames(path))
+    assert first.shape == (8, 8, 3)
+    assert (first[:2] == 255).all()
+    assert (second[6:, 6:] == [0, 255, 0]).all()  # what lies outside is cut off
+
+
+def test_the_default_track_is_shown_and_said(tmp_path: Path) -> None:
+    from av.stream import Disposition
+
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        streams: list[Any] = [output.add_stream("ffv1", rate=10) for _ in range(2)]
+        for stream, disposition in zip(streams, (Disposition(0), Disposition.default), strict=True):
+            stream.width, stream.height, stream.pix_fmt, stream.disposition = W, H, "bgr0", disposition
+        for k in range(3):
+            for n, stream in enumerate(streams):
+                frame = av.VideoFrame.from_ndarray(picture(k + 100 * n), format="rgb24").reformat(format="bgr0")
+                frame.pts, frame.time_base = k, Fraction(1, 10)
+                output.mux(stream.encode(frame))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    reader = Reader(path)
+    assert [number(frame.rgb) for frame in reader] == [100, 101, 102]
+    assert reader.notes == ["2 tracks of video in it: number 2, its default, is shown"]
+
+
+def test_a_size_that_changes_inside_is_said(tmp_path: Path) -> None:
+    first = film(tmp_path / "a.h264", counted(4), rate=Fraction(25))
+    second = film(tmp_path / "b.h264", counted(4, width=128, height=96), rate=Fraction(25))
+    path = tmp_path / "c.h264"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    reader = Reader(path)
+    assert {frame.rgb.shape for frame in reader} == {(H, W, 3)}
+    assert "its size changes inside, to 128 x 96 pixels: scaled to 64 x 48, as it begins" in reader.notes
+
+
+def test_frames_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif([square((0, 0, 2, 2), 1, 0)], PALETTE, size=(9000, 9000)))
+    for attempt in (lambda: list(read_frames(path)), lambda: probe(path)):
+        with pytest.raises(MediaError, match="frames of 9000 x 9000 pixels"):
+            attempt()
+
+
+def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> None:
+    cover = tmp_path / "cover.png"
+    Image.fromarray(picture(1)).save(cover)
+    path = tmp_path / "a.mp4"
+    film(path, counted(1), codec="png", pixels="rgb24", sound="aac")
+    from av.stream import Disposition
+
+    from coda_cli.video import containers
+
+    stream: Any = type("Stream", (), {"type": "video", "disposition": Disposition.attached_pic})()
+    tone: Any = type("Stream", (), {"type": "audio", "disposition": Disposition(0)})()
+    streams: Any = type("Streams", (list,), {"video": [stream]})([tone, stream])
+    container: Any = type("Container", (), {"streams": streams})()
+    with pytest.raises(MediaError, match="no video in it, only audio and a cover picture"):
+        containers.video_stream(path, container)
+
+
+# ---- what is lost ----------------------------------------------------------------------------------------------------
+
+
+def matroska(path: Path, times: list[float], tone_from: float = 0.0) -> Path:
+    """Frames at these times, and sound from a given one on."""
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("libx264", rate=10, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        tone: Any = output.add_stream("aac", rate=48000)
+        tone.codec_context.layout = "mono"
+        for start in range(int(tone_from * 48000), int((times[-1] + 0.1) * 48000), 1024):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = 48000, start, Fraction(1, 48000)
+            output.mux(tone.encode(samples))
+        output.mux(tone.encode(None))
+        for k, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def test_video_that_begins_late_has_lost_nothing(tmp_path: Path) -> None:
+    path = matroska(tmp_path / "a.mkv", [1 + k / 10 for k in range(10)])
+    reader = Reader(path)
+    assert [number(frame.rgb) for frame in reader] == list(range(10))
+    assert (reader.lost, reader.notes) == (0, [])
+    assert probe(path).duration == pytest.approx(1.0, abs=0.01)
+    position, _ = packets_of(path)[3]
+    path.write_bytes(path.read_bytes()[:position])  # and where it has, that is counted
+    reader = Reader(path)
+    assert (len(list(reader)), reader.lost) == (3, 7)
+
+
+def test_a_length_that_is_stated_too_long_is_no_loss(tmp_path: Path) -> None:
+    path = matroska(tmp_path / "a.mkv", [k / 10 for k in range(10)])
+    data = path.read_bytes()
+    assert data.count(b"00:00:01.000000000") == 1
+    path.write_bytes(data.replace(b"00:00:01.000000000", b"00:00:09.000000000"))
+    reader = Reader(path)
+    assert (len(list(reader)), reader.lost, reader.notes) == (10, 0, [])
+
+
+def test_b_frames_of_h264_in_avi_are_all_there(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.avi", counted(50), rate=Fraction(25), options={"bf": "2"})
+    reader = Reader(path)
+    frames = list(reader)
+    assert [number(frame.rgb) for frame in frames] == list(range(50))
+    assert [frame.time for frame in frames] == pytest.approx([k / 25 for k in range(50)])
+    assert (reader.lost, reader.damaged) == (0, 0)
+    assert numbers(path, start=1.2) == list(range(30, 50))
+
+
+# ---- sound and times of written clips --------------------------------------------------------------------------------
+
+
+def sounding(path: Path, codec: str, rate: int, layout: str = "stereo") -> Path:
+    """Two seconds of pictures and noise."""
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        tone: Any = output.add_stream(codec, rate=rate)
+        tone.codec_context.layout = layout
+        noise, channels = np.random.default_rng(0), len(av.AudioLayout(layout).channels)
+        for k in range(50):
+            frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            output.mux(stream.encode(frame))
+            wave = noise.normal(0, 0.1, (channels, rate // 25)).astype(np.float32)
+            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout=layout)
+            samples.sample_rate, samples.pts, samples.time_base = rate, k * (rate // 25), Fraction(1, rate)
+            output.mux(tone.encode(samples))
+        output.mux(stream.encode(None))
+        output.mux(tone.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [
+        ("s.avi", "pcm_s16le", 48000),
+        ("s.avi", "libmp3lame", 44100),
+        ("s.avi", "aac", 44100),
+        ("s.flv", "libmp3lame", 44100),
+        ("s.flv", "aac", 44100),
+        ("s.ts", "aac", 48000),
+        ("s.mkv", "pcm_s16le", 192000),
+        ("s.mkv", "flac", 192000),
+        ("s.mkv", "pcm_s16le", 12345),
+    ],
+)
+def test_every_sound_goes_along_or_its_change_is_said(
+    tmp_path: Path, name: str, codec: str, rate: int, kind: str
+) -> None:
+    source, path = sounding(tmp_path / name, codec, rate), tmp_path / f"a.{kind}"
+    for start, length in [(0.0, 2.0), (1.2, 0.8)]:
+        with ClipWriter(path, rate=Fraction(25), audio=source) as writer:
+            for frame in read_frames(source, start=start):
+                writer.write(frame.rgb, frame.time)
+        held = held_in(path)
+        assert (held.frames, held.length) == (round(25 * length), pytest.approx(length, abs=0.01))
+        assert held.sound_length == pytest.approx(length, abs=0.1)
+        odd = rate > 96000 or (rate == 12345 and kind == "mp4")
+        assert writer.notes == ([f"sound of {rate} Hz became 48000 Hz, which players take"] if odd else [])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([path.name, source.name])
+
+
+def test_channels_that_are_mixed_are_said(tmp_path: Path) -> None:
+    source = sounding(tmp_path / "s.mkv", "ac3", 48000, "5.1")
+    assert write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source).notes == [
+        "sound of 6 channels became stereo"
+    ]
+
+
+@pytest.mark.parametrize("error", [ValueError("no room"), av.FFmpegError(1, "no room"), MediaError("no room")])
+def test_sound_that_fails_costs_the_pictures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    source = sounding(tmp_path / "s.mkv", "aac", 48000)
+    monkeypatch.setattr(sound.Sound, "copy_until", fail)
+    writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)
+    assert writer.notes == ["without sound: it cannot be written (no room)"]
+    assert numbers(tmp_path / "a.mp4") == [0, 1, 2]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mp4", "s.mkv"]
+
+
+def test_sound_that_does_not_arrive_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = sounding(tmp_path / "s.mkv", "aac", 48000)
+    monkeypatch.setattr(sound.Sound, "_copy", lambda *_: None)
+    monkeypatch.setattr(sound.Sound, "_encode", lambda *_: None)
+    (note,) = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source).notes
+    assert note.startswith("without sound: it cannot be written (of 0.")
+    assert numbers(tmp_path / "a.mp4") == [0, 1, 2]
+
+
+def test_a_part_without_sound_is_said(tmp_path: Path) -> None:
+    source = matroska(tmp_path / "s.mkv", [k / 10 for k in range(30)], tone_from=2.0)
+    writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)
+    assert writer.notes == ["without sound: the source has none in this part"]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm", "gif", "webp"])
+def test_a_still_stretch_among_fine_times_keeps_its_length(tmp_path: Path, kind: str) -> None:
+    times = [k / 50 for k in range(60)] + [22 + k / 50 for k in range(60)]
+    path = tmp_path / f"a.{kind}"
+    writer = write(path, counted(120), times, 0.02, rate=Fraction(120000000, 24000377))
+    assert (writer.frames, writer.dropped) == (120, 0)
+    assert length_of(path, kind) == pytest.approx(23.2, abs=0.02)
+    assert [frame.time for frame in read_frames(path)] == pytest.approx(times, abs=0.011)
+
+
+@pytest.mark.parametrize(("kind", "hours"), [("mp4", 9), ("webm", 9), ("gif", 0.5), ("webp", 9)])
+def test_frames_that_last_longer_than_a_kind_can_say_are_written_again(tmp_path: Path, kind: str, hours: float) -> None:
+    path = tmp_path / f"a.{kind}"
+    writer = write(path, counted(3), [0, 3600 * hours, 3600 * hours + 1], 3600 * hours)
+    assert writer.frames == 3
+    assert length_of(path, kind) == pytest.approx(7200 * hours + 1, abs=0.1)
+
+
+def test_a_clip_that_is_not_what_was_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coda_cli.video.encoders._ticks_a_second", lambda _: 120000000)  # the bug of the first version
+    monkeypatch.setattr("coda_cli.video.encoders.LONGEST", 1 << 62)
+    times = [k / 50 for k in range(60)] + [22 + k / 50 for k in range(60)]
+    with pytest.raises(MediaError, match="read back, it has"):
+        write(tmp_path / "a.mp4", counted(120), times, 0.02)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a full disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a"])
+def test_no_encoder_is_called_after_one_failed(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = ClipWriter(tmp_path / name)
+    writer.write(picture(0), 0.0)
+    calls = []
+
+    def fail(*_: Any) -> None:
+        calls.append(1)
+        raise OSError(28, "No space left on device")
+
+    for method in ("add", "finish"):
+        monkeypatch.setattr(writer._encoder, method, fail)
+    for _ in range(2):
+        with pytest.raises(MediaError, match="cannot be written"):
+            writer.write(picture(1), 1.0)
+    with pytest.raises(MediaError, match="cannot be written"):
+        writer.finish()
+    assert len(calls) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000, 40000])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp"])
+def test_a_full_disk_with_sound_leaves_nothing(tmp_path: Path, name: str, size: int) -> None:
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from films import largest_file, write\n"
+        "from coda_cli.errors import MediaError\n"
+        "noise = np.random.default_rng(0).integers(0, 256, (30, 200, 300, 3), np.uint8)\n"
+        "path, size = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "try:\n    with largest_file(size): write(path, list(noise), [k / 10 for k in range(30)])\n"
+        "except MediaError: sys.exit(7)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / name), str(size)], capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (7, "", "")
+    assert list(tmp_path.iterdir()) == []
