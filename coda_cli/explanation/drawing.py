@@ -13,6 +13,7 @@ from coda_cli.errors import UsageError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, title_of
 from coda_cli.explanation.request import Input
+from coda_cli.machine import budget
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
 from coda_cli.render.overlay import (
@@ -81,7 +82,7 @@ def draw(
         uint8 [H', W', 3].
     """
     rgb, view = source.picture.rgb, source.view
-    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    size = drawing_size((rgb.shape[1], rgb.shape[0]), budget.SHEET_PIXELS // 3)
     picture, values = enlarged(rgb, size), paste_back(pixels, view, size)
     row, bars = [picture] if kind == "panel" else [], list[Colours]()
     if hues is not None:
@@ -113,7 +114,7 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
         Pictures uint8 [H', W', 3].
     """
     rgb, view = source.picture.rgb, source.view
-    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    size = drawing_size((rgb.shape[1], rgb.shape[0]), _most_pixels(kind, len(shares)))
     picture = enlarged(rgb, size)
     title = _caption(part, record)[0]
     tiles = []
@@ -135,6 +136,30 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
     height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
     pads = [((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0)) for t in tiles]
     return [np.pad(t, pad, constant_values=PAPER) for t, pad in zip(tiles, pads, strict=True)]
+
+
+def _most_pixels(kind: str, layers: int) -> int:
+    """How many pixels a picture may have in a drawing of layers, by its kind."""
+    return budget.SHEET_PIXELS // (layers + 1) if kind == "layers" else budget.ANIMATION_PIXELS // (2 * layers)
+
+
+def memory_of(kind: str, source: Input, layers: int = 0, *, hues: bool = False) -> int:
+    """How many bytes a drawing takes while it is made and encoded.
+
+    Args:
+        kind: one of STYLES, or "layers" or "depth".
+        source: the picture as it was read.
+        layers: how many layers are drawn.
+        hues: whether it is a colour explanation.
+
+    Returns:
+        Bytes, about.
+    """
+    rgb = source.picture.rgb
+    own = {"panel": 3, "layers": layers + 1, "depth": 2 * layers}.get(kind, 1)
+    most = _most_pixels(kind, layers) if layers else budget.SHEET_PIXELS // 3
+    width, height = drawing_size((rgb.shape[1], rgb.shape[0]), most)
+    return width * height * (own + 2 * hues) * budget.DRAWING_BYTES
 
 
 def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:

@@ -10,6 +10,7 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.errors import UsageError
 from coda_cli.machine.precision import DTYPES
+from coda_cli.media.pictures import for_drawing
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.media.view import View, fit
@@ -64,7 +65,7 @@ class Input:
 
     Attributes:
         item: its file, and where its outputs go.
-        picture: its pixels, and what was done to get them.
+        picture: its pixels, fewer of a picture that is too large to be drawn, and what was done to get them.
         view: what the network sees of it.
     """
 
@@ -110,7 +111,9 @@ def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
         The three together.
 
     Raises:
-        MediaError: the picture is too narrow for a crop.
+        MediaError: the picture is too narrow for a crop, or too large to be shown at its own size.
     """
     p = net.checkpoint.preprocessing
-    return Input(item, picture, fit(picture.rgb, p.resize, p.crop, mode))
+    view = fit(picture.rgb, p.resize, p.crop, mode)
+    view = view.of_picture(picture.full_size) if picture.full_size else view
+    return Input(item, for_drawing(picture), view)

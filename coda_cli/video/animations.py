@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.media.stills import BACKGROUND, pillow_silent, refuse_bombs
+from coda_cli.media.quiet import pillow_silent
+from coda_cli.media.stills import BACKGROUND, refuse_bombs
 from coda_cli.video.decoding import ClipInfo, CodedFrame, DecodingLog
 
 _MAGIC = (b"GIF8", b"\x89PNG", b"RIFF")
