@@ -86,7 +86,7 @@ def compare(
     from coda_cli.schema.parts import to_json
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
-    items = resolve(sources, recursive=recursive, leave_out=output)
+    items = resolve(sources, recursive=recursive, leave_out=output, on_left_out=console.say)
     for text in methods or ():
         method_of(text)
     require(methods or METHODS)

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.media.files import TEMPORARY_PREFIX
+from coda_cli.machine import budget
+from coda_cli.media.files import TEMPORARY_PREFIX, read_whole
 from coda_cli.media.sources import RECORD_KEY, identity
 from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
@@ -155,8 +156,8 @@ def stored_record(path: Path) -> Record | None:
         if path.suffix == ".npz":  # opened here: numpy would leave a broken one open
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return from_json(str(content["record"]))
-        return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return from_json(read_whole(path, budget.RECORD_FILE).decode())
+    except (MediaError, OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -20,6 +20,7 @@ from coda_cli.media import png
 from coda_cli.media.files import read_whole, regular_size, write_with
 from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
 from coda_cli.media.quiet import pillow_silent
+from coda_cli.media.tiff import bits_of, is_signed, refuse_misread, zero_is_white
 
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
 SUFFIXES = (
@@ -207,6 +208,7 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"first of {getattr(image, 'n_frames')} frames")  # noqa: B009 (not an attribute of every Image)
         image.seek(0)
+    refuse_misread(image)
     image.load()
     levels = _Levels.of(image) if image.mode.startswith("I") or image.mode == "F" else None
     conversion, note = conversion_of(image)
@@ -251,7 +253,7 @@ class _Levels:
     """How the numbers of a grey picture of 16 or 32 bits become 8 bits.
 
     Attributes:
-        top: what becomes 255: the full white of 16 bits, or the picture's largest value.
+        top: what becomes 255: the full white of 12, 15 or 16 bits, or the picture's largest value.
         inverted: whether 0 is white, which Pillow does not undo at 16 bits.
         clear: the one grey that is transparent, if there is one.
     """
@@ -262,18 +264,15 @@ class _Levels:
 
     @classmethod
     def of(cls, image: Image.Image) -> _Levels:
-        """Find them out; raises ValueError for values that are no numbers, and MediaError for what cannot be told."""
-        tags = getattr(image, "tag_v2", {})
-        bits = max(tags.get(258, (16,)) or (16,))  # of a sample, in a TIFF
-        inverted = tags.get(262) == 0
-        if inverted and not image.mode.startswith("I;16"):
-            raise MediaError("a TIFF of more than 16 bits in which 0 is white; save it with 0 as black")
+        """Find them out; raises ValueError for values that are no numbers."""
+        bits = bits_of(image)
         clear = image.info.get("transparency")
         top = float((1 << bits) - 1) if image.mode.startswith("I;16") and 8 < bits < 16 else 65535.0
         if not image.mode.startswith("I;16"):
             largest = _largest(image)
             top = 65535.0 if image.mode != "F" and largest <= 65535 else largest
-        return cls(top, inverted, clear if isinstance(clear, int) else None)
+            top = 32767.0 if image.mode == "I" and is_signed(image) and bits == 16 else top
+        return cls(top, zero_is_white(image), clear if isinstance(clear, int) else None)
 
     def scaled(self, image: Image.Image) -> Image.Image:
         """Scale an image, or part of it, to 8 bits; what is transparent gets an alpha channel."""

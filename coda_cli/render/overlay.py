@@ -71,6 +71,11 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     Returns:
         uint8 [H, W, 3] sRGB.
     """
+    return _in_strips(lambda part, of_map: _overlaid(part, of_map, scale, alpha), rgb, values)
+
+
+def _overlaid(rgb: Picture, values: Map, scale: float, alpha: float) -> Picture:
+    """Some rows of an overlay."""
     # Colours, blue above all, could not be seen on black, so black becomes FADED. This is done with OpenCV's operations
     # on bytes, and only where the map is: for clips, it takes most of the time of drawing.
     faded = np.asarray(cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), _FADING), np.uint8)
@@ -92,6 +97,18 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     return result
 
 
+def _in_strips(draw: Callable[..., Picture], *arrays: Picture | Map) -> Picture:
+    """Draw large pictures in strips of rows: whole, every step on the way would take memory of its own."""
+    height, width = arrays[0].shape[:2]
+    step = max(1, budget.CONVERTED_PIXELS // width)
+    if height <= step:
+        return draw(*arrays)
+    result = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, step):
+        result[top : top + step] = draw(*(array[top : top + step] for array in arrays))
+    return result
+
+
 _BYTES = np.arange(256)
 _FADING = (FADED + _BYTES * ((255 - FADED) / 255)).round().astype(np.uint8)  # of a brightness
 _DIMMING = (DIMMED * _BYTES).round().astype(np.uint8)
@@ -108,7 +125,7 @@ def heatmap(values: Map, scale: float) -> Picture:
     Returns:
         uint8 [H, W, 3] sRGB.
     """
-    return coloured(values, scale)
+    return _in_strips(lambda part: coloured(part, scale), values)
 
 
 def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:
