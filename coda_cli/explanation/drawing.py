@@ -24,6 +24,7 @@ from coda_cli.render.overlay import (
     framed,
     heatmap,
     in_rows,
+    in_strips,
     of_heatmap,
     of_overlay,
     overlay,
@@ -117,6 +118,8 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
     size = drawing_size((rgb.shape[1], rgb.shape[0]), _most_pixels(kind, len(shares)))
     picture = enlarged(rgb, size)
     title = _caption(part, record)[0]
+    if size[0] < rgb.shape[1]:
+        title += f" · drawn at {size[0]} x {size[1]} pixels"
     tiles = []
     for k, (values, layer) in reversed(list(enumerate(zip(shares, part.layers, strict=True)))):
         drawn = heatmap(paste_back(values, view, size, blocks=True), layer.scale)
@@ -134,8 +137,11 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
     if kind == "layers":
         return [in_rows([framed(picture, None, title, [record.network.title]), *tiles], 4)]
     height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
-    pads = [((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0)) for t in tiles]
-    return [np.pad(t, pad, constant_values=PAPER) for t, pad in zip(tiles, pads, strict=True)]
+    for n, t in enumerate(tiles):  # one after the other: all at once would take twice the memory
+        if t.shape[:2] != (height, width):
+            pad = ((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0))
+            tiles[n] = np.pad(t, pad, constant_values=PAPER)
+    return tiles
 
 
 def _most_pixels(kind: str, layers: int) -> int:
@@ -176,10 +182,15 @@ def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
     width, height = size
     channels = [hues[..., c] * hues[..., 3] for c in range(3)] + [hues[..., 3]]  # premultiplied, or edges would darken
     placed = [paste_back(np.ascontiguousarray(c), view, (width, height)) for c in channels]
-    opacity = placed[3]
+    return in_strips(_on_white, *placed)
+
+
+def _on_white(*premultiplied: Map) -> RGB:
+    """Red, green, blue, each times the opacity, and the opacity [H, W] on white; grey where they are NaN."""
+    opacity = premultiplied[3]
     with np.errstate(invalid="ignore"):
-        straight = [np.where(opacity > 0, c / np.maximum(opacity, 1e-12), 0) for c in placed[:3]]
-    paper = np.full((height, width, 3), PAPER, np.uint8)
+        straight = [np.where(opacity > 0, c / np.maximum(opacity, 1e-12), 0) for c in premultiplied[:3]]
+    paper = np.full((*opacity.shape, 3), PAPER, np.uint8)
     paper[np.isnan(opacity)] = OUTSIDE
     return on_paper(np.stack([*straight, opacity], 2).astype(np.float32), paper)
 

@@ -194,7 +194,7 @@ CONVERTED_PIXELS = 1 << 22
 DRAWN_PIXELS, DRAWN_SIDE = 25_000_000, 60_000
 
 # Pixels of all tiles of a sheet, and of all frames of an animation over layers, which are held together.
-SHEET_PIXELS, ANIMATION_PIXELS = 76_000_000, 240_000_000
+SHEET_PIXELS, ANIMATION_PIXELS = 76_000_000, 120_000_000
 
 # Bytes for one pixel of a drawing while it is drawn and encoded.
 DRAWING_BYTES = 24

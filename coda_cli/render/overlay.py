@@ -71,7 +71,7 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     Returns:
         uint8 [H, W, 3] sRGB.
     """
-    return _in_strips(lambda part, of_map: _overlaid(part, of_map, scale, alpha), rgb, values)
+    return in_strips(lambda part, of_map: _overlaid(part, of_map, scale, alpha), rgb, values)
 
 
 def _overlaid(rgb: Picture, values: Map, scale: float, alpha: float) -> Picture:
@@ -97,8 +97,16 @@ def _overlaid(rgb: Picture, values: Map, scale: float, alpha: float) -> Picture:
     return result
 
 
-def _in_strips(draw: Callable[..., Picture], *arrays: Picture | Map) -> Picture:
-    """Draw large pictures in strips of rows: whole, every step on the way would take memory of its own."""
+def in_strips(draw: Callable[..., Picture], *arrays: Picture | Map) -> Picture:
+    """Draw a large picture in strips of rows: whole, every step on the way would take memory of its own.
+
+    Args:
+        draw: draws rows of the arrays as uint8 [h, W, 3]; every pixel depends on its own numbers alone.
+        arrays: [H, W, ...], all of one height and width.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
     height, width = arrays[0].shape[:2]
     step = max(1, budget.CONVERTED_PIXELS // width)
     if height <= step:
@@ -125,7 +133,7 @@ def heatmap(values: Map, scale: float) -> Picture:
     Returns:
         uint8 [H, W, 3] sRGB.
     """
-    return _in_strips(lambda part: coloured(part, scale), values)
+    return in_strips(lambda part: coloured(part, scale), values)
 
 
 def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:
