@@ -93,7 +93,7 @@ def compare(
     from coda_cli.media.sources import resolve
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
-    items = resolve(sources, recursive=recursive, leave_out=output)
+    items = resolve(sources, recursive=recursive, leave_out=output, on_left_out=console.say)
     for text in methods or ():
         method_of(text)
     require(methods or METHODS)

@@ -221,7 +221,8 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -
         listed = [line for line in (text.split("\0") if null else re.split("\r?\n", text)) if line]
     elif null:
         raise UsageError("--null needs a list on stdin; add - as a source")
-    return resolve([s for s in sources if s != "-"], recursive=recursive, listed=listed, leave_out=output)
+    named = [s for s in sources if s != "-"]
+    return resolve(named, recursive=recursive, listed=listed, leave_out=output, on_left_out=console.say)
 
 
 def _proven(part: Explained) -> bool:

@@ -21,7 +21,7 @@ from coda_cli.explanation.record import class_part, network_part, source_part, v
 from coda_cli.explanation.request import Input, Request, encoded, input_of
 from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
-from coda_cli.media.stills import read_image, write_png
+from coda_cli.media.stills import reading, write_png
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
@@ -83,7 +83,8 @@ def compare(
         CodaError: a method that was asked for fails.
     """
     try:
-        source = input_of(item, read_image(item.path), net, request.fit)
+        with reading(item.path) as picture:
+            source = input_of(item, picture, net, request.fit)
         logits = classify_batch([source.view], net, request)[0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise ExactnessError("the network's logits are not finite; nothing can be compared")

@@ -13,6 +13,7 @@ from coda_cli.errors import UsageError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, title_of
 from coda_cli.explanation.request import Input
+from coda_cli.machine import budget
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
 from coda_cli.render.overlay import (
@@ -23,6 +24,7 @@ from coda_cli.render.overlay import (
     framed,
     heatmap,
     in_rows,
+    in_strips,
     of_heatmap,
     of_overlay,
     overlay,
@@ -81,7 +83,7 @@ def draw(
         uint8 [H', W', 3].
     """
     rgb, view = source.picture.rgb, source.view
-    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    size = drawing_size((rgb.shape[1], rgb.shape[0]), budget.SHEET_PIXELS // 3)
     picture, values = enlarged(rgb, size), paste_back(pixels, view, size)
     row, bars = [picture] if kind == "panel" else [], list[Colours]()
     if hues is not None:
@@ -113,9 +115,11 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
         Pictures uint8 [H', W', 3].
     """
     rgb, view = source.picture.rgb, source.view
-    size = drawing_size((rgb.shape[1], rgb.shape[0]))
+    size = drawing_size((rgb.shape[1], rgb.shape[0]), _most_pixels(kind, len(shares)))
     picture = enlarged(rgb, size)
     title = _caption(part, record)[0]
+    if size[0] < rgb.shape[1]:
+        title += f" · drawn at {size[0]} x {size[1]} pixels"
     tiles = []
     for k, (values, layer) in reversed(list(enumerate(zip(shares, part.layers, strict=True)))):
         drawn = heatmap(paste_back(values, view, size, blocks=True), layer.scale)
@@ -133,8 +137,35 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
     if kind == "layers":
         return [in_rows([framed(picture, None, title, [record.network.title]), *tiles], 4)]
     height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
-    pads = [((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0)) for t in tiles]
-    return [np.pad(t, pad, constant_values=PAPER) for t, pad in zip(tiles, pads, strict=True)]
+    for n, t in enumerate(tiles):  # one after the other: all at once would take twice the memory
+        if t.shape[:2] != (height, width):
+            pad = ((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0))
+            tiles[n] = np.pad(t, pad, constant_values=PAPER)
+    return tiles
+
+
+def _most_pixels(kind: str, layers: int) -> int:
+    """How many pixels a picture may have in a drawing of layers, by its kind."""
+    return budget.SHEET_PIXELS // (layers + 1) if kind == "layers" else budget.ANIMATION_PIXELS // (2 * layers)
+
+
+def memory_of(kind: str, source: Input, layers: int = 0, *, hues: bool = False) -> int:
+    """How many bytes a drawing takes while it is made and encoded.
+
+    Args:
+        kind: one of STYLES, or "layers" or "depth".
+        source: the picture as it was read.
+        layers: how many layers are drawn.
+        hues: whether it is a colour explanation.
+
+    Returns:
+        Bytes, about.
+    """
+    rgb = source.picture.rgb
+    own = {"panel": 3, "layers": layers + 1, "depth": 2 * layers}.get(kind, 1)
+    most = _most_pixels(kind, layers) if layers else budget.SHEET_PIXELS // 3
+    width, height = drawing_size((rgb.shape[1], rgb.shape[0]), most)
+    return width * height * (own + 2 * hues) * budget.DRAWING_BYTES
 
 
 def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
@@ -151,10 +182,15 @@ def coloured_weights(hues: Map, view: View, size: tuple[int, int]) -> RGB:
     width, height = size
     channels = [hues[..., c] * hues[..., 3] for c in range(3)] + [hues[..., 3]]  # premultiplied, or edges would darken
     placed = [paste_back(np.ascontiguousarray(c), view, (width, height)) for c in channels]
-    opacity = placed[3]
+    return in_strips(_on_white, *placed)
+
+
+def _on_white(*premultiplied: Map) -> RGB:
+    """Red, green, blue, each times the opacity, and the opacity [H, W] on white; grey where they are NaN."""
+    opacity = premultiplied[3]
     with np.errstate(invalid="ignore"):
-        straight = [np.where(opacity > 0, c / np.maximum(opacity, 1e-12), 0) for c in placed[:3]]
-    paper = np.full((height, width, 3), PAPER, np.uint8)
+        straight = [np.where(opacity > 0, c / np.maximum(opacity, 1e-12), 0) for c in premultiplied[:3]]
+    paper = np.full((*opacity.shape, 3), PAPER, np.uint8)
     paper[np.isnan(opacity)] = OUTSIDE
     return on_paper(np.stack([*straight, opacity], 2).astype(np.float32), paper)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.request import refuse_unknown
-from coda_cli.media.files import TEMPORARY_PREFIX
+from coda_cli.machine import budget
+from coda_cli.media.files import TEMPORARY_PREFIX, read_whole
 from coda_cli.media.sources import RECORD_KEY, identity
 from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
@@ -25,7 +26,6 @@ FORCE_REPLACES = "--force replaces it, --output names another place"  # advice o
 ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
 MAX_READ = 1 << 30  # bytes of an output that is there; a map of 64 megapixels in an npz file has about 0.25 GB
-MAX_RECORD = 16 << 20  # bytes of a record, as text of four bytes a character
 
 
 class FilePolicy:
@@ -167,13 +167,21 @@ def stored_record(path: Path) -> Record | None:
             return from_json(read_gif_text(path) or "")
         if path.suffix == ".npz":  # opened here, because numpy does not close a broken file
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-                if content.zip.getinfo("record.npy").file_size > MAX_RECORD:
+                if content.zip.getinfo("record.npy").file_size > budget.RECORD_FILE:
                     return None
                 return from_json(str(content["record"]))
-        if path.stat().st_size > MAX_RECORD:
-            return None
-        return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
+        return from_json(read_whole(path, budget.RECORD_FILE).decode())
+    except (
+        MediaError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
         return None
 
 

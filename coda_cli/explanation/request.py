@@ -18,6 +18,7 @@ from coda_cli.core.abilities import is_dynamic_linear
 from coda_cli.core.networks import encode
 from coda_cli.errors import UsageError
 from coda_cli.machine.precision import DTYPES
+from coda_cli.media.pictures import for_drawing
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.media.view import View, fit
@@ -75,7 +76,7 @@ class Input:
 
     Attributes:
         item: the input's file, and the folder for its outputs.
-        picture: its pixels, and what was done to get them.
+        picture: its pixels, fewer of a picture that is too large to be drawn, and what was done to get them.
         view: what the network sees of it.
     """
 
@@ -138,10 +139,12 @@ def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
         The three together.
 
     Raises:
-        MediaError: the picture is too narrow for a crop.
+        MediaError: the picture is too narrow for a crop, or too large to be shown at its own size.
     """
     p = net.checkpoint.preprocessing
-    return Input(item, picture, fit(picture.rgb, p.resize, p.crop, mode))
+    view = fit(picture.rgb, p.resize, p.crop, mode)
+    view = view.of_picture(picture.full_size) if picture.full_size else view
+    return Input(item, for_drawing(picture), view)
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:

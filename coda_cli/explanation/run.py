@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit, out_of_memory
 from coda_cli.media.pictures import as_picture
 from coda_cli.media.sources import Item, resolve
-from coda_cli.media.stills import read_image
+from coda_cli.media.stills import reading
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes
 from coda_cli.vocabulary import Fit, IfExists, Precision
@@ -263,7 +264,7 @@ def _batches(read: Iterable[ReadOrDone], device: str, targets: int, batch: int |
                 yield current
                 current, pixels, views = Batch(), 0, 0
             size = one.view.resolution
-            pixels += one.view.size[0] * one.view.size[1]
+            pixels += one.picture.rgb.shape[0] * one.picture.rgb.shape[1]
             views += 1
         current.members.append(one)
         if not views:  # failed and skipped inputs are reported at once, with no wait for a full batch
@@ -279,14 +280,13 @@ def _batches(read: Iterable[ReadOrDone], device: str, targets: int, batch: int |
 def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> ReadOrDone:
     """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
     try:
-        if isinstance(item, InMemory):
-            picture = as_picture(item.pixels)
-        else:
+        if not isinstance(item, InMemory):
             _refuse_no_file(item.path)
-            picture = read_image(item.path)
-        if writer and (stored := writer.stored(item, picture)) is not None:
-            return stored
-        return input_of(item, picture, net, request.fit)
+        opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.path)
+        with opened as picture:
+            if writer and (stored := writer.stored(item, picture)) is not None:
+                return stored
+            return input_of(item, picture, net, request.fit)
     except Exception as error:
         return Outcome(item, error=_error_of_item(error, item))
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import CodaError, MediaError
-from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers
+from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, memory_of
 from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
+from coda_cli.machine import gate
 from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_png
@@ -195,8 +196,9 @@ class Writer:
         hues = colour_explanation_of(explanation, k, drawing.smooth) if kinds and drawing.style == "colour" else None
         for kind in kinds:
             if path := self._place(self._path_of_class_file(source.item, kind, part, taken), source):
-                picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
-                write_png(path, picture, {RECORD_KEY: core_json(record, part)})
+                with gate.PICTURES.holding(memory_of(kind, source, hues=hues is not None)):
+                    picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
+                    write_png(path, picture, {RECORD_KEY: core_json(record, part)})
                 files[kind] = path
         return files
 
@@ -210,11 +212,12 @@ class Writer:
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
             if path := self._place(self._path_of_class_file(source.item, kind, part, taken), source):
-                frames = draw_layers(kind, source, shares, part, record)
-                if kind == "layers":
-                    write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
-                else:
-                    write_gif(path, frames, LAYER_SECONDS, core_json(record, part), TABLE[::4])
+                with gate.PICTURES.holding(memory_of(kind, source, len(shares))):
+                    frames = draw_layers(kind, source, shares, part, record)
+                    if kind == "layers":
+                        write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
+                    else:
+                        write_gif(path, frames, LAYER_SECONDS, core_json(record, part), TABLE[::4])
                 files[kind] = path
         return files
 

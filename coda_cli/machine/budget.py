@@ -168,6 +168,56 @@ WAITING_FOR_A_WRITER = 2
 # Bytes of rows that are filtered for a PNG at a time.
 PNG_BLOCK = 1 << 22
 
+# Bytes of a file that is read whole: a picture, and a record. The largest picture that is taken, 128 million pixels
+# without compression, has 384 MB.
+PICTURE_FILE, RECORD_FILE = 512_000_000, 64_000_000
+
+# Bytes that pictures may take while they are decoded or drawn, those of all threads together; one that needs more has
+# them to itself. Measured: twelve PNGs of 64 million pixels, which is 448 MB each, take turns.
+PICTURES_BYTES = 768_000_000
+
+# Bytes that one picture may take while it is decoded; above it, it is refused by its header. 128 million pixels of RGB
+# take 896 MB.
+DECODED_BYTES = 1_000_000_000
+
+# Bytes for one pixel that decoders hold besides the picture they give. Measured with pictures of 36 million pixels.
+DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20, "GIF": 8, "JPEG": 1, "MPO": 1}
+
+# A JPEG with more pixels is decoded at half its size, or less, which takes a quarter of the memory or less.
+DRAFTED_PIXELS = 50_000_000
+
+# Pixels of a picture that are converted to RGB together.
+CONVERTED_PIXELS = 1 << 22
+
+# Pixels at which a picture is drawn at most, and its longer side; a larger picture is drawn smaller. A panel of three
+# stays below 89 million pixels, above which Pillow warns of a file, and refuses it at twice as many.
+DRAWN_PIXELS, DRAWN_SIDE = 25_000_000, 60_000
+
+# Pixels of all tiles of a sheet, and of all frames of an animation over layers, which are held together.
+SHEET_PIXELS, ANIMATION_PIXELS = 76_000_000, 120_000_000
+
+# Bytes for one pixel of a drawing while it is drawn and encoded.
+DRAWING_BYTES = 24
+
+
+def within_drawings(size: tuple[int, int], most: int = DRAWN_PIXELS) -> tuple[int, int]:
+    """The size at which a picture may be drawn.
+
+    Args:
+        size: (width, height) of the picture in pixels.
+        most: pixels that the drawing may have.
+
+    Returns:
+        The same (width, height), or a smaller one of about the same shape.
+    """
+    scale = min(1.0, (most / (size[0] * size[1])) ** 0.5, DRAWN_SIDE / max(size))
+    return size if scale == 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
+
+
+# Pixels that a network sees of a picture at its own size, at most. Measured with `imagenette`: 0.2 GB for a
+# million, 1.75 GB for 3 million with everything else.
+NATIVE_PIXELS = 6_000_000
+
 
 def readers() -> int:
     """How many threads read pictures, and how many write results: one for each core, from 2 to 8."""

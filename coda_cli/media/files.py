@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,55 @@ def utf8(text: str) -> str:
         The same text; bytes that are not UTF-8 are written out, as in \xff.
     """
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def regular_size(path: Path, most: int) -> int:
+    """Say how large a file is that is to be read whole, without opening it: a pipe would wait for somebody to write.
+
+    Args:
+        path: the file, or a link to it.
+        most: bytes that it may have.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        MediaError: when it cannot be read, is a folder, a pipe or a device, or is larger.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # a name with a NUL in it is a ValueError
+        raise MediaError(f"cannot be read ({getattr(error, 'strerror', None) or error})", item=path) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(f"cannot be read ({os.strerror(errno.EISDIR)})", item=path)
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError("is a pipe or a device and not a file; save what it holds in a file first", item=path)
+    if status.st_size > most:
+        raise MediaError(
+            f"has {status.st_size / 1e6:.0f} MB, more than the {most / 1e6:.0f} MB that are read", item=path
+        )
+    return status.st_size
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """Read a file whole.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        MediaError: when it cannot be read, is a folder, a pipe or a device, or is larger.
+    """
+    regular_size(path, most)
+    try:
+        with path.open("rb") as stream:
+            return stream.read(most + 1)
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror or error})", item=path) from error
 
 
 @contextlib.contextmanager

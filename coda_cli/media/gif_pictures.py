@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coda_cli.media.stills import pillow_silent
+from coda_cli.media.quiet import pillow_silent
 
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _CONTROL = 0xF9  # label of the extension that says how the next picture is shown

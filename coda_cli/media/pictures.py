@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from coda_cli.errors import UsageError
+from coda_cli.machine.budget import within_drawings
 from coda_cli.media.stills import Picture, read_image, to_rgb
 
 if TYPE_CHECKING:
@@ -94,6 +96,26 @@ def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _in_memory(rgb: NDArray[np.uint8], notes: tuple[str, ...]) -> Picture:
     sha256 = hashlib.sha256(f"{rgb.shape[0]} x {rgb.shape[1]} ".encode() + np.ascontiguousarray(rgb).tobytes())
     return Picture(rgb, sha256.hexdigest(), rgb.nbytes, notes)
+
+
+def for_drawing(picture: Picture) -> Picture:
+    """Make a picture smaller that is too large to be drawn on.
+
+    Args:
+        picture: as it was read.
+
+    Returns:
+        A picture of at most 25 million pixels, with a note on its size; the same one where it has no more.
+    """
+    import cv2
+
+    height, width = picture.rgb.shape[:2]
+    size = within_drawings((width, height))
+    if size == (width, height):
+        return picture
+    rgb = np.asarray(cv2.resize(picture.rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    note = f"drawn smaller, at {size[0]} x {size[1]} pixels"
+    return replace(picture, rgb=rgb, notes=(*picture.notes, note), full_size=picture.full_size or (width, height))
 
 
 def as_image(rgb: NDArray[np.uint8]) -> Image:

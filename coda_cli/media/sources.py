@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import glob
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,18 +31,21 @@ class Item:
 
 
 def resolve(
-    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None
-) -> list[Item]:
+    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
+    on_left_out: Callable[[str], None] | None = None,
+) -> list[Item]:  # fmt: skip
     """Find the files that a person named, in order, each of them once.
 
-    Pictures that coda explain, coda compare and coda evaluate drew are left out wherever a folder or a pattern is
-    scanned.
+    Pictures that coda drew are left out wherever a folder or a pattern is scanned. Links to folders are followed where
+    sub-folders are scanned; each folder is looked into once, so that links in a circle come to an end.
 
     Args:
         sources: files, folders (their pictures in natural order) and patterns with ``*``, ``?`` or ``[``.
         recursive: whether sub-folders are scanned too.
         listed: further paths, one file each, taken as they are.
         leave_out: the output folder, inside which nothing is scanned.
+        on_left_out: hears, in a line for each folder, what in it is not taken: links that lead nowhere, folders that
+            cannot be read, and files that are not pictures by their names.
 
     Returns:
         The inputs.
@@ -51,7 +55,7 @@ def resolve(
     """
     items: dict[Path, Item] = {}
     for source in sources:
-        for item in _expand(source, recursive, identity(leave_out) if leave_out else None):
+        for item in _expand(source, recursive, identity(leave_out) if leave_out else None, on_left_out):
             items.setdefault(identity(item.path), item)
     for text in listed:
         items.setdefault(identity(Path(text)), Item(Path(text)))
@@ -73,22 +77,28 @@ def identity(path: Path) -> Path:
         return path
 
 
-def _expand(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+def _expand(
+    source: str, recursive: bool, leave_out: Path | None, on_left_out: Callable[[str], None] | None
+) -> Iterator[Item]:
     """The inputs that one source names; every failure to read it is a UsageError."""
     try:
-        yield from _expand_readable(source, recursive, leave_out)
+        yield from _expand_readable(source, recursive, leave_out, on_left_out)
     except (OSError, ValueError) as error:  # the name is too long or not a name, or the folder may not be read
         raise UsageError(f"cannot be read ({getattr(error, 'strerror', None) or error})", item=source) from error
 
 
-def _expand_readable(source: str, recursive: bool, leave_out: Path | None) -> Iterator[Item]:
+def _expand_readable(
+    source: str, recursive: bool, leave_out: Path | None, on_left_out: Callable[[str], None] | None
+) -> Iterator[Item]:
     """The inputs that one source names; what the system raises is passed on."""
     if not source:
         raise UsageError("a source is an empty name; . is this folder")
     path = Path(source)
     if path.is_dir():
-        found = _pictures_in(path, recursive, leave_out)
-        files = [Item(f, Path(utf8(str(f.parent.relative_to(path))))) for f in found]
+        scan = _Scan(path, recursive, leave_out)
+        files = [Item(f, Path(utf8(str(f.parent.relative_to(path))))) for f in scan.pictures]
+        if on_left_out and scan.left_out:
+            on_left_out(f"{source}: left out {scan.left_out}")
         if not files:
             hint = "" if recursive else " (-r looks into its sub-folders)"
             raise UsageError(f"no pictures in this folder{hint}", item=source)
@@ -105,20 +115,89 @@ def _expand_readable(source: str, recursive: bool, leave_out: Path | None) -> It
         raise UsageError(f"no such file or folder{_nearest(path)}", item=source)
 
 
-def _pictures_in(folder: Path, recursive: bool, leave_out: Path | None) -> list[Path]:
-    """The pictures of a folder in natural order, without hidden ones and without those that coda drew."""
-    found = []
-    if leave_out and folder.resolve() not in leave_out.parents:
-        leave_out = None  # only an output folder inside this one is in the way
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        if leave_out and path.resolve().is_relative_to(leave_out):
-            continue
-        if not _drawn_by_coda(path):
-            found.append(path)
-    return sorted(found, key=lambda p: _natural(str(p)))
+class _Scan:
+    """What is in a folder, without hidden files, coda's own, and those of the output folder inside it.
+
+    Attributes:
+        pictures: files that are pictures by their names, in natural order.
+        dangling: links that lead nowhere.
+        unread: sub-folders that cannot be read.
+        others: how many files have which other suffix.
+    """
+
+    def __init__(self, folder: Path, recursive: bool, leave_out: Path | None) -> None:
+        self.pictures, self.dangling, self.unread = list[Path](), list[Path](), list[Path]()
+        self.others = Counter[str]()
+        root = identity(folder)
+        self._leave_out = leave_out if leave_out and root in leave_out.parents else None  # only where it is in the way
+        self._seen = {root, *root.parents}  # a link to a folder around this one would lead back here
+        folders = deque([folder])  # those that lie here, before links to others: each has its own place
+        links = deque[Path]()
+        while folders or links:
+            current = folders.popleft() if folders else links.popleft()
+            if current.is_symlink() and current != folder and not self._is_new(current):
+                continue
+            inside = self._look_into(current, current == folder)
+            if recursive:
+                folders += [path for path in inside if not path.is_symlink() and self._is_new(path)]
+                links += [path for path in inside if path.is_symlink()]
+        self.pictures.sort(key=lambda path: _natural(str(path)))
+
+    def _is_new(self, folder: Path) -> bool:
+        """Whether a folder was not seen before, under any name, nor is the one that is left out."""
+        own = identity(folder)
+        if own in self._seen or (self._leave_out and own.is_relative_to(self._leave_out)):
+            return False
+        self._seen.add(own)
+        return True
+
+    def _look_into(self, folder: Path, first: bool) -> list[Path]:
+        """Sort what is in a folder, and give its sub-folders and links to folders in natural order."""
+        try:
+            entries = sorted(folder.iterdir(), key=lambda path: _natural(path.name))
+        except OSError:
+            if first:
+                raise
+            self.unread.append(folder)
+            return []
+        inside = []
+        for path in entries:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                inside.append(path)
+            elif path.is_symlink() and not path.exists():
+                self.dangling.append(path)
+            else:
+                self._sort_file(path)
+        return inside
+
+    def _sort_file(self, path: Path) -> None:
+        if self._leave_out and identity(path).is_relative_to(self._leave_out):
+            return
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            ours = path.name.endswith((".coda.json", ".coda.npz", ".coda.jsonl")) or path.suffix == ".lock"
+            self.others[path.suffix.lower() or "no suffix"] += not ours
+        elif not _drawn_by_coda(path):
+            self.pictures.append(path)
+
+    @property
+    def left_out(self) -> str:
+        """What is not taken, in words; "" where there is nothing."""
+        parts = []
+        if self.dangling:
+            names = ", ".join(path.name for path in self.dangling[:3]) + (", ..." if len(self.dangling) > 3 else "")
+            parts.append(f"{_count(len(self.dangling), 'link')} to nothing ({names})")
+        if self.unread:
+            parts.append(f"{_count(len(self.unread), 'folder')} that cannot be read ({self.unread[0].name})")
+        if kinds := [(suffix, n) for suffix, n in self.others.most_common() if n]:
+            names = ", ".join(f"{n} {suffix}" for suffix, n in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
+            parts.append(f"{_count(sum(n for _, n in kinds), 'file')} of other kinds ({names})")
+        return ", ".join(parts)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _drawn_by_coda(path: Path) -> bool:

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
-import threading
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coda_cli.errors import MediaError
+from coda_cli.machine import budget, gate
 from coda_cli.media import png
-from coda_cli.media.files import write_with
+from coda_cli.media.files import read_whole, regular_size, write_with
+from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
+from coda_cli.media.quiet import pillow_silent
+from coda_cli.media.tiff import bits_of, is_signed, refuse_misread, zero_is_white
 
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".avif", ".jp2", ".tga",
+)  # fmt: skip
+
+# Formats as Pillow names them: the only ones that are opened, whatever a file's name. Pillow has others, and starts
+# Ghostscript for one of them. TGA cannot be told by its content, so that only files of that name are taken for it.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 and TGA"
 MAX_PIXELS = 128_000_000  # beyond this a file is taken for a decompression bomb
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
@@ -34,82 +45,135 @@ class Picture:
         sha256: hex sha256 of the file.
         bytes: size of the file.
         notes: in words, what decoding changed.
+        full_size: (width, height) in pixels that the picture has in its file, where ``rgb`` has fewer.
     """
 
     rgb: NDArray[np.uint8]
     sha256: str
     bytes: int
     notes: tuple[str, ...]
+    full_size: tuple[int, int] | None = None
 
 
 def read_image(path: Path) -> Picture:
     """Decode a picture file.
 
-    Palette, 1-bit, grey and CMYK become RGB; 16 bits are scaled to 8; transparency is laid on white; the picture is
-    turned as its EXIF orientation says; of an animation the first frame is taken.
+    Palette, 1-bit, grey and CMYK become RGB; 16 bits are scaled to 8; colours are converted from the file's profile to
+    sRGB; transparency is laid on white; the picture is turned as its EXIF orientation says; of an animation the first
+    frame is taken. A JPEG of more than 50 million pixels is decoded at half its size, or less.
 
     Args:
-        path: the file, in any format that Pillow reads.
+        path: the file, in any of the formats that are READABLE; its content decides, not its name.
 
     Returns:
         The picture, with notes on what was changed.
 
     Raises:
-        MediaError: when the file cannot be read, is no picture, is broken, or has more than 128 million pixels.
+        MediaError: when the file cannot be read, is no picture, is broken, has more than 128 million pixels, or would
+            take too much memory.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MediaError(f"cannot be read ({error.strerror or error})", item=path) from error
-    if not data:
+    with reading(path) as picture:
+        return picture
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Picture]:
+    """Decode a picture file, and count its memory until the end of a block.
+
+    Several threads that read large pictures take turns, so that their memory stays bounded. Keep no more of the picture
+    than is needed afterwards.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The picture, as ``read_image`` gives it.
+
+    Raises:
+        MediaError: as ``read_image`` does.
+    """
+    with gate.PICTURES.holding(_memory_of(path)):
+        yield _decoded(path)
+
+
+def _memory_of(path: Path) -> int:
+    """How many bytes decoding a file will take, by its header; raises MediaError where that is too much."""
+    size = regular_size(path, budget.PICTURE_FILE)
+    if not size:
         raise MediaError("the file is empty", item=path)
+    with _decoder_errors(path), pillow_silent, open_image(path, path) as image:
+        refuse_bombs(path, image.size)
+        own = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+        pixels, extra = image.width * image.height, budget.DECODER_BYTES.get(image.format or "", 0)
+        if image.format == "JPEG" and "progressive" in image.info:
+            extra += 6  # the coefficients of the whole picture
+        if pixels * (own + extra + 3) > budget.DECODED_BYTES:
+            most = budget.DECODED_BYTES // (own + extra + 3) // 10**6
+            raise MediaError(
+                f"{image.width} x {image.height} pixels, more than the {most} million that a {image.format} of this "
+                "kind may have; make it smaller first",
+                item=path,
+            )
+    return size + pixels * (own + extra + 3)
+
+
+def _decoded(path: Path) -> Picture:
+    """The picture in a file whose header was accepted."""
+    data = read_whole(path, budget.PICTURE_FILE)
+    with _decoder_errors(path), pillow_silent, open_image(io.BytesIO(data), path) as image:
+        refuse_bombs(path, image.size)
+        full, drafted = image.size, _draft(image)
+        if (profile := embedded_profile(image.format or "", data)) is not None:
+            image.info.setdefault("icc_profile", profile)
+        rgb, notes = to_rgb(image)
+    if drafted:
+        turned = rgb.shape[:2] != drafted[::-1]
+        notes = (f"a large JPEG, decoded at {rgb.shape[1]} x {rgb.shape[0]} pixels", *notes)
+    whole = (full[::-1] if turned else full) if drafted else None
+    return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes, whole)
+
+
+def _draft(image: Image.Image) -> tuple[int, int] | None:
+    """Let the decoder of a large JPEG make it smaller; the (width, height) that it will have, None for its own."""
+    if image.format != "JPEG" or image.width * image.height <= budget.DRAFTED_PIXELS or min(image.size) < 2048:
+        return None
+    image.draft(image.mode, (image.width // 2, image.height // 2))
+    return image.size
+
+
+def open_image(file: Path | IO[bytes], name: Path) -> Image.Image:
+    """Open a picture in a format that coda reads, which its content decides; no other decoder looks at it.
+
+    Args:
+        file: what is opened.
+        name: the file's name, which may allow one more format: TGA cannot be told by its content.
+
+    Returns:
+        The image, of which only the header has been read.
+
+    Raises:
+        PIL.UnidentifiedImageError: when it is none of these formats.
+    """
+    formats = (*FORMATS, "TGA") if name.suffix.lower() == ".tga" else FORMATS
+    return Image.open(file, formats=formats)
+
+
+@contextmanager
+def _decoder_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into a MediaError about the file."""
     try:
-        with pillow_silent, Image.open(io.BytesIO(data)) as image:
-            refuse_bombs(path, image.size)
-            rgb, notes = to_rgb(image)
-    except (MediaError, MemoryError):
+        yield
+    except MediaError as error:
+        raise error.about(path)  # noqa: B904 (it is the same error)
+    except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise MediaError("not a picture in a format coda can read", item=path) from error
+        raise MediaError(f"not a picture in a format coda can read: {READABLE}", item=path) from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"more than {MAX_PIXELS // 10**6} million pixels; make it smaller first", item=path) from error
     except Exception as error:  # decoders raise IndexError, RuntimeError and errors of other classes for broken files
-        raise MediaError(
-            f"broken or truncated picture ({str(error).strip() or type(error).__name__})", item=path
-        ) from error
-    return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes)
-
-
-# Our own error says what is wrong with a file; a library's log without a handler would be printed on stderr as well.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-class _Silence:
-    """Inside ``with``, Pillow's warnings are not shown, neither those about odd files nor that about many pixels.
-
-    ``warnings.catch_warnings`` alone is not safe in threads. Here the first thread that enters sets the filter, and the
-    last one that leaves restores what was there before.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.users, self.caught = threading.Lock(), 0, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.users += 1
-            if self.users == 1:
-                self.caught = warnings.catch_warnings()
-                self.caught.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.users -= 1
-            if not self.users:
-                self.caught.__exit__(None, None, None)
-
-
-pillow_silent = _Silence()
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise MediaError(f"broken or truncated picture ({reason})", item=path) from error
 
 
 def refuse_bombs(path: Path, size: tuple[int, int]) -> None:
@@ -136,38 +200,96 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
     Returns:
         sRGB uint8 [H, W, 3], and what changed the picture on the way, in words.
+
+    Raises:
+        MediaError: its numbers are stored in a way in which decoders err.
     """
     notes = []
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"first of {getattr(image, 'n_frames')} frames")  # noqa: B009 (not an attribute of every Image)
         image.seek(0)
+    refuse_misread(image)
     image.load()
+    levels = _Levels.of(image) if image.mode.startswith("I") or image.mode == "F" else None
+    conversion, note = conversion_of(image)
     if image.getexif().get(0x0112) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         notes.append("turned as its EXIF orientation says")
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit: convert("RGB") would clip
-        clear = image.info.get("transparency")  # of a grey PNG: the one grey that is transparent
-        opaque = np.asarray(image) != clear if isinstance(clear, int) else None
-        image = _scaled_to_8_bits(image)
-        if opaque is not None:
-            image.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
+    if levels:
         notes.append("scaled to 8 bits")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        if np.asarray(rgba)[..., 3].min() < 255:  # screenshots have an alpha channel that hides nothing
-            notes.append("transparency laid on white")
-        background = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
-        image = Image.alpha_composite(background, rgba)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), tuple(notes)
+    if note:
+        notes.append(note)
+    rgb, transparent = np.empty((image.height, image.width, 3), np.uint8), False
+    step = max(1, budget.CONVERTED_PIXELS // image.width)
+    for top in range(0, image.height, step):  # in strips: whole, every stage would take memory of its own
+        end = min(top + step, image.height)
+        strip = image if step >= image.height else image.crop((0, top, image.width, end))
+        strip, some = _strip_to_rgb(levels.scaled(strip) if levels else strip, conversion)
+        rgb[top:end] = np.asarray(strip)
+        transparent |= some
+    if transparent:  # screenshots have an alpha channel that hides nothing
+        notes.append("transparency laid on white")
+    return rgb, tuple(notes)
 
 
-def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 or 32 bits, scaled so that its full white, or its largest value, becomes 255."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
+def _strip_to_rgb(image: Image.Image, conversion: Conversion | None) -> tuple[Image.Image, bool]:
+    """Part of an image as RGB on white, and whether something of it is transparent."""
+    if not image.has_transparency_data:
+        if conversion:
+            return conversion(image), False
+        return image if image.mode == "RGB" else image.convert("RGB"), False
+    rgba = image.convert("RGBA")
+    if conversion:
+        alpha = rgba.getchannel("A")
+        rgba = conversion(rgba.convert("RGB")).convert("RGBA")
+        rgba.putalpha(alpha)
+    background = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+    transparent = bool(np.asarray(rgba.getchannel("A")).min() < 255)
+    return Image.alpha_composite(background, rgba).convert("RGB"), transparent
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """How the numbers of a grey picture of 16 or 32 bits become 8 bits.
+
+    Attributes:
+        top: what becomes 255: the full white of 12, 15 or 16 bits, or the picture's largest value.
+        inverted: whether 0 is white, which Pillow does not undo at 16 bits.
+        clear: the one grey that is transparent, if there is one.
+    """
+
+    top: float
+    inverted: bool
+    clear: int | None
+
+    @classmethod
+    def of(cls, image: Image.Image) -> _Levels:
+        """Find them out; raises ValueError for values that are no numbers."""
+        bits = bits_of(image)
+        clear = image.info.get("transparency")
+        top = float((1 << bits) - 1) if image.mode.startswith("I;16") and 8 < bits < 16 else 65535.0
+        if not image.mode.startswith("I;16"):
+            largest = _largest(image)
+            top = 65535.0 if image.mode != "F" and largest <= 65535 else largest
+            top = 32767.0 if image.mode == "I" and is_signed(image) and bits == 16 else top
+        return cls(top, zero_is_white(image), clear if isinstance(clear, int) else None)
+
+    def scaled(self, image: Image.Image) -> Image.Image:
+        """Scale an image, or part of it, to 8 bits; what is transparent gets an alpha channel."""
+        numbers = np.asarray(image)
+        values = numbers.astype(np.float64)
+        values = self.top - values if self.inverted else values
+        grey = Image.fromarray(np.clip(np.round(values / self.top * 255), 0, 255).astype(np.uint8))
+        if self.clear is not None:
+            grey.putalpha(Image.fromarray(np.where(numbers != self.clear, 255, 0).astype(np.uint8)))
+        return grey
+
+
+def _largest(image: Image.Image) -> float:
+    """The largest value of a grey picture, at least 1; raises ValueError where one is no number."""
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         raise ValueError("some of its values are no numbers")
-    top = 65535.0 if image.mode != "F" and values.max(initial=0) <= 65535 else float(values.max(initial=1)) or 1.0
-    return Image.fromarray(np.clip(np.round(values / top * 255), 0, 255).astype(np.uint8))
+    return max(1.0, float(image.getextrema()[1]))  # type: ignore[arg-type]
 
 
 # ---- out ------------------------------------------------------------------------------------------------------------
@@ -197,7 +319,7 @@ def read_gif_text(path: Path) -> str | None:
         The comment; None where there is none or the file is broken.
     """
     try:
-        with pillow_silent, Image.open(path) as image:
+        with pillow_silent, Image.open(path, formats=("GIF",)) as image:
             comment = image.info.get("comment")
     except Exception:  # see read_image
         return None
@@ -215,7 +337,7 @@ def read_png_text(path: Path, key: str) -> str | None:
         The text; None where there is none or the file is broken.
     """
     try:
-        with pillow_silent, Image.open(path) as image:
+        with pillow_silent, Image.open(path, formats=("PNG",)) as image:
             value = image.info.get(key)
     except Exception:  # see read_image
         return None

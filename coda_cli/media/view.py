@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
+from coda_cli.machine import budget
 from coda_cli.vocabulary import Fit
 
 MAX_ENLARGED = 64_000_000  # pixels of a scaled picture before its centre is cut out
@@ -40,6 +41,19 @@ class View:
         """Number of pixels that the network sees."""
         return int(self.rgb.shape[0] * self.rgb.shape[1])
 
+    def of_picture(self, size: tuple[int, int]) -> View:
+        """The same view of a picture that was decoded at a smaller size.
+
+        Args:
+            size: (width, height) of the picture in its file, in pixels.
+
+        Returns:
+            The view with its box in the picture's own pixels.
+        """
+        kx, ky = size[0] / self.size[0], size[1] / self.size[1]
+        x0, y0, x1, y1 = self.box
+        return View(self.rgb, (x0 * kx, y0 * ky, x1 * kx, y1 * ky), size)
+
 
 def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit = "crop") -> View:
     """Scale and cut a picture for a network.
@@ -58,11 +72,16 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
         What the network sees, and where it lies.
 
     Raises:
-        MediaError: for a picture so narrow that scaling it for "crop" would fill the memory.
+        MediaError: for a picture so narrow that scaling it for "crop" would fill the memory, or too large for "native".
     """
     height, width = rgb.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     if mode == "native" or crop is None:
+        if width * height > budget.NATIVE_PIXELS:
+            raise MediaError(
+                f"{width} x {height} pixels, more than the {budget.NATIVE_PIXELS // 10**6} million of --fit native; "
+                "use --fit crop or pad, or make it smaller"
+            )
         return View(rgb, whole, (width, height))
     if mode == "pad":
         scale = crop / max(height, width)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.machine import budget
 from coda_cli.render import text
 from coda_cli.render.colour import NEGATIVE, POSITIVE, coloured, strength
 
@@ -24,30 +25,33 @@ DIMMED = 0.5  # brightness of what the network did not see
 SMALLEST = 320  # pixels; pictures with a shorter side are enlarged by a whole factor, so that captions can be read
 
 
-def drawing_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Choose the size at which a picture is drawn: its own, or a whole multiple of it for small pictures.
+def drawing_size(size: tuple[int, int], most: int = budget.DRAWN_PIXELS) -> tuple[int, int]:
+    """Choose the size at which a picture is drawn: its own, a whole multiple of it for small ones, less for giant ones.
 
     Args:
         size: (width, height) of the picture in pixels.
+        most: pixels that the drawing may have; small pictures are enlarged even so.
 
     Returns:
         (width, height) of the drawing in pixels.
     """
     factor = -(-SMALLEST // min(size)) if min(size) * max(size) < SMALLEST**2 else 1
     factor = min(factor, max(1, 2048 // max(size)))  # a strip of 1 x 2000 pixels is not enlarged
-    return size[0] * factor, size[1] * factor
+    return (size[0] * factor, size[1] * factor) if factor > 1 else budget.within_drawings(size, most)
 
 
 def enlarged(values: Values, size: tuple[int, int]) -> Values:
-    """Enlarge a picture or a map by repeating its pixels.
+    """Enlarge a picture or a map by repeating its pixels, or make one smaller by averaging them.
 
     Args:
         values: picture or map [H, W, ...].
-        size: (width, height) in pixels, a whole multiple of its own.
+        size: (width, height) in pixels, a whole multiple of its own, or less.
 
     Returns:
-        The same, enlarged.
+        The same at that size.
     """
+    if size[1] < values.shape[0] or size[0] < values.shape[1]:
+        return cast("Values", cv2.resize(values, size, interpolation=cv2.INTER_AREA))
     fy, fx = size[1] // values.shape[0], size[0] // values.shape[1]
     return values if fy == fx == 1 else np.repeat(np.repeat(values, fy, 0), fx, 1)
 
@@ -67,6 +71,11 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     Returns:
         uint8 [H, W, 3] sRGB.
     """
+    return in_strips(lambda part, of_map: _overlaid(part, of_map, scale, alpha), rgb, values)
+
+
+def _overlaid(rgb: Picture, values: Map, scale: float, alpha: float) -> Picture:
+    """Some rows of an overlay."""
     # Colours, blue above all, could not be seen on black, so black becomes FADED. This is done with OpenCV's operations
     # on bytes, and only where the map is: for clips, it takes most of the time of drawing.
     faded = np.asarray(cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), _FADING), np.uint8)
@@ -88,6 +97,26 @@ def overlay(rgb: Picture, values: Map, scale: float, alpha: float = 0.85) -> Pic
     return result
 
 
+def in_strips(draw: Callable[..., Picture], *arrays: Picture | Map) -> Picture:
+    """Draw a large picture in strips of rows: whole, every step on the way would take memory of its own.
+
+    Args:
+        draw: draws rows of the arrays as uint8 [h, W, 3]; every pixel depends on its own numbers alone.
+        arrays: [H, W, ...], all of one height and width.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width = arrays[0].shape[:2]
+    step = max(1, budget.CONVERTED_PIXELS // width)
+    if height <= step:
+        return draw(*arrays)
+    result = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, step):
+        result[top : top + step] = draw(*(array[top : top + step] for array in arrays))
+    return result
+
+
 _BYTES = np.arange(256)
 _FADING = (FADED + _BYTES * ((255 - FADED) / 255)).round().astype(np.uint8)  # of a brightness
 _DIMMING = (DIMMED * _BYTES).round().astype(np.uint8)
@@ -104,7 +133,7 @@ def heatmap(values: Map, scale: float) -> Picture:
     Returns:
         uint8 [H, W, 3] sRGB.
     """
-    return coloured(values, scale)
+    return in_strips(lambda part: coloured(part, scale), values)
 
 
 def side_by_side(pictures: Sequence[Picture], gap: int = 12) -> Picture:

@@ -16,7 +16,7 @@ from torch import Tensor
 from coda_cli.checkpoints.class_names import name_of_wnid
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.errors import TrainingError, UsageError
-from coda_cli.media.stills import SUFFIXES, read_image
+from coda_cli.media.stills import SUFFIXES, reading
 from coda_cli.media.view import fit
 
 Progress = Callable[[int, int], None]
@@ -219,7 +219,8 @@ def _decode(
     images = np.empty((len(items), crop, crop, 3), np.uint8)
 
     def one(i: int) -> None:
-        images[i] = fit(read_image(items[i][0]).rgb, resize, crop).rgb
+        with reading(items[i][0]) as picture:
+            images[i] = fit(picture.rgb, resize, crop).rgb
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for n, _ in enumerate(pool.map(one, range(len(items))), 1):

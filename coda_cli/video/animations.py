@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
 from coda_cli.media.gif_pictures import gif_lengths, gif_pictures
-from coda_cli.media.stills import pillow_silent
+from coda_cli.media.quiet import pillow_silent
 from coda_cli.video.colours import ON_WHITE, on_white, refuse_large_frames
 from coda_cli.video.decoding import ClipInfo, CodedFrame, DecodingLog
 

@@ -40,6 +40,9 @@ class ClipOutputs:
     audio: bool = True
 
 
+OWN = '{"schema":"coda.clip"}'  # the comment of a GIF, by which a scan of its folder knows that coda drew it
+
+
 class Sink:
     """Writes frames into clips and a file of records; these files get their names in ``finish``.
 
@@ -56,7 +59,9 @@ class Sink:
             # Opened first, it is closed last: the record's presence says that the clips are complete.
             self._lines = stack.enter_context(atomic(outputs.record)) if outputs.record else None
             self._writers = [
-                stack.enter_context(ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None))
+                stack.enter_context(
+                    ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None, comment=OWN)
+                )
                 for kind, clip in outputs.clips.items()
             ]
             self._stack = stack.pop_all()
