@@ -59,7 +59,7 @@ GOOD = Run(code=0, killed="", seconds=1.0, peak=500_000_000, out=b"", err=b"coda
     ("change", "said"),
     [
         ({}, None),
-        ({"code": 2}, "exit code 2"),
+        ({"code": 2, "err": b"coda: error: no\n"}, "exit code 2"),
         ({"code": 1, "err": b"coda: 0 explained\n"}, "no error said"),
         ({"code": -11}, "ended by SIGSEGV"),
         ({"code": -9, "killed": "time"}, "took too much time"),

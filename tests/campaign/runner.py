@@ -35,7 +35,8 @@ class Runner:
 
     def close(self) -> None:
         """End the nursery."""
-        assert self.nursery.stdin and self.nursery.stdout
+        assert self.nursery.stdin
+        assert self.nursery.stdout
         self.nursery.stdin.close()
         self.nursery.wait()
         self.nursery.stdout.close()
