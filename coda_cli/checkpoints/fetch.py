@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 20.0  # seconds: to connect, between two pieces of an answer, and the time over which SLOWEST is measured
 SLOWEST = 500.0  # bytes a second; a server that sends less is taken to have stopped
+LARGEST = 3_000_000_000  # bytes; the largest published file has 1.2 GB
+HEAD = 45.0  # seconds until an answer begins, redirects included
+LONGEST = 6 * 3600.0  # seconds that one pull may take; the next one goes on where it stopped
 PIECE = 1 << 18  # bytes read at once, at most
 
 Progress = Callable[[int, int], None]  # called with the bytes that are here, and the bytes in all
@@ -206,7 +212,23 @@ def _ask(url: str, start: int) -> Response:
     headers = {"Accept-Encoding": "identity", "User-Agent": "coda"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    return requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    # In a thread: the timeout of requests is between two pieces, and the head of an answer may come byte by byte.
+    answers: SimpleQueue[Response | BaseException] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
+        except BaseException as error:  # it belongs to the thread that waits
+            answers.put(error)
+
+    threading.Thread(target=ask, name="download", daemon=True).start()
+    try:
+        answer = answers.get(timeout=HEAD)
+    except Empty:
+        raise DownloadError(f"no complete answer in {HEAD:g} s; {_RESUME}", item=_shown(url)) from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _continues(response: Response, start: int, part: Path, *, checked: bool) -> bool:
@@ -231,13 +253,16 @@ def _size(response: Response) -> int | None:
     text = response.headers.get("Content-Length", "")
     if response.status_code == 206:
         text = response.headers.get("Content-Range", "").rpartition("/")[2]
-    return int(text) if text.isdecimal() else None
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: Progress | None) -> None:
     """Append the body of an answer to the ``done`` bytes that ``stream`` has. Raises DownloadError."""
     total = _size(response)
-    since, before = time.monotonic(), done
+    if total is not None and total > LARGEST:
+        raise DownloadError(f"the server offers {total} bytes; no network has more than {LARGEST}", item=url)
+    begin = since = time.monotonic()
+    before = done
     # read1 returns what has arrived; read would wait for a full piece, however slowly it comes.
     while piece := response.raw.read1(PIECE):
         stream.write(piece)
@@ -245,6 +270,10 @@ def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: 
         if progress:
             progress(done, total or done)
         now = time.monotonic()
+        if done > min(LARGEST, LARGEST if total is None else total):
+            raise DownloadError(f"the server sent {done} bytes and does not end; {_AGAIN}", item=url)
+        if now - begin > LONGEST:
+            raise DownloadError(f"not complete after {LONGEST / 3600:g} hours; {_RESUME}", item=url)
         if now - since > TIMEOUT:
             if done - before < SLOWEST * (now - since):
                 raise DownloadError(f"stalled, {done - before} bytes in {now - since:.0f} s; {_RESUME}", item=url)
@@ -253,6 +282,7 @@ def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: 
         raise DownloadError(f"the answer ended after {done} of {total} bytes; {_RESUME}", item=url)
 
 
+_AGAIN = "name another mirror in CODA_MIRROR, or try again later"
 _RESUME = "pull again, it goes on where this one stopped"
 
 
@@ -271,7 +301,7 @@ def _connection_errors(url: str, path: Path) -> Iterator[None]:
         raise DownloadError(
             f"no connection, or it broke ({_reason(error)}); check it, {_RESUME}, or {_by_hand(path)}", item=place
         ) from error
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: of addresses that cannot be read
         raise DownloadError(f"cannot be downloaded ({error}); {_by_hand(path)}", item=place) from error
 
 

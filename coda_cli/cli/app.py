@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from coda_cli.cli import compare, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
-from coda_cli.errors import CodaError, ExitCode
+from coda_cli.errors import CodaError, ExitCode, UsageError
 
 EPILOG = """
 \b
@@ -78,6 +78,10 @@ def coda(
     """
     global _show_traceback
     _show_traceback = traceback
+    try:
+        os.getcwd()
+    except OSError:  # torch's library MKL would end the process with a line of its own
+        raise UsageError("the working folder no longer exists; change to another one (cd) and try again") from None
 
 
 _show_traceback = False
@@ -89,7 +93,21 @@ class _Terminated(BaseException):
 
 def _terminate(*_: object) -> NoReturn:
     """Raise ``_Terminated``; the handler of SIGTERM."""
+    _ignore_further_signals()
     raise _Terminated
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Raise KeyboardInterrupt; the handler of SIGINT."""
+    _ignore_further_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_further_signals() -> None:
+    """Let nothing disturb the way out, on which temporary files are removed and results are closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not SIG_IGN: Python would print that a signal that came just before was lost.
+        signal.signal(number, lambda *_: None)
 
 
 class _WarningsToConsole(logging.Handler):
@@ -168,12 +186,15 @@ def process() -> NoReturn:
 
     With torch, freeing takes half a second, a quarter of the time of one picture.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell starts background jobs without it
+        signal.signal(signal.SIGINT, _interrupt)
     gc.set_threshold(50_000)  # garbage collection, again and again while torch is imported, takes a quarter of a second
     try:
         main()
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise
+        _ignore_further_signals()
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
             with contextlib.suppress(OSError, ValueError):  # main has reported what could not be written
                 stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
+LONGEST_LINE = 1900  # characters on stderr; the longest of coda's own messages, a list of all networks, has 1,750
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PLAIN_EVERY = 10.0  # seconds between progress lines where stderr is no terminal
 Advance = Callable[[float, int], None]  # how much is done (parts of one item count), and of how much
 
@@ -33,6 +36,8 @@ class Console:
         Args:
             text: the line, without its end.
         """
+        if stdout_is_terminal():  # in a pipe or a file, names keep their bytes
+            text = printable(text)
         # In one piece: an interruption between a line and its end would join it to the next one.
         print(f"{text}\n", end="", flush=True)
 
@@ -73,7 +78,7 @@ class Console:
 
     def _line(self, label: str, style: str, text: str) -> None:
         """Print one line on stderr, even where a file name or a message of a library has line ends in it."""
-        text = " ".join(text.splitlines())
+        text = shortened(printable(" ".join(text.splitlines())))
         self._stderr().print(f"coda: {label}", end="", style=style or None, markup=False, highlight=False)
         self._stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -157,6 +162,32 @@ def _silent(done: float, total: int) -> None:
 
 
 console = Console()
+
+
+def printable(text: str) -> str:
+    r"""Write out what a terminal would take for a command: escape sequences in names of files, classes or tensors.
+
+    Args:
+        text: one line.
+
+    Returns:
+        The text with C0 and C1 control characters and DEL written as in \x1b.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def shortened(text: str) -> str:
+    """Cut the middle out of a line that is too long to be read, as the name of a file can be.
+
+    Args:
+        text: one line.
+
+    Returns:
+        At most LONGEST_LINE characters.
+    """
+    if len(text) <= LONGEST_LINE:
+        return text
+    return f"{text[: LONGEST_LINE * 2 // 3]} [...] {text[-(LONGEST_LINE // 3 - 7) :]}"
 
 
 def stdout_is_terminal() -> bool:

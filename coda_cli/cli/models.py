@@ -66,7 +66,10 @@ def show(
 
 def _json(value: dict[str, Any]) -> str:
     """Write an object as one line of JSON with schema and version."""
-    return json.dumps({"schema": "coda.model", "schema_version": 1, **value}, ensure_ascii=False, allow_nan=False)
+    from coda_cli.schema.parts import without_controls
+
+    text = json.dumps({"schema": "coda.model", "schema_version": 1, **value}, ensure_ascii=False, allow_nan=False)
+    return without_controls(text)
 
 
 # ---- pull ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -207,7 +208,22 @@ def to_json(record: Part) -> str:
     Returns:
         The JSON, without a line end.
     """
-    return record.model_dump_json(by_alias=True, exclude_none=record.leaves_out_none)
+    return without_controls(record.model_dump_json(by_alias=True, exclude_none=record.leaves_out_none))
+
+
+def without_controls(text: str) -> str:
+    """Escape the characters that JSON may hold as they are, and that a terminal takes for commands: DEL and C1.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        JSON of the same value.
+    """
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_CONTROLS = re.compile("[\x7f-\x9f]")
 
 
 def schema_of(lines: type[Part] | UnionType, title: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A campaign of hostile inputs against the program; see ``__main__.py``."""

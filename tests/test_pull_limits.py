@@ -1,0 +1,91 @@
+"""What ``coda models pull`` takes from a server that does not end, lies about sizes, or redirects to nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import program
+import pytest
+from campaign.server import Liar, head
+from foreign import flat_file
+
+from coda_cli.checkpoints import fetch
+from coda_cli.errors import CheckpointError, DownloadError
+
+Coda = Callable[..., program.Result]
+NAME = "9L-S-CoDA-SQ-10"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CODA_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def lying(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Callable[..., Liar]]:
+    del cache
+    liars: list[Liar] = []
+
+    def start(*args: bytes, **more: object) -> Liar:
+        liars.append(Liar(*args, **more))  # type: ignore[arg-type]
+        monkeypatch.setenv("CODA_MIRROR", liars[-1].url)
+        return liars[-1]
+
+    yield start
+    for liar in liars:
+        liar.close()
+
+
+def test_more_than_any_network_has_is_not_begun(lying: Callable[..., Liar], cache: Path) -> None:
+    lying(head(length=10**12), b"x", endless=bytes(1000))
+    with pytest.raises(DownloadError, match="offers 1000000000000 bytes; no network has more than 3000000000"):
+        fetch.pull(NAME)
+    assert not (cache / NAME / "model_epoch_200.pkl").exists()
+
+
+def test_an_answer_without_an_end_is_left(lying: Callable[..., Liar], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "LARGEST", 1_000_000)
+    lying(head(), endless=bytes(10_000))
+    with pytest.raises(DownloadError, match="and does not end"):
+        fetch.pull(NAME)
+
+
+def test_a_pull_has_a_longest_time(lying: Callable[..., Liar], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "LONGEST", 0.5)
+    lying(head(length=10**9), endless=bytes(1000), pause=0.01)
+    with pytest.raises(DownloadError, match="not complete after"):
+        fetch.pull(NAME)
+
+
+def test_a_head_that_comes_byte_by_byte_is_left(lying: Callable[..., Liar], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "HEAD", 0.5)
+    lying(head(length=5, X="y" * 10_000), pause=0.05)
+    with pytest.raises(DownloadError, match=r"no complete answer in 0\.5 s"):
+        fetch.pull(NAME)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "²", "-1", "x", "0x10"])
+def test_a_length_that_is_no_number_is_no_length(lying: Callable[..., Liar], length: str) -> None:
+    lying(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode(), b"not a network")
+    with pytest.raises((DownloadError, CheckpointError)):
+        fetch.pull(NAME)
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["http://[::1", "http://", "://", "file:///etc/hostname", "http://127.0.0.1:99999/", "http://127.0.0.1:x/",
+     "http://[v1.x]/", "//", "http://.../", "http://\x1b[2J/", "http://" + "a" * 300 + "/", "http://a..b/"],
+)  # fmt: skip
+def test_a_redirect_to_nowhere_is_a_failed_download(lying: Callable[..., Liar], where: str) -> None:
+    lying(head("302 Found", 0, Location=where))
+    with pytest.raises(DownloadError):
+        fetch.pull(NAME)
+
+
+def test_a_sound_file_still_arrives(lying: Callable[..., Liar], cache: Path) -> None:
+    data = flat_file(NAME)
+    lying(head(length=len(data)), data)
+    assert fetch.pull(NAME).read_bytes() == data
+    assert cache.exists()

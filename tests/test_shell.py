@@ -1,0 +1,111 @@
+"""The program in a hostile shell: signals while it leaves, no working folder, names that are commands for terminals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import program
+import pytest
+from program import photo
+
+from coda_cli.cli import console as voice
+from coda_cli.schema.parts import without_controls
+
+Coda = Callable[..., program.Result]
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("wait", [0.0, 0.3])
+def test_signals_while_it_leaves_do_not_disturb(tmp_path: Path, second: signal.Signals, wait: float) -> None:
+    for n in range(40):
+        photo(tmp_path / "in" / f"{n}.png", seed=n)
+    with program.started("explain", "in", "-o", "out", "--batch-size", "1", cwd=tmp_path) as child:
+        while child.poll() is None and not list((tmp_path / "out").glob("*.png")):
+            time.sleep(0.01)  # until it is at work
+        time.sleep(wait)
+        child.send_signal(signal.SIGINT)
+        while child.poll() is None:
+            child.send_signal(second)
+            time.sleep(0.002)
+        result = program.finish(child, 130 if child.returncode == 130 else 0)
+    assert sum("interrupted" in line for line in result.err.splitlines()) <= 1
+    assert not list((tmp_path / "out").glob(".coda-*"))
+
+
+def test_a_signal_while_python_ends_is_ignored() -> None:
+    """What runs at exit, as torch's own functions do, is not interrupted with a traceback."""
+    code = (
+        "import atexit, os, signal, sys, time\n"
+        "def slow(): os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.05)\n"
+        "atexit.register(slow); sys.argv = ['coda', '--version']\n"
+        "from coda_cli.cli.app import process; process()"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("args", [["models", "list"], ["explain", "a.png"], ["models", "verify", "cifar10"]])
+def test_without_a_working_folder_one_line_says_so(tmp_path: Path, args: list[str]) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    code = f"import os, shutil, sys; os.chdir({str(folder)!r}); os.rmdir({str(folder)!r}); " + (
+        f"os.execv(sys.executable, [sys.executable, '-m', 'coda_cli', *{args!r}])"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
+    result = program.checked(program.Result(tuple(args), child.returncode, child.stdout, child.stderr), 2)
+    assert result.error == "the working folder no longer exists; change to another one (cd) and try again"
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x07", "\x7f", "\x9b", "\x85"])
+def test_what_is_a_command_for_a_terminal_is_written_out(coda: Coda, tmp_path: Path, character: str) -> None:
+    name = f"a{character}[31mb.png"
+    (tmp_path / name).write_bytes(b"no picture")
+    result = coda("explain", name, "--json", status=1)
+    assert character not in result.err.replace("\n", "")
+    assert character not in result.out
+    if character != "\x85":  # a line end for Python
+        assert f"a\\x{ord(character):02x}[31mb.png: not a picture" in result.error
+    assert result.record["source"]["path"] == name
+
+
+def test_records_on_disk_hold_no_such_character_either(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a\x9bb.png")
+    coda("explain", "a\x9bb.png", "-o", "out")
+    (written,) = (tmp_path / "out").glob("*.json")
+    assert "\x9b" not in written.read_text("utf-8")
+    assert json.loads(written.read_text("utf-8"))["source"]["path"] == "a\x9bb.png"
+
+
+def test_escaped_json_is_the_same_value() -> None:
+    value = {"a\x7f": "\x9b\x80ü\\", "b": ["\x1b"]}
+    text = json.dumps(value, ensure_ascii=False)
+    assert "\x9b" in text
+    assert json.loads(without_controls(text)) == value
+    assert not any(c in without_controls(text) for c in "\x7f\x80\x9b")
+
+
+def test_results_on_a_terminal_are_written_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(voice, "stdout_is_terminal", lambda: True)
+    voice.Console().result("out/a\x1b]0;b.png")
+    assert capsys.readouterr().out == "out/a\\x1b]0;b.png\n"
+    monkeypatch.setattr(voice, "stdout_is_terminal", lambda: False)
+    voice.Console().result("out/a\x1b]0;b.png")
+    assert capsys.readouterr().out == "out/a\x1b]0;b.png\n"  # a script needs the name
+
+
+def test_a_line_of_a_million_characters_is_cut(coda: Coda) -> None:
+    result = coda("explain", "-", input="x" * 1_000_000 + "\n", status=1)
+    assert all(len(line) < 2000 for line in result.err.splitlines())
+    assert result.errors[0].startswith("xxx")
+    assert " [...] " in result.errors[0]
+    assert result.errors[0].endswith(coda("explain", "-", input="y" * 300 + "\n", status=1).errors[0].split(": ", 1)[1])
