@@ -31,7 +31,6 @@ SUFFIXES = (
 # Formats as Pillow names them: the only ones that are opened, whatever a file's name. Pillow has others, and starts
 # Ghostscript for one of them. TGA cannot be told by its content, so that only files of that name are taken for it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
-READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 and TGA"
 MAX_PIXELS = 128_000_000  # beyond this a file is taken for a decompression bomb
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
@@ -63,7 +62,7 @@ def read_image(path: Path) -> Picture:
     frame is taken. A JPEG of more than 50 million pixels is decoded at half its size, or less.
 
     Args:
-        path: the file, in any of the formats that are READABLE; its content decides, not its name.
+        path: the file, in one of FORMATS; its content decides, not its name.
 
     Returns:
         The picture, with notes on what was changed.
@@ -168,7 +167,7 @@ def _decoder_errors(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise MediaError(f"not a picture in a format coda can read: {READABLE}", item=path) from error
+        raise MediaError("not a picture in a format coda can read", item=path) from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"more than {MAX_PIXELS // 10**6} million pixels; make it smaller first", item=path) from error
     except Exception as error:  # decoders raise IndexError, RuntimeError and errors of other classes for broken files
