@@ -152,10 +152,8 @@ def main() -> NoReturn:
             raise
         console.error(str(error))
         sys.exit(error.exit_code)
-    except (RuntimeError, MemoryError) as error:
-        from coda_cli.machine.memory import out_of_memory
-
-        if _show_traceback or not out_of_memory(error):
+    except (RuntimeError, MemoryError, ImportError) as error:
+        if _show_traceback or not _out_of_memory(error):
             raise
         console.error("memory ran out; use smaller pictures, fewer at once, or a machine with more")
         sys.exit(ExitCode.FAILED)
@@ -167,6 +165,21 @@ def main() -> NoReturn:
     except _Terminated:
         console.say("terminated")
         sys.exit(ExitCode.TERMINATED)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, also while torch was being imported (ulimit -v, -u)."""
+    if isinstance(error, MemoryError) or any(said in str(error) for said in _NOTHING_LEFT):
+        return True
+    if isinstance(error, ImportError):
+        return False
+    from coda_cli.machine.memory import out_of_memory
+
+    return out_of_memory(error)
+
+
+# What the system says where it gives no more memory or threads to a process.
+_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate", "can't start new thread")
 
 
 def _one_line(error: TyperException) -> str:
