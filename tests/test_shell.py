@@ -109,3 +109,16 @@ def test_a_line_of_a_million_characters_is_cut(coda: Coda) -> None:
     assert result.errors[0].startswith("xxx")
     assert " [...] " in result.errors[0]
     assert result.errors[0].endswith(coda("explain", "-", input="y" * 300 + "\n", status=1).errors[0].split(": ", 1)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
+def test_too_little_memory_to_start_is_one_line(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    code = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1_000_000_000,) * 2); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'coda_cli', 'explain', 'a.png'])"
+    )
+    env = program.environment()
+    child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
+    result = program.checked(program.Result(("explain", "a.png"), child.returncode, child.stdout, child.stderr), 1)
+    assert result.error.startswith("memory ran out")

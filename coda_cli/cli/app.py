@@ -147,7 +147,7 @@ def main() -> NoReturn:
         else:
             console.error(_one_line(error))
         sys.exit(ExitCode.USAGE)
-    except (CodaError, RuntimeError, MemoryError, OSError) as error:
+    except (CodaError, RuntimeError, MemoryError, OSError, ImportError) as error:
         if _show_traceback or (message := _message_of(error)) is None:
             raise
         console.error(message)
@@ -161,13 +161,26 @@ def _message_of(error: Exception) -> str | None:
     """The message of an error that is no fault of the program; None for one that is."""
     if isinstance(error, CodaError):
         return str(error)
+    if _out_of_memory(error):
+        return "memory ran out; use smaller pictures, compute fewer together, or use a machine with more memory"
     if isinstance(error, OSError):  # such as a full disk, where results or help are written
         return f"{error.filename or 'output'}: {error.strerror or error}"
+    return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, also while torch was being imported (ulimit -v, -u)."""
+    if isinstance(error, MemoryError) or any(said in str(error) for said in _NOTHING_LEFT):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
     from coda_cli.machine.memory import out_of_memory
 
-    if isinstance(error, RuntimeError | MemoryError) and out_of_memory(error):
-        return "memory ran out; use smaller pictures, compute fewer together, or use a machine with more memory"
-    return None
+    return out_of_memory(error)
+
+
+# What the system says where it gives no more memory or threads to a process.
+_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate", "can't start new thread")
 
 
 def _one_line(error: TyperException) -> str:

@@ -107,16 +107,17 @@ def campaign(chosen: list[tuple[str, int]], seed: int, workers: int, keep: Path,
         def one(at: tuple[str, int]) -> Outcome:
             runner = runners.get()
             try:
-                return attempt(runner, *at, seed, Path(name, f"{at[0]}-{at[1]}"), keep, limit)
+                outcome = attempt(runner, *at, seed, Path(name, f"{at[0]}-{at[1]}"), keep, limit)
+            except Exception as error:  # not a fault of the program: the campaign cannot make this input
+                raise RuntimeError(f"{at[0]} {at[1]} of seed {seed} cannot be made or run") from error
             finally:
                 runners.put(runner)
+            for fault in outcome.faults:
+                print(f"{outcome.kind} {outcome.number} ({outcome.what}): {fault}", flush=True)
+            return outcome
 
         with ThreadPoolExecutor(workers) as pool:
-            found = []
-            for outcome in pool.map(one, chosen):
-                found.append(outcome)
-                for fault in outcome.faults:
-                    print(f"{outcome.kind} {outcome.number} ({outcome.what}): {fault}", flush=True)
+            found = list(pool.map(one, chosen))
         for runner in started:
             runner.close()
     return found

@@ -166,6 +166,7 @@ def _odd_name(folder: Path, rng: random.Random) -> Case:
     name = rng.choice(ODD_NAMES)
     path = folder / name
     data = whole("png", "RGB") if rng.random() < 0.5 else b"no picture"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     source = rng.choice((f"./{name}", ".", str(path)))
     return Case("odd name", ["explain", source, "-o", "out", *rng.choice(([], ["--json"]))], USED_WRONGLY)
