@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -406,8 +407,12 @@ def test_a_full_disk_with_sound_leaves_nothing(tmp_path: Path, name: str, size: 
         "try:\n    with largest_file(size): write(path, list(noise), [k / 10 for k in range(30)])\n"
         "except MediaError: sys.exit(7)\n"
     )
+    places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / name), str(size)], capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path / name), str(size)],
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
     )
     assert (run.returncode, run.stdout, run.stderr) == (7, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -126,7 +126,7 @@ def test_numbered_pictures(tmp_path: Path) -> None:
     write(folder, counted(2), [0, 0.1])  # a second run replaces the first one's frames
     assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png"]
     (folder / "mine.txt").write_text("x")
-    with pytest.raises(MediaError, match="no folder of numbered frames"):
+    with pytest.raises(MediaError, match="is not a folder of numbered frames"):
         ClipWriter(folder)
     assert (folder / "mine.txt").exists()
 

@@ -155,8 +155,8 @@ def test_the_backbone_sees_standardised_colours() -> None:
         ({"backbone": "vgg11"}, "a ResNet of torchvision"),
         ({"backbone": "resnet19"}, "torchvision has no 'resnet19'"),
         ({"channels": [31, 8, 8, 3]}, "has 32 channels at layer2"),
-        ({"channels": []}, "do not fit"),
-        ({"backbone": 5}, "do not fit"),
+        ({"channels": []}, "channels: expected 1 to"),
+        ({"backbone": 5}, "backbone: expected a word"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
