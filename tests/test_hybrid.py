@@ -54,7 +54,8 @@ def pictures(batch: int = 2) -> Tensor:
 
 @pytest.mark.parametrize(("name", "cut"), ARCHITECTURES)
 def test_contributions_are_those_of_the_definition_at_the_cut(name: str, cut: str) -> None:
-    model, x = hybrid(name, cut), pictures()
+    # The definition writes out a matrix for all pairs of positions: at layer1 there are four times as many.
+    model, x = hybrid(name, cut), pictures()[..., ::2, ::2] if cut == "layer1" else pictures()
     assert isinstance(model.above, CodaNet)
     d = decompose(model, x, [0, 1, 2])
     with torch.no_grad():
