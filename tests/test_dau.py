@@ -517,3 +517,8 @@ def test_fresh_parameters_are_drawn_as_the_original_s_convolutions_draw_theirs()
         assert float(ours.abs().max()) == pytest.approx(float(theirs.abs().max()), rel=0.02)
         assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.1)
         assert abs(float(ours.mean())) < 0.1 * float(ours.abs().max())
+
+
+def test_a_norm_without_a_formula_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no formula"):
+        scale_of_norm(torch.ones(2), "L1")

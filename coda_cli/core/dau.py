@@ -61,11 +61,16 @@ def scale_of_norm(n: Tensor, norm: str) -> Tensor:
 
     Returns:
         g, of the shape of ``n``; 0 where n is 0.
+
+    Raises:
+        ValueError: a norm that has no formula here.
     """
     n = torch.where(n.isinf(), torch.nan, n)
     if norm == "SQ":
         return 1 / (n + 1 / n)  # n / (1 + n^2) without the square, which overflows half precision from n = 256
-    return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), n)  # n itself: 0, or NaN
+    if norm == "L2":
+        return torch.where(n > 0, 1 / n.clamp_min(torch.finfo(n.dtype).tiny), n)  # n itself: 0, or NaN
+    raise ValueError(f"norm is {norm!r}, which has no formula")
 
 
 class DAUConv2d(nn.Module):

@@ -20,7 +20,7 @@ DYNAMIC_WEIGHTS = 1 << 28
 # Pixels that are classified together, and pictures at most: a plain forward pass keeps little.
 CLASSIFIED_PIXELS, CLASSIFIED_PICTURES = 1 << 21, 100
 
-# Pixels and pictures that methods by masks classify together; GPUs take eight times as many.
+# Pixels and pictures that methods by masks classify together; GPUs take eight times as many pixels.
 MASKED_PIXELS, MASKED_PICTURES = 1 << 20, 32
 
 # Pixels of one picture's stages of removal that are classified together; GPUs take eight times as many.
