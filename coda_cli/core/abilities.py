@@ -47,18 +47,36 @@ def cut(model: nn.Module) -> str | None:
     Returns:
         The name of the layer.
     """
-    return str(model.cut) if hasattr(model, "to_cut") else None
+    name: str | None = getattr(model, "cut", None)  # type: ignore[assignment]
+    return name
+
+
+def zero(model: nn.Module) -> tuple[float, ...] | None:
+    """The colour that contributes nothing, whatever the network.
+
+    A network that takes ``[x, 1 - x]`` as it is has none: a black pixel can carry as much evidence as a white one. One
+    that subtracts a mean first is decomposed after that step, so a pixel of that mean has a contribution of 0.
+
+    Args:
+        model: any network; one that subtracts a mean has the attribute ``zero``.
+
+    Returns:
+        r, g and b in [0, 1], or None.
+    """
+    colour: tuple[float, ...] | None = getattr(model, "zero", None)  # type: ignore[assignment]
+    return colour
 
 
 def to_cut(model: nn.Module, x: Tensor) -> Tensor:
     """What the dynamic linear part of a network sees of an input.
 
     Args:
-        model: any network; a hybrid has the method ``to_cut``.
+        model: any network; a hybrid has the method ``to_cut``, and so has a network that subtracts a mean first.
         x: encoded pictures, float [B, C, H, W].
 
     Returns:
-        The output of the cut, float [B, C', h, w]; ``x`` itself where the whole network is dynamic linear.
+        The output of the cut, or the input less its mean, float [B, C', h, w]; ``x`` itself where the whole network is
+        dynamic linear.
     """
     a: Tensor = model.to_cut(x) if hasattr(model, "to_cut") else x  # type: ignore[operator]
     return a
@@ -68,7 +86,7 @@ def above(model: nn.Module) -> nn.Module:
     """The dynamic linear part of a network: what makes the logits of the cut.
 
     Args:
-        model: any network; a hybrid has the attribute ``above``.
+        model: any network; a network with the method ``to_cut`` has the attribute ``above``.
 
     Returns:
         That part; the network itself where the whole of it is dynamic linear.

@@ -116,8 +116,9 @@ def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
             outputs.setdefault(id(y), (names[module], y))
 
     with held() as constants, torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        a = abilities.to_cut(model, x)
+        x = x.detach() if cut else abilities.to_cut(model, x.detach())  # less the mean, where one is subtracted
+        x = x.clone().requires_grad_()
+        a = abilities.to_cut(model, x) if cut else x
         if cut:
             outputs[id(a)] = (cut, a)
         hooks = [module.register_forward_hook(note) for module in names]
