@@ -40,6 +40,9 @@ Direction = Literal["least", "most"]
 # blurred picture.
 Baseline = Literal["zero", "mean", "blurred"]
 
+# Why the shares of a logit add up: the network is made so, it is piecewise linear (a theorem), or gates are held.
+Exactness = Literal["by construction", "piecewise linear", "held gates"]
+
 # What the matrix products of training are computed in.
 TrainingPrecision = Literal["float32", "bfloat16"]
 

@@ -295,14 +295,15 @@ class _ResultPrinter:
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:
     """Print for people what a record says; with ``many`` inputs only errors, unless -v is given."""
-    from coda_cli.explanation.record import equation, title_of
+    from coda_cli.explanation.record import equation, standing, title_of
 
     say = console.detail if many else console.say
     for note in record.source.notes:
         say(f"{record.source.path}: {note}")
     for e in record.explained:
         name = title_of(e)
-        say(f"{record.source.path}: {equation(e)}{' (already there)' if skipped else ''}")
+        chosen = standing(record.network, record.top, e.index, record.confident)
+        say(f"{record.source.path}: {equation(e)}; {chosen}{' (already there)' if skipped else ''}")
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
             console.error(
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "

@@ -24,12 +24,13 @@ def load_network(
     model: str, arch: str | None, device: str, request: Request, *, exact: bool = True, ema: bool | None = None
 ) -> Net:
     """Load the network and say what was assumed; what can be checked without it is checked first."""
-    from coda_cli.checkpoints.manifest import SUMMED, known
+    from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
 
     if model in known():  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load
+    from coda_cli.explanation.record import view_notes
     from coda_cli.machine.devices import pick
     from coda_cli.machine.precision import DTYPES
 
@@ -41,10 +42,7 @@ def load_network(
             f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
             "spread over the pixels from there; nothing below it is exact"
         )
-    if request.fit == "native" and net.checkpoint.architecture in SUMMED:
-        console.say(
-            f"--fit native: logits of {net.checkpoint.name} are sums over the picture and grow with its area; its "
-            "classes and probabilities were not trained at this size"
-        )
+    for note in view_notes(net, request.fit):
+        console.say(f"--fit {request.fit}: {note}")
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
     return net

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def is_dynamic_linear(model: nn.Module) -> bool:
-    """Whether a network says that its logits are dynamic linear, and so can be decomposed exactly.
+    """Whether a network says that its logits are dynamic linear by construction, down to its cut or to the pixels.
 
     Args:
         model: any network; one that does has an attribute ``bias``, the constant of every logit.
@@ -21,6 +21,18 @@ def is_dynamic_linear(model: nn.Module) -> bool:
     return hasattr(model, "bias")
 
 
+def is_ordinary(model: nn.Module) -> bool:
+    """Whether a network is an ordinary one that can be taken as piecewise linear from any of its layers up.
+
+    Args:
+        model: any network; one that is has a method ``pass_from``, as ``standard_nets.StandardNet``.
+
+    Returns:
+        The answer.
+    """
+    return hasattr(model, "pass_from")
+
+
 def bias_of(model: nn.Module) -> float:
     """The constant that a network adds to every logit: its attribute ``bias``.
 
@@ -28,26 +40,21 @@ def bias_of(model: nn.Module) -> float:
         model: any network.
 
     Returns:
-        The constant, in logit units.
-
-    Raises:
-        ValueError: the network has none, and so nothing says that its logits are dynamic linear.
+        The constant, in logit units; 0 of an ordinary network, whose layers report what they add.
     """
-    if not is_dynamic_linear(model):
-        raise ValueError(f"{type(model).__name__} is not dynamic linear: its logits have no exact decomposition")
-    return float(model.bias)  # type: ignore[arg-type]
+    return float(model.bias) if is_dynamic_linear(model) else 0.0  # type: ignore[arg-type]
 
 
 def cut(model: nn.Module) -> str | None:
-    """The layer down to which a network is dynamic linear, or None where it is so down to the pixels.
+    """The layer at whose output logits are split, or None where they are split over the pixels.
 
     Args:
-        model: any network; a hybrid has the attribute ``cut``.
+        model: any network; a hybrid and an ordinary network have the attribute ``cut``.
 
     Returns:
         The name of the layer.
     """
-    name: str | None = getattr(model, "cut", None)  # type: ignore[assignment]
+    name: str | None = getattr(model, "cut", None)
     return name
 
 
@@ -63,7 +70,7 @@ def zero(model: nn.Module) -> tuple[float, ...] | None:
     Returns:
         r, g and b in [0, 1], or None.
     """
-    colour: tuple[float, ...] | None = getattr(model, "zero", None)  # type: ignore[assignment]
+    colour: tuple[float, ...] | None = getattr(model, "zero", None)
     return colour
 
 

@@ -1,25 +1,30 @@
 """Contributions of every layer's output to a logit: the same identity, at any depth (CVPR 2021, section 5).
 
-    logit = sum(a_k * d logit / d a_k) + bias + residual      a_k: the output of layer k; all above it is held
+    logit = sum(a_k * d logit / d a_k) + constants above k + residual      a_k: the output of layer k; all above is held
 
 It holds for every layer that all ways from the input to the logit pass through. Those are read off the graph of the
-computation: one branch of a residual block is none of them. In a hybrid it holds from the cut up.
+computation: one branch of a residual block is none of them. In a hybrid it holds from the cut up. In an ordinary
+network it holds everywhere, but the deeper the layer, the less its positions have of the logit, and the more the
+constants of the layers above it: how far down they carry it is the interpretable depth of the network.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from coda_cli.core import abilities
 from coda_cli.core.decompose import tolerance_for
-from coda_cli.core.gradients import differentiable
-from coda_cli.core.held import held
+from coda_cli.core.gradients import constant_sums, differentiable
+from coda_cli.core.graph import node_of, reached
+from coda_cli.core.held import Held, held
+from coda_cli.core.ordinary import INPUT, is_channels_last, with_cut
 from coda_cli.machine.precision import true_float32
 
 
@@ -30,11 +35,16 @@ class LayerShare:
     Attributes:
         name: the module's name, or "input".
         pixels: float32 [h, w] on the CPU, summed over channels; signed, logit units.
-        residual: logit - sum of pixels - bias - ``positional``.
+        residual: logit - sum of pixels - ``bias`` - ``positional``.
         tolerance: what the residual's magnitude may be.
         exact: whether it is within that; False below the cut of a hybrid.
         positional: the share of positional embeddings that are added above this layer, which belongs to no position.
         approximate: whether this lies below the cut of a hybrid: input times gradient, which nothing makes exact.
+        bias: all other constants of the layers above: the network's bias, and of ordinary networks what their layers
+            add.
+        of_classifier: the last of these alone, which every input has.
+        magnitude: sum of the magnitudes of all positions' contributions.
+        logit: the weighted logit.
     """
 
     name: str
@@ -44,6 +54,22 @@ class LayerShare:
     exact: bool
     positional: float = 0.0
     approximate: bool = False
+    bias: float = 0.0
+    of_classifier: float = 0.0
+    magnitude: float = 0.0
+    logit: float = 0.0
+
+    @property
+    def carried(self) -> float:
+        """The share of the logit, less the classifier's bias, that the positions have; 1 is all of it."""
+        rest = self.logit - self.of_classifier
+        return float(self.pixels.double().sum()) / rest if rest else math.nan
+
+    @property
+    def ratio(self) -> float:
+        """The positions' magnitudes over the same: 1 where nothing cancels."""
+        rest = self.logit - self.of_classifier
+        return self.magnitude / abs(rest) if rest else math.inf
 
 
 @dataclass(frozen=True)
@@ -52,7 +78,7 @@ class _Pass:
 
     layers: list[tuple[str, Tensor]]  # name and output, the input first
     logits: Tensor  # [1, classes]
-    constants: list[Tensor]  # see ``held.add_constant``
+    reported: Held
 
 
 def shares_by_layer(
@@ -78,33 +104,54 @@ def shares_by_layer(
     Source:
         Böhle, Fritz and Schiele, CVPR 2021, section 5.
     """
-    bias = abilities.bias_of(model)
+    own_bias = abilities.bias_of(model)
     with torch.inference_mode(False), torch.no_grad(), true_float32():
-        p = _held_pass(differentiable(model), x)
+        p = _held_pass(with_cut(differentiable(model), None, x), x)
         weighting = weighting.detach().clone()  # it may have been made inside torch.inference_mode()
-        logit, gradients, embeddings = _gradients(p, weighting)
+        node, gradients, constants = _gradients(p, weighting)
         wide = weighting.cpu().double()
-        rest = float((wide * p.logits[0].cpu().double()).sum() - bias * wide.sum())
-        bias_size = float(abs(bias) * wide.abs().sum())
+        logit = float((wide * p.logits[0].cpu().double()).sum())
+        if abilities.is_dynamic_linear(model):
+            share, size = own_bias * float(wide.sum()), abs(own_bias) * float(wide.abs().sum())
+            constants.append(_Added(None, "bias", share, size))
         rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
         found = []
         for (name, a), g in zip(p.layers, gradients, strict=True):
-            around = _reached(logit, without=_node(a))
-            if g is None or (name != "input" and _node(p.layers[0][1]) in around):
+            around = reached(node, without=node_of(a))
+            if g is None or (name != "input" and node_of(p.layers[0][1]) in around):
                 continue
             products = _products(a, g)
-            aside = [t for node, t in embeddings.items() if node in around]  # positional embeddings added above
-            positional = sum(float(t.sum()) for t in aside)
-            residual = rest - float(products.sum()) - positional
-            tolerance = rtol * (float(products.abs().sum()) + bias_size + sum(float(t.abs().sum()) for t in aside))
-            approximate = name == "input" and abilities.cut(model) is not None
-            exact = not approximate and abs(residual) <= tolerance
-            found.append(LayerShare(name, _placed(products, x), residual, tolerance, exact, positional, approximate))
+            above = [c for c in constants if c.node is None or c.node in around]
+            positional = sum(c.share for c in above if c.kind == "positional")
+            bias = sum(c.share for c in above if c.kind != "positional")
+            magnitude = float(products.abs().sum())
+            residual = logit - float(products.sum()) - positional - bias
+            tolerance = rtol * (magnitude + sum(c.size for c in above))
+            approximate = name == "input" and abilities.cut(model) is not None and abilities.is_dynamic_linear(model)
+            found.append(
+                LayerShare(
+                    name,
+                    _placed(products, x),
+                    residual,
+                    tolerance,
+                    exact=not approximate and abs(residual) <= tolerance,
+                    positional=positional,
+                    approximate=approximate,
+                    bias=bias,
+                    of_classifier=constants[-1].share if constants else 0.0,
+                    magnitude=magnitude,
+                    logit=logit,
+                )
+            )
         return found
 
 
 def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
     """Compute the logits of one input, and note what its layers give on the way."""
+    if abilities.is_ordinary(model):
+        with held() as reported:
+            found = model.pass_from(x, INPUT, layers=True)  # type: ignore[operator]
+        return _Pass([(INPUT, found.leaf), *found.layers], found.logits, reported)
     upper, cut, caller = abilities.above(model), abilities.cut(model), threading.get_ident()
     names = {module: name for name, module in upper.named_modules()}
     outputs: dict[int, tuple[str, Tensor]] = {}
@@ -115,7 +162,7 @@ def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
         if isinstance(y, Tensor) and y.requires_grad and y.ndim in (3, 4) and threading.get_ident() == caller:
             outputs.setdefault(id(y), (names[module], y))
 
-    with held() as constants, torch.enable_grad():
+    with held() as reported, torch.enable_grad():
         x = x.detach() if cut else abilities.to_cut(model, x.detach())  # less the mean, where one is subtracted
         x = x.clone().requires_grad_()
         a = abilities.to_cut(model, x) if cut else x
@@ -127,34 +174,30 @@ def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
         finally:
             for hook in hooks:
                 hook.remove()
-    return _Pass([("input", x), *outputs.values()], logits, constants)
+    return _Pass([("input", x), *outputs.values()], logits, reported)
 
 
-def _gradients(p: _Pass, weighting: Tensor) -> tuple[Any, Sequence[Tensor | None], dict[Any, Tensor]]:
-    """The node of the weighted logit, its gradients in the layers, and the products of constants by their nodes."""
+class _Added(NamedTuple):
+    """A constant, and its share of the logit."""
+
+    node: Any  # of the graph, where it is added; None for what is added after everything else
+    kind: str
+    share: float
+    size: float  # sum of magnitudes
+
+
+def _gradients(p: _Pass, weighting: Tensor) -> tuple[Any, Sequence[Tensor | None], list[_Added]]:
+    """The node of the weighted logit, its gradients in the layers, and the shares of the constants."""
+    constants = p.reported.constants
     with torch.enable_grad():
         logit = (weighting.to(p.logits) * p.logits[0]).sum()
-        leaves = [a for _, a in p.layers] + p.constants
+        leaves: list[Any] = [*(a for _, a in p.layers), *(c.edge for c in constants)]
         gradients = torch.autograd.grad(logit, leaves, allow_unused=True)
-    of_constants = zip(p.constants, gradients[len(p.layers) :], strict=True)
-    embeddings = {_node(t): _products(t, g) for t, g in of_constants if g is not None}
-    return _node(logit), gradients[: len(p.layers)], embeddings
-
-
-def _node(t: Tensor) -> Any:
-    """The node of the graph that made a tensor."""
-    return torch.autograd.graph.get_gradient_edge(t).node
-
-
-def _reached(start: Any, without: Any) -> set[Any]:
-    """All nodes of the graph from ``start`` down, on ways that avoid one node."""
-    seen, waiting = {start}, [start]
-    while waiting:
-        for node, _ in waiting.pop().next_functions:
-            if node is not None and node is not without and node not in seen:
-                seen.add(node)
-                waiting.append(node)
-    return seen
+    added = []
+    for c, g in zip(constants, gradients[len(p.layers) :], strict=True):
+        share, size = constant_sums(c.value, None if g is None else g[None], 1, 1)[0, 0].tolist()
+        added.append(_Added(c.edge.node, c.kind, share, size))
+    return node_of(logit), gradients[: len(p.layers)], added
 
 
 def _products(a: Tensor, gradient: Tensor) -> Tensor:
@@ -165,7 +208,7 @@ def _products(a: Tensor, gradient: Tensor) -> Tensor:
 def _placed(products: Tensor, x: Tensor) -> Tensor:
     """[C, h, w], or tokens [N, C] row by row in a grid of the input's shape, summed over channels: float32 [h, w]."""
     if products.ndim == 3:
-        return products.sum(0).float()
+        return products.sum(2 if is_channels_last(products[None]) else 0).float()
     n, (H, W) = len(products), x.shape[2:]
     rows = max(1, round((n * H / W) ** 0.5))
     rows = next(r for r in range(rows, 0, -1) if n % r == 0)

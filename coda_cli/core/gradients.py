@@ -6,13 +6,13 @@ import copy
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.abilities import above, shares_gradients, to_cut
-from coda_cli.core.held import held
+from coda_cli.core.abilities import above, cut, is_ordinary, shares_gradients, to_cut
+from coda_cli.core.held import Held, held
 from coda_cli.machine import budget
 
 
@@ -20,15 +20,15 @@ class HeldPass(NamedTuple):
     """A forward pass of a batch of which gradients can be taken.
 
     Attributes:
-        x: [B, C, h, w], a leaf: the input, or the cut of a hybrid.
+        x: [B, C, h, w], a leaf: the input, or the cut.
         logits: [B, classes], with their graph.
-        constants: tensors [B, ...], leaves: what layers added that is no function of the input; see ``add_constant``.
+        reported: what layers added that is no function of the input, and which gates were held.
         at_once: how many weightings one call takes gradients of.
     """
 
     x: Tensor
     logits: Tensor
-    constants: list[Tensor]
+    reported: Held
     at_once: int
 
 
@@ -38,7 +38,7 @@ class HeldGradients(NamedTuple):
     Attributes:
         dynamic_weights: [B, K, C, h, w], the rows of W(x).
         of_input: float64 [B, K, 2] on the CPU: sum and sum of magnitudes of the input's contributions.
-        of_constants: the same of the constants that layers added.
+        of_constants: float64 [B, K, N, 2], the same of each of the N constants that layers added.
     """
 
     dynamic_weights: Tensor
@@ -76,13 +76,16 @@ def held_pass(model: nn.Module, x: Tensor) -> HeldPass:
     Returns:
         The pass, as long as which its graph is kept.
     """
-    with torch.inference_mode(False), held() as constants:
+    with torch.inference_mode(False), held() as reported:
+        if is_ordinary(model):
+            leaf, logits, _ = model.pass_from(x, cut(model))  # type: ignore[operator]
+            return HeldPass(leaf, logits, reported, 1)
         with torch.no_grad():
             x = to_cut(model, x)
         upper = above(model)
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            return HeldPass(x, upper(x), constants, budget.SHARED_GRADIENTS if shares_gradients(upper) else 1)
+            return HeldPass(x, upper(x), reported, budget.SHARED_GRADIENTS if shares_gradients(upper) else 1)
 
 
 def held_gradients(held_pass: HeldPass, weightings: Tensor) -> HeldGradients:
@@ -95,24 +98,57 @@ def held_gradients(held_pass: HeldPass, weightings: Tensor) -> HeldGradients:
     Returns:
         The rows of W(x), and the sums of the contributions.
     """
-    x, logits, constants, at_once = held_pass
-    leaves, columns = [x, *constants], weightings.transpose(0, 1)  # [K, B, classes]
+    x, logits, reported, at_once = held_pass
+    columns = weightings.transpose(0, 1)  # [K, B, classes]
+    leaves: list[Any] = [x, *(constant.edge for constant in reported.constants)]
+    rows, of_constants = list[Tensor](), list[Tensor]()
     with torch.inference_mode(False), torch.enable_grad():
         parts = columns.split(at_once)
-        found: list[Sequence[Tensor]] = []
         for part in parts:
-            further = part is not parts[-1]
+            further, found = part is not parts[-1], list[Any]()
             if len(part) > 1:
-                found.append(torch.vmap(partial(torch.autograd.grad, logits, leaves, retain_graph=further))(part))
+                found += torch.vmap(partial(torch.autograd.grad, logits, leaves, retain_graph=further))(part)
             else:  # the same, of a sum: torch's first gradient with weights given to it costs 0.3 s of imports
-                gradients = torch.autograd.grad((logits * part[0]).sum(), leaves, retain_graph=further)
-                found.append([g[None] for g in gradients])
-        rows = [joined(column) for column in zip(*found, strict=True)]
-    W, *of_constants = (row.transpose(0, 1) for row in rows)
-    elsewhere = torch.zeros(*weightings.shape[:2], 2, dtype=torch.float64)
-    for constant, weight in zip(constants, of_constants, strict=True):
-        elsewhere += sums_of_products(constant.detach(), weight)
-    return HeldGradients(W, sums_of_products(x.detach(), W), elsewhere)
+                total = (logits * part[0]).sum()
+                single = torch.autograd.grad(total, leaves, retain_graph=further, allow_unused=True)
+                found += [None if g is None else g[None] for g in single]
+            rows.append(found[0])
+            sums = [torch.zeros(len(part), len(x), 0, 2, dtype=torch.float64)]
+            for constant, g in zip(reported.constants, found[1:], strict=True):
+                sums.append(constant_sums(constant.value, g, len(part), len(x))[:, :, None])
+            of_constants.append(torch.cat(sums, 2))
+    W = joined(rows).transpose(0, 1)
+    return HeldGradients(W, sums_of_products(x.detach(), W), torch.cat(of_constants).transpose(0, 1))
+
+
+def constant_sums(value: Tensor, gradients: Tensor | None, K: int, B: int) -> Tensor:
+    """Sum, and sum of magnitudes, of a constant times its gradients, for each input.
+
+    Args:
+        value: what a layer added, in a shape that fits its output [B', ...].
+        gradients: [K, B', ...]. B' is B, or a multiple where a layer works on windows of each input. None where no way
+            leads from the constant to the logits.
+        K: how many weightings there are.
+        B: how many inputs there are.
+
+    Returns:
+        float64 [K, B, 2] on the CPU.
+    """
+    if gradients is None:
+        return torch.zeros(K, B, 2, dtype=torch.float64)
+    if gradients.device.type == "mps":  # it has no float64
+        value, gradients = value.cpu(), gradients.cpu()
+    value = value.to(gradients.device, torch.float64)
+    value = value.view(*[1] * (gradients.ndim - 1 - value.ndim), *value.shape)
+    # Along an axis on which the constant is the same, gradients are summed first.
+    same = [axis + 1 for axis in range(1, value.ndim) if value.shape[axis] == 1]
+    found = []
+    for magnitudes in (False, True):
+        g = gradients.abs() if magnitudes else gradients
+        g = g.sum(same, keepdim=True, dtype=torch.float64) if same else g.double()
+        products = (value.abs() if magnitudes else value) * g
+        found.append(products.reshape(K, B, -1).sum(2))
+    return torch.stack(found, 2).cpu()
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

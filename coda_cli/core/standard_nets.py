@@ -1,4 +1,4 @@
-"""Ordinary networks, whose logits are no linear function of the pixels: they are here for post-hoc methods only.
+"""Ordinary networks: their logits are no linear function of the pixels, but one of a layer near the logits, its cut.
 
 They take the six-channel encoding as all networks here do, and see its first half: r g b, less ImageNet's mean, divided
 by its deviation.
@@ -11,21 +11,31 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from coda_cli.core.ordinary import PassFrom, pass_from, watched
 from coda_cli.core.vit import Kit, Transformer
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class StandardNet(nn.Module):
-    """A backbone of three channels in the place of a network of six; it has no exact decomposition.
+    """A backbone of three channels in the place of a network of six: dynamic linear nowhere, explained at a cut.
 
     Args:
         backbone: takes normalised colours [B, 3, H, W] and gives logits [B, classes].
+        mean: of the colours r g b, in [0, 1].
+        deviation: of the colours, positive.
+        cut: the layer of the backbone at whose output logits are split; None is the normalised colours.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        mean: Sequence[float] = MEAN,
+        deviation: Sequence[float] = DEVIATION,
+        cut: str | None = None,
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.zero, self.deviation, self.cut = watched(backbone), tuple(mean), tuple(deviation), cut
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits.
@@ -36,9 +46,36 @@ class StandardNet(nn.Module):
         Returns:
             logits [B, classes].
         """
-        mean, deviation = (x.new_tensor(t)[:, None, None] for t in (MEAN, DEVIATION))
-        logits: Tensor = self.backbone((x[:, :3] - mean) / deviation)
+        logits: Tensor = self.backbone(self.normalised(x))
         return logits
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Compute what the backbone takes: the colours less their mean, divided by their deviation.
+
+        Args:
+            x: encoded pictures, float [B, 6, H, W] in [0, 1].
+
+        Returns:
+            [B, 3, H, W]; a pixel of the colour ``zero`` is 0.
+        """
+        mean, deviation = (x.new_tensor(t)[:, None, None] for t in (self.zero, self.deviation))
+        return (x[:, :3] - mean) / deviation
+
+    def pass_from(self, x: Tensor, cut: str | None, *, layers: bool = False) -> PassFrom:
+        """Compute logits so that gradients can be taken down to a layer, or to the normalised colours.
+
+        Args:
+            x: encoded pictures, float [B, 6, H, W].
+            cut: the layer; None is the normalised colours.
+            layers: also keep the outputs of all layers.
+
+        Returns:
+            The pass.
+
+        Raises:
+            ValueError: as ``ordinary.pass_from``.
+        """
+        return pass_from(self.backbone, self.normalised(x), cut, layers=layers)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Take the softmax: these networks were trained with it.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import UsageError
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import Drawing, make_record, title_of
+from coda_cli.explanation.record import Drawing, carried_text, make_record, name_of_bias, standing, title_of
 from coda_cli.explanation.request import Input
 from coda_cli.machine import budget
 from coda_cli.media.view import View, paste_back
@@ -201,12 +201,16 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
     title = f"{title_of(part)} · {what} {part.logit:.2f}"
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
-    sums = f"{what} = {part.positive:.2f} for − {abs(part.negative):.2f} against{_added(part.bias)} bias"
+    sums = f"{what} = {part.positive:.2f} for − {abs(part.negative):.2f} against{_added(part.bias)} {name_of_bias(part)}"
     if part.positional:
         sums += f"{_added(part.positional)} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
     scale = f", full colour ±{part.scale:.2g} logit a pixel" if bar else ""
     lines = [f"{sums}, {proof}", f"{record.network.title}, {record.precision}{scale}"]
+    lines.append(standing(record.network, record.top, part.index, record.confident))
+    if part.carried is not None:
+        lines[-1] += f"; {part.exactness}{carried_text(part)}"
+    lines += record.view.notes
     if hues:
         lines.append("hue: which colour the weights ask for, opacity: their norm, smoothed; evidence against is hidden")
     return title, lines

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coda_cli.checkpoints.loading import Net
-from coda_cli.checkpoints.manifest import Checkpoint
+from coda_cli.checkpoints.manifest import SUMMED, Checkpoint
+from coda_cli.core import abilities
 from coda_cli.core.depth import LayerShare
 from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
@@ -27,11 +29,12 @@ from coda_cli.explanation.request import Input, refuse_unknown
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
-from coda_cli.schema.parts import ClassPart, Network, ScoredClass, Source, Sums, ViewPart
+from coda_cli.schema.parts import ClassPart, ConstantPart, Network, ScoredClass, Source, Sums, ViewPart
 from coda_cli.schema.pictures import EvidencePart, Explained, LayerPart, Record, RegionPart
-from coda_cli.vocabulary import Style
+from coda_cli.vocabulary import Fit, Style
 
 TOP = 5  # classes with the highest logits in every record
+CONFIDENT = 0.5  # a probability below this is said to be unsure
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,14 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
     """
     net, request, view = explanation.net, explanation.request, explanation.view
     width, height = view.resolution
-    logits = explanation.decomposition.logits[0].double().cpu().numpy()
+    top = top_classes(net, explanation.decomposition.logits[0])
     return Record(
         source=source_part(source),
         network=network_part(net),
-        view=ViewPart(fit=request.fit, width=width, height=height, box=view.box),
+        view=ViewPart(fit=request.fit, width=width, height=height, box=view.box, notes=view_notes(net, request.fit)),
         explained=tuple(_explained(explanation, k, drawing) for k in range(len(explanation.targets))),
-        top=top_classes(net.checkpoint, logits),
+        top=top,
+        confident=top[0].probability >= CONFIDENT,
         settings=settings or settings_hash(net, request, drawing),
         device=str(net.device),
         precision=request.precision,
@@ -116,19 +120,53 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
     )
 
 
-def top_classes(checkpoint: Checkpoint, logits: NDArray[np.float64]) -> tuple[ScoredClass, ...]:
+def top_classes(net: Net, logits: Tensor) -> tuple[ScoredClass, ...]:
     """List the classes with the highest logits.
 
     Args:
-        checkpoint: the network's description.
+        net: the network.
         logits: [classes].
 
     Returns:
         TOP of them, the highest first, each with its logit and probability.
     """
-    best = np.argsort(-logits, kind="stable")[:TOP]
-    scores = [(class_part(checkpoint, int(i)), float(logits[i])) for i in best]
-    return tuple(ScoredClass(**part.model_dump(), logit=z, probability=sigmoid(z)) for part, z in scores)
+    values, p = logits.double().cpu().numpy(), probabilities_of(net, logits)
+    best = [int(i) for i in np.argsort(-values, kind="stable")[:TOP]]
+    return tuple(
+        ScoredClass(**class_part(net.checkpoint, i).model_dump(), logit=float(values[i]), probability=float(p[i]))
+        for i in best
+    )
+
+
+def probabilities_of(net: Net, logits: Tensor) -> NDArray[np.float64]:
+    """Compute the probabilities of all classes, as the network was trained to mean them.
+
+    Args:
+        net: the network.
+        logits: [classes].
+
+    Returns:
+        [classes] in [0, 1]: a sigmoid for each class by itself, or the softmax of an ordinary network.
+    """
+    return abilities.probabilities(net.model, logits.double().cpu()[None])[0].numpy()
+
+
+def view_notes(net: Net, fitted: Fit) -> tuple[str, ...]:
+    """Say what the way in which a picture is made to fit means for the logits.
+
+    Args:
+        net: the network.
+        fitted: how pictures are made to fit.
+
+    Returns:
+        Sentences, for record, picture and console.
+    """
+    if fitted == "native" and net.checkpoint.architecture in SUMMED:
+        return (
+            f"logits of {net.checkpoint.name} are sums over the picture and grow with its area; its classes and "
+            "probabilities were not trained at this size",
+        )
+    return ()
 
 
 def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
@@ -182,6 +220,8 @@ def network_part(net: Net) -> Network:
         temperature=float(checkpoint.arguments.get("temperature", 1.0)),
         assumed=net.assumed,
         cut=net.cut,
+        classes=len(checkpoint.classes),
+        zero=abilities.zero(net.model),
     )
 
 
@@ -256,6 +296,9 @@ def _layer(share: LayerShare, percentile: float) -> LayerPart:
         tolerance=share.tolerance,
         exact=share.exact,
         approximate=share.approximate,
+        bias=share.bias,
+        carried=_finite(share.carried),
+        ratio=_finite(share.ratio),
         scale=robust_scale(share.pixels.cpu().numpy(), percentile),
     )
 
@@ -271,14 +314,20 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
     Returns:
         The part.
     """
-    d, target, checkpoint = explanation.decomposition, explanation.targets[k], explanation.net.checkpoint
-    logit = float(d.logit[0, k])
+    d, target, net = explanation.decomposition, explanation.targets[k], explanation.net
+    checkpoint, logit = net.checkpoint, float(d.logit[0, k])
+    constants = tuple(ConstantPart(layer=c.layer, kind=c.kind, share=float(c.share[0, k]) + 0.0) for c in d.constants)
+    rest = logit - constants[-1].share if constants else logit
+    p = None if target.versus is not None else float(probabilities_of(net, d.logits[0])[target.index])
     return Sums(
         **class_part(checkpoint, target.index).model_dump(),
         versus=None if target.versus is None else class_part(checkpoint, target.versus),
         logit=logit,
-        probability=sigmoid(logit) if target.versus is None else None,
+        probability=p,
         bias=float(d.bias[0, k]) + 0.0,  # a difference can be -0.0, which becomes 0.0
+        constants=constants,
+        exactness=d.exactness,
+        carried=None if d.exactness == "by construction" or not rest else (logit - float(d.residual[0, k]) - sum(c.share for c in constants)) / rest,
         positional=float(d.positional[0, k]) + 0.0,
         positive=evidence.positive,
         negative=evidence.negative,
@@ -303,6 +352,8 @@ def title_of(part: Sums) -> str:
 def equation(part: Sums) -> str:
     """Write in one line what the logit of a class is made of, and what rounding left over.
 
+    Of an ordinary network also how much of it the positions of its cut carry.
+
     Args:
         part: the class's part of a record.
 
@@ -314,8 +365,52 @@ def equation(part: Sums) -> str:
     embedding = f" {part.positional:+.3f} positional" if part.positional else ""
     return (
         f"{title_of(part)}{p}: {what} {part.logit:.3f} = {part.positive:.3f} {part.negative:+.3f} "
-        f"{part.bias:+.3f} bias{embedding}, residual {part.residual:.1e}"
+        f"{part.bias:+.3f} {name_of_bias(part)}{embedding}, residual {part.residual:.1e}{carried_text(part)}"
     )
+
+
+def name_of_bias(part: Sums) -> str:
+    """Name what ``part.bias`` is: one bias, or constants of several layers.
+
+    Args:
+        part: the class's part of a record.
+
+    Returns:
+        A word.
+    """
+    return "constants" if sum(c.kind != "positional" for c in part.constants) > 1 else "bias"
+
+
+def carried_text(part: Sums) -> str:
+    """Say how much of the logit the positions of an ordinary network's cut have.
+
+    Args:
+        part: the class's part of a record.
+
+    Returns:
+        The end of a line; nothing for networks that are exact by construction.
+    """
+    held_gates = ", by definition (gates are held)" if part.exactness == "held gates" else ""
+    return "" if part.carried is None else f"; the positions carry {part.carried:.0%} of it less the last bias{held_gates}"
+
+
+def standing(network: Network, top: Sequence[ScoredClass], index: int, confident: bool | None) -> str:
+    """Say among how many classes a network has chosen, and how sure it is.
+
+    Args:
+        network: the record's part about the network.
+        top: the classes with the highest logits.
+        index: the class that is explained.
+        confident: as in the record.
+
+    Returns:
+        A phrase such as "one of 10 classes, next is golf ball, p 0.001".
+    """
+    count = f"one of {network.classes} classes" if network.classes else "one class"
+    unsure = f"; unsure, p below {CONFIDENT:g}" if confident is False else ""
+    if top[0].index != index:
+        return f"{count}, predicted is {top[0].name}, p {top[0].probability:.3f}{unsure}"
+    return count + (f", next is {top[1].name}, p {top[1].probability:.3f}" if len(top) > 1 else "") + unsure
 
 
 def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
@@ -332,16 +427,9 @@ def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
     return ClassPart(index=index, name=checkpoint.classes[index], wnid=wnid)
 
 
-def sigmoid(x: float) -> float:
-    """Compute the probability that belongs to a logit, for each class by itself.
-
-    Args:
-        x: the logit; no value makes this overflow.
-
-    Returns:
-        1 / (1 + exp(-x)), in [0, 1].
-    """
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+def _finite(value: float) -> float | None:
+    """A number that JSON can hold."""
+    return value if math.isfinite(value) else None
 
 
 def to_source(view: View, x: float, y: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coda_cli.errors import CodaError
 from coda_cli.media.files import utf8
-from coda_cli.vocabulary import Fit
+from coda_cli.vocabulary import Exactness, Fit
 
 
 class Part(BaseModel):
@@ -56,8 +56,10 @@ class Network(Part):
         architecture: which builder of ``core.networks`` made it.
         temperature: by which its logits are divided.
         assumed: what its file could not tell, and where it was taken from instead; a sentence each.
-        cut: only for hybrids: the layer at whose output contributions are exact. Those of a position there are spread
-            evenly over the pixels that it stands for.
+        cut: only for hybrids and ordinary networks: the layer at whose output contributions are exact. Those of a
+            position there are spread evenly over the pixels that it stands for.
+        classes: among how many classes it chooses.
+        zero: the colour (r, g, b in [0, 1]) whose pixels contribute nothing, where the network subtracts one first.
     """
 
     name: str
@@ -66,10 +68,12 @@ class Network(Part):
     temperature: float
     assumed: tuple[str, ...] = ()
     cut: str | None = None
+    classes: int | None = None
+    zero: tuple[float, ...] | None = None
 
     @property
     def title(self) -> str:
-        """The name, and for a hybrid how far down its contributions are exact."""
+        """The name, and for a network with a cut how far down its contributions are exact."""
         return self.name if self.cut is None else f"{self.name}, exact down to {self.cut}, not to the pixels"
 
 
@@ -81,12 +85,14 @@ class ViewPart(Part):
         width: of the view, in pixels.
         height: of the view, in pixels.
         box: (x0, y0, x1, y1), the part of the source that the view covers, in the source's pixels.
+        notes: what the way it was made to fit means for the network's logits, a sentence each.
     """
 
     fit: Fit
     width: int
     height: int
     box: tuple[float, float, float, float]
+    notes: tuple[str, ...] = ()
 
 
 class ClassPart(Part):
@@ -108,11 +114,25 @@ class ScoredClass(ClassPart):
 
     Attributes:
         logit: the network's output for the class.
-        probability: in [0, 1], the sigmoid of the logit.
+        probability: in [0, 1], the sigmoid of the logit; of ordinary networks the softmax of all logits.
     """
 
     logit: float
     probability: float
+
+
+class ConstantPart(Part):
+    """A share of a logit that belongs to no pixel.
+
+    Attributes:
+        layer: which adds it; "logits" for the network's own bias.
+        kind: "bias", "positional", "batch norm", "saturation" (of a ReLU6), "norm", "token" or "added".
+        share: in logit units.
+    """
+
+    layer: str
+    kind: str
+    share: float
 
 
 class Sums(ClassPart):
@@ -124,7 +144,12 @@ class Sums(ClassPart):
         versus: the class that is subtracted, where a difference is explained.
         logit: of the class, or the difference of the two logits.
         probability: in [0, 1]; None for a difference.
-        bias: the network's constant share of the logit.
+        bias: all constants but the positional share; of CoDA-Nets and B-cos networks their bias.
+        constants: one by one, ``bias`` and ``positional``, in the order in which the network adds them.
+        exactness: why the shares add up: by construction of the network, since it is piecewise linear, or because gates
+            were held, which is a definition and no theorem.
+        carried: of ordinary networks, the share of the logit, less its last constant (the classifier's bias), that the
+            contributions have; 1 is all of it. None where it is all by construction.
         positional: the share of a positional embedding, which belongs to no pixel.
         positive: sum of all positive contributions.
         negative: sum of all negative contributions, at most 0.
@@ -137,6 +162,9 @@ class Sums(ClassPart):
     logit: float
     probability: float | None
     bias: float
+    constants: tuple[ConstantPart, ...] = ()
+    exactness: Exactness = "by construction"
+    carried: float | None = None
     positional: float = 0.0
     positive: float
     negative: float

@@ -46,7 +46,7 @@ class EvidencePart(Part):
 class LayerPart(Part):
     """A logit shared out over the positions of one layer's output, with its proof.
 
-    logit == sum + positional + bias + residual, where positional embeddings added below the layer are in its sum.
+    logit == sum + positional + bias + residual, where what layers below this one add is in its sum.
 
     Attributes:
         name: of the layer.
@@ -59,6 +59,9 @@ class LayerPart(Part):
         exact: whether |residual| is at most the tolerance.
         approximate: whether this is input times gradient below the cut of a hybrid; the residual then says how far off
             it is.
+        bias: all other constants of the layers above; None in records of version 0.1, where it is the logit's.
+        carried: the share of the logit, less the classifier's bias, that the positions have: sum / (logit - bias).
+        ratio: the sum of their magnitudes over the same: 1 where nothing cancels.
         scale: the contribution of one position, in logit units, that is drawn in full colour.
     """
 
@@ -71,6 +74,9 @@ class LayerPart(Part):
     tolerance: float
     exact: bool
     approximate: bool = False
+    bias: float | None = None
+    carried: float | None = None
+    ratio: float | None = None
     scale: float
 
 
@@ -101,7 +107,9 @@ class Record(Part):
         network: by which it was explained.
         view: what the network saw of the file.
         explained: the explained classes or differences.
-        top: the classes with the highest logits, the highest first.
+        top: the classes with the highest logits, the highest first; the second is the runner-up.
+        confident: whether the highest probability is at least 0.5. A network knows its own classes only, and says one
+            of them of every picture.
         files: what was written once for the picture, whatever the number of classes: kind -> path as in ``explained``.
         settings: sha256 over everything that decides the result but the source and the weights.
         device: on which it was computed.
@@ -118,6 +126,7 @@ class Record(Part):
     view: ViewPart
     explained: tuple[Explained, ...]
     top: tuple[ScoredClass, ...]
+    confident: bool | None = None
     files: dict[str, str] = Field(default={})
     settings: str
     device: str

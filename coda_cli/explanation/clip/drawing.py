@@ -13,7 +13,7 @@ from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.explanation.clip.survey import Survey, target_name
 from coda_cli.explanation.drawing import colour_explanation_of, coloured_weights
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import refuse_bad_drawing, sigmoid
+from coda_cli.explanation.record import refuse_bad_drawing
 from coda_cli.explanation.request import refuse_unknown
 from coda_cli.media.view import paste_back
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, places, resized
@@ -183,7 +183,7 @@ class Painter:
             # Not as in a single picture: full opacity is at the frame's own maximum, times the probability, so that a
             # clip shows when the network is sure.
             hues = colour_explanation_of(explanation, k, self.drawing.smooth, 100.0)
-            hues[..., 3] *= sigmoid(part.logit)
+            hues[..., 3] *= torch.tensor(part.logit, dtype=torch.float64).sigmoid().item() if part.probability is None else part.probability
             return coloured_weights(hues, explanation.view, size)
         values = paste_back(explanation.maps[k], explanation.view, size)
         if kind == "heatmap":

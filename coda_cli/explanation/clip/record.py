@@ -88,8 +88,7 @@ class ClipTally:
         Returns:
             The frame's record.
         """
-        logits = explanation.decomposition.logits[0].double().cpu().numpy()
-        top = top_classes(self.net.checkpoint, logits)
+        top = top_classes(self.net, explanation.decomposition.logits[0])
         parts = tuple(
             self._explained(explanation, k, target, scales[k]) for k, target in enumerate(explanation.targets)
         )
