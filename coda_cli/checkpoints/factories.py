@@ -98,7 +98,7 @@ def make(factory: Factory, said: str, classes: int | None) -> nn.Module:
         classes: how many classes it is told; None tells it nothing.
 
     Returns:
-        The network, in evaluation mode.
+        The network, in evaluation mode and in float32 on the CPU, whatever the function does.
 
     Raises:
         UsageError: it fails, or gives something else.
@@ -113,7 +113,7 @@ def make(factory: Factory, said: str, classes: int | None) -> nn.Module:
         ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--arch {said}: gave a {type(model).__name__}, not a torch.nn.Module")
-    return model.eval()
+    return model.eval().cpu().float()
 
 
 def name_of(factory: Factory) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from coda_cli.checkpoints.families import FAMILIES, ORDINARY, Family, State, has_shapes_of, own_shapes
+from coda_cli.checkpoints.fitting import classifiers_of_its_size
 from coda_cli.checkpoints.headers import MAX_HEADER
 from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, parse_checkpoint, published_checkpoint
 from coda_cli.checkpoints.pickled import PickleError
@@ -48,8 +49,7 @@ def read_foreign(
     family = next((f for f in FAMILIES if f.fits(state.shapes)), None)
     if family is None:
         own = "a safetensors file without coda's description, " if path.suffix == ".safetensors" else ""
-        looks = _what_it_looks_like(state.shapes)
-        raise CheckpointError(f"{own}{looks}; coda explains CoDA-Nets and B-cos networks", item=path)
+        raise CheckpointError(f"{own}{_what_it_looks_like(state.shapes)}", item=path)
     if checkpoint is None:
         checkpoint, said = _description(path, sha256, arch, state.shapes, family)
         assumed += said
@@ -203,9 +203,9 @@ def _links(path: Path) -> list[str]:
 
 def _what_it_looks_like(state: State) -> str:
     """What a state dict of none of the families seems to be, in words."""
+    say = "say which network it is with --arch torchvision:NAME, timm:NAME, or module:function for one of your own"
+    if names := classifiers_of_its_size(state):
+        return f"the weights of an ordinary network, as large as {' and '.join(names)}, one of torchvision's; {say}"
     if any("conv1" in key or "features." in key for key in state):
-        return (
-            "the weights of an ordinary convolutional network, which has no exact decomposition (if it is one of "
-            "torchvision's, coda compare takes it with --arch torchvision:NAME)"
-        )
-    return "the weights of no network that coda knows"
+        return f"the weights of an ordinary convolutional network; {say}"
+    return f"the weights of no network that coda knows; {say}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints.class_lists import names_in
 from coda_cli.checkpoints.descriptions import read_json
+from coda_cli.checkpoints.folders import trained_in
 from coda_cli.checkpoints.foreign import beside, beside_sentence, read_foreign
 from coda_cli.checkpoints.headers import read_header, read_metadata
 from coda_cli.checkpoints.manifest import (
@@ -154,35 +155,13 @@ def _of_file(source: str | Path, said: Said, exact: bool, ema: bool | None) -> N
         raise CheckpointError(f"too large: {path.stat().st_size} bytes; the limit is {MAX_FILE}", item=path)
     own = path.suffix == SUFFIX and METADATA_KEY in read_metadata(path)
     if (said.arch or said.anything) and (entry or own):
-        option = "--arch" if said.arch else "--classes, --mean, --std and --size"
-        raise UsageError(f"{option} is for files without a description; {source} has its own")
+        options = "--arch is" if said.arch else "--classes, --mean, --std and --size are"
+        raise UsageError(f"{options} for files without a description; {source} has its own")
     if ema is not None and path.suffix == SUFFIX:
         raise UsageError(f"--ema and --no-ema are for files of trainers; {source} holds one set of weights")
     if entry:
         _check_sha256(entry, str(source))
     return _load_own(path) if own else _load_foreign(path, said, entry.checkpoint if entry else None, ema)
-
-
-def trained_in(path: Path) -> Path:
-    """Find the network that ``coda train`` wrote into a folder.
-
-    Args:
-        path: a folder, or anything else.
-
-    Returns:
-        The network's file; ``path`` itself where it is no folder.
-
-    Raises:
-        CheckpointError: the folder holds none, or several.
-    """
-    if not path.is_dir():
-        return path
-    found = [file for file in sorted(path.glob(f"*{SUFFIX}")) if METADATA_KEY in read_metadata(file)]
-    if not found:
-        raise CheckpointError(f"a folder, with no such file in it as coda train writes, NAME{SUFFIX}", item=path)
-    if len(found) > 1:
-        raise CheckpointError(f"holds {len(found)} networks; name one of them, such as {found[0]}", item=path)
-    return found[0]
 
 
 def _check_sha256(entry: KnownCheckpoint, name: str) -> None:

@@ -8,7 +8,7 @@ what its library says, unless the user says something else. ``Net.assumed`` repe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +19,14 @@ from torch import Tensor, nn
 from coda_cli.checkpoints import factories
 from coda_cli.checkpoints.class_lists import read_class_names, unnamed
 from coda_cli.checkpoints.class_names import wnids_and_synonyms
-from coda_cli.checkpoints.families import newer_name
-from coda_cli.checkpoints.manifest import LIBRARIES, MAX_CLASSES, MAX_SIDE, OWN, Checkpoint, Preprocessing
+from coda_cli.checkpoints.fitting import COUNTS, count_in, last_width, mended, misfit
+from coda_cli.checkpoints.manifest import LIBRARIES, MAX_SIDE, OWN, Checkpoint, Preprocessing
 from coda_cli.checkpoints.unpickling import StateDict, Weights
 from coda_cli.core.networks import build
 from coda_cli.core.standard_nets import DEVIATION, MEAN, StandardNet, View, timm_view, torchvision_view
 from coda_cli.errors import CheckpointError, UsageError
 
 Arch = str | Callable[..., nn.Module]
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that only training uses
-_COUNTS = ".num_batches_tracked"  # of training steps, which older files lack
 
 
 @dataclass(frozen=True)
@@ -153,14 +151,14 @@ def read_own(weights: Weights, said: Said) -> Found:
     model, state, count = _fitted(kind, weights, said.classes or weights.classes)
     outputs = _outputs(model, kind)
     names, whence = _class_names(said, weights.classes, outputs, weights.path)
-    kept = {key: value for key, value in _inner(model).state_dict().items() if key.endswith(_COUNTS)}
+    kept = {key: value for key, value in _inner(model).state_dict().items() if key.endswith(COUNTS)}
     prefix = "backbone." if isinstance(model, StandardNet) else ""
 
     def tensors() -> dict[str, Tensor]:
         return {prefix + key: value for key, value in {**kept, **state.read()}.items()}
 
     checkpoint = _checkpoint(kind, names, count)
-    return Found(model, tensors, checkpoint, (*state.assumed, _seen(kind, said), whence))
+    return Found(model, tensors, checkpoint, (*state.assumed, _seen(kind, said, model), whence))
 
 
 def of_module(model: nn.Module, said: Said) -> Found:
@@ -177,10 +175,11 @@ def of_module(model: nn.Module, said: Said) -> Found:
         UsageError: it cannot take a picture, gives no logits, or has another number of classes.
     """
     view = said.view(_USUAL)
-    kind = _Kind(type(model).__name__, OWN, {"function": type(model).__qualname__}, view, lambda _: model, False)
+    arguments = {"function": type(model).__qualname__, "mean": list(view.mean), "deviation": list(view.deviation)}
+    kind = _Kind(type(model).__name__, OWN, arguments, view, lambda _: model, False)
     whole = _whole(model, view)
     names, whence = _class_names(said, None, _outputs(whole, kind), Path(kind.title))
-    return Found(whole, lambda: {}, _checkpoint(kind, names, None), (_seen(kind, said), whence))
+    return Found(whole, lambda: {}, _checkpoint(kind, names, None), (_seen(kind, said, whole), whence))
 
 
 # ---- which network ---------------------------------------------------------------------------------------------------
@@ -267,89 +266,19 @@ def _fitted(kind: _Kind, weights: Weights, names: tuple[str, ...] | None) -> tup
 
     The count stands in the shapes alone. Often the last tensor is the classifier's bias, so the first guess is right.
     """
-    count = (len(names) if names else _last_width(weights.state.shapes)) if kind.counted else None
+    count = (len(names) if names else last_width(weights.state.shapes)) if kind.counted else None
     model = kind.make(count)
-    state = _mended(weights.named_as(_inner(model).state_dict().keys()), _inner(model))
-    other = None if count is None else _count_in(state, _inner(model), count)
+    state = mended(weights.named_as(_inner(model).state_dict().keys()), _inner(model))
+    other = None if count is None else count_in(state, _inner(model), count)
     if other is not None and names:
-        raise UsageError(f"{len(names)} class names for {other} outputs; --classes names them", item=weights.path)
+        raise UsageError(_wrong_count(len(names), other), item=weights.path)
     if other is not None:
         count = other
         model = kind.make(count)
-        state = _mended(weights.named_as(_inner(model).state_dict().keys()), _inner(model))
-    if complaint := _misfit(_inner(model).state_dict(), state.shapes):
+        state = mended(weights.named_as(_inner(model).state_dict().keys()), _inner(model))
+    if complaint := misfit(_inner(model).state_dict(), state.shapes):
         raise CheckpointError(f"not the weights of {kind.title}: {complaint}", item=weights.path)
     return model, state, count
-
-
-def _last_width(shapes: Mapping[str, Tensor]) -> int:
-    """The first side of the last tensor that has one."""
-    widths = [value.shape[0] for value in shapes.values() if value.ndim and 0 < value.shape[0] <= MAX_CLASSES]
-    return widths[-1] if widths else 1000
-
-
-def _count_in(state: StateDict, model: nn.Module, count: int) -> int | None:
-    """The count of classes of a file whose tensors differ in nothing but this from the network's, which has another."""
-    wanted, found = model.state_dict(), set[int]()
-    if {
-        key for key in wanted if not key.endswith(_COUNTS)
-    } - state.shapes.keys() or state.shapes.keys() - wanted.keys():
-        return None
-    for key, value in state.shapes.items():
-        ours, theirs = tuple(wanted[key].shape), tuple(value.shape)
-        if len(ours) != len(theirs) or any(a not in (b, count) for a, b in zip(ours, theirs, strict=True)):
-            return None
-        found |= {b for a, b in zip(ours, theirs, strict=True) if a != b}
-    return found.pop() if len(found) == 1 else None
-
-
-def _mended(state: StateDict, model: nn.Module) -> StateDict:
-    """A state dict under the names of today, without heads for training, and with a classifier where it belongs."""
-    wanted = model.state_dict()
-    names = {key if key in wanted else newer_name(key): key for key in state.shapes}
-    auxiliary = [key for key in names if key.startswith(_AUXILIARY) and key not in wanted]
-    names = {new: old for new, old in names.items() if new not in auxiliary}
-    said = ["its auxiliary heads, which only training uses, are left out"] if auxiliary else []
-    missing, extra = [key for key in wanted if key not in names], [key for key in names if key not in wanted]
-    moved = _moved(missing, extra)
-    if moved and state.shapes[names[f"{moved[1]}.weight"]].ndim == 2 == wanted[f"{moved[0]}.weight"].ndim:
-        now, then = moved
-        for part in ("weight", "bias"):
-            if f"{then}.{part}" in names:
-                names[f"{now}.{part}"] = names.pop(f"{then}.{part}")
-        said.append(f"its last layer, {then}, was taken as {now}")
-    return state.named(names, tuple(said))
-
-
-def _moved(missing: Sequence[str], extra: Sequence[str]) -> tuple[str, str] | None:
-    """The one layer that a file has in another place: "fc.1" for "fc", a classifier with a dropout before it.
-
-    Only where no other tensor is at stake: two layers in the place of one compute something else.
-    """
-    layers = [{key.rpartition(".")[0] for key in keys if not key.endswith(_COUNTS)} for keys in (missing, extra)]
-    parts = [{key.rpartition(".")[2] for key in keys if not key.endswith(_COUNTS)} for keys in (missing, extra)]
-    if parts[0] != parts[1] or not {"weight"} <= parts[0] <= {"weight", "bias"} or [len(n) for n in layers] != [1, 1]:
-        return None
-    (now,), (then,) = layers
-    return (now, then) if now.split(".")[0] == then.split(".")[0] else None
-
-
-def _misfit(wanted: Mapping[str, Tensor], shapes: Mapping[str, Tensor]) -> str:
-    """How the tensors of a file differ from those of a network, in words; nothing where they do not."""
-    missing = [key for key in wanted if key not in shapes and not key.endswith(_COUNTS)]
-    extra = [key for key in shapes if key not in wanted]
-    other = [key for key in wanted if key in shapes and wanted[key].shape != shapes[key].shape]
-    said = []
-    if missing:
-        said.append(f"{len(missing)} of its {len(wanted)} tensors are missing, {missing[0]} the first")
-    if extra:
-        said.append(f"{len(extra)} others are there, {extra[0]} the first")
-    if other:
-        expected, got = list(wanted[other[0]].shape), list(shapes[other[0]].shape)
-        said.append(f"{len(other)} have other shapes, {other[0]}: expected {expected}, got {got}")
-    if not said:
-        return ""
-    return f"{'; '.join(said)}; if it is another network say so with --arch, for one of your own --arch module:function"
 
 
 # ---- what is said of it ----------------------------------------------------------------------------------------------
@@ -359,9 +288,13 @@ def _class_names(said: Said, in_file: tuple[str, ...] | None, outputs: int, path
     """The names of the classes, and a sentence about where they come from. Raises UsageError."""
     if names := said.classes or in_file:
         if len(names) != outputs:
-            raise UsageError(f"{len(names)} class names for {outputs} outputs; --classes names them", item=path)
-        return names, f"{len(names)} class names from {'--classes' if said.classes else 'the file itself'}"
+            raise UsageError(_wrong_count(len(names), outputs), item=path)
+        return names, f"{len(names)} class names {'as given' if said.classes else 'from the file itself'}"
     return unnamed(outputs)
+
+
+def _wrong_count(names: int, outputs: int) -> str:
+    return f"number of class names: {names}, of the network's outputs: {outputs}; --classes FILE names each of them"
 
 
 def _checkpoint(kind: _Kind, names: tuple[str, ...], count: int | None) -> Checkpoint:
@@ -375,7 +308,7 @@ def _checkpoint(kind: _Kind, names: tuple[str, ...], count: int | None) -> Check
     )  # fmt: skip
 
 
-def _seen(kind: _Kind, said: Said) -> str:
+def _seen(kind: _Kind, said: Said, model: nn.Module) -> str:
     """What was assumed of the network, and of the pictures that it takes."""
     view = kind.view
     mean, deviation = (" ".join(f"{v:g}" for v in values) for values in (view.mean, view.deviation))
@@ -383,7 +316,10 @@ def _seen(kind: _Kind, said: Said) -> str:
     given = [o for o, v in (("--size", said.size), ("--mean", said.mean), ("--std", said.deviation)) if v is not None]
     how = f"{whose}, but for {', '.join(given)}" if given else whose
     resized = "" if view.interpolation == "bilinear" else f", resized bilinearly and not {view.interpolation}"
+    colours = (
+        f"mean {mean}, deviation {deviation}" if isinstance(model, StandardNet) else "r g b 1-r 1-g 1-b as they are"
+    )
     return (
         f"network {kind.title}; its pictures {how}: shorter side to {view.resize}, centre {view.crop} x {view.crop}"
-        f"{resized}, mean {mean}, deviation {deviation}"
+        f"{resized}, {colours}"
     )

@@ -185,7 +185,7 @@ def _said(prefix: str, names: Mapping[str, str], stored: Collection[str]) -> tup
     dropped = [f"{part}." for part in _WRAPPERS if part in parts - kept] + ([prefix] if prefix else [])
     without = (f"the names of its tensors were read without {' and '.join(dropped)}",) if dropped else ()
     left = len(set(stored) - {_COUNT} - set(names.values()))
-    return without + ((f"{left} tensors that are not below {prefix} were left out",) if left else ())
+    return without + ((f"tensors that are not below {prefix} were left out: {left}",) if left else ())
 
 
 @contextmanager

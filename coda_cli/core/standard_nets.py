@@ -165,6 +165,18 @@ def torchvision_view(name: str) -> View:
     return View(usual.resize_size[0], usual.crop_size[0], mean, deviation, usual.interpolation.value)
 
 
+def torchvision_sizes() -> dict[str, int]:
+    """List how many parameters the classifiers of torchvision have, with ImageNet's 1,000 classes.
+
+    Returns:
+        The counts by name.
+    """
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    return {name: torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] for name in names}
+
+
 def timm_net(
     *, name: str, classes: int = 1000, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION
 ) -> StandardNet:
