@@ -122,7 +122,7 @@ def test_the_moving_average_or_the_last_weights_are_taken_as_asked(tmp_path: Pat
         for key, value in expected.state_dict().items():
             assert torch.equal(net.model.state_dict()[key], value)
     trainer_s_file(path, average=False)
-    assert len(load(path, arch=V2, ema=False).assumed) == 1
+    assert not {AVERAGE_TAKEN, WEIGHTS_TAKEN} & {*load(path, arch=V2, ema=False).assumed}
     with pytest.raises(UsageError, match="--ema: holds no moving average"):
         load(path, arch=V2, ema=True)
     trainer_s_file(path, last=False)

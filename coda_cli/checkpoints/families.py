@@ -129,11 +129,23 @@ def _dau_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[di
 _DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
+def newer_name(name: str) -> str:
+    """Translate the name of a tensor of torchvision's older DenseNets.
+
+    Args:
+        name: of a tensor of any network.
+
+    Returns:
+        What it is called today.
+    """
+    return _DENSE.sub(r"\1\2", name)
+
+
 def _renamed(state: State) -> dict[str, Tensor]:
     """The authors' tensors under coda's names. (Version 1 and the transformers call their backbone "0".)"""
     chain = any(key.startswith("1.") for key in state)
     return {
-        "backbone." + _DENSE.sub(r"\1\2", key if chain else key.removeprefix("0.")): value
+        "backbone." + newer_name(key if chain else key.removeprefix("0.")): value
         for key, value in state.items()
         if ".AuxLogits." not in key  # only training uses this head
     }

@@ -14,8 +14,9 @@ from pathlib import Path
 from torch import Tensor
 
 from coda_cli.checkpoints.families import FAMILIES, ORDINARY, Family, State, has_shapes_of, own_shapes
+from coda_cli.checkpoints.fitting import classifiers_of_its_size
 from coda_cli.checkpoints.headers import MAX_HEADER
-from coda_cli.checkpoints.manifest import STANDARD, TORCHVISION, Checkpoint, parse_checkpoint, published_checkpoint
+from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, parse_checkpoint, published_checkpoint
 from coda_cli.checkpoints.pickled import PickleError
 from coda_cli.checkpoints.published import published_name
 from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in
@@ -46,12 +47,9 @@ def read_foreign(
     if arch is not None and (found := _in_coda_s_names(state.shapes, arch)):
         return state.read(), found, (*assumed, f"configuration {arch} from --arch")
     family = next((f for f in FAMILIES if f.fits(state.shapes)), None)
-    if arch is not None and arch.startswith(TORCHVISION):
-        family = ORDINARY
     if family is None:
         own = "a safetensors file without coda's description, " if path.suffix == ".safetensors" else ""
-        looks = _what_it_looks_like(state.shapes)
-        raise CheckpointError(f"{own}{looks}; coda explains CoDA-Nets and B-cos networks", item=path)
+        raise CheckpointError(f"{own}{_what_it_looks_like(state.shapes)}", item=path)
     if checkpoint is None:
         checkpoint, said = _description(path, sha256, arch, state.shapes, family)
         assumed += said
@@ -82,15 +80,8 @@ def _description(
     path: Path, sha256: Callable[[], str], arch: str | None, state: State, family: Family
 ) -> tuple[Checkpoint, tuple[str, ...]]:
     """The network's description, and a sentence about where it comes from."""
-    sidecar = path.with_name(path.name + ".json")
-    if arch is None and sidecar.is_file():
-        try:
-            if sidecar.stat().st_size > MAX_HEADER:
-                raise CheckpointError(f"too large for a description; the limit is {MAX_HEADER} bytes", item=sidecar)
-            text = sidecar.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"cannot be read as text ({error})", item=sidecar) from error
-        return parse_checkpoint(text, str(sidecar)), (f"everything but the weights from {sidecar.name}",)
+    if arch is None and (described := beside(path)):
+        return described, (beside_sentence(path),)
     if arch is not None:
         _refuse_arch(arch, path, family)
         name, source = arch, "--arch"
@@ -108,9 +99,45 @@ def _description(
     )
 
 
+def beside(path: Path) -> Checkpoint | None:
+    """Read the description that a file ``FILE.json`` beside a file of weights holds.
+
+    Args:
+        path: of the weights.
+
+    Returns:
+        The description, or None where there is no such file.
+
+    Raises:
+        CheckpointError: it holds no valid description.
+    """
+    sidecar = path.with_name(path.name + ".json")
+    if not sidecar.is_file():
+        return None
+    try:
+        if sidecar.stat().st_size > MAX_HEADER:
+            raise CheckpointError(f"too large for a description; the limit is {MAX_HEADER} bytes", item=sidecar)
+        text = sidecar.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot be read as text ({error})", item=sidecar) from error
+    return parse_checkpoint(text, str(sidecar))
+
+
+def beside_sentence(path: Path) -> str:
+    """Say that a description came from the file beside the weights.
+
+    Args:
+        path: of the weights.
+
+    Returns:
+        The sentence, for ``Net.assumed``.
+    """
+    return f"everything but the weights from {path.name}.json"
+
+
 def _refuse_arch(arch: str, path: Path, family: Family) -> None:
     """Raise UsageError where no configuration is called ``arch``, CheckpointError where the file is of another kind."""
-    if arch.startswith(TORCHVISION) or arch in family.published:
+    if arch in family.published:
         return
     if not any(arch in f.published for f in FAMILIES):
         raise UsageError(f"--arch {arch}: no such configuration; known: {', '.join(family.published)}")
@@ -176,9 +203,9 @@ def _links(path: Path) -> list[str]:
 
 def _what_it_looks_like(state: State) -> str:
     """What a state dict of none of the families seems to be, in words."""
+    say = "say which network it is with --arch torchvision:NAME, timm:NAME, or module:function for one of your own"
+    if names := classifiers_of_its_size(state):
+        return f"the weights of an ordinary network, as large as {' and '.join(names)}, one of torchvision's; {say}"
     if any("conv1" in key or "features." in key for key in state):
-        return (
-            "the weights of an ordinary convolutional network, which has no exact decomposition (if it is one of "
-            "torchvision's, coda compare takes it with --arch torchvision:NAME)"
-        )
-    return "the weights of no network that coda knows"
+        return f"the weights of an ordinary convolutional network; {say}"
+    return f"the weights of no network that coda knows; {say}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from coda_cli.checkpoints.foreign import read_foreign
+from coda_cli.checkpoints.class_lists import names_in
+from coda_cli.checkpoints.descriptions import read_json
+from coda_cli.checkpoints.folders import trained_in
+from coda_cli.checkpoints.foreign import beside, beside_sentence, read_foreign
 from coda_cli.checkpoints.headers import read_header, read_metadata
 from coda_cli.checkpoints.manifest import (
+    LIBRARIES,
     METADATA_KEY,
+    OWN,
     STANDARD,
     Checkpoint,
     KnownCheckpoint,
@@ -25,8 +31,9 @@ from coda_cli.checkpoints.manifest import (
     names_near,
     parse_checkpoint,
 )
+from coda_cli.checkpoints.own import Arch, Said, is_own, of_module, read_own
 from coda_cli.checkpoints.torch_files import MAX_FILE
-from coda_cli.checkpoints.unpickling import StateDict, open_state_dict
+from coda_cli.checkpoints.unpickling import StateDict, Weights, open_weights
 from coda_cli.core import abilities
 from coda_cli.core.arguments import check_side
 from coda_cli.core.networks import build
@@ -43,8 +50,8 @@ class Net:
     Attributes:
         model: in eval mode; its weights take no gradients.
         checkpoint: its description.
-        path: the file it was loaded from.
-        sha256: hex digest of the file's bytes.
+        path: the file it was loaded from; of a module that was given, the name of its class.
+        sha256: hex digest of the file's bytes; of a module that was given, of its tensors.
         assumed: what the file could not tell and where it was taken from instead, a sentence each.
     """
 
@@ -67,62 +74,94 @@ class Net:
 
 @torch.inference_mode(False)  # what is made inside that mode can have no gradients
 def load(
-    name_or_path: str | Path,
+    source: str | Path | nn.Module,
     *,
-    arch: str | None = None,
+    arch: Arch | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     exact: bool = True,
     ema: bool | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Net:
-    """Load a network by its name or from a file: coda's safetensors, or the authors' weights.
+    """Load a network by its name, from a file, or take one that is there.
 
-    The authors' files hold bare weights. Stride, padding, norm, temperature, bias and classes are those of the
-    published configuration that ``arch``, a file ``FILE.json`` beside it, the file's hash or its path names, in that
-    order; ``Net.assumed`` says which. Everything is checked before anything is built, and no code in a file runs.
+    coda's own files describe themselves. Others hold bare weights: ``arch`` says of which network. Of the authors'
+    files it is a published configuration, which a file ``FILE.json`` beside it, the file's hash or its path can name as
+    well, in that order. How many classes a network of torchvision, timm or a function has is read from the file.
+    ``Net.assumed`` says what came from where. Everything is checked before it is read, and no code in a file runs.
 
     Args:
-        name_or_path: a name from ``coda models list``, or a file.
-        arch: name of a published configuration, for files of bare weights.
+        source: a name from ``coda models list``, a file, the folder of a ``coda train``, or a module. Of a module a
+            copy is taken.
+        arch: for files of bare weights: the name of a published configuration, "torchvision:NAME", "timm:NAME", or a
+            function that makes the network, as itself or as "package.module:function". The code of that function runs,
+            with ``num_classes`` where it takes that.
         device: where the network is to compute.
         dtype: of its weights.
         exact: refuse networks that are not dynamic linear.
         ema: for files of trainers that hold both: True takes the moving average of the weights, False the weights of
             the last step; None takes the average. ``Net.assumed`` says what was taken.
+        classes: names of the classes in the order of the logits; or a file of them, one a line or JSON, or a folder of
+            one folder a class. The file's own unless given. For networks without a description, as are the next.
+        mean: of r, g and b in [0, 1], one number or three; the library's, else ImageNet's, unless given.
+        std: their deviation, in the same way.
+        size: side in pixels of the centre square that the network sees, or the shorter side of the whole picture and
+            this side; the library's, else 256 and 224, unless given.
 
     Returns:
         The network.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or nothing names its configuration.
-        UsageError: there is no configuration ``arch``, the file has its own description, or it does not hold what
-            ``ema`` asks for.
+        CheckpointError: the file is missing, damaged, of another network, or nothing names its configuration.
+        UsageError: there is no network ``arch``, or what was said does not fit the file.
 
     Example:
         >>> net = load("imagenette")
         >>> net.checkpoint.classes[0]
     """
-    entry = known().get(str(name_or_path))
-    path = entry.path if entry else Path(name_or_path)
+    said = Said.checked(arch, classes, mean, std, size)
+    net = _of_module(source, said) if isinstance(source, nn.Module) else _of_file(source, said, exact, ema)
+    if exact:
+        _refuse_inexact(net.checkpoint, str(net.path))
+    _refuse_non_finite(net.model, net.path)
+    net.model.requires_grad_(False)
+    return replace(net, model=net.model.eval().to(device, dtype))
+
+
+def _of_module(module: nn.Module, said: Said) -> Net:
+    """A network of a copy of a module. Raises UsageError."""
+    try:
+        found = of_module(copy.deepcopy(module).cpu().float().eval(), said)
+    except RuntimeError as error:  # of tensors that have a history
+        raise UsageError(f"{type(module).__name__} cannot be copied ({error})") from error
+    digest = hashlib.sha256()
+    for key, value in found.model.state_dict().items():
+        digest.update(key.encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return Net(found.model, found.checkpoint, Path(found.checkpoint.name), digest.hexdigest(), found.assumed)
+
+
+def _of_file(source: str | Path, said: Said, exact: bool, ema: bool | None) -> Net:
+    """The network of a name or file. Raises CheckpointError, UsageError."""
+    entry = known().get(str(source))
+    path = entry.path if entry else trained_in(Path(source))
     if exact and entry:
         _refuse_inexact(entry.checkpoint, entry.checkpoint.name)
     if not path.is_file():
-        raise CheckpointError(_why_missing(str(name_or_path), entry))
+        raise CheckpointError(_why_missing(str(source), entry))
     if path.stat().st_size > MAX_FILE:
         raise CheckpointError(f"too large: {path.stat().st_size} bytes; the limit is {MAX_FILE}", item=path)
     own = path.suffix == SUFFIX and METADATA_KEY in read_metadata(path)
-    if arch and (entry or own):
-        raise UsageError(f"--arch is for files without a description; {name_or_path} has its own")
+    if (said.arch or said.anything) and (entry or own):
+        options = "--arch is" if said.arch else "--classes, --mean, --std and --size are"
+        raise UsageError(f"{options} for files without a description; {source} has its own")
     if ema is not None and path.suffix == SUFFIX:
-        raise UsageError(f"--ema and --no-ema are for files of trainers; {name_or_path} holds one set of weights")
+        raise UsageError(f"--ema and --no-ema are for files of trainers; {source} holds one set of weights")
     if entry:
-        _check_sha256(entry, str(name_or_path))
-    net = _load_own(path) if own else _load_foreign(path, arch, entry.checkpoint if entry else None, ema)
-    if exact:
-        _refuse_inexact(net.checkpoint, str(path))
-    _refuse_non_finite(net.model, path)
-    net.model.requires_grad_(False)
-    return replace(net, model=net.model.eval().to(device, dtype))
+        _check_sha256(entry, str(source))
+    return _load_own(path) if own else _load_foreign(path, said, entry.checkpoint if entry else None, ema)
 
 
 def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
@@ -147,8 +186,14 @@ def save(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
         path: of the file.
 
     Raises:
+        UsageError: a function of the user's made the network, so that no file can describe it.
         MediaError: the file cannot be written.
     """
+    if checkpoint.architecture == OWN:
+        raise UsageError(
+            f"{checkpoint.name} is made by code of yours, which no file can hold; keep its weights, with --arch "
+            "module:function"
+        )
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {METADATA_KEY: checkpoint.model_dump_json(), "format": "pt"}
     data = safetensors.torch.save(tensors, metadata)
@@ -216,14 +261,19 @@ def _load_own(path: Path) -> Net:
     return Net(model, checkpoint, path, sha256)
 
 
-def _load_foreign(path: Path, arch: str | None, checkpoint: Checkpoint | None, ema: bool | None) -> Net:
+def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bool | None) -> Net:
     """The network of a file of bare weights."""
-    if path.suffix == SUFFIX:
-        opened: AbstractContextManager[StateDict] = _open_safetensors(path)
-    else:
-        opened = open_state_dict(path, ema=ema)
+    opened: AbstractContextManager[Weights] = (
+        _open_safetensors(path) if path.suffix == SUFFIX else open_weights(path, ema=ema)
+    )
     hashed = cache(lambda: file_sha256(path))
-    with opened as state:
+    described = None if said.arch or checkpoint else beside(path)
+    with opened as weights:
+        if is_own(said.arch) or (described and described.architecture in LIBRARIES):
+            return _fitted(weights, said, described, hashed())
+        state, arch = weights.trimmed(), said.arch if isinstance(said.arch, str) else None
+        if said.anything:
+            raise UsageError("--classes, --mean, --std and --size are for networks of torchvision, timm and your own")
         tensors, checkpoint, assumed = read_foreign(state, path, hashed, arch, checkpoint)
         model = _build(checkpoint, path)
         _compare(model, {key: tuple(value.shape) for key, value in tensors.items()}, path)
@@ -231,13 +281,34 @@ def _load_foreign(path: Path, arch: str | None, checkpoint: Checkpoint | None, e
     return Net(model, checkpoint, path, hashed(), assumed)
 
 
+def _fitted(weights: Weights, said: Said, described: Checkpoint | None, sha256: str) -> Net:
+    """The ordinary network that the user, or a description beside the file, says."""
+    if described:
+        a, view = described.arguments, described.preprocessing
+        arch = f"{described.architecture}:{a.get('name')}"
+        said = Said.checked(arch, described.classes, a.get("mean"), a.get("deviation"), (view.resize, view.crop))
+    found = read_own(weights, said)
+    _fill(found.model, found.tensors(), weights.path)
+    assumed = (*weights.state.assumed, beside_sentence(weights.path)) if described else found.assumed
+    return Net(found.model, described or found.checkpoint, weights.path, sha256, assumed)
+
+
 @contextmanager
-def _open_safetensors(path: Path) -> Iterator[StateDict]:
+def _open_safetensors(path: Path) -> Iterator[Weights]:
     """A safetensors file without a description, as a state dict."""
     header = read_header(path)
     shapes = {key: torch.empty(shape, dtype=_TYPES[header.types[key]], device="meta")
               for key, shape in header.shapes.items()}  # fmt: skip
-    yield StateDict(shapes, (), lambda: _read_safetensors(path))
+    yield Weights(StateDict(shapes, (), lambda: _read_safetensors(path)), path, classes=_classes_of(header.metadata))
+
+
+def _classes_of(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The names of classes that another program put into the metadata of a safetensors file, as JSON."""
+    content: dict[str, object] = {}
+    for key, text in metadata.items():
+        with suppress(ValueError):
+            content[key] = read_json(text)
+    return names_in(content)
 
 
 _TYPES = {
@@ -255,9 +326,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
-    """The network without memory for its weights: ``_fill`` gives it some once the file is known to fit."""
+    """The network without memory for its weights: ``_fill`` gives it some once the file is known to fit.
+
+    Those of libraries are built with it: what their layers compute when they are made, such as masks, is in no file.
+    """
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if checkpoint.architecture in LIBRARIES else "meta"):
             model = build(checkpoint.architecture, checkpoint.arguments)
         check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
         return model
@@ -287,6 +361,10 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"{key}: expected numbers like {like.dtype}, got {tensors[key].dtype}", item=path)
     # Copies, so that a file that changes while the program runs does no harm. They have the network's types and memory
     # orders: files may hold half precision, and know nothing of channels-last kernels. Not to_empty: it imports 0.3 s.
+    if not any(like.is_meta for like in wanted.values()):
+        for key, like in wanted.items():
+            like.copy_(tensors[key])
+        return
     try:
         copies = {
             key: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensors[key])

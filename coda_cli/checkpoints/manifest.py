@@ -23,8 +23,9 @@ from coda_cli.errors import CheckpointError, UsageError
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
 METADATA_KEY = "coda"
 DEFAULT = "imagenette"
-TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision
-STANDARD = ("standard_vit", "torchvision")  # architectures that are not dynamic linear
+LIBRARIES = ("torchvision", "timm")  # that have classifiers: architectures, and words before ":" in --arch
+OWN = "own"  # the architecture of what a user's function makes: no file can describe it
+STANDARD = ("standard_vit", *LIBRARIES, OWN)  # architectures that are not dynamic linear
 MAX_SIDE = 4096  # pixels of what a network sees; published ones see at most 299
 MAX_CLASSES = 100_000
 SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
@@ -344,7 +345,7 @@ def published_checkpoint(name: str) -> Checkpoint:
     """Make the description of a published configuration, which its state dict cannot tell.
 
     Args:
-        name: of the configuration; "torchvision:NAME" is a classifier of torchvision's.
+        name: of the configuration.
 
     Returns:
         The description.
@@ -373,13 +374,6 @@ def _published_facts(name: str) -> dict[str, Any]:
     from coda_cli.checkpoints.published import PUBLISHED
     from coda_cli.checkpoints.published_bcos import BCOS
 
-    if name.startswith(TORCHVISION):
-        arguments: dict[str, Any] = {"name": name.removeprefix(TORCHVISION), "classes": 1000}
-        return {
-            "architecture": "torchvision",
-            "arguments": arguments,
-            "preprocessing": Preprocessing(resize=256, crop=224),
-        }
     if name in BCOS:
         bcos = BCOS[name]
         split = "ImageNet validation, as published"

@@ -261,6 +261,10 @@ def _entries(directory: bytes) -> dict[str, _Place]:
         extra = directory[at + 46 + name_length : at + 46 + name_length + extra_length]
         size, packed, start = _beyond_4_gb(extra, size, packed, start)
         name = directory[at + 46 : at + 46 + name_length].decode(errors="replace")
+        if "/code/" in name:
+            raise PickleRefusedError(
+                "a TorchScript program; torch.save(torch.jit.load(FILE).state_dict(), OTHER) keeps its weights"
+            )
         if flags & 1 or method or packed != size or name in found:
             raise PickleError("its zip is compressed, locked, or has an entry twice, which torch does not write")
         found[name] = _Place(start, size, crc)

@@ -1,8 +1,9 @@
-"""The state dict of an authors' file, without what trainers wrap around it."""
+"""The state dict of a file, without what trainers wrap around it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from coda_cli.checkpoints.class_lists import names_in
 from coda_cli.checkpoints.headers import odd_name
 from coda_cli.checkpoints.pickled import STORAGES, Opaque, StoredTensor
 from coda_cli.checkpoints.torch_files import TorchFile
 from coda_cli.errors import CheckpointError, UsageError
 
-# The wrappings that trainers put around a state dict, and the prefixes inside.
-_WRAPPINGS = ("the_model", "model_state_dict", "state_dict")
-_AVERAGE, _WEIGHTS = "ema.module.", "model."
+# The entries of trainers' files that hold a state dict, and those that hold the moving average of one.
+_WRAPPINGS = ("the_model", "model_state_dict", "state_dict", "model", "net", "network", "weights", "module")
+_AVERAGES = (
+    "model_ema", "state_dict_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state_dict", "ema_model_state_dict",
+)  # fmt: skip
+_DEEPEST = 4  # wrappings inside wrappings
+_AVERAGE, _WEIGHTS = "ema.module.", "model."  # both in one state dict
+_WRAPPERS = ("module", "_orig_mod")  # parts of names: DataParallel's and torch.compile's
+_COUNT = "n_averaged"  # a tensor that only torch's AveragedModel has
 
 AVERAGE_TAKEN = "the moving average of the weights that it holds was taken"
 WEIGHTS_TAKEN = "the weights of the last step were taken, not the moving average that it also holds"
@@ -37,9 +45,151 @@ class StateDict:
     assumed: tuple[str, ...]
     read: Callable[[], dict[str, Tensor]]
 
+    def named(self, names: Mapping[str, str], assumed: tuple[str, ...]) -> StateDict:
+        """The same under other names.
+
+        Args:
+            names: those that it has by those that it gets; others are left out.
+            assumed: a sentence for each choice that this makes.
+
+        Returns:
+            The state dict.
+        """
+
+        def read() -> dict[str, Tensor]:
+            tensors = self.read()
+            return {new: tensors[old] for new, old in names.items()}
+
+        shapes = {new: self.shapes[old] for new, old in names.items()}
+        return StateDict(shapes, tuple(s for s in (*self.assumed, *assumed) if s), read)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All that an open file tells about a network, before it is known which network.
+
+    Attributes:
+        state: its state dict, under the names in the file.
+        path: of the file.
+        ema: whether the moving average is wanted, see ``open_weights``.
+        classes: names of the classes, where the file holds them.
+    """
+
+    state: StateDict
+    path: Path
+    ema: bool | None = None
+    classes: tuple[str, ...] | None = None
+
+    def trimmed(self) -> StateDict:
+        """The state dict under names without the prefixes of trainers, for networks whose names are not known yet.
+
+        Returns:
+            The state dict.
+
+        Raises:
+            UsageError: the file does not hold what ``ema`` asks for.
+        """
+        names = [name for name in self.state.shapes if name != _COUNT]
+        averages, weights = (any(name.startswith(prefix) for name in names) for prefix in (_AVERAGE, _WEIGHTS))
+        self._refuse_absent(averages or len(names) < len(self.state.shapes), weights or not averages)
+        taken, said = "", ""
+        if averages and self.ema is not False:
+            taken, said = _AVERAGE, AVERAGE_TAKEN
+        elif weights:
+            taken, said = _WEIGHTS, WEIGHTS_TAKEN if averages else ""
+        found = self._plain(name for name in names if name.startswith(taken))
+        taken = _without_wrappers(taken)
+        trimmed = {name.removeprefix(taken): stored_as for name, stored_as in found.items()}
+        return self.state.named(trimmed, (said,) if said else _said(taken, trimmed, trimmed.values()))
+
+    def named_as(self, wanted: Collection[str]) -> StateDict:
+        """The state dict under the names that a network has, as far as the file has them in any wrapping.
+
+        Args:
+            wanted: the names of the network's tensors.
+
+        Returns:
+            The state dict, with every tensor that stands where one of the network's does. What belongs to other parts
+            of the trained program, such as its loss, is left out where all of the network's tensors are there.
+
+        Raises:
+            CheckpointError: the file holds several networks with such names.
+            UsageError: the file does not hold what ``ema`` asks for.
+        """
+        stored = self.state.shapes
+        plain = {name: name for name in stored}
+        if not set(wanted) <= set(stored):  # a network can have a part that is called "module" itself
+            plain = self._plain(name for name in stored if name != _COUNT)
+        found = _prefixes(plain, wanted)
+        averages = [prefix for prefix in found if "ema" in prefix.lower().replace("_", ".").split(".")]
+        others = [prefix for prefix in found if prefix not in averages]
+        self._refuse_absent(bool(averages) or _COUNT in stored, bool(others) or not averages)
+        chosen = averages if averages and self.ema is not False else others
+        if len(chosen) > 1:
+            raise CheckpointError(
+                f"holds {len(chosen)} networks with such tensors, below {' and '.join(chosen)}; save the state dict of "
+                "one of them",
+                item=self.path,
+            )
+        prefix = chosen[0] if chosen else ""
+        names = {name.removeprefix(prefix): stored_as for name, stored_as in plain.items() if name.startswith(prefix)}
+        return self.state.named(names, (*_choice(averages, others, self.ema), *_said(prefix, names, stored)))
+
+    def _plain(self, names: Iterable[str]) -> dict[str, str]:
+        """Names without the parts of wrappers, and what they are in the file. Raises CheckpointError."""
+        found: dict[str, str] = {}
+        for name in names:
+            if (other := found.setdefault(_without_wrappers(name), name)) != name:
+                raise CheckpointError(f"holds {other} and {name}, one of which would do", item=self.path)
+        return found
+
+    def _refuse_absent(self, averages: bool, weights: bool) -> None:
+        """Raise UsageError where a file does not hold the average, or the weights, that ``ema`` asks for."""
+        if self.ema and not averages and AVERAGE_TAKEN not in self.state.assumed:
+            raise UsageError("--ema: holds no moving average of the weights", item=self.path)
+        if self.ema is False and (not weights or _COUNT in self.state.shapes):
+            raise UsageError("--no-ema: holds only the moving average of the weights", item=self.path)
+
+
+def _without_wrappers(name: str) -> str:
+    """A tensor's name without the parts that DataParallel and torch.compile put into it, however often."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _prefixes(names: Collection[str], wanted: Collection[str]) -> list[str]:
+    """What stands before the names that a network wants, where most of them are found; several if equally many are.
+
+    It is nothing where fewer than half of them are found anywhere: the file is of another network.
+    """
+    counts: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        rests = (".".join(parts[n:]) for n in range(len(parts)))
+        counts.update(name.removesuffix(rest) for rest in rests if rest in wanted)
+    most = max(counts.values(), default=0)
+    best = [prefix for prefix, count in counts.items() if count == most]
+    return [""] if "" in best or 2 * most < len(wanted) else best
+
+
+def _choice(averages: list[str], others: list[str], ema: bool | None) -> tuple[str, ...]:
+    """What is said of the choice between weights and their moving average in one state dict."""
+    if not averages:
+        return ()
+    return (AVERAGE_TAKEN,) if ema is not False else (WEIGHTS_TAKEN,) if others else ()
+
+
+def _said(prefix: str, names: Mapping[str, str], stored: Collection[str]) -> tuple[str, ...]:
+    """What is said of the prefixes that tensors lost, and of the tensors that were left out."""
+    parts = {part for name in names.values() for part in name.split(".") if part in _WRAPPERS}
+    kept = {part for name in names for part in name.split(".")}
+    dropped = [f"{part}." for part in _WRAPPERS if part in parts - kept] + ([prefix] if prefix else [])
+    without = (f"the names of its tensors were read without {' and '.join(dropped)}",) if dropped else ()
+    left = len(set(stored) - {_COUNT} - set(names.values()))
+    return without + ((f"tensors that are not below {prefix} were left out: {left}",) if left else ())
+
 
 @contextmanager
-def open_state_dict(path: Path, *, ema: bool | None = None) -> Iterator[StateDict]:
+def open_weights(path: Path, *, ema: bool | None = None) -> Iterator[Weights]:
     """Open a torch file, zip or legacy, for its state dict.
 
     Args:
@@ -48,23 +198,54 @@ def open_state_dict(path: Path, *, ema: bool | None = None) -> Iterator[StateDic
             both; None takes the average.
 
     Yields:
-        The state dict, under names without the prefixes of wrappers.
+        What the file tells.
 
     Raises:
         CheckpointError: the file is damaged, or holds something else.
         UsageError: the file does not hold what ``ema`` asks for.
     """
     with TorchFile(path) as file:
-        stored, assumed = _without_prefixes(_tensors(file.content, path), ema, path)
+        content, assumed = _chosen(file.content, ema, path)
+        stored = _tensors(content, path)
         shapes = {key: _shape(value) for key, value in stored.items()}
-        yield StateDict(shapes, assumed, lambda: {key: file.tensor(value) for key, value in stored.items()})
+        state = StateDict(shapes, assumed, lambda: {key: file.tensor(value) for key, value in stored.items()})
+        yield Weights(state, path, ema, names_in(file.content))
+
+
+def _chosen(content: object, ema: bool | None, path: Path) -> tuple[object, tuple[str, ...]]:
+    """The state dict inside a trainer's file, and a sentence for each choice. Raises CheckpointError, UsageError."""
+    average, weights = _inside(content, _AVERAGES + _WRAPPINGS, _AVERAGES), _inside(content, _WRAPPINGS, _WRAPPINGS)
+    if average and ema is not False:
+        return average, (AVERAGE_TAKEN,)
+    if average and weights is None:
+        raise UsageError("--no-ema: holds only the moving average of the weights", item=path)
+    whole = [content, *(content.get(key) for key in _WRAPPINGS if isinstance(content, dict))]
+    if weights is None and (made := [part.made_by for part in whole if isinstance(part, Opaque)]):
+        raise CheckpointError(
+            f"holds a whole object ({ascii(made[0])[1:-1][:80]}) and no state dict; to read it, its code would have "
+            "to run; where it was made, torch.save(model.state_dict(), FILE) writes what is needed",
+            item=path,
+        )
+    return content if weights is None else weights, (WEIGHTS_TAKEN,) if average else ()
+
+
+def _inside(
+    content: object, keys: tuple[str, ...], first: tuple[str, ...], depth: int = _DEEPEST
+) -> dict[object, object] | None:
+    """The state dict below one of the entries ``first`` of a file; further inside, below any of ``keys``."""
+    if not isinstance(content, dict) or not depth:
+        return None
+    for key in first:
+        inner = content.get(key)
+        if found := _inside(inner, keys, keys, depth - 1):
+            return found
+        if isinstance(inner, dict) and any(isinstance(value, StoredTensor) for value in inner.values()):
+            return inner
+    return None
 
 
 def _tensors(content: object, path: Path) -> dict[str, StoredTensor]:
     """The tensors of a state dict, with the names that they have in the file."""
-    for wrapping in _WRAPPINGS:
-        if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
-            content = content[wrapping]
     if not isinstance(content, dict) or not content:
         raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
     found: dict[str, StoredTensor] = {}
@@ -79,24 +260,6 @@ def _tensors(content: object, path: Path) -> dict[str, StoredTensor]:
             raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
         found[key] = value
     return found
-
-
-def _without_prefixes(
-    tensors: dict[str, StoredTensor], ema: bool | None, path: Path
-) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The average or the weights of a trainer's file, without prefixes, and what is said of the choice."""
-    averages, weights = (any(key.startswith(prefix) for key in tensors) for prefix in (_AVERAGE, _WEIGHTS))
-    if ema and not averages:
-        raise UsageError("--ema: holds no moving average of the weights", item=path)
-    if ema is False and averages and not weights:
-        raise UsageError("--no-ema: holds only the moving average of the weights", item=path)
-    taken, said = "", ""
-    if averages and ema is not False:
-        taken, said = _AVERAGE, AVERAGE_TAKEN
-    elif weights:
-        taken, said = _WEIGHTS, WEIGHTS_TAKEN if averages else ""
-    chosen = {key.removeprefix(taken): value for key, value in tensors.items() if key.startswith(taken)}
-    return {key.removeprefix("module."): value for key, value in chosen.items()}, (said,) if said else ()
 
 
 def _shape(stored: StoredTensor) -> Tensor:

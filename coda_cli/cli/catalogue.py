@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints.folders import trained_in
 from coda_cli.checkpoints.headers import count_parameters, read_metadata
 from coda_cli.checkpoints.manifest import KnownCheckpoint
 from coda_cli.errors import CheckpointError, UsageError
@@ -16,7 +17,7 @@ def entry_of(name: str) -> KnownCheckpoint:
     """Find a network by its name, or make an entry for a file from the description inside it.
 
     Args:
-        name: of a network, or a path.
+        name: of a network, or the path of a file or of the folder of a run.
 
     Returns:
         The entry.
@@ -26,13 +27,19 @@ def entry_of(name: str) -> KnownCheckpoint:
         CheckpointError: the file is damaged, or coda did not write it.
     """
     path = Path(name)
-    if name in manifest.known() or not path.is_file():
+    if name in manifest.known() or not path.exists():
         return manifest.find(name)
+    path = trained_in(path)
     if path.suffix != ".safetensors":
-        raise UsageError(f"a file of bare weights holds no description; coda models convert {name} adds it", item=name)
+        raise UsageError(
+            f"a file of bare weights holds no description; --arch says what it is, coda models convert {name} adds it",
+            item=name,
+        )
     metadata = read_metadata(path)
     if manifest.METADATA_KEY not in metadata:
-        raise CheckpointError("a safetensors file without coda's description; coda did not write it", item=name)
+        raise CheckpointError(
+            "a safetensors file without coda's description; coda did not write it; --arch says what it is", item=name
+        )
     return KnownCheckpoint(checkpoint=manifest.parse_checkpoint(metadata[manifest.METADATA_KEY], name), path=path)
 
 
@@ -60,11 +67,12 @@ def summary(entry: KnownCheckpoint) -> dict[str, Any]:
     }
 
 
-def details(entry: KnownCheckpoint) -> dict[str, Any]:
+def details(entry: KnownCheckpoint, parameters: int | None = None) -> dict[str, Any]:
     """Make the object of ``coda models show --json``.
 
     Args:
         entry: the network.
+        parameters: how many it has, where neither its description nor the header of its file tells.
 
     Returns:
         The fields of ``summary`` and more.
@@ -73,6 +81,7 @@ def details(entry: KnownCheckpoint) -> dict[str, Any]:
     classes = zip(checkpoint.classes, checkpoint.wnids or [None] * n, checkpoint.synonyms or [()] * n, strict=True)
     return {
         **summary(entry),
+        "parameters": _parameters(entry) or parameters,
         "arguments": checkpoint.arguments,
         "temperature": checkpoint.arguments.get("temperature"),
         "bias": checkpoint.arguments.get("bias"),
@@ -103,6 +112,8 @@ def _parameters(entry: KnownCheckpoint) -> int | None:
         return count_parameters(entry.path)
     if name in BCOS:
         return BCOS[name].parameters
+    if "kernels" not in a:
+        return None
     groups = a.get("groups") or [1] * len(a["kernels"])
     layers = zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True)
     return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
@@ -162,8 +173,12 @@ def lines(d: dict[str, Any]) -> list[str]:
     measured = "not measured"
     if accuracy:
         measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
-    conventional = d["family"] in ("standard", "hybrid CoDA")
-    seen = "ImageNet's mean and deviation, r g b" if conventional else "no mean or std; channels r g b 1-r 1-g 1-b"
+    seen = "no mean or std; channels r g b 1-r 1-g 1-b"
+    if d["family"] in ("standard", "hybrid CoDA"):
+        seen = "ImageNet's mean and deviation, r g b"
+    if "mean" in d["arguments"]:
+        numbers = (" ".join(f"{v:g}" for v in d["arguments"][key]) for key in ("mean", "deviation"))
+        seen = "less mean {}, by deviation {}, r g b".format(*numbers)
     unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
     facts = {
         "name": d["name"] + (" (the default)" if d["default"] else ""),

@@ -10,7 +10,7 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import WIDEST, Arch, Device, Ema, Json, Model, Quiet, Verbose, odd
+from coda_cli.cli.options import Arch, ClassNames, Device, Ema, Json, Mean, Model, Quiet, Size, Std, Verbose, Window
 from coda_cli.vocabulary import Baseline, Direction, Grid, Protocol
 
 if TYPE_CHECKING:
@@ -72,20 +72,15 @@ def localisation(
             "--rescale", help="Shrink the originals until a grid is as wide as one picture (B-cos, version 2)."
         ),
     ] = False,
-    smooth: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=WIDEST,
-            metavar="N",
-            callback=odd,
-            help="Average maps over a window of N x N pixels first; N is odd.",
-        ),
-    ] = 1,
+    smooth: Window = 1,
     scores: ScoresFile = None,
     plot: Plot = None,
     arch: Arch = None,
     ema: Ema = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -236,6 +231,10 @@ def removal(
     plot: Plot = None,
     arch: Arch = None,
     ema: Ema = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,

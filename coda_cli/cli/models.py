@@ -14,7 +14,7 @@ from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
-from coda_cli.cli.options import Arch, Ema, Json, Offline, Quiet, Verbose
+from coda_cli.cli.options import OWN, Arch, ClassNames, Ema, Json, Mean, Offline, Quiet, Size, Std, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -47,21 +47,38 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name, or a file that coda wrote.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name, a file, or the folder of a run.")],
+    arch: Arch = None,
+    ema: Ema = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     as_json: Json = False,
 ) -> None:
     """Show everything about a network.
 
     \b
     coda models show cifar10
-    coda models show run/model.safetensors --json
+    coda models show run/ --json
+    coda models show photos.pth --arch torchvision:resnet18
     """
-    details = catalogue.details(catalogue.entry_of(name))
+    details = catalogue.details(catalogue.entry_of(name)) if arch is None else _read(name, arch, ema)
     if as_json:
         console.result(_json(details))
     else:
         for line in catalogue.lines(details):
             console.result(line)
+
+
+def _read(name: str, arch: str, ema: bool | None) -> dict[str, Any]:
+    """Everything about the network of a file of bare weights. Raises CheckpointError, UsageError."""
+    from coda_cli.checkpoints.loading import load
+
+    net = load(name, arch=arch, exact=False, ema=ema, **OWN)
+    say_assumed(net)
+    entry = manifest.KnownCheckpoint(checkpoint=net.checkpoint, path=net.path)
+    return catalogue.details(entry, sum(p.numel() for p in net.model.parameters()))
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -119,13 +136,19 @@ def pull(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of the authors (.pkl), or of coda.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Weights of the authors (.pkl), of your own network, or of coda.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write this file [default: FILE.safetensors beside FILE]."),
     ] = None,
     arch: Arch = None,
     ema: Ema = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -138,6 +161,7 @@ def convert(
     \b
     coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
     coda models convert CIFAR10/final/9L-S-CoDA-SQ-rank-4/model_epoch_200.pkl -o rank-4.safetensors
+    coda models convert photos.pth --arch torchvision:resnet18 --classes photos/ -o photos.safetensors
     """
     from coda_cli.checkpoints import loading, proof
 
@@ -148,7 +172,7 @@ def convert(
         raise UsageError("exists already; --force replaces it, -o names another file", item=output)
     if not file.is_file():
         raise UsageError("no such file", item=file)
-    net = loading.load(file, arch=arch, exact=False, ema=ema)
+    net = loading.load(file, arch=arch, exact=False, ema=ema, **OWN)
     say_assumed(net)
     difference = proof.convert(net, output)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
@@ -177,6 +201,10 @@ def verify(
     ] = None,
     arch: Arch = None,
     ema: Ema = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
     as_json: Json = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -226,7 +254,7 @@ def _verify_one(name: str, arch: str | None, ema: bool | None, data: Path | None
     from coda_cli.checkpoints.proof import prove
 
     entry = manifest.known().get(name)
-    net = load(name, arch=arch, ema=ema)
+    net = load(name, arch=arch, ema=ema, **OWN)
     say_assumed(net)
     proof = prove(net)
     return {

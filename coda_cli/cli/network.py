@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coda_cli.cli.console import console
+from coda_cli.cli.options import OWN
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -35,7 +36,7 @@ def load_network(
     from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact, ema=ema)
+    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact, ema=ema, **OWN)
     say_assumed(net)
     if net.cut:
         console.say(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +14,7 @@ from coda_cli.vocabulary import Fit, Precision, Style
 
 Word = TypeVar("Word", bound=str)
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
+OWN: dict[str, Any] = {}  # what was said of a network without a description, as keywords of ``load``; set by callbacks
 WIDEST = 9999  # greatest width of a window that maps are averaged over, in pixels
 
 
@@ -68,6 +69,44 @@ def _set_verbose(value: int) -> int:
     return value
 
 
+def _keep_classes(classes: Path | None) -> Path | None:
+    """Keep --classes for the loading of the network."""
+    OWN["classes"] = classes
+    return classes
+
+
+def _keep_mean(mean: str | None) -> str | None:
+    """Keep --mean for the loading of the network. Raises UsageError."""
+    OWN["mean"] = _numbers(mean, "--mean")
+    return mean
+
+
+def _keep_std(std: str | None) -> str | None:
+    """Keep --std for the loading of the network. Raises UsageError."""
+    OWN["std"] = _numbers(std, "--std")
+    return std
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """The numbers between commas, one or three. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: expected one number or three, such as 0.485,0.456,0.406") from error
+    return values * 3 if len(values) == 1 else values
+
+
+def _keep_size(size: str | None) -> str | None:
+    """Keep --size for the loading of the network. Raises UsageError."""
+    sides = [] if size is None else size.split(":")
+    if not all(side.isdecimal() and len(side) < 6 for side in sides) or len(sides) > 2:
+        raise UsageError(f"--size {size}: expected a side in pixels, or RESIZE:CROP, such as 256:224")
+    OWN["size"] = (int(sides[0]), int(sides[-1])) if sides else None
+    return size
+
+
 Quiet = Annotated[
     int,
     typer.Option(
@@ -95,7 +134,54 @@ Model = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    typer.Option("--arch", metavar="NAME", help="Say which published configuration a file of bare weights belongs to."),
+    typer.Option(
+        "--arch",
+        metavar="NAME",
+        help="Say which network a file of bare weights is of: a published configuration, torchvision:NAME, timm:NAME, "
+        "or package.module:function, a function of yours that makes it and whose code is run.",
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE|FOLDER",
+        callback=_keep_classes,
+        show_default=False,
+        help="Name the classes of such a network: a file with a name on each line or JSON, or a folder of one folder "
+        "a class [default: the names in its file].",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="R,G,B",
+        callback=_keep_mean,
+        show_default=False,
+        help="Subtract this from pixels in [0, 1] for such a network [default: the library's, else ImageNet's].",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="R,G,B",
+        callback=_keep_std,
+        show_default=False,
+        help="Divide by this deviation, then [default: as for --mean].",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="CROP|RESIZE:CROP",
+        callback=_keep_size,
+        show_default=False,
+        help="Show such a network the centre of CROP pixels, of a picture whose shorter side was made RESIZE [default: "
+        "the library's, else 256:224].",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Choose where to compute.")]
 Ema = Annotated[
@@ -162,6 +248,17 @@ Smooth = Annotated[
         metavar="N",
         callback=odd,
         help="Smooth the colour explanation over N x N pixels of the network; N is odd.",
+    ),
+]
+Window = Annotated[
+    int,
+    typer.Option(
+        "--smooth",
+        min=1,
+        max=WIDEST,
+        metavar="N",
+        callback=odd,
+        help="Average maps over a window of N x N pixels first; N is odd.",
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into sub-folders, too.")]

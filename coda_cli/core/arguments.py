@@ -81,7 +81,7 @@ def _least_side(architecture: str, arguments: Mapping[str, Any]) -> int:
         return 4 * int(2 ** (len(arguments["blocks"]) - 1)) - 3  # the stem rounds up, the pools between blocks down
     if architecture == "bcos_convnext":
         return 4 * int(2 ** (len(arguments["dims"]) - 1))
-    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 75}.get(architecture, 1)
+    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 32, "timm": 32}.get(architecture, 1)
 
 
 def _whole(low: int, high: int) -> Rule:
@@ -105,6 +105,13 @@ def _list(low: int, high: int, most: int) -> Rule:
 
 def _or_none(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), rule[1]
+
+
+def _three(low: float, high: float) -> Rule:
+    def check(value: object) -> bool:
+        return isinstance(value, list | tuple) and len(value) == 3 and all(map(_number(low, high)[0], value))
+
+    return check, f"three numbers from {low:g} to {high:g}"
 
 
 _FLAG: Rule = (lambda v: isinstance(v, bool), "true or false")
@@ -139,4 +146,6 @@ _RULES: dict[str, Rule] = {
     "backbone": _WORD,
     "cut": _WORD,
     "name": _WORD,
+    "mean": _three(-1000, 1000),
+    "deviation": _three(1e-6, 1000),
 }

@@ -284,6 +284,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bcos_vit": bcos_vit,
     "standard_vit": standard_nets.standard_vit,
     "torchvision": standard_nets.torchvision_net,
+    "timm": standard_nets.timm_net,
 }
 
 
