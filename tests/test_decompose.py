@@ -303,7 +303,9 @@ def test_the_definition_with_everything_held_is_the_decomposition(monkeypatch: p
 def test_plain_input_times_gradient_is_neither_complete_nor_right(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_net(torch.float32, norm=norm), picture(dtype=torch.float32)
     assert explained(model, x).exact.all()
-    monkeypatch.setattr(gradients, "held", lambda: contextlib.nullcontext(Held()))  # the layers' own, training forward pass
+    monkeypatch.setattr(
+        gradients, "held", lambda: contextlib.nullcontext(Held())
+    )  # the layers' own, training forward pass
     d = explained(model, x)
     assert not d.exact.any()
     assert error_against_definition(model, x, d) > 0.01

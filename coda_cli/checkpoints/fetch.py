@@ -164,7 +164,7 @@ def _sha256_of_network(path: Path, entry: KnownCheckpoint, origin: str, advice: 
         sha256 = loading.file_sha256(path)
         if not sha256.startswith(entry.sha256_prefix):
             raise CheckpointError(f"sha256 is {sha256}, the published one begins with {entry.sha256_prefix}", item=path)
-        return loading.load(path, arch=name, exact=False).sha256
+        return loading.load(path, arch=name, cut=None).sha256
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise CheckpointError(f"not the checkpoint {name} ({reason}); {advice}", item=origin) from error

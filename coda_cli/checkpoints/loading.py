@@ -24,7 +24,6 @@ from coda_cli.checkpoints.manifest import (
     LIBRARIES,
     METADATA_KEY,
     OWN,
-    STANDARD,
     Checkpoint,
     KnownCheckpoint,
     known,
@@ -36,7 +35,9 @@ from coda_cli.checkpoints.torch_files import MAX_FILE
 from coda_cli.checkpoints.unpickling import StateDict, Weights, open_weights
 from coda_cli.core import abilities
 from coda_cli.core.arguments import check_side
+from coda_cli.core.cuts import AUTO, find_cut, probes
 from coda_cli.core.networks import build
+from coda_cli.core.ordinary import INPUT, map_layers, near
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media.files import write_with
 
@@ -68,7 +69,7 @@ class Net:
 
     @property
     def cut(self) -> str | None:
-        """Of a hybrid, the layer down to which its decomposition is exact; None where it is down to the pixels."""
+        """The layer at whose output logits are split, of hybrids and ordinary networks; None where it is the pixels."""
         return abilities.cut(self.model)
 
 
@@ -79,7 +80,7 @@ def load(
     arch: Arch | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    exact: bool = True,
+    cut: str | None = AUTO,
     ema: bool | None = None,
     classes: Sequence[str] | str | Path | None = None,
     mean: Sequence[float] | float | None = None,
@@ -101,7 +102,8 @@ def load(
             with ``num_classes`` where it takes that.
         device: where the network is to compute.
         dtype: of its weights.
-        exact: refuse networks that are not dynamic linear.
+        cut: of ordinary networks, the layer at whose output logits are split, or "input"; "auto" is the file's, or
+            else what ``core.cuts.find_cut`` finds, in some seconds. None is for networks that explain nothing.
         ema: for files of trainers that hold both: True takes the moving average of the weights, False the weights of
             the last step; None takes the average. ``Net.assumed`` says what was taken.
         classes: names of the classes in the order of the logits; or a file of them, one a line or JSON, or a folder of
@@ -123,12 +125,37 @@ def load(
         >>> net.checkpoint.classes[0]
     """
     said = Said.checked(arch, classes, mean, std, size)
-    net = _of_module(source, said) if isinstance(source, nn.Module) else _of_file(source, said, exact, ema)
-    if exact:
-        _refuse_inexact(net.checkpoint, str(net.path))
+    net = _of_module(source, said) if isinstance(source, nn.Module) else _of_file(source, said, ema)
     _refuse_non_finite(net.model, net.path)
     net.model.requires_grad_(False)
-    return replace(net, model=net.model.eval().to(device, dtype))
+    return _with_cut(replace(net, model=net.model.eval().to(device, dtype)), cut)
+
+
+def _with_cut(net: Net, cut: str | None) -> Net:
+    """The network with the cut that was asked for, which its description then holds. Raises UsageError."""
+    if not abilities.is_ordinary(net.model):
+        if cut in (None, AUTO):
+            return net
+        down = net.cut or "the pixels"
+        raise UsageError(
+            f"--cut is for ordinary networks; {net.checkpoint.name} is exact down to {down} by construction"
+        )
+    if cut is None or (cut == AUTO and net.cut is not None):
+        return net
+    side = net.checkpoint.preprocessing.crop
+    try:
+        if cut == AUTO:
+            cut = find_cut(net.model, side)
+        elif cut != INPUT:
+            names = map_layers(net.model, probes(side, 1).to(net.device, next(net.model.parameters()).dtype))
+            if cut not in names:
+                raise UsageError(f"--cut {cut}: {net.checkpoint.name} cannot be cut there; {near(cut, names)}")
+    except (ValueError, RuntimeError) as error:  # of its layers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"cannot be explained: {reason}", item=net.path) from error
+    net.model.cut = cut  # type: ignore[assignment]
+    arguments = {**net.checkpoint.arguments, "cut": cut}
+    return replace(net, checkpoint=net.checkpoint.model_copy(update={"arguments": arguments}))
 
 
 def _of_module(module: nn.Module, said: Said) -> Net:
@@ -143,12 +170,10 @@ def _of_module(module: nn.Module, said: Said) -> Net:
     return Net(found.model, found.checkpoint, Path(found.checkpoint.name), digest.hexdigest(), found.assumed)
 
 
-def _of_file(source: str | Path, said: Said, exact: bool, ema: bool | None) -> Net:
+def _of_file(source: str | Path, said: Said, ema: bool | None) -> Net:
     """The network of a name or file. Raises CheckpointError, UsageError."""
     entry = known().get(str(source))
     path = entry.path if entry else trained_in(Path(source))
-    if exact and entry:
-        _refuse_inexact(entry.checkpoint, entry.checkpoint.name)
     if not path.is_file():
         raise CheckpointError(_why_missing(str(source), entry))
     if path.stat().st_size > MAX_FILE:
@@ -225,16 +250,6 @@ def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
     if entry:
         return f"{entry.path}: the bundled weights are missing; reinstall coda-cli"
     return f"{name}: no such file, and no network has that name; {names_near(name)}"
-
-
-def _refuse_inexact(checkpoint: Checkpoint, name: str) -> None:
-    """Raise CheckpointError for a network that is not dynamic linear."""
-    if checkpoint.architecture in STANDARD:
-        raise CheckpointError(
-            "not a dynamic linear network: its logits have no exact decomposition into pixels; coda compare "
-            "shows what other methods say about it",
-            item=name,
-        )
 
 
 def _refuse_non_finite(model: nn.Module, path: Path) -> None:

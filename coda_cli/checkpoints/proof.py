@@ -84,7 +84,7 @@ def convert(net: Net, output: Path) -> float:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as folder:
             written = Path(folder) / output.name
             save(net.model, net.checkpoint, written)
-            difference = _difference(net, load(written, exact=False))
+            difference = _difference(net, load(written, cut=None))
             if difference != 0:
                 raise ExactnessError(
                     f"not written, the copy's logits differ by {difference:g}; report this", item=output

@@ -17,6 +17,7 @@ from coda_cli.cli.options import (
     Arch,
     Classes,
     ClassNames,
+    Cut,
     Device,
     Ema,
     FitOption,
@@ -62,6 +63,7 @@ def compare(
     class_names: ClassNames = None,
     mean: Mean = None,
     std: Std = None,
+    cut: Cut = None,
     size: Size = None,
     device: Device = "auto",
     quiet: Quiet = 0,
@@ -106,7 +108,7 @@ def compare(
         method_of(text)
     require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit)
-    net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())), ema=ema)
+    net = load_network(model, arch, device, request, explained=not methods or any(map(is_exact, methods)), ema=ema)
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
     refuse_collisions(

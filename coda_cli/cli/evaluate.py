@@ -10,7 +10,21 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import Arch, ClassNames, Device, Ema, Json, Mean, Model, Quiet, Size, Std, Verbose, Window
+from coda_cli.cli.options import (
+    Arch,
+    ClassNames,
+    Cut,
+    Device,
+    Ema,
+    Json,
+    Mean,
+    Model,
+    Quiet,
+    Size,
+    Std,
+    Verbose,
+    Window,
+)
 from coda_cli.vocabulary import Baseline, Direction, Grid, Protocol
 
 if TYPE_CHECKING:
@@ -80,6 +94,7 @@ def localisation(
     class_names: ClassNames = None,
     mean: Mean = None,
     std: Std = None,
+    cut: Cut = None,
     size: Size = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -234,6 +249,7 @@ def removal(
     class_names: ClassNames = None,
     mean: Mean = None,
     std: Std = None,
+    cut: Cut = None,
     size: Size = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -390,7 +406,7 @@ def _prepare(
     require([method])
     if plot:
         plots.check_path(plot)
-    net = load_network(model, arch, device, Request(), exact=is_exact(method), ema=ema)
+    net = load_network(model, arch, device, Request(), explained=is_exact(method), ema=ema)
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)
     if note:

@@ -75,7 +75,7 @@ def _read(name: str, arch: str, ema: bool | None) -> dict[str, Any]:
     """Everything about the network of a file of bare weights. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
 
-    net = load(name, arch=arch, exact=False, ema=ema, **OWN)
+    net = load(name, arch=arch, cut=None, ema=ema, **OWN)
     say_assumed(net)
     entry = manifest.KnownCheckpoint(checkpoint=net.checkpoint, path=net.path)
     return catalogue.details(entry, sum(p.numel() for p in net.model.parameters()))
@@ -172,7 +172,7 @@ def convert(
         raise UsageError("exists already; --force replaces it, -o names another file", item=output)
     if not file.is_file():
         raise UsageError("no such file", item=file)
-    net = loading.load(file, arch=arch, exact=False, ema=ema, **OWN)
+    net = loading.load(file, arch=arch, ema=ema, **OWN)
     say_assumed(net)
     difference = proof.convert(net, output)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")

@@ -21,8 +21,25 @@ def say_assumed(net: Net) -> None:
         say(f"{net.path.name}: {assumption}")
 
 
+def _about_cut(net: Net) -> str:
+    """What a cut means for the maps."""
+    from coda_cli.core.abilities import is_ordinary
+
+    if not is_ordinary(net.model):
+        return (
+            f"a hybrid; contributions are exact at {net.cut}, the output of its backbone, and spread over the pixels "
+            "from there; nothing below it is exact"
+        )
+    if net.cut == "input":
+        return "an ordinary network, split over its input: what its layers add can be most of a logit, see each line"
+    return (
+        f"an ordinary network; logits are split at {net.cut} and spread over the pixels from there (--cut names "
+        "another layer, --layer all shows how much each layer carries)"
+    )
+
+
 def load_network(
-    model: str, arch: str | None, device: str, request: Request, *, exact: bool = True, ema: bool | None = None
+    model: str, arch: str | None, device: str, request: Request, *, explained: bool = True, ema: bool | None = None
 ) -> Net:
     """Load the network and say what was assumed; what can be checked without it is checked first."""
     from coda_cli.checkpoints.manifest import known
@@ -36,13 +53,10 @@ def load_network(
     from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact, ema=ema, **OWN)
+    net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **(OWN if explained else {**OWN, "cut": None}))
     say_assumed(net)
     if net.cut:
-        console.say(
-            f"{net.checkpoint.name}: a hybrid; contributions are exact at {net.cut}, the output of its backbone, and "
-            "spread over the pixels from there; nothing below it is exact"
-        )
+        console.say(f"{net.checkpoint.name}: {_about_cut(net)}")
     for note in view_notes(net, request.fit):
         console.say(f"--fit {request.fit}: {note}")
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")

@@ -107,6 +107,12 @@ def _keep_size(size: str | None) -> str | None:
     return size
 
 
+def _keep_cut(cut: str | None) -> str | None:
+    """Keep --cut for the loading of the network."""
+    OWN["cut"] = cut or "auto"
+    return cut
+
+
 Quiet = Annotated[
     int,
     typer.Option(
@@ -181,6 +187,17 @@ Size = Annotated[
         show_default=False,
         help="Show such a network the centre of CROP pixels, of a picture whose shorter side was made RESIZE [default: "
         "the library's, else 256:224].",
+    ),
+]
+Cut = Annotated[
+    str | None,
+    typer.Option(
+        "--cut",
+        metavar="LAYER|input",
+        callback=_keep_cut,
+        show_default=False,
+        help="Split the logits of an ordinary network at the output of this layer [default: the lowest that carries "
+        "them].",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Choose where to compute.")]

@@ -144,7 +144,7 @@ _RULES: dict[str, Rule] = {
     "stem": _or_none(_list(1, 16384, 16)),
     "hidden": _or_none(_whole(1, 65536)),
     "backbone": _WORD,
-    "cut": _WORD,
+    "cut": _or_none(_WORD),
     "name": _WORD,
     "mean": _three(-1000, 1000),
     "deviation": _three(1e-6, 1000),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.ordinary import INPUT, map_layers
 
+AUTO = "auto"  # the word for a cut that is to be found
 CARRIED = 0.1  # the positions' sum differs from the logit, less the classifier's bias, by at most this share of it
 CANCELLING = 3.0  # their magnitudes are at most so many times it: the last maps of ordinary networks have 1 to 2
 NEARLY_ALL = 0.9  # of the pictures and classes that were looked at; a few odd ones must neither make nor spoil a cut

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.core.abilities import bias_of, is_dynamic_linear
+from coda_cli.core.decompose import decompose
 from coda_cli.errors import CodaError, ExactnessError, MediaError
 from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, withdraw
 from coda_cli.explanation.naming import Naming
@@ -128,10 +130,11 @@ class _MethodMaps:
 
 @dataclass(frozen=True)
 class _AllMaps:
-    """The maps of every method that works, and for each of the others the reason why it does not."""
+    """The maps of every method that works, for each of the others the reason why it does not, and the constants."""
 
     methods: tuple[_MethodMaps, ...]
     left_out: dict[str, str]
+    constants: tuple[float, ...]  # of every class: what of its logit no map should have
 
 
 def _run_methods(
@@ -144,13 +147,15 @@ def _run_methods(
     """Run every method once, for all classes together: methods by masks compute each masked picture only once."""
     x, classes = encoded([view], net), [target.index for target in targets]
     found, left_out = list[_MethodMaps](), dict[str, str]()
-    every = methods or default_methods(net, view)
+    every = methods or default_methods(view)
     for text in every:
         start = time.perf_counter()
         try:
             maps = method_of(text)(net.model, x, classes).float().cpu().numpy()
-        except ExactnessError:
-            raise
+        except ExactnessError as error:
+            if methods or is_dynamic_linear(net.model):
+                raise
+            left_out[text] = str(error)
         except CodaError as error:
             if methods:
                 raise
@@ -161,14 +166,22 @@ def _run_methods(
             on_method(len(found) + len(left_out), len(every))
     if not found:
         raise MediaError(f"no method works with {net.checkpoint.name}: {'; '.join(left_out.values())}")
-    return _AllMaps(tuple(found), left_out)
+    explained = any(is_exact(method.text) for method in found)
+    return _AllMaps(tuple(found), left_out, _constants(net, x, classes, explained))
+
+
+def _constants(net: Net, x: Tensor, classes: Sequence[int], explained: bool) -> tuple[float, ...]:
+    """What of each class's logit belongs to no pixel; of an ordinary network at its cut, if it is explained there."""
+    if is_dynamic_linear(net.model) or not explained:
+        return (bias_of(net.model),) * len(classes)
+    return tuple(decompose(net.model, x, list(classes)).constant_shares.sum(2)[0].tolist())
 
 
 def _make_record(
     source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: _AllMaps, k: int
 ) -> Comparison:
     """Make the record about class ``k`` of those that were compared."""
-    bias = bias_of(net.model) if is_dynamic_linear(net.model) else 0.0
+    bias = found.constants[k]
     view, (width, height) = source.view, source.view.resolution
     return Comparison(
         source=source_part(source),
@@ -200,18 +213,16 @@ def _method_part(method: _MethodMaps, k: int, expected: float) -> MethodPart:
     )
 
 
-def default_methods(net: Net, view: View) -> tuple[str, ...]:
-    """All methods, in quick forms for the size of the view; the exact one only where the network has it.
+def default_methods(view: View) -> tuple[str, ...]:
+    """All methods, in quick forms for the size of the view.
 
     Args:
-        net: the network.
         view: what it sees of the picture.
 
     Returns:
         Their names with parameters.
     """
-    every = (name for name in METHODS if is_dynamic_linear(net.model) or not is_exact(name))
-    return usual(every, min(view.rgb.shape[:2]))
+    return usual(METHODS, min(view.rgb.shape[:2]))
 
 
 def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:

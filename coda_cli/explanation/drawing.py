@@ -201,7 +201,9 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
     title = f"{title_of(part)} · {what} {part.logit:.2f}"
     if part.probability is not None:
         title += f" · p {part.probability:.3f}"
-    sums = f"{what} = {part.positive:.2f} for − {abs(part.negative):.2f} against{_added(part.bias)} {name_of_bias(part)}"
+    sums = (
+        f"{what} = {part.positive:.2f} for − {abs(part.negative):.2f} against{_added(part.bias)} {name_of_bias(part)}"
+    )
     if part.positional:
         sums += f"{_added(part.positional)} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")

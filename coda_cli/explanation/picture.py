@@ -315,9 +315,8 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
             raise
         return [why for _ in views]
     return [
-        Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
-        if _finite(d[b])
-        else ExactnessError("the network's logits are not finite; nothing can be explained")
+        _refusal(d[b], net)
+        or Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
         for b, view in enumerate(views)
     ]
 
@@ -380,6 +379,18 @@ def _layer_shares(net: Net, x: Tensor, weights: Tensor, request: Request) -> tup
     return tuple(chosen)
 
 
-def _finite(d: Decomposition) -> bool:
-    """Whether neither a logit nor a residual is infinite or not a number."""
-    return bool(torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all())
+def _refusal(d: Decomposition, net: Net) -> ExactnessError | None:
+    """Why nothing is shown of one input, if that is so.
+
+    A residual of a network that is exact by construction is shown: it is a fault of rounding or of the program. That of
+    an ordinary network means that a layer does what coda does not know.
+    """
+    if not (torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
+        return ExactnessError("the network's logits are not finite; nothing can be explained")
+    if d.exactness == "by construction" or d.exact.all():
+        return None
+    used = float((d.residual.abs() / d.tolerance).max())
+    return ExactnessError(
+        f"{net.checkpoint.name} is not understood above {net.cut or 'its input'}: a residual is {used:.2g} times its "
+        f"tolerance; not known to coda: {', '.join(d.unknown) or 'no function by its name'}; --cut names a layer above"
+    )

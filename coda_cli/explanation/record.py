@@ -20,6 +20,7 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.manifest import SUMMED, Checkpoint
 from coda_cli.core import abilities
+from coda_cli.core.decompose import Decomposition
 from coda_cli.core.depth import LayerShare
 from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
@@ -317,7 +318,6 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
     d, target, net = explanation.decomposition, explanation.targets[k], explanation.net
     checkpoint, logit = net.checkpoint, float(d.logit[0, k])
     constants = tuple(ConstantPart(layer=c.layer, kind=c.kind, share=float(c.share[0, k]) + 0.0) for c in d.constants)
-    rest = logit - constants[-1].share if constants else logit
     p = None if target.versus is not None else float(probabilities_of(net, d.logits[0])[target.index])
     return Sums(
         **class_part(checkpoint, target.index).model_dump(),
@@ -327,7 +327,7 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
         bias=float(d.bias[0, k]) + 0.0,  # a difference can be -0.0, which becomes 0.0
         constants=constants,
         exactness=d.exactness,
-        carried=None if d.exactness == "by construction" or not rest else (logit - float(d.residual[0, k]) - sum(c.share for c in constants)) / rest,
+        carried=_carried(d, k),
         positional=float(d.positional[0, k]) + 0.0,
         positive=evidence.positive,
         negative=evidence.negative,
@@ -390,8 +390,10 @@ def carried_text(part: Sums) -> str:
     Returns:
         The end of a line; nothing for networks that are exact by construction.
     """
-    held_gates = ", by definition (gates are held)" if part.exactness == "held gates" else ""
-    return "" if part.carried is None else f"; the positions carry {part.carried:.0%} of it less the last bias{held_gates}"
+    if part.carried is None:
+        return ""
+    gates = ", by definition (gates are held)" if part.exactness == "held gates" else ""
+    return f"; the positions carry {part.carried:.0%} of it less the last bias{gates}"
 
 
 def standing(network: Network, top: Sequence[ScoredClass], index: int, confident: bool | None) -> str:
@@ -425,6 +427,15 @@ def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
     """
     wnid = checkpoint.wnids[index] if checkpoint.wnids else None
     return ClassPart(index=index, name=checkpoint.classes[index], wnid=wnid)
+
+
+def _carried(d: Decomposition, k: int) -> float | None:
+    """The share of a logit less its last constant that contributions have; None where it is all by construction."""
+    if d.exactness == "by construction":
+        return None
+    shares = d.constant_shares[0, k]
+    rest = float(d.logit[0, k]) - (float(shares[-1]) if len(shares) else 0.0)
+    return _finite(float(d.logit[0, k] - d.residual[0, k] - shares.sum()) / rest) if rest else None
 
 
 def _finite(value: float) -> float | None:

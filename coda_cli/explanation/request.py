@@ -14,7 +14,6 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Targets
-from coda_cli.core.abilities import is_dynamic_linear
 from coda_cli.core.networks import encode
 from coda_cli.errors import UsageError
 from coda_cli.machine.precision import DTYPES
@@ -117,8 +116,6 @@ def network_of(net: Net | str | Path | None, precision: Precision = "float32") -
     dtype = DTYPES[precision]
     if not isinstance(net, Net):
         return load(DEFAULT if net is None else net, dtype=dtype)
-    if not is_dynamic_linear(net.model):  # loaded for methods that need no exact decomposition
-        raise UsageError(f"{net.checkpoint.name} is not dynamic linear: its logits have no exact decomposition")
     if (own := next(net.model.parameters()).dtype) != dtype:
         raise UsageError(
             f"precision {precision} needs a network in {dtype}; this one is in {own}: load(..., dtype={dtype})"

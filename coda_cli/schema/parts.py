@@ -74,7 +74,9 @@ class Network(Part):
     @property
     def title(self) -> str:
         """The name, and for a network with a cut how far down its contributions are exact."""
-        return self.name if self.cut is None else f"{self.name}, exact down to {self.cut}, not to the pixels"
+        if self.cut in (None, "input"):
+            return self.name
+        return f"{self.name}, exact down to {self.cut}, not to the pixels"
 
 
 class ViewPart(Part):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
@@ -183,7 +184,8 @@ class Painter:
             # Not as in a single picture: full opacity is at the frame's own maximum, times the probability, so that a
             # clip shows when the network is sure.
             hues = colour_explanation_of(explanation, k, self.drawing.smooth, 100.0)
-            hues[..., 3] *= torch.tensor(part.logit, dtype=torch.float64).sigmoid().item() if part.probability is None else part.probability
+            p = part.probability
+            hues[..., 3] *= torch.tensor(part.logit, dtype=torch.float64).sigmoid().item() if p is None else p
             return coloured_weights(hues, explanation.view, size)
         values = paste_back(explanation.maps[k], explanation.view, size)
         if kind == "heatmap":
