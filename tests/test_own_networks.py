@@ -245,11 +245,26 @@ def test_networks_with_auxiliary_heads_are_normalised_as_with_their_weights(tmp_
     torch.manual_seed(0)
     # With published weights torchvision itself brings ImageNet's normalisation to [-1, 1], inside the network.
     theirs = torchvision.models.get_model(name, num_classes=3, init_weights=False, transform_input=True).eval()
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train().momentum = None
+    with torch.no_grad():
+        theirs(pictures(96))  # statistics that let the input through
+    theirs.eval()
     torch.save(theirs.state_dict(), tmp_path / "net.pth")
     net = load(tmp_path / "net.pth", arch=f"torchvision:{name}", exact=False, size=96)
     assert "its auxiliary heads, which only training uses, are left out" in net.assumed
     expected = logits_of_torch(theirs, side=96)
     torch.testing.assert_close(net.model(encode(pictures(96))), expected, rtol=1e-3, atol=1e-4)
+    plain = load(
+        tmp_path / "net.pth",
+        arch=f"torchvision:{name}",
+        exact=False,
+        size=96,
+        mean=MEAN.tolist(),
+        std=DEVIATION.tolist(),
+    )
+    assert (plain.model(encode(pictures(96))) - expected).abs().max() > 1e-2
 
 
 def test_sizes_mean_and_deviation_are_the_library_s_or_as_said(resnet: nn.Module, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def entry_of(name: str) -> KnownCheckpoint:
     path = trained_in(path)
     if path.suffix != ".safetensors":
         raise UsageError(
-            f"a file of bare weights holds no description; --arch says what it is, coda models convert {name} adds it",
+            f"a file of bare weights holds no description; coda models convert {name} adds it, --arch says what it is",
             item=name,
         )
     metadata = read_metadata(path)
