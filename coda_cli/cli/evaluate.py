@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from coda_cli.study.scores import Scores
     from coda_cli.training.datasets import Split
 
-app = typer.Typer(help="Measure explanations on labelled pictures.", no_args_is_help=True)
+app = typer.Typer(help="Measure explanations over many pictures.", no_args_is_help=True)
 
 Data = Annotated[
     Path,

@@ -314,6 +314,9 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
         name = title_of(e)
         chosen = standing(record.network, record.top, e.index, record.confident)
         say(f"{record.source.path}: {equation(e)}; {chosen}{' (already there)' if skipped else ''}")
+        for layer in e.layers if e.carried is not None else ():
+            share = "" if layer.carried is None else f"positions carry {layer.carried:.0%} of the logit"
+            say(f"  {layer.name}, {layer.height} x {layer.width}: {share}, magnitudes {layer.ratio or 0:.1f} times it")
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
             console.error(
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "

@@ -176,7 +176,7 @@ def map_layers(model: nn.Module, x: Tensor) -> list[str]:
     """
     with held():
         found: PassFrom = model.pass_from(x, INPUT, layers=True)  # type: ignore[operator]
-    start, bottom = node_of(found.logits.sum()), node_of(found.leaf)
+    start, bottom = node_of(found.logits), node_of(found.leaf)
     return [name for name, y in found.layers if y.ndim == 4 and bottom not in reached(start, without=node_of(y))]
 
 

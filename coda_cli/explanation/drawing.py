@@ -126,6 +126,8 @@ def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained
         proof = f"residual {layer.residual:.1e}" + ("" if layer.exact else " ABOVE ITS TOLERANCE")
         if layer.approximate:
             proof = f"APPROXIMATE: input x gradient, off by {0 - layer.residual:+.2g}"  # sum minus logit
+        if part.carried is not None and layer.carried is not None:
+            proof += f", carries {layer.carried:.0%}, magnitudes {layer.ratio:.1f} times that"
         whose = layer.name if layer.name == "input" else f"output of {layer.name}"
         lines = [f"{whose}, {layer.height} x {layer.width}: sum {layer.sum:.2f}, {proof}"]
         depth = {"input": "input", record.network.cut: "the cut"}.get(layer.name, f"layer {k} of {len(shares) - 1}")

@@ -108,10 +108,55 @@ class RemovalRecord(Part):
     versions: dict[str, str]
 
 
+class DepthPart(Part):
+    """How much of the logits the positions of one layer carry, over some pictures.
+
+    Attributes:
+        name: of the layer, or "input".
+        height: of its output, in positions.
+        width: of its output, in positions.
+        carried: 10th, 50th and 90th percentile of sum of contributions over (logit - classifier's bias).
+        ratio: the same of sum of magnitudes over |logit - classifier's bias|.
+        constants: the same of the constants above the layer, the classifier's bias left out, over that.
+        interpretable: whether the positions carry the logit and do not cancel, for nearly all pictures.
+    """
+
+    name: str
+    height: int
+    width: int
+    carried: tuple[float, float, float]
+    ratio: tuple[float, float, float]
+    constants: tuple[float, float, float]
+    interpretable: bool
+
+
+class DepthRecord(Part):
+    """The interpretable depth of a network; see ``core.cuts``.
+
+    Attributes:
+        schema_name: "coda.depth"; "schema" in the JSON.
+        schema_version: 1.
+        network: that was measured.
+        pictures: how many were measured, their predicted classes.
+        layers: from the input up, those that the whole logit passes through.
+        device: on which it was computed.
+        versions: of coda and the libraries that had a part in it.
+    """
+
+    schema_name: Literal["coda.depth"] = Field("coda.depth", alias="schema")
+    schema_version: Literal[1] = 1
+    network: Network
+    pictures: int
+    layers: tuple[DepthPart, ...]
+    device: str
+    versions: dict[str, str]
+
+
 def json_schema() -> dict[str, Any]:
     """Describe a line of ``coda evaluate ... --json``.
 
     Returns:
         The JSON Schema.
     """
-    return schema_of(LocalisationRecord | RemovalRecord, "coda.localisation and coda.removal version 1")
+    title = "coda.localisation, coda.removal and coda.depth version 1"
+    return schema_of(LocalisationRecord | RemovalRecord | DepthRecord, title)

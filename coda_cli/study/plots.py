@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +101,38 @@ def removal_figure(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.fl
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def depth_figure(
+    layers: Sequence[tuple[str, tuple[float, float, float], tuple[float, float, float]]], title: str
+) -> Figure:
+    """Draw how much of the logits the positions of each layer carry, and how much they cancel.
+
+    Args:
+        layers: from the input up: name, and the 10th, 50th and 90th percentile of what is carried and of the ratio of
+            magnitudes to the sum.
+        title: of the figure.
+
+    Returns:
+        A figure for ``save``.
+    """
+    names, at = [name for name, *_ in layers], np.arange(len(layers))
+    carried, ratio = (np.array([layer[n] for layer in layers]).T for n in (1, 2))
+    figure, axes = _figure(1.6 + 0.16 * max(24, len(layers)), 3.8)
+    axes.axhspan(0.9, 1.1, color="#e4e4e8", linewidth=0)
+    axes.fill_between(at, carried[0], carried[2], color=RED, alpha=0.2, linewidth=0)
+    axes.plot(at, carried[1], color=RED, linewidth=1.6)
+    axes.set(ylim=(-1.05, 2.05), xlim=(-0.5, len(layers) - 0.5), ylabel="share of the logit that positions carry")
+    axes.yaxis.label.set_color(RED)
+    every = max(1, len(names) // 40)
+    axes.set_xticks(at[::every], names[::every], rotation=90, fontsize=6)
+    beside = axes.twinx()
+    beside.plot(at, ratio[1], color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
+    beside.set(yscale="log", ylabel="magnitudes / sum")
+    beside.tick_params(labelsize=8)
+    beside.spines["top"].set_visible(False)
     axes.set_title(title, fontsize=9, loc="left")
     return figure
 

@@ -1,0 +1,134 @@
+"""``coda evaluate depth``: how far down the layers of a network its positions carry the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coda_cli.cli.console import console
+from coda_cli.cli.network import load_network
+from coda_cli.cli.options import Arch, ClassNames, Device, Ema, Json, Mean, Model, Quiet, Size, Std, Verbose
+from coda_cli.errors import CodaError, UsageError
+
+if TYPE_CHECKING:
+    from coda_cli.checkpoints.loading import Net
+    from coda_cli.core.cuts import LayerDepth
+    from coda_cli.core.depth import LayerShare
+    from coda_cli.media.sources import Item
+
+
+def depth(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of pictures; sub-folders are looked into.")],
+    model: Model,
+    pictures: Annotated[int, typer.Option(min=1, help="Measure this many pictures, evenly over the folder.")] = 32,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a figure: .png, .svg or .pdf. Needs matplotlib.")
+    ] = None,
+    arch: Arch = None,
+    ema: Ema = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Measure how much of the logits the positions of each layer carry: the interpretable depth of a network.
+
+    For the predicted class of every picture the logit is split, exactly, at every layer that all of it passes through.
+    "carried" is the sum over the layer's positions divided by the logit less the classifier's bias; "constants" is what
+    the layers above add. "ratio" is the sum of magnitudes over the same: where it is large, contributions cancel each
+    other, and a map says little. A star marks layers of which a map can be trusted for nearly all pictures.
+
+    \b
+    coda evaluate depth photos/ -m resnet50.pth --arch torchvision:resnet50
+    coda evaluate depth photos/ -m imagenette --plot depth.png
+    """
+    from coda_cli.core.cuts import measure_depth
+    from coda_cli.explanation.request import Request
+    from coda_cli.media.sources import resolve
+    from coda_cli.study import plots
+
+    if plot:
+        plots.check_path(plot)
+    items = resolve([str(data)], recursive=True, on_left_out=console.detail)
+    chosen = [items[round(k)] for k in _evenly(len(items), pictures)]
+    net = load_network(model, arch, device, Request(), explained=False, ema=ema)
+    found = list(_shares(net, chosen))
+    if not found:
+        raise UsageError("no picture could be read", item=data)
+    layers = measure_depth(found)
+    if as_json:
+        console.result(_json(net, layers, len(found)))
+    else:
+        for line in _table(layers):
+            console.result(line)
+    if plot:
+        title = f"{net.checkpoint.name}, {len(found)} pictures"
+        plots.save(plots.depth_figure([(d.name, d.carried, d.ratio) for d in layers], title), plot)
+
+
+def _evenly(available: int, wanted: int) -> Sequence[float]:
+    """Indices of pictures evenly over a folder."""
+    number = min(available, wanted)
+    return [k * (available - 1) / max(1, number - 1) for k in range(number)]
+
+
+def _shares(net: Net, items: Sequence[Item]) -> Iterator[list[LayerShare]]:
+    """The shares at every layer, of the predicted class of every picture; those that cannot be read are said."""
+    import torch
+
+    from coda_cli.core.depth import shares_by_layer
+    from coda_cli.explanation.request import encoded, input_of
+    from coda_cli.media.stills import read_image
+
+    with console.progress("splitting", " pictures") as advance:
+        for n, item in enumerate(items, 1):
+            try:
+                view = input_of(item, read_image(item.path), net, "crop").view
+            except CodaError as error:
+                console.error(str(error.about(item.path)))
+                continue
+            x = encoded([view], net)
+            with torch.no_grad():
+                logits = net.model(x)[0]
+            weighting = torch.nn.functional.one_hot(logits.argmax(), len(logits)).to(logits)
+            yield shares_by_layer(net.model, x, weighting)
+            advance(n, len(items))
+
+
+def _table(layers: Sequence[LayerDepth]) -> Iterator[str]:
+    """The layers, from the input up, in columns; medians, and the 10th and 90th percentile of what is carried."""
+    width = max(len("layer"), *(len(layer.name) for layer in layers))
+    yield f"  {'layer':<{width}}  {'map':>9}  {'carried':>8}  {'10 % to 90 %':>18}  {'constants':>9}  {'ratio':>7}"
+    for d in layers:
+        low, middle, high = d.carried
+        span = f"{low:.0%} to {high:.0%}"
+        yield (
+            f"{'*' if d.interpretable else ' '} {d.name:<{width}}  {f'{d.height} x {d.width}':>9}  {middle:>8.0%}  "
+            f"{span:>18}  {d.constants[1]:>9.0%}  {d.ratio[1]:>7.1f}"
+        )
+
+
+def _json(net: Net, layers: Sequence[LayerDepth], pictures: int) -> str:
+    """The record of the measurement, as one line of JSON."""
+    from dataclasses import asdict
+
+    from coda_cli.explanation.record import network_part, versions
+    from coda_cli.schema.measurements import DepthPart, DepthRecord
+    from coda_cli.schema.parts import to_json
+
+    return to_json(
+        DepthRecord(
+            network=network_part(net),
+            pictures=pictures,
+            layers=tuple(DepthPart.model_validate(asdict(layer)) for layer in layers),
+            device=str(net.device),
+            versions=versions(),
+        )
+    )
