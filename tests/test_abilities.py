@@ -71,15 +71,15 @@ def test_a_plain_module_has_the_answers_of_an_ordinary_network() -> None:
 
 def test_words_that_another_module_uses_for_something_else_do_not_matter() -> None:
     model = Plain()
-    model.cut, model.above = 0.3, "the clouds"  # type: ignore[assignment]
+    model.above = "the clouds"  # type: ignore[assignment]
     assert abilities.cut(model) is None
     assert abilities.above(model) is model
 
 
 @pytest.mark.parametrize("ask", [lambda m, x: decompose(m, x), lambda m, x: shares_by_layer(m, x, torch.ones(3))])
-def test_a_network_without_a_bias_is_refused(ask: object) -> None:
-    with pytest.raises(ValueError, match="Flatten is not dynamic linear"):
-        ask(nn.Flatten(), torch.rand(1, 6, 4, 4))  # type: ignore[operator]
+def test_a_network_without_logits_is_refused(ask: object) -> None:
+    with pytest.raises(ValueError, match="gives no tensor of logits"):
+        ask(nn.Identity(), torch.rand(1, 6, 4, 4))  # type: ignore[operator]
 
 
 def test_networks_say_what_they_can() -> None:

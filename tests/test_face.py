@@ -21,7 +21,7 @@ from program import photo, photos, scene, tree
 
 import coda_cli as coda_package
 from coda_cli import CodaError, Drawing, Explanation, Net, explain, explain_clip, explain_many, load
-from coda_cli.errors import MediaError, UsageError
+from coda_cli.errors import ExactnessError, MediaError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -289,15 +289,21 @@ def test_words_that_are_none_are_refused(net: Net, tmp_path: Path) -> None:
     assert outcome.written[0].suffix == ".png"
 
 
-def test_a_network_without_a_proof_is_refused(net: Net) -> None:
-    class Plain(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Conv2d(6, 10, 1)
+class Plain(torch.nn.Module):
+    def __init__(self, add: float = 0.0) -> None:
+        super().__init__()
+        self.layer, self.add = torch.nn.Conv2d(6, 10, 1), add
 
-    plain = Net(Plain(), net.checkpoint, net.path, "0")
-    with pytest.raises(UsageError, match="is not dynamic linear"):
-        explain(pixels(), plain)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer(x).mean((2, 3))
+        return y + self.add * y.exp()
+
+
+def test_any_module_is_explained_and_one_that_is_not_understood_refused(net: Net) -> None:
+    e = explain(pixels(), Net(Plain(), net.checkpoint, net.path, "0"))
+    assert e.decomposition.exactness == "piecewise linear"
+    with pytest.raises(ExactnessError, match="not known to coda: exp"):
+        explain(pixels(), Net(Plain(0.1), net.checkpoint, net.path, "0"))
 
 
 def test_a_clip_is_explained(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

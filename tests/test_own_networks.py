@@ -112,7 +112,7 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_a_file_in_any_wrapping_gives_the_logits_of_torch(resnet: nn.Module, tmp_path: Path, wrapping: str) -> None:
     torch.save(WRAPPINGS[wrapping](resnet.state_dict()), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False)
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
     assert net.checkpoint.classes == ("class 0", "class 1", "class 2", "class 3")
     assert any("--classes" in sentence for sentence in net.assumed)
@@ -127,28 +127,28 @@ def test_a_file_in_any_wrapping_gives_the_logits_of_torch(resnet: nn.Module, tmp
 ])  # fmt: skip
 def test_what_was_taken_off_is_said(resnet: nn.Module, tmp_path: Path, wrapping: str, said: str) -> None:
     torch.save(WRAPPINGS[wrapping](resnet.state_dict()), tmp_path / "net.pth")
-    assert said in load(tmp_path / "net.pth", arch=ARCH, exact=False).assumed
+    assert said in load(tmp_path / "net.pth", arch=ARCH, cut=None).assumed
 
 
 @pytest.mark.parametrize("wrapping", ["average beside", "average within"])
 def test_the_last_weights_are_taken_on_demand(resnet: nn.Module, tmp_path: Path, wrapping: str) -> None:
     torch.save(WRAPPINGS[wrapping](resnet.state_dict()), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False, ema=False)
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, ema=False)
     assert torch.equal(net.model.state_dict()["backbone.fc.weight"], 2 * resnet.state_dict()["fc.weight"])
     assert WEIGHTS_TAKEN in net.assumed
 
 
 def test_torch_s_own_averaged_model_loads(resnet: nn.Module, tmp_path: Path) -> None:
     torch.save(AveragedModel(resnet).state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False, ema=True)
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, ema=True)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
-    assert "--no-ema" in refusal(tmp_path / "net.pth", UsageError, arch=ARCH, exact=False, ema=False)
+    assert "--no-ema" in refusal(tmp_path / "net.pth", UsageError, arch=ARCH, cut=None, ema=False)
 
 
 def test_another_program_s_safetensors_loads_with_its_class_names(resnet: nn.Module, tmp_path: Path) -> None:
     state = under("model.", {key: value.contiguous() for key, value in resnet.state_dict().items()})
     safetensors.torch.save_file(state, tmp_path / "net.safetensors", {"class_names": json.dumps(CLASSES)})
-    net = load(tmp_path / "net.safetensors", arch=ARCH, exact=False)
+    net = load(tmp_path / "net.safetensors", arch=ARCH, cut=None)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
     assert net.checkpoint.classes == CLASSES
 
@@ -165,7 +165,7 @@ def test_another_program_s_safetensors_loads_with_its_class_names(resnet: nn.Mod
 ])  # fmt: skip
 def test_class_names_in_the_file_are_used(resnet: nn.Module, tmp_path: Path, beside: dict[str, Any]) -> None:
     torch.save({"model": resnet.state_dict(), **beside}, tmp_path / "net.pth")
-    assert load(tmp_path / "net.pth", arch=ARCH, exact=False).checkpoint.classes == CLASSES
+    assert load(tmp_path / "net.pth", arch=ARCH, cut=None).checkpoint.classes == CLASSES
 
 
 @pytest.mark.parametrize("text", [
@@ -178,7 +178,7 @@ def test_class_names_in_the_file_are_used(resnet: nn.Module, tmp_path: Path, bes
 def test_class_names_come_from_a_file_and_beat_those_inside(resnet: nn.Module, tmp_path: Path, text: str) -> None:
     torch.save({"model": resnet.state_dict(), "classes": ["w", "x", "y", "z"]}, tmp_path / "net.pth")
     (tmp_path / "names").write_text(text, encoding="utf-8")
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False, classes=tmp_path / "names")
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, classes=tmp_path / "names")
     assert net.checkpoint.classes == CLASSES
 
 
@@ -188,13 +188,13 @@ def test_class_names_come_from_a_folder_of_classes(resnet: nn.Module, tmp_path: 
         (tmp_path / "data" / train / name).mkdir(parents=True)
     (tmp_path / "data" / "val").mkdir() if train else (tmp_path / "data" / "note.txt").touch()
     torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False, classes=tmp_path / "data")
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, classes=tmp_path / "data")
     assert net.checkpoint.classes == ("ant", "bee", "dog", "tench")
 
 
 def test_a_thousand_classes_are_imagenet_s(tmp_path: Path) -> None:
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "net.pth")
-    checkpoint = load(tmp_path / "net.pth", arch="torchvision:squeezenet1_1", exact=False).checkpoint
+    checkpoint = load(tmp_path / "net.pth", arch="torchvision:squeezenet1_1", cut=None).checkpoint
     assert checkpoint.classes[0] == "tench"
     assert checkpoint.wnids is not None
 
@@ -214,14 +214,14 @@ def test_bad_class_names_are_named(
     Path("gaps.json").write_text('{"ant": 0, "bee": 2}', encoding="utf-8")
     torch.save(resnet.state_dict(), "net.pth")
     with pytest.raises(UsageError, match=said):
-        load("net.pth", arch=ARCH, exact=False, classes=classes)
+        load("net.pth", arch=ARCH, cut=None, classes=classes)
 
 
 def test_a_wrong_list_in_the_file_is_no_guess(resnet: nn.Module, tmp_path: Path) -> None:
     torch.save({"model": resnet.state_dict(), "classes": ["ant"]}, tmp_path / "net.pth")
-    message = refusal(tmp_path / "net.pth", UsageError, arch=ARCH, exact=False)
+    message = refusal(tmp_path / "net.pth", UsageError, arch=ARCH, cut=None)
     assert "number of class names: 1, of the network's outputs: 4" in message
-    assert load(tmp_path / "net.pth", arch=ARCH, exact=False, classes=CLASSES).checkpoint.classes == CLASSES
+    assert load(tmp_path / "net.pth", arch=ARCH, cut=None, classes=CLASSES).checkpoint.classes == CLASSES
 
 
 # ---- libraries -------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_classifiers_of_torchvision_load_with_any_number_of_classes(tmp_path: Pa
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, num_classes=3).eval()
     torch.save(theirs.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=f"torchvision:{name}", exact=False)
+    net = load(tmp_path / "net.pth", arch=f"torchvision:{name}", cut=None)
     assert len(net.checkpoint.classes) == 3
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(theirs))
 
@@ -252,14 +252,14 @@ def test_networks_with_auxiliary_heads_are_normalised_as_with_their_weights(tmp_
         theirs(pictures(96))  # statistics that let the input through
     theirs.eval()
     torch.save(theirs.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=f"torchvision:{name}", exact=False, size=96)
+    net = load(tmp_path / "net.pth", arch=f"torchvision:{name}", cut=None, size=96)
     assert "its auxiliary heads, which only training uses, are left out" in net.assumed
     expected = logits_of_torch(theirs, side=96)
     torch.testing.assert_close(net.model(encode(pictures(96))), expected, rtol=1e-3, atol=1e-4)
     plain = load(
         tmp_path / "net.pth",
         arch=f"torchvision:{name}",
-        exact=False,
+        cut=None,
         size=96,
         mean=MEAN.tolist(),
         std=DEVIATION.tolist(),
@@ -269,12 +269,12 @@ def test_networks_with_auxiliary_heads_are_normalised_as_with_their_weights(tmp_
 
 def test_sizes_mean_and_deviation_are_the_library_s_or_as_said(resnet: nn.Module, tmp_path: Path) -> None:
     torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False)
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None)
     usual = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
     view = net.checkpoint.preprocessing
     assert ([view.resize], [view.crop]) == (usual.resize_size, usual.crop_size)
     assert net.checkpoint.arguments["mean"] == usual.mean
-    net = load(tmp_path / "net.pth", arch=ARCH, exact=False, mean=0.5, std=(0.1, 0.2, 0.3), size=(80, 64))
+    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, mean=0.5, std=(0.1, 0.2, 0.3), size=(80, 64))
     view = net.checkpoint.preprocessing
     assert (view.resize, view.crop) == (80, 64)
     expected = logits_of_torch(resnet, torch.full((3,), 0.5), torch.tensor([0.1, 0.2, 0.3]))
@@ -287,7 +287,7 @@ def test_a_network_of_timm_loads_with_its_preprocessing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model("resnet18", num_classes=4).eval()
     torch.save({"state_dict": theirs.state_dict(), "arch": "resnet18"}, tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch="timm:resnet18", exact=False)
+    net = load(tmp_path / "net.pth", arch="timm:resnet18", cut=None)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(theirs))
     usual = timm.data.resolve_model_data_config(theirs)
     view = net.checkpoint.preprocessing
@@ -316,7 +316,7 @@ def test_timm_is_asked_for_sizes_mean_and_deviation(
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", stand_in_for_timm())
     torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch="timm:resnet18", exact=False)
+    net = load(tmp_path / "net.pth", arch="timm:resnet18", cut=None)
     view = net.checkpoint.preprocessing
     assert (view.resize, view.crop) == (101, 96)  # 96 / 0.95 = 101.05
     assert any("resized bilinearly and not bicubic, mean 0.5 0.5 0.5" in sentence for sentence in net.assumed)
@@ -349,7 +349,7 @@ def test_a_function_of_the_user_s_makes_the_network(nets: str, function: str, co
     theirs = module.small(count).eval()
     torch.save({"model": under("module.", theirs.state_dict())}, "net.pth")
     for arch in (f"{nets}:{function}", getattr(module, function)):
-        net = load("net.pth", arch=arch, exact=False)
+        net = load("net.pth", arch=arch, cut=None)
         torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(theirs))
         assert len(net.checkpoint.classes) == count
         assert net.checkpoint.arguments["function"] == f"{nets}:{function}"
@@ -370,7 +370,7 @@ def test_a_bad_function_is_one_line(nets: str, function: str, said: str) -> None
     state = __import__(nets).maps().state_dict() if function == "maps" else __import__(nets).small(3).state_dict()
     torch.save(state, "net.pth")
     with pytest.raises(UsageError, match=said) as caught:
-        load("net.pth", arch=f"{nets}:{function}", exact=False)
+        load("net.pth", arch=f"{nets}:{function}", cut=None)
     assert "\n" not in str(caught.value)
 
 
@@ -387,27 +387,27 @@ def test_a_bad_module_is_one_line(resnet: nn.Module, arch: str, said: str) -> No
     Path("lacking_nets.py").write_text("import no_such_library\n", encoding="utf-8")
     torch.save(resnet.state_dict(), "net.pth")
     with pytest.raises(UsageError, match=said):
-        load("net.pth", arch=arch, exact=False)
+        load("net.pth", arch=arch, cut=None)
 
 
 def test_a_module_that_is_there_is_a_network(resnet: nn.Module) -> None:
     training = torchvision.models.resnet18(num_classes=4).train()
     training.load_state_dict(resnet.state_dict())
-    net = load(training, classes=CLASSES, size=64, exact=False)
+    net = load(training, classes=CLASSES, size=64, cut=None)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
     assert (net.checkpoint.classes, net.checkpoint.preprocessing.crop) == (CLASSES, 64)
     assert training.training
     assert all(parameter.requires_grad for parameter in training.parameters())
-    other = load(resnet, classes=CLASSES, size=64, exact=False)
+    other = load(resnet, classes=CLASSES, size=64, cut=None)
     assert net.sha256 == other.sha256
     with torch.no_grad():
         training.fc.bias[0] += 1  # type: ignore[operator, union-attr]
-    assert load(training, size=64, exact=False).sha256 != net.sha256
+    assert load(training, size=64, cut=None).sha256 != net.sha256
 
 
 def test_a_module_of_coda_s_own_is_not_normalised() -> None:
     model = load("cifar10").model
-    net = load(model, size=32, exact=False)
+    net = load(model, size=32, cut=None)
     assert torch.equal(net.model(encode(pictures())), model(encode(pictures())))
     assert any("r g b 1-r 1-g 1-b as they are" in sentence for sentence in net.assumed)
 
@@ -416,12 +416,12 @@ def test_what_a_function_prints_is_no_result(nets: str, capsys: pytest.CaptureFi
     Path("talking_nets.py").write_text(f"from {nets} import fixed\nprint('hello')\n", encoding="utf-8")
     sys.path.insert(0, "")
     torch.save(__import__(nets).fixed().state_dict(), "net.pth")
-    load("net.pth", arch="talking_nets:fixed", exact=False)
+    load("net.pth", arch="talking_nets:fixed", cut=None)
     assert capsys.readouterr() == ("", "hello\n")
 
 
 def test_what_a_function_made_cannot_be_a_file(resnet: nn.Module, tmp_path: Path) -> None:
-    net = load(resnet, size=64, exact=False)
+    net = load(resnet, size=64, cut=None)
     with pytest.raises(UsageError, match="ResNet is made by code of yours, which no file can hold"):
         save(net.model, net.checkpoint, tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
@@ -492,7 +492,7 @@ def test_weights_that_are_no_numbers_and_half_a_file_are_refused(resnet: nn.Modu
     state["layer2.0.bn1.bias"][3] = float("nan")
     torch.save(state, tmp_path / "net.pth")
     assert "1 of 128 values of backbone.layer2.0.bn1.bias are not finite" in refusal(
-        tmp_path / "net.pth", arch=ARCH, exact=False
+        tmp_path / "net.pth", arch=ARCH, cut=None
     )
     content = (tmp_path / "net.pth").read_bytes()
     (tmp_path / "net.pth").write_bytes(content[: len(content) // 2])
@@ -502,12 +502,12 @@ def test_weights_that_are_no_numbers_and_half_a_file_are_refused(resnet: nn.Modu
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": (64, 80)}, {"size": 9999}, {"mean": (0.5, 0.5)}, {"std": 0}])
 def test_impossible_preprocessing_is_refused(resnet: nn.Module, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
-        load(resnet, exact=False, **options)
+        load(resnet, cut=None, **options)
 
 
 def test_a_size_that_the_network_cannot_take_is_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.vit_b_32(num_classes=2).state_dict(), tmp_path / "net.pth")
-    message = refusal(tmp_path / "net.pth", UsageError, arch="torchvision:vit_b_32", size=100, exact=False)
+    message = refusal(tmp_path / "net.pth", UsageError, arch="torchvision:vit_b_32", size=100, cut=None)
     assert "cannot take a picture of 100 x 100 pixels" in message
 
 
@@ -530,7 +530,7 @@ def test_a_trained_classifier_is_the_beginning(resnet: nn.Module, tmp_path: Path
     assert shown["parameters"] == sum(p.numel() for p in resnet.parameters())
     done = run("models", "convert", *network, "-o", "mine.safetensors", cwd=tmp_path)
     assert "largest difference 0" in done.err
-    net = load(tmp_path / "mine.safetensors", exact=False)
+    net = load(tmp_path / "mine.safetensors", cut=None)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
     assert net.checkpoint.classes == CLASSES
     done = run(
@@ -593,9 +593,9 @@ def test_the_folder_of_a_run_is_a_model(tmp_path: Path) -> None:
 
 def test_a_description_beside_the_weights_says_it_all(resnet: nn.Module, tmp_path: Path) -> None:
     torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    described = load(tmp_path / "net.pth", arch=ARCH, classes=CLASSES, size=(80, 64), mean=0.5, exact=False).checkpoint
+    described = load(tmp_path / "net.pth", arch=ARCH, classes=CLASSES, size=(80, 64), mean=0.5, cut=None).checkpoint
     (tmp_path / "net.pth.json").write_text(described.model_dump_json(), encoding="utf-8")
-    net = load(tmp_path / "net.pth", exact=False)
+    net = load(tmp_path / "net.pth", cut=None)
     assert net.checkpoint == described
     assert net.assumed == ("everything but the weights from net.pth.json",)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet, torch.full((3,), 0.5)))

@@ -1,4 +1,4 @@
-"""Networks that are not dynamic linear: built and loaded for other methods, refused where proof is promised."""
+"""Ordinary networks, built and loaded; they are explained at a cut."""
 
 from __future__ import annotations
 
@@ -94,21 +94,17 @@ def test_its_probabilities_are_a_softmax() -> None:
     assert torch.equal(probabilities(coda, logits), logits.sigmoid())
 
 
-def test_no_decomposition_of_it_exists() -> None:
-    with pytest.raises(ValueError, match="not dynamic linear"):
-        decompose(standard_vit(dim=64, depth=1, classes=5, patch=4), torch.rand(1, 6, 8, 8))
-
-
-@pytest.mark.parametrize("command", [["explain", "examples/pictures/church.png"], ["video", "examples/clip.mp4"]])
-def test_explaining_with_it_is_refused_before_anything_else(command: list[str], tmp_path: Path) -> None:
-    done = run(command[0], ROOT / command[1], "-m", "standard_vitc_ti_patch1_14", "-o", tmp_path / "out", status=3)
-    assert "not a dynamic linear network" in done.err
-    assert len(done.err.strip().splitlines()) == 1
-    assert not list(tmp_path.rglob("*.*"))
+def test_its_positional_embedding_is_one_constant_among_others() -> None:
+    model = standard_vit(dim=64, depth=1, classes=5, patch=4).double()
+    d = decompose(model, torch.rand(2, 6, 8, 8).double(), [1])
+    assert d.exact.all()
+    assert d.exactness == "held gates"
+    assert [c.kind for c in d.constants].count("positional") == 1
+    assert (d.positional != 0).all()
 
 
 @pytest.mark.parametrize("name", ["standard_vitc_ti_patch1_14", "standard_simple_vit_ti_patch16_224"])
-def test_a_published_transformer_loads_for_other_methods_only(name: str, tmp_path: Path) -> None:
+def test_a_published_transformer_loads_by_its_name_only(name: str, tmp_path: Path) -> None:
     """Its layers are called "linear", as B-cos ones are."""
     model = build(BCOS[name].architecture, BCOS[name].arguments)
     state = {f"0.{key.removeprefix('backbone.')}": value for key, value in model.state_dict().items()}
@@ -116,17 +112,15 @@ def test_a_published_transformer_loads_for_other_methods_only(name: str, tmp_pat
     torch.save(state, path)
     x = torch.rand(1, 6, 224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(load(path, arch=name, exact=False).model(x), model.eval()(x))
-    with pytest.raises(CheckpointError, match="not a dynamic linear network"):
-        load(path, arch=name)
+        torch.testing.assert_close(load(path, arch=name, cut=None).model(x), model.eval()(x))
     with pytest.raises(CheckpointError, match="an ordinary vision transformer"):
-        load(path, exact=False)
+        load(path, cut=None)
     with pytest.raises(CheckpointError, match=r"the weights of a vision transformer without B-cos layers, which"):
         load(path, arch=name.replace("standard_", "bcos-"))
 
 
-def test_a_network_of_torchvision_loads_for_other_methods_only(resnet: Path) -> None:
-    net = load(resnet, arch="torchvision:resnet18", exact=False)
+def test_a_network_of_torchvision_loads(resnet: Path) -> None:
+    net = load(resnet, arch="torchvision:resnet18", cut=None)
     assert len(net.checkpoint.classes) == 1000
     theirs = torchvision.models.resnet18(weights=None)
     theirs.load_state_dict(torch.load(resnet, weights_only=True))
@@ -134,12 +128,10 @@ def test_a_network_of_torchvision_loads_for_other_methods_only(resnet: Path) -> 
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = theirs.eval()((rgb - mean[:, None, None]) / deviation[:, None, None])
     torch.testing.assert_close(net.model(encode(rgb)), expected)
-    with pytest.raises(CheckpointError, match="not a dynamic linear network"):
-        load(resnet, arch="torchvision:resnet18")
     with pytest.raises(UsageError, match="no classifier 'resnet19'"):
-        load(resnet, arch="torchvision:resnet19", exact=False)
+        load(resnet, arch="torchvision:resnet19", cut=None)
     with pytest.raises(CheckpointError, match="one of torchvision's"):
-        load(resnet, exact=False)
+        load(resnet, cut=None)
 
 
 def test_densenets_load_from_torchvisions_older_files(tmp_path: Path) -> None:
@@ -148,7 +140,7 @@ def test_densenets_load_from_torchvisions_older_files(tmp_path: Path) -> None:
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in theirs.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "old.pth")
-    net = load(tmp_path / "old.pth", arch="torchvision:densenet121", exact=False)
+    net = load(tmp_path / "old.pth", arch="torchvision:densenet121", cut=None)
     for key, value in theirs.state_dict().items():
         torch.testing.assert_close(net.model.state_dict()[f"backbone.{key}"], value)
 
@@ -159,5 +151,10 @@ def test_converting_keeps_its_logits(resnet: Path, tmp_path: Path) -> None:
     assert "largest difference 0" in done.err
     shown = run("models", "show", target, "--json").record
     assert (shown["family"], shown["architecture"]) == ("standard", "torchvision")
-    done = run("explain", PICTURE, "-m", target, "-o", tmp_path / "out", status=3)
-    assert "not a dynamic linear network" in done.err
+    done = run("explain", PICTURE, "-m", target, "-o", tmp_path / "out", "--json")
+    (part,) = done.record["explained"]
+    assert done.record["network"]["cut"] == load(target).cut  # it is kept in the file
+    assert part["exactness"] == "piecewise linear"
+    total = part["positive"] + part["negative"] + part["bias"] + part["residual"]
+    assert total == pytest.approx(part["logit"], abs=1e-5)
+    assert sum(c["share"] for c in part["constants"]) == pytest.approx(part["bias"], abs=1e-9)

@@ -152,7 +152,7 @@ def _recognised(path: Path, sha256: Callable[[], str], state: State, family: Fam
         return found, "the file's path"
     if family is ORDINARY:
         raise CheckpointError(
-            f"the weights of an ordinary vision transformer, which has no exact decomposition; if it is one "
+            f"the weights of an ordinary vision transformer; if it is one "
             f"of those published beside B-cos networks, say which with --arch: {', '.join(family.published)}",
             item=path,
         )

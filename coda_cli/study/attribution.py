@@ -157,7 +157,7 @@ class Attribution:
             ``return_convergence_delta`` a pair of these and the residuals, float64 [B] on the CPU.
 
         Raises:
-            ValueError: if inputs or targets do not fit, or the network has no exact decomposition.
+            ValueError: if inputs or targets do not fit, or the network gives no logits.
             ExactnessError: if a residual is above its tolerance.
         """
         x = _only_tensor(inputs)
@@ -227,7 +227,7 @@ def quantus_explain(
         signed, in logit units, of the type of the model's parameters.
 
     Raises:
-        ValueError: if inputs or targets do not fit, or the model has no exact decomposition.
+        ValueError: if inputs or targets do not fit, or the model gives no logits.
         ExactnessError: if a residual is above its tolerance.
 
     Example:

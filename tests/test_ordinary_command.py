@@ -1,0 +1,189 @@
+"""A user's own ordinary network, explained by the program: the cut, the record, the lines, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from program import run
+from torch import Tensor, nn
+
+from coda_cli import decompose, explain, load
+from coda_cli.core.cuts import find_cut, measure_depth, probes
+from coda_cli.core.depth import shares_by_layer
+from coda_cli.core.standard_nets import StandardNet
+from coda_cli.errors import UsageError
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PICTURE = EXAMPLES / "pictures" / "church.png"
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def excited(model: nn.Module) -> nn.Module:
+    """Statistics and shifts as training leaves them, so that the layers have constants to add."""
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)  # type: ignore[union-attr]
+            module.bias.data.normal_(0.1, 0.2, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 with a head of four classes, as a file that describes itself, for pictures of 64 pixels."""
+    folder = tmp_path_factory.mktemp("own")
+    torch.manual_seed(0)
+    state = excited(torchvision.models.resnet18(num_classes=4)).state_dict()
+    torch.save({"model": state, "epoch": 3, "classes": list(CLASSES)}, folder / "net.pth")
+    own = folder / "net.safetensors"
+    run("models", "convert", folder / "net.pth", "--arch", "torchvision:resnet18", "--size", "64", "-o", own)
+    return own
+
+
+def test_it_is_explained_at_its_last_map(file: Path, tmp_path: Path) -> None:
+    done = run("explain", PICTURE, "-m", file, "-o", tmp_path, "--json", "--class", "all")
+    network = done.record["network"]
+    assert (network["cut"], network["classes"]) == ("layer4", 4)
+    assert network["zero"] == [0.485, 0.456, 0.406]
+    for part in done.record["explained"]:
+        assert part["exactness"] == "piecewise linear"
+        assert part["carried"] == pytest.approx(1, abs=1e-5)
+        (constant,) = part["constants"]
+        assert (constant["layer"], constant["kind"], constant["share"]) == ("fc", "bias", part["bias"])
+    assert sum(part["probability"] for part in done.record["explained"]) == pytest.approx(1)  # a softmax
+    assert "split at layer4" in done.err
+    assert "positions carry 100%" in done.err
+    assert "one of 4 classes" in done.err
+
+
+def test_the_input_is_a_cut_with_many_constants(file: Path, tmp_path: Path) -> None:
+    done = run("explain", PICTURE, "-m", file, "-o", tmp_path, "--json", "--cut", "input")
+    (part,) = done.record["explained"]
+    assert len(part["constants"]) == 21  # 20 batch norms and the classifier
+    total = part["positive"] + part["negative"] + part["bias"]
+    assert total == pytest.approx(part["logit"], abs=part["tolerance"])
+    assert " constants, residual" in done.err
+    assert (
+        done.record["settings"]
+        != run("explain", PICTURE, "-m", file, "-o", tmp_path, "--json", "-f").record["settings"]
+    )
+
+
+def test_every_layer_says_what_it_carries(file: Path, tmp_path: Path) -> None:
+    done = run("explain", PICTURE, "-m", file, "-o", tmp_path, "--json", "--layer", "all")
+    (part,) = done.record["explained"]
+    for layer in part["layers"]:
+        assert layer["exact"]
+        assert layer["sum"] + layer["bias"] + layer["residual"] == pytest.approx(part["logit"], abs=1e-5)
+        assert layer["carried"] == pytest.approx(layer["sum"] / (part["logit"] - part["bias"]), rel=1e-4)
+    names = [layer["name"] for layer in part["layers"]]
+    assert names[0] == "input"
+    assert {"layer1", "layer2", "layer3", "layer4"} <= set(names)
+    assert "layer4, 2 x 2: positions carry 100%" in done.err
+
+
+def test_a_clip_and_a_comparison_take_it(file: Path, tmp_path: Path) -> None:
+    clip = run("video", EXAMPLES / "clip.mp4", "-m", file, "-o", tmp_path / "c.mp4", "--max-frames", "3", "--json")
+    assert clip.records[-1]["exact"]
+    assert clip.records[-1]["network"]["cut"] == "layer4"
+    compared = run("compare", PICTURE, "-m", file, "-o", tmp_path, "--method", "ours", "--json").record
+    assert compared["methods"][0]["off"] == pytest.approx(0, abs=1e-4)
+
+
+def test_depth_over_a_folder(file: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", "depth", EXAMPLES / "pictures", "-m", file, "--pictures", "3"]
+    layers = run(*arguments, "--json").record["layers"]
+    assert [layer["interpretable"] for layer in layers if layer["name"] == "layer4"] == [True]
+    assert layers[0]["name"] == "input"
+    done = run(*arguments, "--plot", tmp_path / "depth.png")
+    assert "* layer4" in done.out
+    assert (tmp_path / "depth.png").stat().st_size > 10_000
+
+
+def test_a_cut_that_is_none(file: Path, tmp_path: Path) -> None:
+    done = run("explain", PICTURE, "-m", file, "-o", tmp_path, "--cut", "layer5", status=2)
+    assert "--cut layer5" in done.err
+    assert "layer4" in done.err
+    done = run("explain", PICTURE, "-m", "cifar10", "-o", tmp_path, "--cut", "layer1", status=2)
+    assert "exact down to the pixels by construction" in done.err
+    with pytest.raises(UsageError, match=r"layer4.0.conv1: .* cannot be cut there"):
+        load(file, cut="layer4.0.conv1")  # one branch beside a shortcut
+
+
+def test_what_is_not_understood_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Odd(nn.Module):\n"
+        "    def forward(self, x):\n        return x + 0.1 * x.exp()\n\n"
+        "def make(num_classes=2):\n    return nn.Sequential(nn.Conv2d(3, 4, 3), Odd(), nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import odd  # type: ignore[import-not-found]
+
+    torch.save(odd.make().state_dict(), "net.pth")
+    arguments = ["explain", PICTURE, "-m", "net.pth", "--arch", "odd:make", "--size", "32", "-o", "out"]
+    done = run(*arguments, "--cut", "input", status=4)
+    assert "not known to coda: exp" in done.err
+    assert not list(Path("out").glob("*"))
+    assert run(*arguments, "--cut", "1", "--json").record["explained"][0]["exact"]
+
+
+def test_the_library_takes_a_module_as_it_is(file: Path) -> None:
+    net = load(file)
+    model: StandardNet = net.model  # type: ignore[assignment]
+    e = explain(PICTURE, net, classes=["cat"])
+    assert e.maps.shape == (1, 64, 64)
+    assert float(e.maps.sum()) == pytest.approx(float(e.logits[2] - model.backbone.fc.bias[2]), abs=1e-4)  # type: ignore[union-attr, index]
+    x = torch.randn(2, 3, 64, 64)
+    inside = decompose(model.backbone, x, [2], cut="layer4")
+    assert inside.inputs.shape == (2, 512, 2, 2)
+
+
+# ---- the rule of the cut ---------------------------------------------------------------------------------------------
+
+
+class Saturating(nn.Module):
+    """Two maps: what the first carries is turned into constants above it."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.second.bias.data.fill_(shift)  # type: ignore[union-attr]
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.second(self.first(x)).mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize(("shift", "cut"), [(0.0, "first"), (30.0, "second")])
+def test_the_cut_is_the_lowest_layer_that_carries_the_logit(shift: float, cut: str) -> None:
+    torch.manual_seed(1)
+    model = StandardNet(Saturating(shift)).eval()
+    with torch.no_grad():  # positive weights: nothing cancels above the first layer
+        for parameter in (model.backbone.second.weight, model.backbone.last.weight):  # type: ignore[union-attr]
+            parameter.abs_()  # type: ignore[union-attr, operator]
+        model.backbone.first.bias.fill_(5)  # type: ignore[union-attr, operator]
+    assert find_cut(model, 24) == cut
+
+
+def test_a_few_odd_pictures_neither_make_nor_spoil_a_cut() -> None:
+    model = StandardNet(excited(torchvision.models.resnet18(num_classes=4)))
+    weighting = torch.tensor([1.0, 0, 0, 0])
+    honest = [shares_by_layer(model, x, weighting) for x in probes(32, 10).split(1)]
+    depths = {layer.name: layer for layer in measure_depth(honest)}
+    assert depths["layer4"].interpretable
+    odd = [*honest[:9], [s for s in honest[9] if s.name != "layer4"]]
+    assert "layer4" not in {layer.name for layer in measure_depth(odd)}  # a layer that one picture has not
+    assert not depths["input"].interpretable
+
+
+def test_the_probes_are_always_the_same() -> None:
+    assert torch.equal(probes(32), probes(32))
+    assert probes(32).shape[1:] == (6, 32, 32)
+    assert float(probes(32).min()) >= 0
+    assert float(probes(32).max()) <= 1
