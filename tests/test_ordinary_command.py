@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from coda_cli import decompose, explain, load
 from coda_cli.core.cuts import find_cut, measure_depth, probes
-from coda_cli.core.depth import shares_by_layer
+from coda_cli.core.depth import LayerShare
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import UsageError
 
@@ -66,10 +67,8 @@ def test_the_input_is_a_cut_with_many_constants(file: Path, tmp_path: Path) -> N
     total = part["positive"] + part["negative"] + part["bias"]
     assert total == pytest.approx(part["logit"], abs=part["tolerance"])
     assert " constants, residual" in done.err
-    assert (
-        done.record["settings"]
-        != run("explain", PICTURE, "-m", file, "-o", tmp_path, "--json", "-f").record["settings"]
-    )
+    other = run("explain", PICTURE, "-m", file, "-o", tmp_path, "--json", "-f")
+    assert done.record["settings"] != other.record["settings"]
 
 
 def test_every_layer_says_what_it_carries(file: Path, tmp_path: Path) -> None:
@@ -96,10 +95,11 @@ def test_a_clip_and_a_comparison_take_it(file: Path, tmp_path: Path) -> None:
 def test_depth_over_a_folder(file: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "depth", EXAMPLES / "pictures", "-m", file, "--pictures", "3"]
     layers = run(*arguments, "--json").record["layers"]
-    assert [layer["interpretable"] for layer in layers if layer["name"] == "layer4"] == [True]
+    (last,) = [layer for layer in layers if layer["name"] == "layer4"]
+    assert last["carried"] == pytest.approx([1, 1, 1], abs=1e-4)
     assert layers[0]["name"] == "input"
     done = run(*arguments, "--plot", tmp_path / "depth.png")
-    assert "* layer4" in done.out
+    assert [line.split()[:4] for line in done.lines if " layer4 " in line] == [["layer4", "2", "x", "2"]]
     assert (tmp_path / "depth.png").stat().st_size > 10_000
 
 
@@ -171,15 +171,24 @@ def test_the_cut_is_the_lowest_layer_that_carries_the_logit(shift: float, cut: s
     assert find_cut(model, 24) == cut
 
 
-def test_a_few_odd_pictures_neither_make_nor_spoil_a_cut() -> None:
-    model = StandardNet(excited(torchvision.models.resnet18(num_classes=4)))
-    weighting = torch.tensor([1.0, 0, 0, 0])
-    honest = [shares_by_layer(model, x, weighting) for x in probes(32, 10).split(1)]
-    depths = {layer.name: layer for layer in measure_depth(honest)}
-    assert depths["layer4"].interpretable
-    odd = [*honest[:9], [s for s in honest[9] if s.name != "layer4"]]
-    assert "layer4" not in {layer.name for layer in measure_depth(odd)}  # a layer that one picture has not
-    assert not depths["input"].interpretable
+def share(name: str, carried: float, ratio: float) -> LayerShare:
+    """Of a logit of 2, no bias: a layer of 2 x 2 positions that carries so much of it."""
+    return LayerShare(name, torch.full((2, 2), carried / 2), 0.0, 1.0, True, magnitude=2 * ratio, logit=2.0)
+
+
+@pytest.mark.parametrize(("odd", "interpretable"), [(0, True), (1, True), (2, False), (9, False)])
+@pytest.mark.parametrize("oddness", [(0.8, 1.0), (1.2, 1.0), (1.0, 4.0), (math.nan, 1.0)])
+def test_a_few_odd_pictures_neither_make_nor_spoil_a_cut(
+    odd: int, interpretable: bool, oddness: tuple[float, float]
+) -> None:
+    shares = [[share("low", *(oddness if n < odd else (1.0, 1.5)))] for n in range(10)]
+    (depth,) = measure_depth(shares)
+    assert depth.interpretable is interpretable
+
+
+def test_a_layer_that_one_picture_has_not_is_left_out() -> None:
+    both = [share("low", 1, 1), share("high", 1, 1)]
+    assert [depth.name for depth in measure_depth([both, both[:1]])] == ["low"]
 
 
 def test_the_probes_are_always_the_same() -> None:

@@ -14,7 +14,7 @@ from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
-from coda_cli.cli.options import OWN, Arch, ClassNames, Ema, Json, Mean, Offline, Quiet, Size, Std, Verbose
+from coda_cli.cli.options import OWN, Arch, ClassNames, Cut, Ema, Json, Mean, Offline, Quiet, Size, Std, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _read(name: str, arch: str, ema: bool | None) -> dict[str, Any]:
     """Everything about the network of a file of bare weights. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
 
-    net = load(name, arch=arch, cut=None, ema=ema, **OWN)
+    net = load(name, arch=arch, ema=ema, **{**OWN, "cut": None})
     say_assumed(net)
     entry = manifest.KnownCheckpoint(checkpoint=net.checkpoint, path=net.path)
     return catalogue.details(entry, sum(p.numel() for p in net.model.parameters()))
@@ -148,6 +148,7 @@ def convert(
     class_names: ClassNames = None,
     mean: Mean = None,
     std: Std = None,
+    cut: Cut = None,
     size: Size = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
     quiet: Quiet = 0,
@@ -254,7 +255,7 @@ def _verify_one(name: str, arch: str | None, ema: bool | None, data: Path | None
     from coda_cli.checkpoints.proof import prove
 
     entry = manifest.known().get(name)
-    net = load(name, arch=arch, ema=ema, **OWN)
+    net = load(name, arch=arch, ema=ema, **{**OWN, "cut": None})
     say_assumed(net)
     proof = prove(net)
     return {
