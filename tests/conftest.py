@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from coda_cli.core.networks import classify
 from coda_cli.training.datasets import Split
 
 Coda = Callable[..., program.Result]
+
+# A shell starts programs in the background with SIGINT ignored, and their children inherit that. The tests of Ctrl-C
+# need the usual handler, in this process and in its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
