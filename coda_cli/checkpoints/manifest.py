@@ -321,11 +321,11 @@ def _published() -> list[KnownCheckpoint]:
             files.append((name, _NEXTCLOUD.format(entry.link), "state_dict.pkl", ""))
         else:
             files.append((name, _RELEASE.format(entry.link), entry.link, entry.sha256_prefix))
-    folder = cache_folder()
-    return [_entry(folder / name / file, name, url, prefix) for name, url, file, prefix in files]
+    return [_entry(*file) for file in files]
 
 
-def _entry(path: Path, name: str, url: str, sha256_prefix: str) -> KnownCheckpoint:
+def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoint:
+    path = cache_folder() / name / file
     record = recorded_hash_file(path)
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
     recorded = short_text(record)
