@@ -19,12 +19,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
+import typer.main
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -38,6 +40,7 @@ from coda_cli.schema.pictures import from_json
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
 MODEL = "cifar10"  # what the tests run, whatever the default is: small pictures, known classes, fast
+_COMMAND = cache(typer.main.get_command)  # reading the signatures of all commands takes 40 ms, a fifth of many a run
 _OURS = re.compile(r"CODA_|NO_COLOR$|FORCE_COLOR$|TTY_|COLUMNS$|CI$")  # the developer's shell must not matter
 
 
@@ -110,6 +113,7 @@ def run(
         if cwd is not None:
             patch.chdir(cwd)
         patch.setattr(sys, "argv", ["coda", *texts])
+        patch.setattr(typer.main, "get_command", _COMMAND)
         data = input.encode() if isinstance(input, str) else input or b""
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
         ended = _run_main()
