@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from coda_cli.cli import compare, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
-from coda_cli.errors import CodaError, ExitCode, UsageError
+from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
 
 EPILOG = """
 \b
@@ -88,11 +88,11 @@ _show_traceback = False
 
 
 class _Terminated(BaseException):
-    """SIGTERM as an exception, so that temporary files are removed before the program ends."""
+    """SIGTERM or SIGHUP as an exception, so that temporary files are removed before the program ends."""
 
 
 def _terminate(*_: object) -> NoReturn:
-    """Raise ``_Terminated``; the handler of SIGTERM."""
+    """Raise ``_Terminated``; the handler of SIGTERM and SIGHUP."""
     _ignore_further_signals()
     raise _Terminated
 
@@ -105,7 +105,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _ignore_further_signals() -> None:
     """Let nothing disturb the way out, on which temporary files are removed and results are closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         # Not SIG_IGN: Python would print that a signal that came just before was lost.
         signal.signal(number, lambda *_: None)
 
@@ -133,7 +133,9 @@ def _prepare_stdout() -> None:
 
 def main() -> NoReturn:
     """Run the program and exit with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup starts programs that ignore SIGHUP
+            signal.signal(number, _terminate)
     logging.getLogger("coda_cli").handlers = [_WarningsToConsole()]
     _prepare_stdout()
     try:
@@ -203,13 +205,15 @@ def process() -> NoReturn:
         signal.signal(signal.SIGINT, _interrupt)
     gc.set_threshold(50_000)  # garbage collection, again and again while torch is imported, takes a quarter of a second
     try:
-        main()
-    except SystemExit as end:
-        if not isinstance(end.code, int):
-            raise
-        _ignore_further_signals()
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
-            with contextlib.suppress(OSError, ValueError):  # main has reported what could not be written
-                stream.flush()
-        atexit._run_exitfuncs()
-        os._exit(end.code)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+            _ignore_further_signals()
+    except (KeyboardInterrupt, _Terminated) as stopped:  # while main was printing an error, or had just ended
+        code = ExitCode.INTERRUPTED if isinstance(stopped, KeyboardInterrupt) else ExitCode.TERMINATED
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
+        with contextlib.suppress(OSError, ValueError):  # main has reported what could not be written
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code if isinstance(code, int) else ExitCode.FAILED)

@@ -25,6 +25,7 @@ from coda_cli.cli.options import (
     Device,
     Ema,
     FitOption,
+    Force,
     Json,
     Model,
     Percentile,
@@ -132,7 +133,7 @@ def video(
     smooth: Smooth = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
     fit: FitOption = "crop",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    force: Force = False,
     check: Check = None,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
@@ -241,7 +242,7 @@ def _plans(
                 raise UsageError(f"{text} and {taken[key]} would both be written to {path}; explain them in two runs")
             taken[key] = text
             policy.place(path)
-        plans.append((source, ClipOutputs(clips, record, audio)))
+        plans.append((source, ClipOutputs(clips, record, audio, replace=force)))
     folder = output.parent if single else output
     prepare(folder)
     sweep(folder)

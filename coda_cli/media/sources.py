@@ -176,7 +176,7 @@ class _Scan:
         if self._leave_out and identity(path).is_relative_to(self._leave_out):
             return
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            ours = path.name.endswith((".coda.json", ".coda.npz", ".coda.jsonl")) or path.suffix == ".lock"
+            ours = path.name.endswith((".coda.json", ".coda.npz", ".coda.jsonl"))
             self.others[path.suffix.lower() or "no suffix"] += not ours
         elif not _drawn_by_coda(path):
             self.pictures.append(path)
