@@ -56,7 +56,7 @@ def child(request: dict[str, Any], writing: dict[str, int]) -> NoReturn:
     if request["folder_gone"]:
         os.rmdir(request["cwd"])
     limits(request)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if request["fresh"]:
         os.execv(sys.executable, [sys.executable, "-m", "coda_cli", *request["args"]])
