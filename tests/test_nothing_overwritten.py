@@ -127,6 +127,18 @@ def test_a_file_that_came_while_a_picture_was_drawn_is_kept(
     assert not list(overlay.parent.glob(".coda-*"))
 
 
+@pytest.mark.parametrize("policy", ["match", "error", "skip", "rename"])
+def test_a_link_to_nothing_is_there(coda: Coda, tmp_path: Path, policy: str) -> None:
+    photo(tmp_path / "a.png")
+    overlay = tmp_path / "coda-out/a.cat.overlay.png"
+    overlay.parent.mkdir()
+    overlay.symlink_to("nowhere")
+    status = 1 if policy in ("match", "error") else 0
+    result = coda("explain", "a.png", "--class", "cat", "--if-exists", policy, status=status)
+    assert os.readlink(overlay) == "nowhere"
+    assert ("coda-out/a.cat.overlay-2.png" in result.lines) == (policy == "rename")
+
+
 def test_of_runs_that_want_the_same_clip_one_goes_on(coda: Coda, tmp_path: Path) -> None:
     moving(tmp_path / "a.gif")
     (tmp_path / "coda-out").mkdir()
@@ -323,3 +335,10 @@ def test_a_network_that_came_while_it_was_trained_is_kept(
 def test_an_output_is_no_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is one of the inputs"):
         files.refuse_taken(tmp_path / "a", "--plot", force=True, inputs=[tmp_path / "b" / ".." / "a"])
+
+
+def test_scores_replace_no_link_to_nothing(coda: Coda, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").symlink_to("nowhere")
+    error = coda(*MEASURE[:-2], scenes, "--scores", "s.jsonl", status=1).error
+    assert error == "s.jsonl: is no file that scores can be kept in; name another one"
+    assert os.readlink(tmp_path / "s.jsonl") == "nowhere"

@@ -122,3 +122,17 @@ def test_too_little_memory_to_start_is_one_line(tmp_path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
     result = program.checked(program.Result(("explain", "a.png"), child.returncode, child.stdout, child.stderr), 1)
     assert result.error.startswith("memory ran out")
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\n", "\r", "\x7f", "\x9b"])
+def test_outputs_are_named_on_one_line_without_commands_to_a_terminal(
+    coda: Coda, tmp_path: Path, character: str
+) -> None:
+    photo(tmp_path / f"in{character}" / f"a{character}b.png")
+    code = f"\\x{ord(character):02x}"
+    written = f"coda-out/in{code}/a{code}b"
+    result = coda("explain", ".", "-r", "--class", "cat")
+    assert result.lines == [f"{written}.cat.overlay.png", f"{written}.coda.json"]
+    assert all((tmp_path / name).is_file() for name in result.lines)
+    clip = coda("video", f"in{character}/a{character}b.png", "--class", "cat", "--format", "none")
+    assert clip.lines == [f"coda-out/a{code}b.coda.jsonl"]

@@ -269,12 +269,12 @@ def _kinds_of_clips(sources: list[str], output: Path, formats: str | None) -> tu
 
 def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bool) -> tuple[dict[Kind, Path], Path]:
     """The paths of the clips about one source, by kind, and of its records."""
-    from coda_cli.media.files import utf8
+    from coda_cli.media.files import shown_name
     from coda_cli.video.reading import kind_of
 
     if single:
         return {kind_of(output): output}, output.with_suffix(".coda.jsonl")
-    stem = f"camera-{source}" if isinstance(source, int) else utf8(Path(source).absolute().stem).replace("%", "")
+    stem = f"camera-{source}" if isinstance(source, int) else shown_name(Path(source).absolute().stem).replace("%", "")
     clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
     return clips, output / f"{stem}.coda.jsonl"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -26,6 +27,21 @@ def utf8(text: str) -> str:
         The same text; bytes that are not UTF-8 are written out, as in \xff.
     """
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def shown_name(text: str) -> str:
+    r"""Write a path as the names of outputs have it: on one line, without commands to a terminal.
+
+    Args:
+        text: the path, as Python holds it.
+
+    Returns:
+        The same text; bytes that are not UTF-8 and control characters are written out, as in \xff and \x1b.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", utf8(text))
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def regular_size(path: Path, most: int) -> int:
