@@ -92,6 +92,8 @@ def convert(net: Net, output: Path, *, replace: bool = True) -> float:
                     f"not written, the copy's logits differ by {difference:g}; report this", item=output
                 )
             give_name(written, output, replace=replace)
+    except MediaError as error:  # about the copy
+        raise type(error)(error.message, item=output) from error
     except OSError as error:
         raise MediaError(f"cannot be written ({error.strerror or error})", item=output) from error
     return difference

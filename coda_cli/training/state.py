@@ -57,7 +57,9 @@ def save_state(
         "step": step,
         "seconds": seconds,
     }
-    write_with(path, lambda stream: torch.save(state, stream))
+    whole = io.BytesIO()  # torch's own writer, on a disk that is full, ends with an error that hides the reason
+    torch.save(state, whole)
+    write_with(path, lambda stream: stream.write(whole.getbuffer()))
 
 
 def load_state(
