@@ -26,7 +26,7 @@ from coda_cli.explanation.run import explain_many
 from coda_cli.media.files import TakenError, alone, give_name, write_with
 from coda_cli.schema.pictures import from_json
 from coda_cli.training.recipes import RECIPES
-from coda_cli.training.state import LOG_FIELDS, LOG_FILE
+from coda_cli.training.state import LOG_FIELDS, LOG_FILE, Log
 from coda_cli.video import writing
 
 THEIRS = b"somebody else's\n"
@@ -298,6 +298,13 @@ def test_a_log_of_something_else_is_kept(train: Callable[..., program.Result], t
     log.unlink()
     log.write_text(header, newline="")  # of a run that was stopped in its first epoch: nothing is lost
     train()
+
+
+def test_a_run_from_python_begins_no_log_over_another(tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).write_bytes(THEIRS)
+    with pytest.raises(UsageError, match="exists, and is not replaced"):
+        Log(tmp_path / LOG_FILE, keep_until=0)
+    assert (tmp_path / LOG_FILE).read_bytes() == THEIRS
 
 
 @pytest.mark.usefixtures("one_thread")

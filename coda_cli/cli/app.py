@@ -137,6 +137,7 @@ def main() -> NoReturn:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup starts programs that ignore SIGHUP
             signal.signal(number, _terminate)
     logging.getLogger("coda_cli").handlers = [_WarningsToConsole()]
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of folders for its settings, and of fonts
     _prepare_stdout()
     try:
         ended = app(prog_name="coda", standalone_mode=False)  # else typer prints its errors itself, in four lines
@@ -163,6 +164,8 @@ def _message_of(error: Exception) -> str | None:
     """The message of an error that is no fault of the program; None for one that is."""
     if isinstance(error, CodaError):
         return str(error)
+    if "can't start new thread" in str(error):
+        return "the system allows no more threads; end other programs, or see ulimit -u"
     if _out_of_memory(error):
         return "memory ran out; use smaller pictures, compute fewer together, or use a machine with more memory"
     if isinstance(error, OSError):  # such as a full disk, where results or help are written
@@ -171,7 +174,7 @@ def _message_of(error: Exception) -> str | None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, also while torch was being imported (ulimit -v, -u)."""
+    """Whether an error says that memory ran out, also while torch was being imported (ulimit -v)."""
     if isinstance(error, MemoryError) or any(said in str(error) for said in _NOTHING_LEFT):
         return True
     if not isinstance(error, RuntimeError):
@@ -181,8 +184,8 @@ def _out_of_memory(error: Exception) -> bool:
     return out_of_memory(error)
 
 
-# What the system says where it gives no more memory or threads to a process.
-_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate", "can't start new thread")
+# What the system says where it gives no more memory to a process.
+_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate")
 
 
 def _one_line(error: TyperException) -> str:

@@ -298,6 +298,8 @@ def _decoded(
             waiting.append(packet.pts)
         try:
             frames = decode(packet)
+        except av.error.BlockingIOError as error:  # of the decoder, when it is made; the file may be whole
+            raise MediaError("the system allows no more threads to decode it with; see ulimit -u") from error
         except av.FFmpegError:
             if packet.pts is None:  # one with a stamp is counted when its turn has passed
                 mending = True
