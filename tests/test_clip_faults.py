@@ -254,7 +254,7 @@ def lasting(path: Path, last: float) -> Path:
         packets[-1].duration = round(last / packets[-1].time_base)
         output.mux(packets)
     head, _, tail = path.read_bytes().rpartition(b"\x9b")  # the length of a block; b"\xec": to be skipped
-    stated = int.from_bytes(tail[1 : 1 + (8 - tail[0].bit_length() + 1)])
+    stated = int.from_bytes(tail[1 : 1 + (tail[0] & 0x7F)])
     assert stated == round(last * 1000)
     path.write_bytes(head + b"\xec" + tail)
     return path
