@@ -85,7 +85,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(coda: Coda, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "said"), [(signal.SIGINT, 130, "interrupted: "), (signal.SIGTERM, 143, "terminated")]
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted: "), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 143, "terminated")],
 )
 def test_a_run_that_is_stopped_leaves_whole_results_and_the_same_command_goes_on(
     coda: Coda, tmp_path: Path, number: signal.Signals, status: int, said: str

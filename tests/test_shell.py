@@ -21,7 +21,7 @@ from coda_cli.schema.parts import without_controls
 Coda = Callable[..., program.Result]
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("wait", [0.0, 0.3])
 def test_signals_while_it_leaves_do_not_disturb(tmp_path: Path, second: signal.Signals, wait: float) -> None:
     for n in range(40):
@@ -49,6 +49,45 @@ def test_a_signal_while_python_ends_is_ignored() -> None:
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
     assert (child.returncode, child.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
+@pytest.mark.parametrize("where", ["error", "say"])
+def test_a_signal_while_an_error_is_printed_is_no_traceback(number: str, status: int, where: str) -> None:
+    """The second time, while "terminated" is printed."""
+    code = (
+        "import os, signal, sys\nfrom coda_cli.cli import app\n"
+        f"def printed(text): os.kill(os.getpid(), signal.{number}); os.write(1, b'not reached')\n"
+        "def broken(*_, **__):\n"
+        f"    if {where!r} == 'say': os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    raise app.UsageError('no')\n"
+        f"app.app, app.console.{where} = broken, printed\n"
+        "sys.argv = ['coda']; app.process()"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
+    expected = (status, "") if where == "error" else (143, "not reached")
+    assert (child.returncode, child.stdout, child.stderr) == (*expected, "")
+
+
+def test_nohup_keeps_a_run_from_ending_with_its_terminal() -> None:
+    code = (
+        "import os, signal, sys, time\nfrom coda_cli.cli import app\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "app.app = lambda **_: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "sys.argv = ['coda']; app.process()"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_too_few_threads_are_told_from_too_little_memory(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("coda_cli.media.sources.resolve", none_left)
+    assert coda("explain", "a.png", status=1).error == (
+        "the system allows no more threads; end other programs, or see ulimit -u"
+    )
 
 
 @pytest.mark.parametrize("args", [["models", "list"], ["explain", "a.png"], ["models", "verify", "cifar10"]])

@@ -293,16 +293,16 @@ def _decoded(
     import av
 
     shown = key.pts - 1 if key else None  # the stamp of the last frame
-    waiting: list[int] = []
-    decode, guessed = decoder_of(stream), has_guessed_stamps(stream)
+    waiting, decode, guessed = list[int](), decoder_of(stream), has_guessed_stamps(stream)
     mending = False  # after a loss, frames refer to what was lost, until the next key frame
     for packet in _until_broken(stream, log):
         if packet.pts is not None and packet.size and _shows(packet, stream) and not (key and packet.pts < key.pts):
             waiting.append(packet.pts)
         try:
             frames = decode(packet)
-        except av.error.BlockingIOError as error:  # of the decoder, when it is made; the file may be whole
-            raise MediaError("the system allows no more threads to decode it with; see ulimit -u") from error
+        except av.error.BlockingIOError as error:  # when the decoder is made; the file may be whole
+            name = stream.container.name.removeprefix("file:")
+            raise MediaError("the system allows no more threads to decode it with; see ulimit -u", item=name) from error
         except av.FFmpegError:
             if packet.pts is None:  # one with a stamp is counted when its turn has passed
                 mending = True
