@@ -35,6 +35,7 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.cli import app as cli_app
 from coda_cli.cli.console import console
 from coda_cli.core.networks import build
+from coda_cli.errors import STOPPING
 from coda_cli.schema.pictures import from_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -130,16 +131,17 @@ def _threads() -> set[str]:
 
 
 def _run_main() -> int:
-    # The program's voice and its signal handler belong to a process, and this process runs it many times.
+    # The program's voice and its signal handlers belong to a process, and this process runs it many times.
     console.verbosity, console._rich, console._said_interrupted = 0, None, False
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     try:
         cli_app.main()
     except SystemExit as end:
         return int(end.code or 0)
     finally:
         console.verbosity, console._rich, console._said_interrupted = 0, None, False
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def test_a_sheet_that_is_replaced_has_no_old_record_beside_it(
     photo(tmp_path / "a.png")
     coda("compare", "a.png", "-c", "cat", "--method", "ours")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise MediaError("disk full")
 
     monkeypatch.setattr(comparisons, "write_png", full)
