@@ -47,7 +47,7 @@ def cut(model: nn.Module) -> str | None:
     Returns:
         The name of the layer.
     """
-    name: str | None = getattr(model, "cut", None)  # type: ignore[assignment]
+    name: str | None = getattr(model, "cut", None)
     return name
 
 
@@ -63,7 +63,7 @@ def zero(model: nn.Module) -> tuple[float, ...] | None:
     Returns:
         r, g and b in [0, 1], or None.
     """
-    colour: tuple[float, ...] | None = getattr(model, "zero", None)  # type: ignore[assignment]
+    colour: tuple[float, ...] | None = getattr(model, "zero", None)
     return colour
 
 
