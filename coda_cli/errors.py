@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import IntEnum
 from os import PathLike, fspath
 from typing import Self
@@ -17,7 +18,11 @@ class ExitCode(IntEnum):
     INEXACT = 4  # a residual is above its tolerance
     DOWNLOAD = 5  # a download failed
     INTERRUPTED = 130  # SIGINT
-    TERMINATED = 143  # SIGTERM
+    TERMINATED = 143  # SIGTERM, or SIGHUP: its terminal was closed
+
+
+# The signals that end a run; on the way out temporary files are removed. Windows has no SIGHUP.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class CodaError(Exception):

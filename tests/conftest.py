@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from PIL import Image
 from coda_cli.checkpoints.loading import load
 from coda_cli.core import decompose
 from coda_cli.core.networks import classify
+from coda_cli.machine import budget
 from coda_cli.training.datasets import Split
 
 Coda = Callable[..., program.Result]
+
+# A shell starts programs in the background with SIGINT ignored, and their children inherit that. The tests of Ctrl-C
+# need the usual handler, in this process and in its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -81,6 +87,12 @@ def one_thread() -> Iterator[None]:
 def seeded() -> None:
     """Torch's random numbers are the same in every test."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=[budget.WRITTEN_RANK, 1], ids=["factored", "written"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested of DAU layers holds for weights that are written out and for those that are not."""
+    monkeypatch.setattr(budget, "WRITTEN_RANK", request.param)
 
 
 @pytest.fixture

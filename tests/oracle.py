@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coda_cli.core.blur import Blur
-from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.networks import CodaNet
 
 

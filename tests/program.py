@@ -19,12 +19,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
+import typer.main
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,11 +35,13 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.cli import app as cli_app
 from coda_cli.cli.console import console
 from coda_cli.core.networks import build
+from coda_cli.errors import STOPPING
 from coda_cli.schema.pictures import from_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
 MODEL = "cifar10"  # what the tests run, whatever the default is: small pictures, known classes, fast
+_COMMAND = cache(typer.main.get_command)  # reading the signatures of all commands takes 40 ms, a fifth of many a run
 _OURS = re.compile(r"CODA_|NO_COLOR$|FORCE_COLOR$|TTY_|COLUMNS$|CI$")  # the developer's shell must not matter
 
 
@@ -110,6 +114,7 @@ def run(
         if cwd is not None:
             patch.chdir(cwd)
         patch.setattr(sys, "argv", ["coda", *texts])
+        patch.setattr(typer.main, "get_command", _COMMAND)
         data = input.encode() if isinstance(input, str) else input or b""
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
         ended = _run_main()
@@ -126,16 +131,17 @@ def _threads() -> set[str]:
 
 
 def _run_main() -> int:
-    # The program's voice and its signal handler belong to a process, and this process runs it many times.
+    # The program's voice and its signal handlers belong to a process, and this process runs it many times.
     console.verbosity, console._rich, console._said_interrupted = 0, None, False
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     try:
         cli_app.main()
     except SystemExit as end:
         return int(end.code or 0)
     finally:
         console.verbosity, console._rich, console._said_interrupted = 0, None, False
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from films import H, W, close_to, counted, film, length_of, number, numbers, pac
 from PIL import Image
 
 from coda_cli.errors import MediaError
+from coda_cli.explanation.clip.run import _with_durations
 from coda_cli.video import sound
 from coda_cli.video.checking import held_in
-from coda_cli.video.reading import ClipWriter, Reader, probe, read_frames
+from coda_cli.video.reading import ClipWriter, Reader, Selection, probe, read_frames
 
 # ---- how clips are shown ---------------------------------------------------------------------------------------------
 
@@ -241,6 +242,34 @@ def test_a_length_that_is_stated_too_long_is_no_loss(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"00:00:01.000000000", b"00:00:09.000000000"))
     reader = Reader(path)
     assert (len(list(reader)), reader.lost, reader.notes) == (10, 0, [])
+
+
+def lasting(path: Path, last: float) -> Path:
+    """A Matroska of three frames of 40 ms, the last of which lasts longer, as only its header says."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = W, H, "bgr0"
+        packets = [p for n in range(3) for p in stream.encode(av.VideoFrame.from_ndarray(picture(n), format="rgb24"))]
+        packets += stream.encode()
+        packets[-1].duration = round(last / packets[-1].time_base)
+        output.mux(packets)
+    head, _, tail = path.read_bytes().rpartition(b"\x9b")  # the length of a block; b"\xec": to be skipped
+    stated = int.from_bytes(tail[1 : 1 + (tail[0] & 0x7F)])
+    assert stated == round(last * 1000)
+    path.write_bytes(head + b"\xec" + tail)
+    return path
+
+
+@pytest.mark.parametrize(("last", "kept"), [(2.0, 2.0), (4000.0, 0.04)])
+def test_the_last_frame_of_a_matroska_lasts_as_long_as_its_header_says(
+    tmp_path: Path, last: float, kept: float
+) -> None:
+    reader = Reader(lasting(tmp_path / "a.mkv", last))
+    *_, before, held = _with_durations(reader)
+    assert (before.duration, held.duration) == (pytest.approx(0.04), pytest.approx(kept, abs=0.002))
+    shorter = Reader(tmp_path / "a.mkv", Selection(end=0.5))
+    *_, held = _with_durations(shorter)
+    assert held.duration == pytest.approx(min(kept, 0.42), abs=0.002)
 
 
 def test_b_frames_of_h264_in_avi_are_all_there(tmp_path: Path) -> None:

@@ -51,10 +51,19 @@ def test_everything_is_written_and_adds_up(coda: Coda, tmp_path: Path) -> None:
 
 
 def test_all_methods_are_the_default(coda: Coda, tmp_path: Path) -> None:
+    # With their own parameters, 1000 masks among them; on a network of one layer, which all of them take.
+    arguments = {"channels": [6, 3], "kernels": [3], "strides": [2], "ranks": [2], "norm": "SQ", "temperature": 1.0}
+    checkpoint = Checkpoint(
+        name="tiny",
+        architecture="coda_net",
+        arguments=arguments,
+        classes=("a", "b", "c"),
+        preprocessing=Preprocessing(resize=16, crop=16),
+    )
+    save(build("coda_net", arguments), checkpoint, tmp_path / "tiny.safetensors")
     photo(tmp_path / "a.png")
-    record = coda("compare", "a.png", "--json").record
-    names = [part["method"].partition(":")[0] for part in record["methods"]]
-    assert names == [
+    record = coda("compare", "a.png", "-m", "tiny.safetensors", "--json").record
+    assert [part["method"] for part in record["methods"]] == [
         "ours",
         "gradient",
         "input-x-gradient",
@@ -62,10 +71,11 @@ def test_all_methods_are_the_default(coda: Coda, tmp_path: Path) -> None:
         "deeplift",
         "grad-cam",
         "guided-backprop",
-        "occlusion",
+        "occlusion:window=4,stride=2",
         "lime",
-        "rise",
+        "rise:masks=1000",
     ]
+    assert record["left_out"] == {}
 
 
 def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Path) -> None:
@@ -238,7 +248,7 @@ def test_a_sheet_that_is_replaced_has_no_old_record_beside_it(
     photo(tmp_path / "a.png")
     coda("compare", "a.png", "-c", "cat", "--method", "ours")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise MediaError("disk full")
 
     monkeypatch.setattr(comparisons, "write_png", full)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints.published import PUBLISHED
 from coda_cli.core import dau_kernels
-from coda_cli.core.dau import NORMS, DAUConv2d
+from coda_cli.core.dau import NORMS
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.decompose import RELATIVE_TOLERANCE, decompose
 from coda_cli.core.networks import CodaNet, build, encode
 

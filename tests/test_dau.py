@@ -1,83 +1,32 @@
-"""The DAU layer: every path through it computes what the definition in ``oracle`` says."""
+"""The DAU layer: on every path its output is what the definition in ``oracle`` says."""
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-import torch.nn.functional as F
-from oracle import dynamic_weights, layer_matrix, patch_entries, written_out
+from dau_paths import (
+    FACTORS,
+    GEOMETRIES,
+    PATHS,
+    PRECISION,
+    Path,
+    assert_equal_to,
+    by_definition,
+    by_eval,
+    by_held,
+    by_training,
+)
+from oracle import layer_matrix
 from torch import Tensor, nn
 
 from coda_cli.core import dau_kernels
-from coda_cli.core.dau import NORMS, DAUConv2d, scale_of_norm
+from coda_cli.core.dau import NORMS
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.held import held
-from coda_cli.machine import budget
 
-pytestmark = pytest.mark.filterwarnings("error")
-
-GEOMETRIES = list(itertools.product((1, 3, 7), (1, 2, 3), (None, 0, 2)))  # kernel, stride, padding
-
-# rank, groups and bias for layers with d = 18 and two outputs: below and above d, groups that cut between patch
-# entries (3) and through the middle of one (4: blocks of nine of the numbers entry * 2 + o).
-FACTORS = [(1, 1, True), (5, 1, True), (17, 1, True), (18, 1, False), (40, 1, True), (40, 1, False), (6, 3, True),
-           (8, 4, True), (8, 4, False), (36, 4, True)]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True, params=[budget.WRITTEN_RANK, 1], ids=["factored", "written"])
-def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test here holds for weights that are written out and for those that are not."""
-    monkeypatch.setattr(budget, "WRITTEN_RANK", request.param)
-
-
-def by_eval(layer: DAUConv2d, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return layer(x)
-
-
-def by_training(layer: DAUConv2d, x: Tensor) -> Tensor:
-    return layer(x)
-
-
-def by_held(layer: DAUConv2d, x: Tensor) -> Tensor:
-    with held():
-        return layer(x.detach().requires_grad_())
-
-
-Path = Callable[[DAUConv2d, Tensor], Tensor]
-PATHS: list[Path] = [by_eval, by_training, by_held]
-# The differentiable path takes norms from the Gram form, which cancels: it is compared in float32.
-PRECISION: dict[Path, tuple[torch.dtype, float]] = {
-    by_eval: (torch.float64, 1e-10),
-    by_training: (torch.float32, 1e-4),
-    by_held: (torch.float64, 1e-10),
-}
-
-
-def by_definition(layer: DAUConv2d, x: Tensor) -> Tensor:
-    """The layer's output [B, O, H', W'] in float64 from its dynamic matrix."""
-    outputs = []
-    for item in x.detach().double():
-        matrix, size = layer_matrix(layer, item)
-        outputs.append((matrix @ item.flatten()).reshape(size))
-    return torch.stack(outputs)
-
-
-def assert_equal_to(actual: Tensor, expected: Tensor, rtol: float) -> None:
-    """Elementwise relative agreement; numbers that cancelled to nearly 0 may miss by rtol of the largest."""
-    actual, expected = actual.detach().double(), expected.detach().double()
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=rtol * float(expected.abs().max()))
-
-
-# ---- forward --------------------------------------------------------------------------------------------------------
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("seeded", "both_ways")]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -197,183 +146,6 @@ def test_a_layer_of_many_blocks_equals_the_definition_position_by_position() -> 
         assert_equal_to(rows[0, :, row, column], matrix.sum(0), 1e-10)
 
 
-# ---- held backward --------------------------------------------------------------------------------------------------
-
-
-def _cotangents() -> dict[str, Tensor]:
-    shape = (2, 4, 5, 3)
-    one_output, one_position, mixed = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
-    one_output[:, 2] = torch.randn(2, 5, 3, dtype=torch.float64)
-    one_position[1, 3, 4, 0] = -2.0
-    mixed[0, 0], mixed[1, 3] = 1.0, -1.0  # the images ask for different outputs
-    return {
-        "all": torch.randn(shape, dtype=torch.float64),
-        "one output": one_output,
-        "one position": one_position,
-        "different outputs": mixed,
-        "none": torch.zeros(shape, dtype=torch.float64),
-    }
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("cotangent", ["all", "one output", "one position", "different outputs", "none"])
-def test_held_gradient_is_the_definition_s_matrix_transposed(norm: str, cotangent: str) -> None:
-    layer = DAUConv2d(2, 4, 3, 5, stride=2, norm=norm).double()
-    x = torch.rand(2, 2, 9, 6, dtype=torch.float64, requires_grad=True)
-    c = _cotangents()[cotangent]
-    with held():
-        (gradient,) = torch.autograd.grad(layer(x), x, c)
-    for b in range(2):
-        matrix, _ = layer_matrix(layer, x.detach()[b])
-        assert_equal_to(gradient[b].flatten(), c[b].flatten() @ matrix, 1e-10)
-
-
-def test_held_gradient_can_be_taken_after_the_block_is_left() -> None:
-    layer, x = DAUConv2d(2, 3, 3, 4), torch.rand(1, 2, 5, 5, requires_grad=True)
-    with held():
-        y = layer(x)
-        (inside,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
-    (outside,) = torch.autograd.grad(y.sum(), x)
-    assert torch.equal(inside, outside)
-    (ordinary,) = torch.autograd.grad(layer(x).sum(), x)
-    assert not torch.allclose(ordinary, inside, rtol=0.1)
-
-
-def test_a_nan_in_one_image_does_not_touch_the_gradient_of_another() -> None:
-    layer, x = DAUConv2d(2, 3, 3, 4), torch.rand(2, 2, 5, 5)
-    x[0, 0, 2, 2] = torch.nan
-    x.requires_grad_()
-    with held():
-        (together,) = torch.autograd.grad(layer(x).sum(), x)
-        (alone,) = torch.autograd.grad(layer(x[1:]).sum(), x)
-    assert together[0].isnan().any()
-    assert_equal_to(together[1], alone[1], 1e-6)
-
-
-# ---- norms ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_scale_of_a_norm_is_its_definition() -> None:
-    n = torch.tensor([0.0, 0.5, 1.0, 3.0])
-    torch.testing.assert_close(scale_of_norm(n, "SQ"), torch.tensor([0.0, 0.4, 0.5, 0.3]))
-    torch.testing.assert_close(scale_of_norm(n, "L2"), torch.tensor([0.0, 2.0, 1.0, 1 / 3]))
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("n", "dtype"), [(300.0, torch.float16), (1e25, torch.float32), (1e200, torch.float64)])
-def test_the_scale_of_a_norm_whose_square_overflows_is_not_lost(n: float, dtype: torch.dtype, norm: str) -> None:
-    # With g = 0 the layer is dark, its map empty and the residual 0: nothing would tell.
-    g = scale_of_norm(torch.tensor([n], dtype=dtype), norm)
-    assert float(g) == pytest.approx(1 / n, rel=1e-2, abs=0)  # for such n both norms' g
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_an_overflown_norm_is_not_taken_for_no_evidence(norm: str) -> None:
-    assert scale_of_norm(torch.tensor([torch.inf, torch.nan]), norm).isnan().all()
-
-
-def _norms_by_factors(layer: DAUConv2d, x: Tensor) -> Tensor:
-    """|w_o| [O, P] of one image x [C, H, W] from ``norm_factors``."""
-    z = layer.V.flatten(1) @ F.unfold(x[None], layer.kernel_size, padding=layer.padding, stride=layer.stride)[0]
-    R, c, e = layer.norm_factors()
-    return (R @ z + c[..., None]).norm(dim=1).hypot(e[:, None]).detach()
-
-
-def _norms_by_definition(layer: DAUConv2d, x: Tensor) -> Tensor:
-    _, entries = patch_entries(x.shape, layer.kernel_size, layer.stride, layer.padding)
-    values = torch.cat([x.double().flatten(), torch.zeros(1, dtype=torch.float64)])
-    return torch.stack([dynamic_weights(layer, values[index]).norm(dim=1) for index in entries], 1)
-
-
-@pytest.mark.parametrize(("rank", "groups", "bias"), FACTORS)
-def test_norm_factors_give_the_norms_of_the_definition(rank: int, groups: int, bias: bool) -> None:
-    layer, x = DAUConv2d(2, 2, 3, rank, groups=groups, bias=bias).double(), torch.rand(2, 4, 5, dtype=torch.float64)
-    assert layer.norm_factors().R.shape == (2, min(18, rank), rank)
-    assert_equal_to(_norms_by_factors(layer, x), _norms_by_definition(layer, x), 1e-12)
-
-
-def test_norm_factors_are_computed_once() -> None:
-    layer = DAUConv2d(2, 3, 3, 4)
-    assert layer.norm_factors() is layer.norm_factors()
-
-
-def _optimiser_step(layer: DAUConv2d) -> None:
-    optimiser = torch.optim.SGD(layer.parameters(), lr=10.0)
-    layer(torch.rand(1, 2, 5, 5)).sum().backward()
-    optimiser.step()
-
-
-def _fused_step(layer: DAUConv2d) -> None:  # which torch does not count as a change
-    optimiser = torch.optim.Adam(layer.parameters(), lr=1.0, fused=True)
-    layer(torch.rand(1, 2, 5, 5)).sum().backward()
-    optimiser.step()
-
-
-def _load_state(layer: DAUConv2d) -> None:
-    layer.load_state_dict(DAUConv2d(2, 3, 3, 4).state_dict())
-
-
-def _copy_b(layer: DAUConv2d) -> None:
-    assert layer.b is not None
-    with torch.no_grad():
-        layer.b.copy_(torch.randn_like(layer.b))
-
-
-def _scale_u(layer: DAUConv2d) -> None:
-    with torch.no_grad():
-        layer.U.mul_(3)
-
-
-def _new_parameter(layer: DAUConv2d) -> None:
-    layer.U = nn.Parameter(torch.randn_like(layer.U))
-
-
-def _to_double_and_scaled(layer: DAUConv2d) -> None:
-    layer.double()
-    _scale_u(layer)
-
-
-@pytest.mark.parametrize(
-    "change", [_optimiser_step, _fused_step, _load_state, _copy_b, _scale_u, _new_parameter, _to_double_and_scaled]
-)
-def test_norms_follow_a_change_of_the_weights(change: Callable[[DAUConv2d], None]) -> None:
-    layer, x = DAUConv2d(2, 3, 3, 4), torch.rand(2, 5, 5)
-    before = _norms_by_factors(layer, x)
-    change(layer)
-    after = _norms_by_factors(layer, x.to(layer.U.dtype))
-    assert (after - before).abs().max() > 1e-3
-    assert_equal_to(after, _norms_by_definition(layer, x), 1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_norm_factors_follow_a_move_to_another_type(dtype: torch.dtype) -> None:
-    layer = DAUConv2d(2, 3, 3, 4)
-    layer.norm_factors()
-    layer.to(dtype)
-    assert layer.norm_factors().R.dtype == dtype
-    x = torch.rand(2, 5, 5).to(dtype)
-    assert_equal_to(_norms_by_factors(layer, x), _norms_by_definition(layer, x), 8 * torch.finfo(dtype).eps)
-
-
-def test_norms_follow_weights_that_were_replaced_in_memory_used_before() -> None:
-    # Two replacements: the second may land at the address that the first one freed.
-    layer, x = DAUConv2d(2, 3, 3, 4), torch.rand(2, 5, 5)
-    for _ in range(100):
-        layer.norm_factors()
-        for _ in range(2):
-            layer.U.data = torch.randn(layer.U.shape)
-        assert_equal_to(_norms_by_factors(layer, x), _norms_by_definition(layer, x), 1e-5)
-
-
-def test_a_copy_of_a_layer_has_norms_of_its_own() -> None:
-    layer, x = DAUConv2d(2, 3, 3, 4), torch.rand(2, 5, 5)
-    before = _norms_by_factors(layer, x)
-    other = copy.deepcopy(layer)
-    _scale_u(other)
-    assert_equal_to(_norms_by_factors(other, x), _norms_by_definition(other, x), 1e-5)
-    assert torch.equal(_norms_by_factors(layer, x), before)
-
-
 # ---- nothing to see -------------------------------------------------------------------------------------------------
 
 
@@ -426,99 +198,3 @@ def test_an_output_without_weights_is_zero_beside_others_that_are_not(norm: str)
     y = by_eval(layer, x)
     assert torch.equal(y[:, 1], torch.zeros(1, 5, 4, dtype=torch.float64))
     assert_equal_to(y, by_definition(layer, x), 1e-10)
-
-
-# ---- training -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    ("rank", "groups", "bias", "stride"),
-    [(4, 1, True, 1), (4, 1, False, 2), (4, 2, True, 1), (40, 1, True, 1)],
-)
-def test_training_gradients_are_those_of_the_definition(
-    norm: str, rank: int, groups: int, bias: bool, stride: int
-) -> None:
-    layer = DAUConv2d(2, 2, 3, rank, norm=norm, groups=groups, bias=bias, stride=stride)
-    x = torch.rand(2, 2, 6, 5, requires_grad=True)
-    wide = x.detach().double().requires_grad_()
-    expected_y = written_out(layer, wide)
-    c = torch.randn(expected_y.shape, dtype=torch.float64)
-    parameters = list(layer.parameters())
-    fast = torch.autograd.grad(layer(x), [x, *parameters], c.float())
-    slow = torch.autograd.grad(expected_y, [wide, *parameters], c)
-    for a, b in zip(fast, slow, strict=True):
-        torch.testing.assert_close(a.double(), b.double(), rtol=1e-3, atol=1e-4 * float(b.abs().max()))
-
-
-def test_training_in_float64_is_computed_in_float64() -> None:
-    first, second = DAUConv2d(2, 3, 3, 4).double(), DAUConv2d(3, 2, 3, 4).double()
-    x = torch.rand(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-    y = second(first(x))
-    assert y.dtype == torch.float64
-    parameters = [x, *first.parameters(), *second.parameters()]
-    fast = torch.autograd.grad(y.sum(), parameters)
-    slow = torch.autograd.grad(written_out(second, written_out(first, x)).sum(), parameters)
-    for a, b in zip(fast, slow, strict=True):
-        assert_equal_to(a, b, 1e-8)
-
-
-def test_a_held_pass_gives_the_parameters_no_gradient() -> None:
-    layer = DAUConv2d(2, 3, 3, 4)
-    by_held(layer, torch.rand(1, 2, 5, 5)).sum().backward()
-    assert all(parameter.grad is None for parameter in layer.parameters())
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("path", "share"), [(by_eval, 0.01), (by_held, 0.01), (by_training, 0.03)])
-def test_bf16_autocast_stays_near_float32(path: Path, share: float, norm: str) -> None:
-    layer, x = DAUConv2d(6, 8, 3, 16, norm=norm), torch.rand(1, 6, 9, 9)
-    expected = by_eval(layer, x)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = path(layer, x)
-    error = (y.float() - expected).abs().max()
-    assert 0 < error < share * expected.abs().max()
-
-
-# ---- construction ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"norm": "L1"}, "'L1'"), ({"norm": "sq"}, "SQ, L2"), ({"groups": 3}, "groups=3"), ({"groups": 4}, "groups=4")],
-)
-def test_arguments_that_make_no_layer_are_refused(arguments: dict[str, object], message: str) -> None:
-    # Rank 4 is no multiple of 3; 3 outputs of 9 entries are no multiple of 4.
-    with pytest.raises(ValueError, match=message):
-        DAUConv2d(1, 3, 3, 4, **arguments)  # type: ignore[arg-type]
-
-
-def test_a_layer_says_what_it_is() -> None:
-    text = repr(DAUConv2d(2, 3, 7, 4, stride=2, norm="L2"))
-    assert text == "DAUConv2d(2, 3, kernel_size=7, rank=4, stride=2, padding=3, norm=L2, groups=1)"
-
-
-@pytest.mark.parametrize(("groups", "bias"), [(1, True), (2, True), (1, False)])
-def test_a_layer_holds_its_parameters_and_nothing_else(groups: int, bias: bool) -> None:
-    layer = DAUConv2d(2, 3, 3, 4, groups=groups, bias=bias)
-    layer.norm_factors()
-    shapes = {"V": (4, 2, 3, 3), "U": (3 * 4 // groups, 2, 3, 3)} | ({"b": (3, 2, 3, 3)} if bias else {})
-    assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == shapes
-
-
-def test_fresh_parameters_are_drawn_as_the_original_s_convolutions_draw_theirs() -> None:
-    layer = DAUConv2d(6, 16, 3, 32, groups=2)
-    first, second = nn.Conv2d(6, 32, 3), nn.Conv2d(32, 16 * 54, 1, groups=2)
-    assert second.bias is not None
-    assert layer.b is not None
-    for pair in ((layer.V, first.weight), (layer.U, second.weight), (layer.b, second.bias)):
-        ours, theirs = (parameter.detach() for parameter in pair)
-        assert ours.numel() == theirs.numel()
-        assert float(ours.abs().max()) == pytest.approx(float(theirs.abs().max()), rel=0.02)
-        assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.1)
-        assert abs(float(ours.mean())) < 0.1 * float(ours.abs().max())
-
-
-def test_a_norm_without_a_formula_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no formula"):
-        scale_of_norm(torch.ones(2), "L1")

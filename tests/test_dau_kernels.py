@@ -11,7 +11,8 @@ from oracle import layer_matrix
 from torch import Tensor
 
 from coda_cli.core import dau_kernels as kernels
-from coda_cli.core.dau import NORMS, DAUConv2d, aligned, scale_of_norm
+from coda_cli.core.dau import NORMS, aligned, scale_of_norm
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.machine import budget
 
 pytestmark = pytest.mark.filterwarnings("error")

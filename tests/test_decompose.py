@@ -15,9 +15,10 @@ from oracle import bcos_matrix, written_out
 from small_nets import CLASSES, assert_equals_definition, error_against_definition, explained, picture, small_net
 from torch import Tensor, nn
 
-from coda_cli.core import dau, dau_kernels, gradients
+from coda_cli.core import dau_kernels, dau_layer, gradients
 from coda_cli.core.blur import Blur
-from coda_cli.core.dau import NORMS, DAUConv2d
+from coda_cli.core.dau import NORMS
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.decompose import decompose
 from coda_cli.core.held import Held, is_held
 from coda_cli.core.networks import CodaNet, encode
@@ -243,7 +244,7 @@ def _groups_of_outputs(patch: pytest.MonkeyPatch) -> None:
 
 
 def _other_norm(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(dau, "scale_of_norm", lambda n, _norm: n / (1 + n))
+    patch.setattr(dau_layer, "scale_of_norm", lambda n, _norm: n / (1 + n))
 
 
 def _norm_without_the_bias(patch: pytest.MonkeyPatch) -> None:

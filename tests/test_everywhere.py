@@ -13,7 +13,7 @@ import torch
 from test_bcos import SMALL, small
 from torch import Tensor, nn
 
-from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.networks import build, coda_net, encode, forward, hybrid_table

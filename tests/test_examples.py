@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import program
 import pytest
 import torch
 from PIL import Image
@@ -119,9 +121,7 @@ def test_the_documents_name_only_options_and_commands_that_exist() -> None:
     assert "@" not in re.sub(r"`[^`]*`", "", text).replace("@media", ""), "a placeholder was left"
     options = {}
     for command in COMMANDS:
-        run = subprocess.run([sys.executable, "-m", "coda_cli", *command, "--help"], capture_output=True, text=True)
-        assert run.returncode == 0
-        options[command] = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", run.stdout))
+        options[command] = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", program.run(*command, "--help").out))
     every = set.union(*options.values())
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)):
         assert option in every, option
@@ -262,9 +262,21 @@ def test_the_table_of_methods_holds_what_was_measured(
     assert {path.name for path in tmp_path.iterdir()} == {"imagenette.localisation.png", "imagenette.removal.png"}
 
 
-def test_the_table_of_temperatures_goes_on_where_it_stopped(scenes: Path, tmp_path: Path) -> None:
+def test_the_table_of_temperatures_goes_on_where_it_stopped(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = imported("temperature")
+    small = {"channels": [6, 4, 10], "kernels": [3, 1], "strides": [4, 2], "ranks": [2, 2]}
+    monkeypatch.setitem(script.PUBLISHED, script.CONFIGURATION, {**script.PUBLISHED[script.CONFIGURATION], **small})
+    monkeypatch.setattr(script, "train", partial(script.train, compiled=False))  # compiling would take most time
     wanted = (scenes, tmp_path, "10", "100", "--matrix-l1", "0", "0.5", "--epochs", "1", "--grids", "1")
-    (heads, *rows), _ = table("temperature.py", *wanted)
+    monkeypatch.setattr(sys, "argv", ["temperature.py", *map(str, wanted)])
+
+    def printed_rows() -> list[list[str]]:
+        script.main()
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+
+    heads, _, *rows = first = printed_rows()
     assert heads == ["T", "matrix L1", "accuracy", "3 x 3 localisation, 1 grids"]
     assert [row[:2] for row in rows] == [["10", "0"], ["10", "0.5"], ["100", "0"], ["100", "0.5"]]
     assert all(row[3].startswith("none: no 3 x 3 grid can be made") for row in rows)
@@ -278,7 +290,7 @@ def test_the_table_of_temperatures_goes_on_where_it_stopped(scenes: Path, tmp_pa
     ]
     networks[0].unlink()  # this one is made again, from its last state; the other is taken as it is
     kept = networks[1].stat().st_mtime_ns
-    assert table("temperature.py", *wanted)[0] == [heads, *rows]
+    assert printed_rows() == first
     assert networks[1].stat().st_mtime_ns == kept
     assert networks[0].exists()
 

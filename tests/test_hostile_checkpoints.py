@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from conftest import Coda
 from foreign import RANK_4, rank_4_state
 from torch import Tensor
 
-from coda_cli.checkpoints import headers, manifest
+from coda_cli.checkpoints import descriptions, headers, manifest, pickles, torch_files
 from coda_cli.checkpoints.loading import load, save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
 from coda_cli.checkpoints.torch_files import TorchFile
+from coda_cli.core import arguments
 from coda_cli.core.arguments import check_side
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError
@@ -411,3 +413,58 @@ def test_every_published_configuration_is_within_the_ranges() -> None:
             build(checkpoint.architecture, checkpoint.arguments)
         check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
         assert published_checkpoint(name) == checkpoint if entry.url else checkpoint.name == name
+
+
+# ---- each limit by itself --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("home", "limit", "most", "said"),
+    [
+        (torch_files, "MAX_FILE", 100, "the limit is 100"),
+        (torch_files, "MAX_DIRECTORY", 10, "its zip directory has"),
+        (torch_files, "MAX_BYTES", 10, "bytes of description; the limit is 10"),
+        (torch_files, "MAX_NESTING", 0, "it is nested too deeply"),
+        (pickles, "MAX_STEPS", 3, "it needs more than 3 steps"),
+        (headers, "MAX_HEADER", 10, "not a safetensors file"),
+        (headers, "MAX_SIDES", 1, "not a safetensors file"),
+        (headers, "MAX_NAME", 3, "not a safetensors file"),
+        (descriptions, "MAX_ENTRIES", 1, "more than 1 entries"),
+        (descriptions, "MAX_TEXT", 3, "a text is too long"),
+        (descriptions, "MAX_NESTING", 0, "nested too deeply"),
+        (arguments, "MAX_LAYERS", 0, "expected at most 0 together"),
+        (arguments, "MAX_WEIGHTS", 1, "more than 1 weights"),
+    ],
+)
+def test_a_sound_file_above_a_limit_is_refused_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: ModuleType, limit: str, most: int, said: str
+) -> None:
+    """Another check may refuse a hostile file first; a sound one meets only the limit."""
+    architecture = "bcos_resnet" if limit == "MAX_LAYERS" else "coda_net"
+    own = tiny(tmp_path / "net.safetensors", architecture, lambda d: d.update(licence="free"))
+    pickled = tmp_path / "state.pt"
+    torch.save({"a": [torch.ones(2)], "b": {"c": 1}}, pickled)
+
+    def everything() -> None:
+        load(own)
+        with TorchFile(pickled) as file:
+            file.everything()
+
+    everything()
+    monkeypatch.setattr(home, limit, most)
+    with pytest.raises(CheckpointError, match=said):
+        everything()
+
+
+@pytest.mark.parametrize("code", [b"\x80\x02\x8b%s\x01.", b"I%s\n."], ids=["bytes", "digits"])
+def test_integers_have_a_length(code: bytes) -> None:
+    """Python takes the square of the time for a number that it has to write out."""
+
+    def read(size: int) -> object:
+        digits = b"9" * 2 * size
+        content = size.to_bytes(4, "little") + b"\x01" * (size - 1) if code.startswith(b"\x80") else digits
+        return pickles.PickleReader(code % content).load()
+
+    assert isinstance(read(pickles.MAX_INTEGER_BYTES), int)
+    with pytest.raises(pickles.PickleError, match="an integer that is too long"):
+        read(pickles.MAX_INTEGER_BYTES + 1)

@@ -29,12 +29,14 @@ from coda_cli.media.sources import resolve
 
 def test_nothing_more_is_computed_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
-    begun = []
+    begun, counting = [], threading.Lock()
 
     def explain_batch(views: Any, **more: Any) -> Any:
-        begun.append(views)
+        with counting:
+            begun.append(views)
+            first = len(begun) == 1
         time.sleep(0.2)  # for the next one to wait for this
-        if len(begun) == 1:
+        if first:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.2)
         return pictures.explain_batch(views, **more)
@@ -44,7 +46,7 @@ def test_nothing_more_is_computed_after_ctrl_c(tmp_path: Path, monkeypatch: pyte
     run = runs.explain_items(net, resolve([str(tmp_path / "in")]), pictures.Request(), output, batch=1)
     with pytest.raises(KeyboardInterrupt):
         next(run)
-    assert len(begun) == 1
+    assert len(begun) <= 2  # on CPUs two batches are computed at a time
 
 
 def wait_for(there: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
@@ -83,7 +85,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(coda: Coda, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "said"), [(signal.SIGINT, 130, "interrupted: "), (signal.SIGTERM, 143, "terminated")]
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted: "), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 143, "terminated")],
 )
 def test_a_run_that_is_stopped_leaves_whole_results_and_the_same_command_goes_on(
     coda: Coda, tmp_path: Path, number: signal.Signals, status: int, said: str

@@ -293,11 +293,11 @@ def test_the_command_measures_goes_on_and_draws(coda: Coda, scenes: Path, tmp_pa
     np.testing.assert_allclose(again["scores"], found["scores"], atol=1e-6)
     assert (tmp_path / "kept.jsonl").read_text().splitlines() == kept
     # Two runs at once do not mix their lines, and nothing is left beside the file.
-    with filelock.FileLock(tmp_path / "kept.jsonl.lock"):
+    with filelock.FileLock(tmp_path / ".coda-kept.jsonl.lock"):
         refused = coda(*command, "--scores", "kept.jsonl", status=2)
     assert refused.error == "kept.jsonl: another run writes to it; wait for its end, or name another file"
     coda(*command, "--scores", "kept.jsonl")
-    assert not (tmp_path / "kept.jsonl.lock").exists()
+    assert not (tmp_path / ".coda-kept.jsonl.lock").exists()
     # What decides the scores tells measurements apart.
     for other in (("--method", "input-x-gradient"), ("--smooth", "3"), ("--rescale",), ("--protocol", "published")):
         assert "another measurement" in coda(*command, *other, "--scores", "kept.jsonl", status=2).error

@@ -269,7 +269,7 @@ def test_convert_does_not_overwrite_unless_forced(models: Models) -> None:
     target = models.folder / "net.safetensors"
     target.write_text("what was there")
     arguments = ("convert", "weights.pkl", "-o", "net.safetensors", "--arch", RANK_4)
-    assert "net.safetensors: exists already; --force" in models.error(*arguments, status=2)
+    assert "net.safetensors: exists; --force" in models.error(*arguments, status=2)
     assert target.read_text() == "what was there"
     models(*arguments, "--force")
     assert load(target).checkpoint.name == RANK_4

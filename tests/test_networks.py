@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coda_cli.checkpoints.published import PUBLISHED, PUBLISHED_BIAS, published_name
 from coda_cli.core.blur import Blur
-from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.networks import CodaNet, build, classify, coda_net, encode, forward
 from coda_cli.errors import MediaError
 from coda_cli.machine.memory import out_of_memory

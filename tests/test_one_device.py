@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from coda_cli.checkpoints.manifest import DEFAULT, known
-from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.dau_kernels import NormFactors, pull_back
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.gradients import held_pass, sums_of_products
 from coda_cli.core.networks import build, encode
 from coda_cli.machine import budget

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -9,11 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import program
 import pytest
 import torch
 from conftest import Coda
+from films import write
 from program import FullDisk, looked_at, photo, photos, scene, tree
+from squares import folders
 
+from coda_cli.checkpoints.loading import load
 from coda_cli.core.decompose import decompose
 from coda_cli.explanation import picture as pictures
 from coda_cli.explanation import request, writer
@@ -154,3 +163,49 @@ def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
             result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
         assert result.error == "in/b.png: not enough memory to read or draw it; make it smaller first"
+
+
+# ---- training, converting, measuring ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of files as Linux has them")
+@pytest.mark.parametrize("size", [3_000, 60_000])
+def test_a_full_disk_ends_training_and_converting_with_one_line(tmp_path: Path, size: int) -> None:
+    """torch's own writer would end with an error that hides the reason."""
+    folders(tmp_path / "data", 4)
+    shutil.copy(load("cifar10").path, tmp_path / "a.safetensors")
+    fixed = ["--size", "8", "--batch", "4", "--no-compile", "--epochs", "1"]
+    for args, name in (
+        (["train", "data", "-o", "run", *fixed], "run/training-state.pt"),
+        (["models", "convert", "a.safetensors", "-o", "b.safetensors"], "b.safetensors"),
+    ):
+        code = (
+            f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+            f"sys.argv = ['coda', *{args!r}]\nfrom coda_cli.__main__ import run; run()"
+        )
+        child = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=program.environment()
+        )
+        result = program.checked(program.Result(tuple(args), child.returncode, child.stdout, child.stderr), 1)
+        assert result.error == f"{name}: cannot be written (File too large)"
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts}
+    assert left <= {"a.safetensors", "log.csv"}
+
+
+def test_a_decoder_without_threads_is_no_broken_file(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import av
+
+    def none_left(*_: object) -> None:
+        raise av.error.BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "avcodec_open2")
+
+    write(tmp_path / "a.mp4", [scene(64, 48)] * 3, [0.0, 0.04, 0.08])
+    monkeypatch.setattr("coda_cli.video.decoding.decoder_of", lambda _: none_left)
+    error = coda("video", "a.mp4", status=1).error
+    assert error == "a.mp4: the system allows no more threads to decode it with; see ulimit -u"
+
+
+def test_a_figure_without_a_home_is_drawn_without_lines_of_its_library(coda_process: Coda, scenes: Path) -> None:
+    args = ("evaluate", "removal", scenes, "--pictures", "1", "--points", "2", "--plot", "a.png", "-q")
+    assert coda_process(*args, env={"HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x"}).err == ""

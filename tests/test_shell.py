@@ -21,7 +21,7 @@ from coda_cli.schema.parts import without_controls
 Coda = Callable[..., program.Result]
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("wait", [0.0, 0.3])
 def test_signals_while_it_leaves_do_not_disturb(tmp_path: Path, second: signal.Signals, wait: float) -> None:
     for n in range(40):
@@ -49,6 +49,45 @@ def test_a_signal_while_python_ends_is_ignored() -> None:
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
     assert (child.returncode, child.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
+@pytest.mark.parametrize("where", ["error", "say"])
+def test_a_signal_while_an_error_is_printed_is_no_traceback(number: str, status: int, where: str) -> None:
+    """The second time, while "terminated" is printed."""
+    code = (
+        "import os, signal, sys\nfrom coda_cli.cli import app\n"
+        f"def printed(text): os.kill(os.getpid(), signal.{number}); os.write(1, b'not reached')\n"
+        "def broken(*_, **__):\n"
+        f"    if {where!r} == 'say': os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    raise app.UsageError('no')\n"
+        f"app.app, app.console.{where} = broken, printed\n"
+        "sys.argv = ['coda']; app.process()"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
+    expected = (status, "") if where == "error" else (143, "not reached")
+    assert (child.returncode, child.stdout, child.stderr) == (*expected, "")
+
+
+def test_nohup_keeps_a_run_from_ending_with_its_terminal() -> None:
+    code = (
+        "import os, signal, sys, time\nfrom coda_cli.cli import app\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "app.app = lambda **_: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "sys.argv = ['coda']; app.process()"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=program.environment())
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_too_few_threads_are_told_from_too_little_memory(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("coda_cli.media.sources.resolve", none_left)
+    assert coda("explain", "a.png", status=1).error == (
+        "the system allows no more threads; end other programs, or see ulimit -u"
+    )
 
 
 @pytest.mark.parametrize("args", [["models", "list"], ["explain", "a.png"], ["models", "verify", "cifar10"]])
@@ -122,3 +161,17 @@ def test_too_little_memory_to_start_is_one_line(tmp_path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
     result = program.checked(program.Result(("explain", "a.png"), child.returncode, child.stdout, child.stderr), 1)
     assert result.error.startswith("memory ran out")
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\n", "\r", "\x7f", "\x9b"])
+def test_outputs_are_named_on_one_line_without_commands_to_a_terminal(
+    coda: Coda, tmp_path: Path, character: str
+) -> None:
+    photo(tmp_path / f"in{character}" / f"a{character}b.png")
+    code = f"\\x{ord(character):02x}"
+    written = f"coda-out/in{code}/a{code}b"
+    result = coda("explain", ".", "-r", "--class", "cat")
+    assert result.lines == [f"{written}.cat.overlay.png", f"{written}.coda.json"]
+    assert all((tmp_path / name).is_file() for name in result.lines)
+    clip = coda("video", f"in{character}/a{character}b.png", "--class", "cat", "--format", "none")
+    assert clip.lines == [f"coda-out/a{code}b.coda.jsonl"]

@@ -112,7 +112,7 @@ def test_a_run_that_is_there_is_not_overwritten(pictures: Path) -> None:
     before = program.tree(Path("run"))
     refused = coda_train(pictures, "-o", "run", status=ExitCode.USAGE)
     assert refused.error == "run: holds a run already; --resume continues it, -o DIR starts another"
-    with filelock.FileLock("run/training-state.pt.lock"):
+    with filelock.FileLock("run/.coda-training-state.pt.lock"):
         beside = coda_train(pictures, "-o", "run", "--resume", status=ExitCode.USAGE)
     said = "run/training-state.pt: another run writes to it; wait for its end, or -o DIR starts another"
     assert beside.error == said

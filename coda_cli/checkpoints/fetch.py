@@ -32,6 +32,7 @@ LARGEST = 3_000_000_000  # bytes; the largest published file has 1.2 GB
 HEAD = 45.0  # seconds until an answer begins, redirects included
 LONGEST = 6 * 3600.0  # seconds that one pull may take; the next one goes on where it stopped
 PIECE = 1 << 18  # bytes read at once, at most
+_LENGTH = "[0-9]{1,18}"  # a number of bytes, as a server states it
 
 Progress = Callable[[int, int], None]  # called with the bytes that are here, and the bytes in all
 
@@ -253,11 +254,14 @@ def _size(response: Response) -> int | None:
     text = response.headers.get("Content-Length", "")
     if response.status_code == 206:
         text = response.headers.get("Content-Range", "").rpartition("/")[2]
-    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+    return int(text) if re.fullmatch(_LENGTH, text) else None
 
 
 def _copy(response: Response, stream: IO[bytes], done: int, url: str, progress: Progress | None) -> None:
     """Append the body of an answer to the ``done`` bytes that ``stream`` has. Raises DownloadError."""
+    stated = response.headers.get("Content-Length")
+    if stated is not None and not re.fullmatch(_LENGTH, stated):  # what follows could be anything: RFC 9112, 6.3
+        raise DownloadError(f"the server states the length {stated[:40]!r}, which is no number; {_AGAIN}", item=url)
     total = _size(response)
     if total is not None and total > LARGEST:
         raise DownloadError(f"the server offers {total} bytes; no network has more than {LARGEST}", item=url)

@@ -202,16 +202,18 @@ def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
         )
 
 
-def save(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+def save(model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool = True) -> None:
     """Write a self-describing safetensors file, whole or not at all.
 
     Args:
         model: whose weights are written.
         checkpoint: its description.
         path: of the file.
+        replace: whether a file of this name may be replaced.
 
     Raises:
         UsageError: a function of the user's made the network, so that no file can describe it.
+        TakenError: there is a file of this name that may not be replaced.
         MediaError: the file cannot be written.
     """
     if checkpoint.architecture == OWN:
@@ -222,7 +224,7 @@ def save(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {METADATA_KEY: checkpoint.model_dump_json(), "format": "pt"}
     data = safetensors.torch.save(tensors, metadata)
-    write_with(path, lambda stream: stream.write(data))
+    write_with(path, lambda stream: stream.write(data), replace=replace)
 
 
 def file_sha256(path: Path) -> str:

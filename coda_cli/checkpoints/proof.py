@@ -14,7 +14,7 @@ from coda_cli.checkpoints.loading import Net, load, save
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import encode
 from coda_cli.errors import ExactnessError, MediaError
-from coda_cli.media.files import TEMPORARY_PREFIX
+from coda_cli.media.files import TEMPORARY_PREFIX, give_name
 
 # How far float32's map may lie from float64's. A sum that comes out right proves little: where norms overflow, outputs
 # drop out of logit and contributions alike, and only the comparison sees it. Sound networks are at about 1e-6.
@@ -66,22 +66,24 @@ def _used_tolerance(d: Decomposition) -> float:
     return float((d.residual.abs() / d.tolerance).max())
 
 
-def convert(net: Net, output: Path) -> float:
+def convert(net: Net, output: Path, *, replace: bool = True) -> float:
     """Write a network as coda's safetensors, but only once a copy that is loaded back gives the very same logits.
 
     Args:
         net: the network.
         output: the file; it stays as it was where something fails.
+        replace: whether a file of this name may be replaced.
 
     Returns:
         The largest difference of the logits for one fixed picture, which is 0.
 
     Raises:
         ExactnessError: the difference is not 0.
+        TakenError: there is a file of this name that may not be replaced.
         MediaError: the file cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as folder:
+        with tempfile.TemporaryDirectory(".part", TEMPORARY_PREFIX, output.parent) as folder:
             written = Path(folder) / output.name
             save(net.model, net.checkpoint, written)
             difference = _difference(net, load(written, cut=None))
@@ -89,7 +91,9 @@ def convert(net: Net, output: Path) -> float:
                 raise ExactnessError(
                     f"not written, the copy's logits differ by {difference:g}; report this", item=output
                 )
-            written.replace(output)
+            give_name(written, output, replace=replace)
+    except MediaError as error:  # about the copy
+        raise type(error)(error.message, item=output) from error
     except OSError as error:
         raise MediaError(f"cannot be written ({error.strerror or error})", item=output) from error
     return difference

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from coda_cli.cli import compare, depth, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
-from coda_cli.errors import CodaError, ExitCode, UsageError
+from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
 
 EPILOG = """
 \b
@@ -89,11 +89,11 @@ _show_traceback = False
 
 
 class _Terminated(BaseException):
-    """SIGTERM as an exception, so that temporary files are removed before the program ends."""
+    """SIGTERM or SIGHUP as an exception, so that temporary files are removed before the program ends."""
 
 
 def _terminate(*_: object) -> NoReturn:
-    """Raise ``_Terminated``; the handler of SIGTERM."""
+    """Raise ``_Terminated``; the handler of SIGTERM and SIGHUP."""
     _ignore_further_signals()
     raise _Terminated
 
@@ -106,7 +106,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _ignore_further_signals() -> None:
     """Let nothing disturb the way out, on which temporary files are removed and results are closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         # Not SIG_IGN: Python would print that a signal that came just before was lost.
         signal.signal(number, lambda *_: None)
 
@@ -134,8 +134,11 @@ def _prepare_stdout() -> None:
 
 def main() -> NoReturn:
     """Run the program and exit with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup starts programs that ignore SIGHUP
+            signal.signal(number, _terminate)
     logging.getLogger("coda_cli").handlers = [_WarningsToConsole()]
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of folders for its settings, and of fonts
     _prepare_stdout()
     try:
         ended = app(prog_name="coda", standalone_mode=False)  # else typer prints its errors itself, in four lines
@@ -162,6 +165,8 @@ def _message_of(error: Exception) -> str | None:
     """The message of an error that is no fault of the program; None for one that is."""
     if isinstance(error, CodaError):
         return str(error)
+    if "can't start new thread" in str(error):
+        return "the system allows no more threads; end other programs, or see ulimit -u"
     if _out_of_memory(error):
         return "memory ran out; use smaller pictures, compute fewer together, or use a machine with more memory"
     if isinstance(error, OSError):  # such as a full disk, where results or help are written
@@ -170,7 +175,7 @@ def _message_of(error: Exception) -> str | None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, also while torch was being imported (ulimit -v, -u)."""
+    """Whether an error says that memory ran out, also while torch was being imported (ulimit -v)."""
     if isinstance(error, MemoryError) or any(said in str(error) for said in _NOTHING_LEFT):
         return True
     if not isinstance(error, RuntimeError):
@@ -180,8 +185,8 @@ def _out_of_memory(error: Exception) -> bool:
     return out_of_memory(error)
 
 
-# What the system says where it gives no more memory or threads to a process.
-_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate", "can't start new thread")
+# What the system says where it gives no more memory to a process.
+_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate")
 
 
 def _one_line(error: TyperException) -> str:
@@ -204,13 +209,15 @@ def process() -> NoReturn:
         signal.signal(signal.SIGINT, _interrupt)
     gc.set_threshold(50_000)  # garbage collection, again and again while torch is imported, takes a quarter of a second
     try:
-        main()
-    except SystemExit as end:
-        if not isinstance(end.code, int):
-            raise
-        _ignore_further_signals()
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
-            with contextlib.suppress(OSError, ValueError):  # main has reported what could not be written
-                stream.flush()
-        atexit._run_exitfuncs()
-        os._exit(end.code)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+            _ignore_further_signals()
+    except (KeyboardInterrupt, _Terminated) as stopped:  # while main was printing an error, or had just ended
+        code = ExitCode.INTERRUPTED if isinstance(stopped, KeyboardInterrupt) else ExitCode.TERMINATED
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
+        with contextlib.suppress(OSError, ValueError):  # main has reported what could not be written
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code if isinstance(code, int) else ExitCode.FAILED)

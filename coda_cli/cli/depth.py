@@ -10,7 +10,21 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import Arch, ClassNames, Device, Ema, Json, Mean, Model, Quiet, Size, Std, Verbose
+from coda_cli.cli.options import (
+    Arch,
+    ClassNames,
+    Device,
+    Ema,
+    Force,
+    Json,
+    Mean,
+    Model,
+    Plot,
+    Quiet,
+    Size,
+    Std,
+    Verbose,
+)
 from coda_cli.errors import CodaError, UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +38,8 @@ def depth(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of pictures; sub-folders are looked into.")],
     model: Model,
     pictures: Annotated[int, typer.Option(min=1, help="Measure this many pictures, evenly over the folder.")] = 32,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw a figure: .png, .svg or .pdf. Needs matplotlib.")
-    ] = None,
+    plot: Plot = None,
+    force: Force = False,
     arch: Arch = None,
     ema: Ema = None,
     class_names: ClassNames = None,
@@ -50,12 +63,14 @@ def depth(
     coda evaluate depth photos/ -m imagenette --plot depth.png
     """
     from coda_cli.core.cuts import measure_depth
+    from coda_cli.explanation.files import refuse_taken
     from coda_cli.explanation.request import Request
     from coda_cli.media.sources import resolve
     from coda_cli.study import plots
 
     if plot:
         plots.check_path(plot)
+        refuse_taken(plot, "--plot", force=force, inputs=[Path(model)])
     items = resolve([str(data)], recursive=True, on_left_out=console.detail)
     chosen = [items[round(k)] for k in _evenly(len(items), pictures)]
     net = load_network(model, arch, device, Request(), explained=False, ema=ema)
@@ -70,7 +85,7 @@ def depth(
             console.result(line)
     if plot:
         title = f"{net.checkpoint.name}, {len(found)} pictures"
-        plots.save(plots.depth_figure([(d.name, d.carried, d.ratio) for d in layers], title), plot)
+        plots.save(plots.depth_figure([(d.name, d.carried, d.ratio) for d in layers], title), plot, replace=force)
 
 
 def _evenly(available: int, wanted: int) -> Sequence[float]:

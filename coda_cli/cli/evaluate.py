@@ -9,6 +9,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import console
+from coda_cli.cli.measured import also_decided_by, computed_by, decided_by, title
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
     Arch,
@@ -16,10 +17,14 @@ from coda_cli.cli.options import (
     Cut,
     Device,
     Ema,
+    Force,
     Json,
     Mean,
+    MethodOption,
     Model,
+    Plot,
     Quiet,
+    ScoresFile,
     Size,
     Std,
     Verbose,
@@ -44,21 +49,6 @@ app = typer.Typer(help="Measure explanations over many pictures.", no_args_is_he
 Data = Annotated[
     Path,
     typer.Argument(metavar="DATA", help="A folder with one folder for each class; these may lie in test/ or val/."),
-]
-MethodOption = Annotated[
-    str,
-    typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Make maps by this method; see coda compare --help."),
-]
-ScoresFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--scores",
-        metavar="FILE",
-        help="Write every score to this file; the same command, run again, continues where it stopped.",
-    ),
-]
-Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the figure of the paper (needs matplotlib).")
 ]
 
 
@@ -89,6 +79,7 @@ def localisation(
     smooth: Window = 1,
     scores: ScoresFile = None,
     plot: Plot = None,
+    force: Force = False,
     arch: Arch = None,
     ema: Ema = None,
     class_names: ClassNames = None,
@@ -117,12 +108,12 @@ def localisation(
     from coda_cli.study.localisation import SEED
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot, ema=ema)
+    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot, ema=ema, force=force)
     uniform = 1 / _side(grid) ** 2
     measured = {
         "schema": "coda.localisation",
         "schema_version": 1,
-        **_decided_by(net, method),
+        **decided_by(net, method),
         "pictures": len(split),
         "data": split.sha256(),
         "grid": grid,
@@ -132,26 +123,26 @@ def localisation(
         "smooth": smooth,
         "seed": SEED,
     }
-    decided = {**measured, **_also_decided_by(net), **({"shrunk": "originals"} if rescale else {})}
+    decided = {**measured, **also_decided_by(net), **({"shrunk": "originals"} if rescale else {})}
     with Scores(scores, decided, _side(grid) ** 2) as kept:
         small = _shrunk(net, data, _side(grid)) if rescale else None
         found = _measure_localisation(
             net, split, small, function, kept, grid, grids, protocol, threshold, smooth=smooth
         )
     if as_json:
-        console.result(_localisation_json({**measured, **_computed_by(net, method)}, found, uniform))
+        console.result(_localisation_json({**measured, **computed_by(net, method)}, found, uniform))
     else:
         low, high = found.interval()
         console.result(
-            f"{_title(net, method)}: {found.mean:.3f} of the positive evidence in the right cell "
+            f"{title(net, method)}: {found.mean:.3f} of the positive evidence in the right cell "
             f"({low:.3f} to {high:.3f}, 95 %); {len(found.scores)} {grid} grids, {protocol} protocol; "
             f"evenly spread evidence: {uniform:.3f}"
         )
     if plot:
         from coda_cli.study import plots
 
-        title = f"{network_part(net).title}, {len(found.scores)} grids {grid}"
-        plots.save(plots.localisation_figure({method: found.scores}, uniform, title), plot)
+        heading = f"{network_part(net).title}, {len(found.scores)} grids {grid}"
+        plots.save(plots.localisation_figure({method: found.scores}, uniform, heading), plot, replace=force)
     if len(found.scores) < grids:
         console.say(f"{len(found.scores)} grids instead of {grids}: a class has no more confident pictures")
 
@@ -244,6 +235,7 @@ def removal(
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Remove this share of the pixels in the end.")] = 0.25,
     scores: ScoresFile = None,
     plot: Plot = None,
+    force: Force = False,
     arch: Arch = None,
     ema: Ema = None,
     class_names: ClassNames = None,
@@ -271,12 +263,12 @@ def removal(
     from coda_cli.study.removal import counts
     from coda_cli.study.scores import Scores
 
-    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot, ema=ema)
+    function, (net, split) = method_of(method), _prepare(data, model, method, arch, device, plot, ema=ema, force=force)
     chosen = _chosen_pictures(len(split), pictures, first=first)
     measured = {
         "schema": "coda.removal",
         "schema_version": 1,
-        **_decided_by(net, method),
+        **decided_by(net, method),
         "pictures": len(chosen),
         "data": split.sha256(),
         "direction": direction,
@@ -286,20 +278,20 @@ def removal(
         **({"first": True} if first else {}),
     }
     columns = len(counts(split.images[0, 0].numel(), share, points))
-    with Scores(scores, {**measured, **_also_decided_by(net)}, columns) as kept:
+    with Scores(scores, {**measured, **also_decided_by(net)}, columns) as kept:
         found = _measure_removal(net, split, chosen, function, kept, direction, baseline, points=points, share=share)
     if as_json:
-        console.result(_removal_json({**measured, **_computed_by(net, method)}, found))
+        console.result(_removal_json({**measured, **computed_by(net, method)}, found))
     else:
         console.result(
-            f"{_title(net, method)}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} "
+            f"{title(net, method)}: probability {found.mean[0]:.3f} to {found.mean[-1]:.3f} while {share:.0%} "
             f"of the pixels are removed, {direction} important first; area {found.area:.3f}; {len(chosen)} pictures"
         )
     if plot:
         from coda_cli.study import plots
 
-        title = f"{network_part(net).title}, {len(chosen)} pictures, {direction} important first"
-        plots.save(plots.removal_figure({method: (found.removed, found.mean)}, title), plot)
+        heading = f"{network_part(net).title}, {len(chosen)} pictures, {direction} important first"
+        plots.save(plots.removal_figure({method: (found.removed, found.mean)}, heading), plot, replace=force)
 
 
 def _removal_json(measured: dict[str, object], found: Removal) -> str:
@@ -362,42 +354,19 @@ def _measure_removal(
     return Removal(np.array(kept.rows[: len(chosen)]), counts(size, share, points) / size)
 
 
-def _title(net: Net, method: str) -> str:
-    """The network, and the method that made the maps if it is not coda's own."""
-    from coda_cli.explanation.record import network_part
-
-    return network_part(net).title + ("" if method == "ours" else f" by {method}")
-
-
-def _decided_by(net: Net, method: str) -> dict[str, object]:
-    """The parts of a record about the network and the method that are measured."""
-    from coda_cli.explanation.record import network_part
-    from coda_cli.study.by_name import parameters_of
-
-    network = network_part(net).model_dump(mode="json", exclude_none=True)
-    return {"network": network, "method": method, "parameters": parameters_of(method)}
-
-
-def _also_decided_by(net: Net) -> dict[str, object]:
-    """What scores also depend on and records do not hold: the network's description, and the program's version."""
-    from coda_cli.explanation.record import described, versions
-
-    return {"described": described(net), "coda": versions()["coda"]}
-
-
-def _computed_by(net: Net, method: str) -> dict[str, object]:
-    """The parts of a record about device and libraries; another machine may continue a measurement."""
-    from coda_cli.explanation.record import versions
-    from coda_cli.study.by_name import libraries_of
-
-    device = next(net.model.parameters()).device
-    return {"device": str(device), "versions": versions(libraries_of([method]))}
-
-
 def _prepare(
-    data: Path, model: str, method: str, arch: str | None, device: str, plot: Path | None, *, ema: bool | None
+    data: Path,
+    model: str,
+    method: str,
+    arch: str | None,
+    device: str,
+    plot: Path | None,
+    *,
+    ema: bool | None,
+    force: bool,
 ) -> tuple[Net, Split]:
     """Load the network and the held-out pictures; what can be checked without them is checked first."""
+    from coda_cli.explanation.files import refuse_taken
     from coda_cli.explanation.request import Request
     from coda_cli.study import plots
     from coda_cli.study.by_name import is_exact, require
@@ -406,6 +375,7 @@ def _prepare(
     require([method])
     if plot:
         plots.check_path(plot)
+        refuse_taken(plot, "--plot", force=force, inputs=[Path(model)])
     net = load_network(model, arch, device, Request(), explained=is_exact(method), ema=ema)
     with console.progress("reading pictures") as advance:
         split, note = load_held_out(data, net.checkpoint, advance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
-from coda_cli.cli.options import OWN, Arch, ClassNames, Cut, Ema, Json, Mean, Offline, Quiet, Size, Std, Verbose
+from coda_cli.cli.options import OWN, Arch, ClassNames, Cut, Ema, Force, Json, Mean, Offline, Quiet, Size, Std, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def convert(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
+    force: Force = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -165,17 +166,17 @@ def convert(
     coda models convert photos.pth --arch torchvision:resnet18 --classes photos/ -o photos.safetensors
     """
     from coda_cli.checkpoints import loading, proof
+    from coda_cli.explanation.files import refuse_taken
 
     output = output or file.with_suffix(loading.SUFFIX)
     if output.suffix != loading.SUFFIX:
         raise UsageError(f"coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}", item=output)
-    if output.exists() and not force:
-        raise UsageError("exists already; --force replaces it, -o names another file", item=output)
+    refuse_taken(output, "--output", force=force, inputs=[file])
     if not file.is_file():
         raise UsageError("no such file", item=file)
     net = loading.load(file, arch=arch, ema=ema, **OWN)
     say_assumed(net)
-    difference = proof.convert(net, output)
+    difference = proof.convert(net, output, replace=force)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
     console.result(output.as_posix())
 
@@ -200,6 +201,7 @@ def verify(
         Path | None,
         typer.Option("--logits", metavar="FILE.npz", help="Write the logits and labels of --accuracy to this file."),
     ] = None,
+    force: Force = False,
     arch: Arch = None,
     ema: Ema = None,
     class_names: ClassNames = None,
@@ -223,8 +225,12 @@ def verify(
     coda models verify 9L-S-CoDA-SQ-1000 --json
     coda models verify cifar10 --accuracy cifar10-data/
     """
+    from coda_cli.explanation.files import refuse_taken
+
     if logits and not (accuracy and name):
         raise UsageError(f"--logits {logits}: needs --accuracy DATA and the name of one network")
+    if logits:
+        refuse_taken(logits, "--logits", force=force, inputs=[Path(name or "")])
     here = [n for n, e in manifest.known().items() if e.here and e.checkpoint.architecture not in manifest.STANDARD]
     names = [name] if name else here
     if not names:
@@ -233,7 +239,7 @@ def verify(
     for item in names:
         console.detail(f"{item}: loading and decomposing")
         try:
-            _print_verdict(_verify_one(item, arch, ema, accuracy, logits), as_json)
+            _print_verdict(_verify_one(item, arch, ema, accuracy, logits, replace=force), as_json)
         except CodaError as error:
             console.error(str(error))
             codes.add(error.exit_code)
@@ -249,7 +255,9 @@ def _print_verdict(found: dict[str, Any], as_json: bool) -> None:
         raise ExactnessError(message, item=found["name"])
 
 
-def _verify_one(name: str, arch: str | None, ema: bool | None, data: Path | None, keep: Path | None) -> dict[str, Any]:
+def _verify_one(
+    name: str, arch: str | None, ema: bool | None, data: Path | None, keep: Path | None, *, replace: bool
+) -> dict[str, Any]:
     """Load a network, which checks its sha256, and decompose a picture. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
     from coda_cli.checkpoints.proof import prove
@@ -268,11 +276,11 @@ def _verify_one(name: str, arch: str | None, ema: bool | None, data: Path | None
         "residual_float64": _finite(proof.residual_float64),
         "map_difference": _finite(proof.map_difference),
         "exact": proof.exact,
-        "accuracy": None if data is None else _measured(net, data, keep),
+        "accuracy": None if data is None else _measured(net, data, keep, replace=replace),
     }
 
 
-def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
+def _measured(net: Net, data: Path, keep: Path | None, *, replace: bool) -> dict[str, Any]:
     """Measure accuracy and calibration on held-out pictures. Raises TrainingError, UsageError, MediaError."""
     import numpy as np
 
@@ -288,7 +296,8 @@ def _measured(net: Net, data: Path, keep: Path | None) -> dict[str, Any]:
     with console.progress("classifying", " pictures") as advance:
         logits, labels = classify(net.model, split.images, on_step=advance).numpy(), split.labels.numpy()
     if keep:
-        write_with(keep, lambda stream: np.savez_compressed(stream, logits=logits, labels=labels))
+        save = partial(np.savez_compressed, logits=logits, labels=labels)
+        write_with(keep, save, replace=replace)
     found = performance(logits, labels)
     return {
         "value": found.value,

@@ -292,3 +292,19 @@ OutputFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Write into this folder; it is made if needed.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Do not use the internet connection.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
+MethodOption = Annotated[
+    str,
+    typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Make maps by this method; see coda compare --help."),
+]
+ScoresFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--scores",
+        metavar="FILE",
+        help="Write every score to this file; the same command, run again, continues where it stopped.",
+    ),
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the figure of the paper (needs matplotlib).")
+]

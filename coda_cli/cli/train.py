@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +139,7 @@ def train(
     changes = {field: value for field, value in changes.items() if value is not None}
     chosen = _changed(RECIPES[recipe], changes, arch, temperature)
     name = name or data.resolve().name
-    _refuse_names(name, output, resume=resume)
+    _refuse_names(name, output, chosen, resume=resume)
     _refuse_texts(name, (data_note or "", licence))
     where = pick(device, precision or "float32")
     if precision is None and where.type == "cuda" and emulated(chosen.precision):
@@ -151,17 +152,21 @@ def train(
         _run(chosen, data, output, stated, resume=resume, seconds=seconds, device=where, compiled=not no_compile)
 
 
-def _refuse_names(name: str, output: Path, *, resume: bool) -> None:
-    """Raise UsageError where the network's file could not be written, or would replace another."""
+def _refuse_names(name: str, output: Path, recipe: Recipe, *, resume: bool) -> None:
+    """Raise UsageError where a file of the run could not be written, or would replace another."""
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.training.state import STATE_FILE
+    from coda_cli.training.loop import is_of_run
+    from coda_cli.training.state import LOG_FILE, STATE_FILE, refuse_log_of_another
 
     if Path(name).name != name or not name:  # it becomes a file's name, hours from now
         raise UsageError(f"--name {name}: it becomes the name of a file, and must not be empty or hold a /")
-    if (output / STATE_FILE).exists() and not resume:
-        raise UsageError("holds a run already; --resume continues it, -o DIR starts another", item=output)
-    if (output / f"{name}{SUFFIX}").exists() and not resume:
-        raise UsageError(f"{output / f'{name}{SUFFIX}'}: exists; choose another --name or -o DIR")
+    if not resume:
+        if os.path.lexists(output / STATE_FILE):
+            raise UsageError("holds a run already; --resume continues it, -o DIR starts another", item=output)
+        refuse_log_of_another(output / LOG_FILE)
+    network = output / f"{name}{SUFFIX}"
+    if os.path.lexists(network) and not (resume and is_of_run(network, recipe)):
+        raise UsageError("exists; choose another --name or -o DIR", item=network)
 
 
 def _refuse_texts(name: str, others: Iterable[str]) -> None:
@@ -237,7 +242,7 @@ def _run(
     from coda_cli.checkpoints.headers import odd_name
     from coda_cli.checkpoints.loading import SUFFIX
     from coda_cli.training import datasets
-    from coda_cli.training.loop import finish, train
+    from coda_cli.training.loop import finish, is_of_run, train
 
     with console.progress("reading pictures") as advance:
         splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
@@ -263,7 +268,8 @@ def _run(
     if not result.finished:
         console.say(f"the time budget is spent after step {result.steps}; the same command with --resume continues")
         return
-    path = finish(result, recipe, splits, output / f"{stated['name']}{SUFFIX}", **stated)
+    path = output / f"{stated['name']}{SUFFIX}"
+    finish(result, recipe, splits, path, replace=is_of_run(path, recipe), **stated)
     console.say(
         f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures classified correctly; "
         f"{result.seconds / 60:.0f} minutes"

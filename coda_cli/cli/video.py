@@ -27,6 +27,7 @@ from coda_cli.cli.options import (
     Device,
     Ema,
     FitOption,
+    Force,
     Json,
     Mean,
     Model,
@@ -137,7 +138,7 @@ def video(
     smooth: Smooth = 5,
     audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound, in mp4 and webm.")] = True,
     fit: FitOption = "crop",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    force: Force = False,
     check: Check = None,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
@@ -251,7 +252,7 @@ def _plans(
                 raise UsageError(f"{text} and {taken[key]} would both be written to {path}; explain them in two runs")
             taken[key] = text
             policy.place(path)
-        plans.append((source, ClipOutputs(clips, record, audio)))
+        plans.append((source, ClipOutputs(clips, record, audio, replace=force)))
     folder = output.parent if single else output
     prepare(folder)
     sweep(folder)
@@ -278,12 +279,12 @@ def _kinds_of_clips(sources: list[str], output: Path, formats: str | None) -> tu
 
 def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bool) -> tuple[dict[Kind, Path], Path]:
     """The paths of the clips about one source, by kind, and of its records."""
-    from coda_cli.media.files import utf8
+    from coda_cli.media.files import shown_name
     from coda_cli.video.reading import kind_of
 
     if single:
         return {kind_of(output): output}, output.with_suffix(".coda.jsonl")
-    stem = f"camera-{source}" if isinstance(source, int) else utf8(Path(source).absolute().stem).replace("%", "")
+    stem = f"camera-{source}" if isinstance(source, int) else shown_name(Path(source).absolute().stem).replace("%", "")
     clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
     return clips, output / f"{stem}.coda.jsonl"
 

@@ -18,7 +18,7 @@ from coda_cli.core.arguments import MAX_PARAMETERS, check_arguments
 from coda_cli.core.backbones import backbone as resnet
 from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.blur import Blur
-from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.vit import bcos_vit
 from coda_cli.errors import MediaError

@@ -98,7 +98,8 @@ def compare(
             record = _make_record(source, net, target, float(logits[target.index]), request.fit, found, k)
             maps = np.stack([method.maps[k] for method in found.methods])
             prepare(names["png"].parent)
-            yield _write(ComparisonResult(record, maps, sheet(source.view.rgb, maps, record)), names, naming.folder)
+            result = ComparisonResult(record, maps, sheet(source.view.rgb, maps, record))
+            yield _write(result, names, naming.folder, replace=force)
     except CodaError as error:
         raise error.about(item.path)  # noqa: B904 (it is the same error)
 
@@ -250,16 +251,18 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     return in_rows(tiles, COLUMNS)
 
 
-def _write(result: ComparisonResult, names: dict[str, Path], folder: Path) -> Comparison:
+def _write(result: ComparisonResult, names: dict[str, Path], folder: Path, *, replace: bool) -> Comparison:
     """Write the sheet, the arrays and last the record, whose presence says that the others are complete."""
     files = {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}
     record = result.record.model_copy(update={"files": files})
     text, methods = to_json(record), np.array([m.method for m in record.methods])
-    withdraw(names["json"])
-    write_png(names["png"], result.sheet, {RECORD_KEY: text})
+    if replace:
+        withdraw(names["json"])
+    write_png(names["png"], result.sheet, {RECORD_KEY: text}, replace=replace)
     write_with(
         names["npz"],
         lambda s: np.savez_compressed(s, allow_pickle=False, maps=result.maps, methods=methods, record=text),
+        replace=replace,
     )
-    write_with(names["json"], lambda s: s.write(text.encode() + b"\n"))
+    write_with(names["json"], lambda s: s.write(text.encode() + b"\n"), replace=replace)
     return record

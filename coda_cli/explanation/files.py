@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -10,13 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.request import refuse_unknown
 from coda_cli.machine import budget
-from coda_cli.media.files import TEMPORARY_PREFIX, read_whole
+from coda_cli.media.files import TEMPORARY_PREFIX, TakenError, read_whole
 from coda_cli.media.sources import RECORD_KEY, identity
 from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
@@ -26,6 +28,18 @@ FORCE_REPLACES = "--force replaces it, --output names another place"  # advice o
 ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
 MAX_READ = 1 << 30  # bytes of an output that is there; a map of 64 megapixels in an npz file has about 0.25 GB
+
+
+class Place(NamedTuple):
+    """Where a file is written.
+
+    Attributes:
+        path: its path.
+        replace: whether a file that is there at that moment is replaced.
+    """
+
+    path: Path
+    replace: bool
 
 
 class FilePolicy:
@@ -53,7 +67,7 @@ class FilePolicy:
         self.if_exists, self._advice, self._other, self._error = if_exists, advice, other, error
         self._inputs = {identity(path) for path in inputs}
 
-    def place(self, path: Path, is_the_same: Callable[[], bool] = lambda: False) -> Path | None:
+    def place(self, path: Path, is_the_same: Callable[[], bool] = lambda: False) -> Place | None:
         """Decide at which path a file is written.
 
         Args:
@@ -61,19 +75,46 @@ class FilePolicy:
             is_the_same: tells whether the file that exists is about the same picture, network and settings.
 
         Returns:
-            The path, or a free one beside it; None when a file exists and is kept.
+            The path, or a free one beside it, and whether it is free; None when a file exists and is kept.
 
         Raises:
             CodaError: a file exists that may not be replaced, or the path is one of the inputs.
         """
         if self.if_exists == "rename":
-            return free_neighbour(path)
-        if self.if_exists == "skip" and path.exists():
+            return Place(free_neighbour(path), replace=False)
+        there = os.path.lexists(path)  # a link to nothing is there, too
+        if self.if_exists == "skip" and there:
             return None
         self.refuse_input(path)
-        if self.if_exists == "overwrite" or not path.exists() or (self.if_exists == "match" and is_the_same()):
-            return path
-        raise self.in_the_way(path)
+        if self.if_exists == "overwrite" or (there and self.if_exists == "match" and is_the_same()):
+            return Place(path, replace=True)
+        if there:
+            raise self.in_the_way(path)
+        return Place(path, replace=False)
+
+    def write(
+        self, path: Path, write: Callable[..., object], is_the_same: Callable[[], bool] = lambda: False
+    ) -> Path | None:
+        """Write a file where the policy puts it, also when several runs write files of the same name at once.
+
+        Args:
+            path: the path that its name gives.
+            write: takes a path and ``replace``, and raises TakenError where a file is there that it may not replace.
+            is_the_same: tells whether the file that exists is about the same picture, network and settings.
+
+        Returns:
+            Where it was written; None when a file exists and is kept.
+
+        Raises:
+            CodaError: a file exists that may not be replaced, the path is one of the inputs, or it cannot be written.
+        """
+        while place := self.place(path, is_the_same):
+            try:
+                write(place.path, replace=place.replace)
+            except TakenError:  # by another run, since the place was looked for
+                continue
+            return place.path
+        return None
 
     def refuse_input(self, path: Path) -> None:
         """Refuse to write over an input.
@@ -98,6 +139,23 @@ class FilePolicy:
         """
         why = "exists from another picture, network or settings" if self.if_exists == "match" else "exists"
         return self._error(f"{why}; {self._advice}", item=path)
+
+
+def refuse_taken(path: Path, option: str, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Find out before any work whether a command may write the one file that an option names.
+
+    Args:
+        path: the file.
+        option: the option.
+        force: whether a file that exists may be replaced.
+        inputs: the files that the command reads; they are never written over.
+
+    Raises:
+        UsageError: the file exists and may not be replaced, or is one of the inputs.
+    """
+    advice = f"--force replaces it, {option} names another file"
+    if_exists: IfExists = "overwrite" if force else "error"
+    FilePolicy(if_exists, inputs, advice=advice, other=option, error=UsageError).place(path)
 
 
 def prepare(folder: Path) -> None:
@@ -195,7 +253,7 @@ def free_neighbour(path: Path) -> Path:
         This path, or the first of ``name-2``, ``name-3``, ... that is free.
     """
     candidate, n = path, 2
-    while candidate.exists():
+    while os.path.lexists(candidate):
         candidate = path.with_name(f"{path.stem}-{n}{path.suffix}")
         n += 1
     return candidate

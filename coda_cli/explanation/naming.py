@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coda_cli.errors import UsageError
-from coda_cli.media.files import utf8
+from coda_cli.media.files import shown_name
 from coda_cli.media.sources import Item
 
 KINDS = {
@@ -118,7 +118,7 @@ class Naming:
 
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
         """Fill the template in, and shorten a name that is too long for a file."""
-        source = Path(utf8(os.path.abspath(item.path)))
+        source = Path(shown_name(os.path.abspath(item.path)))
         values = {
             "stem": source.stem,
             "name": source.name,

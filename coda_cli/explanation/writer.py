@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,13 +126,17 @@ class Writer:
         named += record.files.values() if record else []
         return (*(self.output.naming.folder / f for f in named), path)
 
-    def _place(self, path: Path, source: Input) -> Path | None:
-        """The path at which a file is written; None when one exists and is kept."""
+    def _is_written(self, path: Path, source: Input) -> bool:
+        """Whether a file is to be drawn and written: not where one exists and is kept. Raises MediaError."""
+        return self._policy.place(path, partial(self._is_the_same, path, source)) is not None
 
-        def is_the_same() -> bool:
-            return (stored := stored_record(path)) is not None and self._matches(stored, source.picture)
+    def _write(self, path: Path, source: Input, write: Callable[..., object]) -> Path | None:
+        """Write a file; gives the path that it got in the end."""
+        return self._policy.write(path, write, partial(self._is_the_same, path, source))
 
-        return self._policy.place(path, is_the_same)
+    def _is_the_same(self, path: Path, source: Input) -> bool:
+        """Whether the file that exists is about this picture, network and settings."""
+        return (stored := stored_record(path)) is not None and self._matches(stored, source.picture)
 
     # ---- files that are written --------------------------------------------------------------------------------------
 
@@ -166,10 +171,11 @@ class Writer:
         )
         record = record.model_copy(update={"explained": explained, "files": self._names_in_record(shared)})
         written = [path for files in (*of_classes, shared) for path in files.values()]
-        if "json" in kinds and (path := self._place(naming.record_path(source.item), source)):
-            # Last: its presence says that everything else is there.
-            write_with(path, lambda stream: stream.write(to_json(record).encode() + b"\n"))
-            written.append(path)
+        if "json" in kinds:  # last: its presence says that everything else is there
+            text = to_json(record).encode() + b"\n"
+            write = partial(write_with, write=lambda stream: stream.write(text))
+            if path := self._write(naming.record_path(source.item), source, write):
+                written.append(path)
         return Outcome(source.item, record, written=tuple(written))
 
     def _prepare_folder(self, source: Input) -> None:
@@ -185,7 +191,7 @@ class Writer:
             withdraw(path)
         elif self.output.if_exists in ("match", "error"):
             # Another run may have written it in the meantime: the error comes before any file of this run is written.
-            self._place(path, source)
+            self._is_written(path, source)
 
     def _write_pictures(
         self, source: Input, explanation: Explanation, k: int, record: Record, taken: set[Path]
@@ -195,11 +201,14 @@ class Writer:
         kinds = [kind for kind in drawing.kinds if kind in STYLES]
         hues = colour_explanation_of(explanation, k, drawing.smooth) if kinds and drawing.style == "colour" else None
         for kind in kinds:
-            if path := self._place(self._path_of_class_file(source.item, kind, part, taken), source):
-                with gate.PICTURES.holding(memory_of(kind, source, hues=hues is not None)):
-                    picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
-                    write_png(path, picture, {RECORD_KEY: core_json(record, part)})
-                files[kind] = path
+            wanted = self._path_of_class_file(source.item, kind, part, taken)
+            if not self._is_written(wanted, source):
+                continue
+            with gate.PICTURES.holding(memory_of(kind, source, hues=hues is not None)):
+                picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
+                write = partial(write_png, rgb=picture, text={RECORD_KEY: core_json(record, part)})
+                if path := self._write(wanted, source, write):
+                    files[kind] = path
         return files
 
     def _write_layers(
@@ -211,24 +220,30 @@ class Writer:
             return files
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
-            if path := self._place(self._path_of_class_file(source.item, kind, part, taken), source):
-                with gate.PICTURES.holding(memory_of(kind, source, len(shares))):
-                    frames = draw_layers(kind, source, shares, part, record)
-                    if kind == "layers":
-                        write_png(path, frames[0], {RECORD_KEY: core_json(record, part)})
-                    else:
-                        write_gif(path, frames, LAYER_SECONDS, core_json(record, part), TABLE[::4])
-                files[kind] = path
+            wanted = self._path_of_class_file(source.item, kind, part, taken)
+            if not self._is_written(wanted, source):
+                continue
+            with gate.PICTURES.holding(memory_of(kind, source, len(shares))):
+                frames, text = draw_layers(kind, source, shares, part, record), core_json(record, part)
+                if kind == "layers":
+                    write: Callable[..., object] = partial(write_png, rgb=frames[0], text={RECORD_KEY: text})
+                else:
+                    write = partial(
+                        write_gif, frames=frames, seconds=LAYER_SECONDS, comment=text, fixed_colours=TABLE[::4]
+                    )
+                if path := self._write(wanted, source, write):
+                    files[kind] = path
         return files
 
     def _write_arrays(self, source: Input, explanation: Explanation, record: Record) -> dict[str, Path]:
         """Write the arrays, with the record inside."""
-        path = self._place(self.output.naming.array_path(source.item), source)
-        if path is None:
+        wanted = self.output.naming.array_path(source.item)
+        if not self._is_written(wanted, source):
             return {}
         content = {**arrays(explanation), "record": np.array(to_json(record))}
-        write_with(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
-        return {"npz": path}
+        save = partial(write_with, write=lambda stream: np.savez_compressed(stream, allow_pickle=False, **content))
+        path = self._write(wanted, source, save)
+        return {"npz": path} if path else {}
 
     def _names_in_record(self, files: Mapping[str, Path]) -> dict[str, str]:
         """The names of files as a record holds them: relative to the output folder, with forward slashes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -26,6 +27,21 @@ def utf8(text: str) -> str:
         The same text; bytes that are not UTF-8 are written out, as in \xff.
     """
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def shown_name(text: str) -> str:
+    r"""Write a path as the names of outputs have it: on one line, without commands to a terminal.
+
+    Args:
+        text: the path, as Python holds it.
+
+    Returns:
+        The same text; bytes that are not UTF-8 and control characters are written out, as in \xff and \x1b.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", utf8(text))
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def regular_size(path: Path, most: int) -> int:
@@ -77,17 +93,23 @@ def read_whole(path: Path, most: int) -> bytes:
         raise MediaError(f"cannot be read ({error.strerror or error})", item=path) from error
 
 
+class TakenError(MediaError):
+    """A file was to be new, and there is one of this name: it was there, or came while this one was made."""
+
+
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when the block ends well; otherwise nothing is left behind.
 
     Args:
         path: the file to write.
+        replace: whether a file of this name may be replaced.
 
     Yields:
         A binary stream.
 
     Raises:
+        TakenError: when there is a file of this name that may not be replaced.
         MediaError: when the folder cannot be written or the disk is full.
     """
     # mkstemp is not used: its files are private, and the umask, which says what others may read, cannot be read safely
@@ -98,7 +120,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        give_name(temporary, path, replace=replace)
     except OSError as error:
         raise MediaError(f"cannot be written ({error.strerror or error})", item=path) from error
     finally:
@@ -106,18 +128,58 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
-def write_with(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_with(path: Path, write: Callable[[IO[bytes]], object], *, replace: bool = True) -> None:
     """Write a file, whole or not at all, with a function that fills a binary stream.
 
     Args:
         path: the file to write.
         write: fills the stream; the file gets its name when it returns.
+        replace: whether a file of this name may be replaced.
 
     Raises:
+        TakenError: when there is a file of this name that may not be replaced.
         MediaError: when the folder cannot be written or the disk is full.
     """
-    with atomic(path) as stream:
+    with atomic(path, replace=replace) as stream:
         write(stream)
+
+
+def give_name(temporary: Path, path: Path, *, replace: bool) -> None:
+    """Give a finished file its name, in one step: of several runs that want the same new name, one gets it.
+
+    Args:
+        temporary: the finished file, on the same disk.
+        path: its name.
+        replace: whether a file of this name may be replaced.
+
+    Raises:
+        TakenError: when there is a file of this name that may not be replaced.
+        OSError: when the file cannot get this name.
+    """
+    if replace:
+        os.replace(temporary, path)
+        return
+    try:
+        _link(temporary, path)
+    except FileExistsError as error:
+        raise TakenError("exists, and is not replaced", item=path) from error
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Rename a file to a name that no file has. Raises FileExistsError, and OSError as the system does."""
+    try:
+        os.link(temporary, path)  # unlike a rename, it never replaces
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without links, such as a memory card: an empty file holds the name for a moment
+        path.open("xb").close()
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            path.unlink()
+            raise
+    else:
+        os.unlink(temporary)
 
 
 @contextlib.contextmanager
@@ -136,7 +198,8 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
     """
     import filelock
 
-    beside = path.with_name(path.name + ".lock")
+    # Hidden and of our own name: "NAME.lock" could be somebody's file.
+    beside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
     lock = filelock.FileLock(beside, timeout=0)
     try:
         lock.acquire()

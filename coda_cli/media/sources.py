@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coda_cli.errors import UsageError
-from coda_cli.media.files import utf8
+from coda_cli.media.files import shown_name
 from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
 
 RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
@@ -96,7 +96,7 @@ def _expand_readable(
     path = Path(source)
     if path.is_dir():
         scan = _Scan(path, recursive, leave_out)
-        files = [Item(f, Path(utf8(str(f.parent.relative_to(path))))) for f in scan.pictures]
+        files = [Item(f, Path(shown_name(str(f.parent.relative_to(path))))) for f in scan.pictures]
         if on_left_out and scan.left_out:
             on_left_out(f"{source}: left out {scan.left_out}")
         if not files:
@@ -176,7 +176,7 @@ class _Scan:
         if self._leave_out and identity(path).is_relative_to(self._leave_out):
             return
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            ours = path.name.endswith((".coda.json", ".coda.npz", ".coda.jsonl")) or path.suffix == ".lock"
+            ours = path.name.endswith((".coda.json", ".coda.npz", ".coda.jsonl"))
             self.others[path.suffix.lower() or "no suffix"] += not ours
         elif not _drawn_by_coda(path):
             self.pictures.append(path)

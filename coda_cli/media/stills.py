@@ -294,18 +294,22 @@ def _largest(image: Image.Image) -> float:
 # ---- out ------------------------------------------------------------------------------------------------------------
 
 
-def write_png(path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
+def write_png(
+    path: Path, rgb: NDArray[np.uint8], text: Mapping[str, str] | None = None, *, replace: bool = True
+) -> None:
     """Write a picture as PNG, whole or not at all.
 
     Args:
         path: the file to write.
         rgb: uint8 [H, W, 3] sRGB.
         text: what the file carries as UTF-8 text chunks, by their keys.
+        replace: whether a file of this name may be replaced.
 
     Raises:
+        TakenError: when there is a file of this name that may not be replaced.
         MediaError: when the file cannot be written.
     """
-    write_with(path, lambda stream: stream.write(png.encode(rgb, text)))
+    write_with(path, lambda stream: stream.write(png.encode(rgb, text)), replace=replace)
 
 
 def read_gif_text(path: Path) -> str | None:

@@ -145,19 +145,21 @@ def _in_lines(label: str) -> str:
     return "\n".join([name, *parameters])
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, *, replace: bool = True) -> None:
     """Write a figure, whole or not at all. A PNG is marked as coda's own, so that no run takes it for a photograph.
 
     Args:
         figure: the figure.
         path: with one of the suffixes FORMATS.
+        replace: whether a file of this name may be replaced.
 
     Raises:
+        TakenError: there is a file of this name that may not be replaced.
         MediaError: the file cannot be written.
     """
     kind = path.suffix.lower().lstrip(".")
     marked = {RECORD_KEY: "figure"} if kind == "png" else None
-    write_with(path, lambda stream: figure.savefig(stream, format=kind, dpi=160, metadata=marked))
+    write_with(path, lambda stream: figure.savefig(stream, format=kind, dpi=160, metadata=marked), replace=replace)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

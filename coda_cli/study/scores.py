@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,7 +95,7 @@ class Scores:
 
 def _text(path: Path) -> str:
     """What the file holds; nothing where it is not there. Raises MediaError."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return ""
     if not path.is_file():
         raise MediaError("is no file that scores can be kept in; name another one", item=path)

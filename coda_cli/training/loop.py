@@ -5,6 +5,7 @@ Loss: binary cross entropy of the sigmoid probabilities, mean over batch and cla
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -14,18 +15,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.class_names import wnids_and_synonyms
+from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.checkpoints.loading import save
-from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
+from coda_cli.checkpoints.manifest import METADATA_KEY, Accuracy, Checkpoint, Preprocessing
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build, classify, encode
-from coda_cli.errors import TrainingError
+from coda_cli.errors import CheckpointError, TrainingError
 from coda_cli.training.batches import batch_of_step, resized, two_classes
 from coda_cli.training.datasets import Split
 from coda_cli.training.recipes import Recipe
@@ -107,7 +110,7 @@ def train(
     Raises:
         TrainingError: gradient or weights are no longer finite, the data do not fill one batch, or the state in
             ``folder`` belongs to another recipe or other data.
-        UsageError: the recipe cannot be trained.
+        UsageError: the recipe cannot be trained, or the run begins and there is a log.
         MediaError: log or state cannot be written.
     """
     begun = time.monotonic()
@@ -248,7 +251,15 @@ def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError
 
 
 def finish(
-    result: Result, recipe: Recipe, data: tuple[Split, Split], path: Path, name: str, *, about: str, licence: str = ""
+    result: Result,
+    recipe: Recipe,
+    data: tuple[Split, Split],
+    path: Path,
+    name: str,
+    *,
+    about: str,
+    licence: str = "",
+    replace: bool = True,
 ) -> Path:
     """Write the network of a finished run as a self-describing file.
 
@@ -260,11 +271,13 @@ def finish(
         name: of the network.
         about: what the file says about the data.
         licence: under which terms the file may be used.
+        replace: whether a file of this name may be replaced.
 
     Returns:
         ``path``.
 
     Raises:
+        TakenError: there is a file of this name that may not be replaced.
         MediaError: the file cannot be written.
     """
     train_split, test_split = data
@@ -281,15 +294,37 @@ def finish(
         accuracy=Accuracy(value=result.accuracy, pictures=len(test_split), split="held out"),
         training={
             "data": about,
-            "recipe": {key: value for key, value in asdict(recipe).items() if key not in ("arguments", "architecture")},
+            "recipe": _told(recipe),
             "pictures": len(train_split),
             "steps": result.steps,
             "seconds": round(result.seconds),
         },
         licence=licence,
     )
-    save(result.model, checkpoint, path)
+    save(result.model, checkpoint, path, replace=replace)
     return path
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """What a network's file says about its recipe, beyond what describes the network."""
+    return {key: value for key, value in asdict(recipe).items() if key not in ("arguments", "architecture")}
+
+
+def is_of_run(path: Path, recipe: Recipe) -> bool:
+    """Whether a file is a network that a run of this recipe has written: its last part, run again, replaces it.
+
+    Args:
+        path: of the file.
+        recipe: of the run.
+
+    Returns:
+        The answer.
+    """
+    try:
+        described = json.loads(read_metadata(path).get(METADATA_KEY, "{}"))
+        return bool(described["training"]["recipe"] == json.loads(json.dumps(_told(recipe))))
+    except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def can_compile(device: torch.device) -> bool:

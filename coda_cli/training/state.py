@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.torch_files import TorchFile
-from coda_cli.errors import CheckpointError, TrainingError
+from coda_cli.errors import CheckpointError, MediaError, TrainingError, UsageError
 from coda_cli.media.files import write_with
 from coda_cli.training.datasets import Split
 from coda_cli.training.recipes import Recipe
@@ -55,7 +57,9 @@ def save_state(
         "step": step,
         "seconds": seconds,
     }
-    write_with(path, lambda stream: torch.save(state, stream))
+    whole = io.BytesIO()  # torch's own writer, on a disk that is full, ends with an error that hides the reason
+    torch.save(state, whole)
+    write_with(path, lambda stream: stream.write(whole.getbuffer()))
 
 
 def load_state(
@@ -162,6 +166,27 @@ def _identity(recipe: Recipe) -> str:
     return json.dumps(asdict(recipe), sort_keys=True)
 
 
+def refuse_log_of_another(path: Path) -> None:
+    """Refuse to begin a log where there is a file: it is of another run, or of another program.
+
+    Args:
+        path: of the log.
+
+    Raises:
+        UsageError: there is a file, and it holds more than the first line of a log, with which a run begins.
+    """
+    if os.path.lexists(path) and not _only_begun(path):
+        raise UsageError("exists, and is not replaced; move it away, or -o DIR starts in another folder", item=path)
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether a file is the log of a run that was stopped before the end of its first epoch: nothing is lost."""
+    try:
+        return _rows_of_log(path, sys.maxsize) == []
+    except TrainingError:
+        return False
+
+
 class Log:
     """A CSV file with one line for every epoch.
 
@@ -174,13 +199,16 @@ class Log:
 
         Args:
             path: of the file.
-            keep_until: the step that a resumed run goes on from: lines after it are dropped; 0 drops all.
+            keep_until: the step that a resumed run goes on from: lines after it are dropped; 0 begins the file.
 
         Raises:
+            UsageError: the log begins, and there is a file of this name that holds something.
             MediaError: the file cannot be written.
             TrainingError: the run goes on, and the file is not its log.
         """
         self.path = path
+        if not keep_until:
+            refuse_log_of_another(path)
         rows = _rows_of_log(path, keep_until) if keep_until and path.exists() else []
         text = io.StringIO(newline="")
         writer = csv.writer(text)
@@ -192,9 +220,15 @@ class Log:
 
         Args:
             values: in the order of LOG_FIELDS.
+
+        Raises:
+            MediaError: the file cannot be written.
         """
-        with self.path.open("a", newline="") as stream:
-            csv.writer(stream).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)
+        try:
+            with self.path.open("a", newline="") as stream:
+                csv.writer(stream).writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)
+        except OSError as error:
+            raise MediaError(f"cannot be written ({error.strerror or error})", item=self.path) from error
 
 
 def _rows_of_log(path: Path, keep_until: int) -> list[list[str]]:

@@ -133,6 +133,23 @@ def stated_duration(container: InputContainer, stream: VideoStream, zero: Fracti
     return container.duration / 1e6 if container.duration else None
 
 
+def stated_end(path: Path, container: InputContainer, stream: VideoStream, zero: Fraction) -> float:
+    """Read from the header of a Matroska when its last frame ends, which nothing else in the file says.
+
+    Args:
+        path: the file.
+        container: the same file, open.
+        stream: its stream of pictures.
+        zero: the file's own time of the first frame, in seconds.
+
+    Returns:
+        Seconds from the first frame; 0 where the header does not say so, or the file is cut off.
+    """
+    if "matroska" not in container.format.name or "DURATION" not in stream.metadata or is_cut_off(path):
+        return 0.0
+    return stated_duration(container, stream, zero) or 0.0
+
+
 def video_stream(path: Path, container: InputContainer) -> VideoStream:
     """Find the stream of moving pictures that players show: the one marked as default, or else the first.
 

@@ -27,6 +27,7 @@ from coda_cli.video.containers import (
     reason_of,
     seconds_of,
     stated_duration,
+    stated_end,
     track_note,
     video_stream,
 )
@@ -103,6 +104,7 @@ class DecodingLog:
         notes: in words, what was wrong and what was changed.
         passed: frames of the source dealt with so far, decoded or lost, in that part or not.
         broken: whether the file could not be read to its end.
+        shown_until: seconds to the end of the last frame, as the header alone says; 0 where it does not.
     """
 
     def __init__(self, start: float = 0.0, end: float | None = None) -> None:
@@ -114,7 +116,7 @@ class DecodingLog:
         """
         self.start, self.end = start, end
         self.lost, self.damaged, self.notes = 0, 0, list[str]()
-        self.passed, self.broken = 0, False
+        self.passed, self.broken, self.shown_until = 0, False, 0.0
 
     def note(self, text: str) -> None:
         """Add a line to ``notes``, unless it is there already.
@@ -244,6 +246,7 @@ def video_frames(path: Path, log: DecodingLog) -> Generator[CodedFrame]:
                 return rgb
 
             yield CodedFrame(number, frame.pts, time, duration, damaged, colours)
+        log.shown_until = 0.0 if log.broken else stated_end(path, container, stream, opening.zero)
         ends = _Ends(path, log.passed, end, opening.zero, float(rate), log.broken)
         missing = _missing_at_the_end(container, stream, ends)
         if missing > 0:
@@ -290,14 +293,16 @@ def _decoded(
     import av
 
     shown = key.pts - 1 if key else None  # the stamp of the last frame
-    waiting: list[int] = []
-    decode, guessed = decoder_of(stream), has_guessed_stamps(stream)
+    waiting, decode, guessed = list[int](), decoder_of(stream), has_guessed_stamps(stream)
     mending = False  # after a loss, frames refer to what was lost, until the next key frame
     for packet in _until_broken(stream, log):
         if packet.pts is not None and packet.size and _shows(packet, stream) and not (key and packet.pts < key.pts):
             waiting.append(packet.pts)
         try:
             frames = decode(packet)
+        except av.error.BlockingIOError as error:  # when the decoder is made; the file may be whole
+            name = stream.container.name.removeprefix("file:")
+            raise MediaError("the system allows no more threads to decode it with; see ulimit -u", item=name) from error
         except av.FFmpegError:
             if packet.pts is None:  # one with a stamp is counted when its turn has passed
                 mending = True

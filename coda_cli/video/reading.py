@@ -48,6 +48,9 @@ __all__ = [
 Source = str | Path | int  # a file, a folder or printf pattern of pictures, the index of a camera
 
 
+LONGEST_HELD = 600.0  # seconds that a last frame is believed to last where only the header of the file says so
+
+
 @dataclass(frozen=True)
 class Frame:
     """One frame, and when it is shown.
@@ -198,6 +201,8 @@ class Reader(DecodingLog):
                 if frame.duration is not None:
                     self.until = min(frame.time + frame.duration, np.inf if self.end is None else self.end)
                 yield frame
+        if self.until is not None and self.until < self.shown_until < self.until + LONGEST_HELD:
+            self.until = min(self.shown_until, np.inf if self.end is None else self.end)
 
 
 def _nearest(frames: Iterator[CodedFrame], start: float, fps: float) -> Iterator[CodedFrame]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast, get_args
 
-from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.files import TEMPORARY_PREFIX
+from coda_cli.errors import STOPPING, MediaError, UsageError
+from coda_cli.media.files import TEMPORARY_PREFIX, TakenError, give_name
 from coda_cli.video.checking import verify
 from coda_cli.video.containers import reason_of
 from coda_cli.video.encoders import DEFAULT_RATE, RGB, Encoder, Kind, Pictures, Video
@@ -79,6 +79,7 @@ class ClipWriter:
         loop: bool = True,
         fixed_colours: RGB | None = None,
         comment: str = "",
+        replace: bool = True,
     ) -> None:
         """Check that the clip can be written there; its file is opened with the first frame.
 
@@ -95,6 +96,7 @@ class ClipWriter:
             loop: whether gif and webp start again at their end.
             fixed_colours: uint8 [n, 3] sRGB, n at most 253: colours that a gif must show exactly.
             comment: text that a gif carries.
+            replace: whether a clip of this name, or a folder of numbered frames, may be replaced.
 
         Raises:
             UsageError: for an unknown suffix.
@@ -103,7 +105,7 @@ class ClipWriter:
         self.path, self.kind = path, kind or kind_of(path)
         self.frames, self.dropped, self.notes = 0, 0, list[str]()
         self._rate, self._audio, self._quality, self._loop = rate, audio, quality, loop
-        self._fixed_colours, self._comment = fixed_colours, comment
+        self._fixed_colours, self._comment, self._replace = fixed_colours, comment, replace
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part")
         self._encoder: Encoder | None = None
         self._shape: tuple[int, ...] = ()
@@ -169,6 +171,7 @@ class ClipWriter:
         """Complete the file and give it its name.
 
         Raises:
+            TakenError: when there is a clip of this name that may not be replaced.
             MediaError: when the file cannot be written, or there is no frame.
         """
         with contextlib.ExitStack() as unless_done:
@@ -185,7 +188,7 @@ class ClipWriter:
                 finally:
                     encoder.close()
                 self._check_and_add_sound(float(length * encoder.tick))
-                _put_in_place(self._temporary, self.path)
+                _put_in_place(self._temporary, self.path, replace=self._replace)
             unless_done.pop_all()
         self._done = True
         if self.dropped:
@@ -243,7 +246,9 @@ class ClipWriter:
             raise
 
 
-def write_gif(path: Path, frames: Iterable[RGB], seconds: float, comment: str, fixed_colours: RGB) -> None:
+def write_gif(
+    path: Path, frames: Iterable[RGB], seconds: float, comment: str, fixed_colours: RGB, *, replace: bool = True
+) -> None:
     """Write an endless GIF whose frames all last equally long; after any exception nothing of it is left.
 
     Args:
@@ -252,11 +257,13 @@ def write_gif(path: Path, frames: Iterable[RGB], seconds: float, comment: str, f
         seconds: how long each of them is shown.
         comment: text that the file carries.
         fixed_colours: uint8 [n, 3] sRGB, n at most 253: colours that must be shown exactly.
+        replace: whether a file of this name may be replaced.
 
     Raises:
+        TakenError: when there is a file of this name that may not be replaced.
         MediaError: when the file cannot be written, or there is no frame.
     """
-    clip = ClipWriter(path, "gif", comment=comment, fixed_colours=fixed_colours)
+    clip = ClipWriter(path, "gif", comment=comment, fixed_colours=fixed_colours, replace=replace)
     try:
         for n, frame in enumerate(frames):
             clip.write(frame, n * seconds, seconds)
@@ -266,16 +273,18 @@ def write_gif(path: Path, frames: Iterable[RGB], seconds: float, comment: str, f
         raise
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Give a finished file or folder its name."""
-    if temporary.is_dir():
-        if path.exists():  # numbered frames of an earlier run: checked when the writer was made
-            shutil.rmtree(path)
-        temporary.rename(path)
+def _put_in_place(temporary: Path, path: Path, *, replace: bool) -> None:
+    """Give a finished file or folder its name. Raises TakenError where it is not free and may not be replaced."""
+    if not temporary.is_dir():
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        give_name(temporary, path, replace=replace)
         return
-    with temporary.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    if os.path.lexists(path):
+        if not replace or not _holds_only_frames(path):
+            raise TakenError("exists, and is not replaced", item=path)
+        shutil.rmtree(path)
+    temporary.rename(path)  # where a folder that is not empty came in the meantime, this fails
 
 
 def _holds_only_frames(path: Path) -> bool:
@@ -285,7 +294,7 @@ def _holds_only_frames(path: Path) -> bool:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the block has ended, so that a frame is written whole or not at all.
+    """Let Ctrl-C and what else ends a run wait until the block has ended: a frame is written whole or not at all.
 
     Outside the main thread this does nothing, because signals are handled only there.
 
@@ -295,7 +304,7 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     before = {number: handler for number, handler in before.items() if callable(handler)}
     came: list[int] = []
     for number in before:

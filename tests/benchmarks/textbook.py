@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coda_cli.core.dau import DAUConv2d
+from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.networks import CodaNet
 from coda_cli.machine.precision import true_float32
 

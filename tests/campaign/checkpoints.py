@@ -271,6 +271,8 @@ def _zip(folder: Path, rng: random.Random) -> Case:
     """A torch file with spoiled bytes, or whose entries lie about their size."""
     if rng.random() < 0.6:
         how, data = spoiled(theirs(), rng)
+    elif rng.random() < 0.3:
+        how, data = "sizes", _other_sizes(theirs(), rng)
     else:
         how, stream = "bomb", io.BytesIO()
         with (
@@ -287,6 +289,18 @@ def _zip(folder: Path, rng: random.Random) -> Case:
         data = stream.getvalue()
     (folder / "m.pkl").write_bytes(data)
     return Case(f"torch zip, {how}", _command("m.pkl", rng, "--arch", RANK_4), ANY_ANSWER)
+
+
+def _other_sizes(data: bytes, rng: random.Random) -> bytes:
+    """A zip whose directory states other sizes, places or a number of entries than are true."""
+    at, out = data.index(b"PK\x01\x02"), bytearray(data)
+    field = rng.choice((20, 24, 42))  # the packed size, the size, and where an entry begins
+    value = rng.choice((0, 1, 10**6, 2**31, 2**32 - 1))
+    while at >= 0:
+        if rng.random() < 0.5:
+            out[at + field : at + field + 4] = value.to_bytes(4, "little")
+        at = data.find(b"PK\x01\x02", at + 1)
+    return bytes(out)
 
 
 def _tensors(folder: Path, rng: random.Random) -> Case:
@@ -356,7 +370,10 @@ def _sidecar(folder: Path, rng: random.Random) -> Case:
 def _link(folder: Path, rng: random.Random) -> Case:
     """No file of weights at all under the name of one."""
     suffix = rng.choice(("safetensors", "pkl", "pt"))
-    kind, path = rng.choice(("zero", "fifo", "folder", "sparse", "dangling", "picture")), folder / f"m.{suffix}"
+    kind, path = (
+        rng.choice(("zero", "fifo", "folder", "sparse", "dangling", "picture", "itself")),
+        folder / f"m.{suffix}",
+    )
     if kind == "zero":
         path.symlink_to("/dev/zero")
     elif kind == "fifo":
@@ -369,5 +386,5 @@ def _link(folder: Path, rng: random.Random) -> Case:
     elif kind == "picture":
         path.write_bytes(whole("png", "RGB"))
     else:
-        path.symlink_to("nowhere")
+        path.symlink_to("nowhere" if kind == "dangling" else path.name)
     return Case(f"{kind} as a checkpoint", _command(path.name, rng), (2, 3))

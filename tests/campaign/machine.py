@@ -13,8 +13,9 @@ from campaign.own_files import MEASURE, TRAIN, scenes, squares
 from campaign.pictures import whole
 
 MB = 1_000_000
-STOPPED = (0, 130, 143, -signal.SIGINT, -signal.SIGTERM)
-WRITES = ("explain", "compare", "video", "train", "convert", "scores", "logits")
+STOPPED = (0, 130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WRITES = ("explain", "compare", "video", "train", "convert", "scores", "logits", "plot")
 
 
 def command(folder: Path, rng: random.Random, kinds: tuple[str, ...] = WRITES) -> tuple[str, list[str]]:
@@ -48,6 +49,8 @@ def command(folder: Path, rng: random.Random, kinds: tuple[str, ...] = WRITES) -
     scenes(folder / "data")
     if kind == "scores":
         return kind, list(MEASURE)
+    if kind == "plot":
+        return kind, [*MEASURE[:-2], "--plot", "p.png"]
     return kind, ["models", "verify", "cifar10", "--accuracy", "data", "--logits", "l.npz"]
 
 
@@ -82,7 +85,8 @@ def scarce(folder: Path, rng: random.Random) -> Case:
         )
         return Case("no working folder", args, USED_WRONGLY, folder_gone=True, fresh=rng.random() < 0.5)
     name, args = command(folder, rng)
-    case = Case(f"{kind}, {name}", args, USED_WRONGLY, may_start="train" in name)
+    # torch compiles with a compiler; matplotlib asks a program for the fonts of the system
+    case = Case(f"{kind}, {name}", args, USED_WRONGLY, may_start=name in ("train", "plot"))
     if kind == "disk":
         case.largest_file = rng.choice((0, 1, 100, 3_000, 20_000, 200_000))
     elif kind == "memory":
@@ -112,20 +116,26 @@ def _there(folder: Path, name: str, case: Case, rng: random.Random) -> None:
     """Somebody else's files lie where the run writes; nobody has said that they may be replaced."""
     theirs = {
         "compare": "out/a.compare.png", "convert": "new.safetensors", "scores": "s.jsonl", "logits": "l.npz",
+        "plot": "p.png",
         "train": rng.choice(("run/log.csv", "run/model.safetensors", "run/training-state.pt")),
     }.get(name, rng.choice(("out/a.coda.mp4", "out/a.coda.jsonl", "out/a.coda.gif", "out/a.json")))  # fmt: skip
     (folder / theirs).parent.mkdir(exist_ok=True)
-    (folder / theirs).write_bytes(b"somebody else's\n")
+    if rng.random() < 0.2:
+        (folder / theirs).symlink_to("nowhere")
+    else:
+        (folder / theirs).write_bytes(b"somebody else's\n")
     case.what = f"{Path(theirs).name} of somebody else"
 
 
 def stopped(folder: Path, rng: random.Random) -> Case:
     """A signal at any moment, and another one while the program leaves."""
     name, args = command(folder, rng)
-    number = rng.choice((signal.SIGINT, signal.SIGINT, signal.SIGTERM))
+    number = rng.choice((signal.SIGINT, *ENDS))
     at = rng.choice((0.0, 0.02, 0.1, 0.3, 0.6, 1.0, 1.5, 2.5)) * rng.uniform(0.6, 1.4)
     signals = [(at, int(number))]
     if rng.random() < 0.5:
-        signals.append((at + rng.choice((0.0, 0.01, 0.05, 0.2)), int(rng.choice((signal.SIGINT, signal.SIGTERM)))))
+        signals.append((at + rng.choice((0.0, 0.01, 0.05, 0.2)), int(rng.choice(ENDS))))
     what = f"{name}, {'two signals' if len(signals) > 1 else 'a signal'}"
-    return Case(what, args, STOPPED, signals=signals, may_start="train" in name, fresh=at > 0.5 and rng.random() < 0.2)
+    return Case(
+        what, args, STOPPED, signals=signals, may_start=name in ("train", "plot"), fresh=at > 0.5 and rng.random() < 0.2
+    )

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
 CONNECTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_EVERY = 0.01  # seconds between two looks at a child
 NOT_IMPORTED = ("__main__", "plots")  # the program itself; matplotlib, which starts a program to list fonts
 
@@ -43,6 +44,7 @@ def prepare() -> None:
 
 def child(request: dict[str, Any], writing: dict[str, int]) -> NoReturn:
     """Become the run that a request describes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # what comes before it has begun, comes when it has
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -56,9 +58,10 @@ def child(request: dict[str, Any], writing: dict[str, int]) -> NoReturn:
     if request["folder_gone"]:
         os.rmdir(request["cwd"])
     limits(request)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if request["fresh"]:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         os.execv(sys.executable, [sys.executable, "-m", "coda_cli", *request["args"]])
     sys.argv = ["coda", *request["args"]]
     if not request["unwatched"]:
@@ -66,6 +69,9 @@ def child(request: dict[str, Any], writing: dict[str, int]) -> NoReturn:
     from coda_cli.__main__ import run
 
     try:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as while it is imported, until it takes over
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
     except BaseException:  # what Python prints of an error that nobody caught
         with contextlib.suppress(Exception):

@@ -72,9 +72,8 @@ HUGE = 11_000
 
 def make(folder: Path, rng: random.Random) -> Case:
     """A picture that is not what it should be."""
-    return rng.choices((_spoiled, _huge, _odd_name, _special, _profile, _disguise, _scan), (60, 8, 8, 6, 6, 6, 6))[0](
-        folder, rng
-    )
+    kinds = (_spoiled, _huge, _odd_name, _special, _profile, _disguise, _scan, _bomb, _links, _animated)
+    return rng.choices(kinds, (54, 8, 7, 6, 6, 5, 5, 4, 2, 3))[0](folder, rng)
 
 
 @cache
@@ -242,3 +241,66 @@ def _scan(folder: Path, rng: random.Random) -> Case:
     policy = rng.choice(("match", "skip", "rename", "overwrite"))
     args = ["explain", "in", "-o", "out", "--if-exists", policy, "--batch-size", rng.choice(("1", "4", "auto"))]
     return Case("folder, half of it spoiled", [*args, *rng.choice(([], ["--json"], ["-qq"]))], PICTURE_FAILED)
+
+
+def _bomb(folder: Path, rng: random.Random) -> Case:
+    """A few kilobytes that unpack to much: texts and profiles of PNG, scans of JPEG, frames of GIF, tags of TIFF."""
+    kind = rng.choice(("text", "profile", "scans", "frames", "exif"))
+    name, sound = "a.png", whole("png", "RGB")
+    squeezed = zlib.compress(bytes(rng.choice((3_000_000, 300_000_000))), 9)
+    if kind == "text":
+        data = rng.choice((chunk(b"zTXt", b"a\0\0" + squeezed), chunk(b"iTXt", b"a\0\1\0\0\0" + squeezed)))
+        data = sound[:33] + data * rng.choice((1, 20)) + sound[33:]
+    elif kind == "profile":
+        data = sound[:33] + chunk(b"iCCP", b"a\0\0" + squeezed) + sound[33:]
+    elif kind == "frames":
+        name, one = "a.gif", gif(200, 200)
+        data = one[:-1] + one[19:-1] * rng.choice((1_000, 20_000)) + b";"
+    elif kind == "exif":
+        name = "a.jpg"
+        ring = b"MM\0\x2a\0\0\0\x08" + struct.pack(">HHHII", 1, 0x8769, 4, 1, 8) + struct.pack(">I", 8)
+        segment = b"Exif\0\0" + ring
+        sound = whole("jpg", "L")
+        data = sound[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + sound[2:]
+    else:
+        name, stream = "a.jpg", io.BytesIO()
+        Image.new("L", (rng.choice((500, 4_000)),) * 2).save(stream, "JPEG", progressive=True)
+        data = stream.getvalue()
+        last = data.rindex(b"\xff\xda")
+        data = data[:-2] + data[last:-2] * rng.choice((10, 2_000)) + data[-2:]
+    (folder / name).write_bytes(data)
+    return Case(f"bomb, {kind}", _explain(name, rng), PICTURE_FAILED)
+
+
+def _links(folder: Path, rng: random.Random) -> Case:
+    """A folder with links: to itself, to the folder above, to nothing, to pictures."""
+    (folder / "in").mkdir()
+    (folder / "in" / "a.png").write_bytes(whole("png", "RGB"))
+    for name, to in (
+        ("loop", "."),
+        ("up", ".."),
+        ("gone.png", "nowhere"),
+        ("b.png", "a.png"),
+        ("self.png", "self.png"),
+    ):
+        if rng.random() < 0.7:
+            (folder / "in" / name).symlink_to(to)
+    recursive = rng.choice(([], ["-r"]))
+    return Case("links in a folder", ["explain", "in", "-o", rng.choice(("out", "in/out")), *recursive], USED_WRONGLY)
+
+
+def animation(rng: random.Random) -> bytes:
+    """A GIF whose frames lie anywhere, are cleared in every way, and see through."""
+    width, height = rng.choice(((30, 20), (200, 150)))
+    data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, rng.choice((0, 1, 255)), 0) + rng.randbytes(6)
+    for _ in range(rng.choice((1, 5, 40))):
+        x, y = (rng.choice((0, 0, 1, side - 1, side, 60_000)) for side in (width, height))
+        flags = rng.randrange(8) << 2 | rng.choice((0, 1))
+        data += b"\x21\xf9\x04" + bytes([flags]) + struct.pack("<HB", rng.choice((0, 1, 10, 65_535)), rng.randrange(3))
+        data += b"\0\x2c" + struct.pack("<HHHHB", x, y, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return data + b";"
+
+
+def _animated(folder: Path, rng: random.Random) -> Case:
+    (folder / "a.gif").write_bytes(animation(rng))
+    return Case("frames of a gif anywhere", _explain("a.gif", rng), PICTURE_FAILED)

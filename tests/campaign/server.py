@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
 import threading
@@ -16,6 +17,7 @@ from campaign.case import Case
 from campaign.mutations import ODD_TEXTS, spoiled
 
 PIECE = 65_536
+ENDLESS = 4_000_000_000  # bytes; the program's limit is 3 GB
 
 PULLED, FILE = "9L-S-CoDA-SQ-10", "model_epoch_200.pkl"  # published without a hash: any sound file is taken
 FAILED = (3, 5)
@@ -66,8 +68,8 @@ class Liar:
         else:
             yield self.head
             yield self.body
-        while self.endless:
-            yield self.endless
+        if self.endless:  # not without an end: a program that had no limit would fill the disk
+            yield from itertools.repeat(self.endless, ENDLESS // len(self.endless))
 
 
 def head(status: str = "200 OK", length: int | str | None = None, **more: str) -> bytes:

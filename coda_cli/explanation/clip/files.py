@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.explanation.clip.drawing import Painter
+from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
 from coda_cli.explanation.picture import Explanation
 from coda_cli.machine import budget
-from coda_cli.media.files import atomic, utf8
+from coda_cli.media.files import alone, atomic, utf8
 from coda_cli.schema.clips import ClipRecord, FrameRecord
 from coda_cli.schema.parts import to_json
 from coda_cli.video.reading import ClipWriter, Frame, Kind
@@ -33,11 +35,35 @@ class ClipOutputs:
         clips: the files, or folders of pictures, by their kind.
         record: the file of records, one line for each frame and one for the clip.
         audio: whether the sound is kept, where a kind can hold it.
+        replace: whether files that exist are replaced.
     """
 
     clips: Mapping[Kind, Path] = field(default_factory=dict)
     record: Path | None = None
     audio: bool = True
+    replace: bool = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no other run write these files while the block runs.
+
+        Of several runs that want the same files, one goes on; the others need not compute a clip to find out.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            UsageError: another run writes one of the files.
+            MediaError: a file exists that may not be replaced: another run may have ended since it was looked for.
+        """
+        policy = FilePolicy("overwrite" if self.replace else "error", (), advice=FORCE_REPLACES)
+        paths = [*self.clips.values(), *([self.record] if self.record else [])]
+        with ExitStack() as locks:
+            for path in paths:
+                locks.enter_context(alone(path, "name another --output"))
+            for path in paths:
+                policy.place(path)
+            yield
 
 
 OWN = '{"schema":"coda.clip"}'  # the comment of a GIF, by which a scan of its folder knows that coda drew it
@@ -57,10 +83,19 @@ class Sink:
         self.painter = painter
         with ExitStack() as stack:
             # Opened first, it is closed last: the record's presence says that the clips are complete.
-            self._lines = stack.enter_context(atomic(outputs.record)) if outputs.record else None
+            self._lines: IO[bytes] | None = None
+            if outputs.record:
+                self._lines = stack.enter_context(atomic(outputs.record, replace=outputs.replace))
             self._writers = [
                 stack.enter_context(
-                    ClipWriter(clip, kind, rate=rate, audio=audio if outputs.audio else None, comment=OWN)
+                    ClipWriter(
+                        clip,
+                        kind,
+                        rate=rate,
+                        audio=audio if outputs.audio else None,
+                        comment=OWN,
+                        replace=outputs.replace,
+                    )
                 )
                 for kind, clip in outputs.clips.items()
             ]

@@ -101,7 +101,7 @@ class ClipExplanation:
         for file in (path, record):
             policy.place(file)
         prepare(path.parent)
-        outputs = ClipOutputs({kind_of(path): path}, record, audio)
+        outputs = ClipOutputs({kind_of(path): path}, record, audio, replace=force)
         *_, summary = self.records(drawing or ClipDrawing(), outputs)
         assert isinstance(summary, ClipRecord)
         return summary
@@ -129,10 +129,21 @@ class ClipExplanation:
             A record for every frame as it is done, then, after the files are complete, one for the whole clip.
 
         Raises:
-            UsageError: the network cannot be drawn in this style.
-            MediaError: the clip cannot be read or written.
+            UsageError: the network cannot be drawn in this style, or another run writes the same files.
+            MediaError: the clip cannot be read or written, or a file exists that may not be replaced.
             ExactnessError: logits are not finite.
         """
+        with outputs.held():
+            yield from self._records(drawing, outputs, on_survey, on_interrupt)
+
+    def _records(
+        self,
+        drawing: ClipDrawing,
+        outputs: ClipOutputs,
+        on_survey: Callable[[int], None] | None,
+        on_interrupt: Callable[[ClipRecord], None] | None,
+    ) -> Generator[FrameRecord | ClipRecord, None, None]:
+        """Explain the clip frame by frame, when no other run writes its files."""
         run = _ClipRun(self, drawing, outputs, on_survey)
         with Sink(run.painter(), outputs, *run.rate_and_sound()) as sink:
             try:
