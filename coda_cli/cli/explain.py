@@ -305,7 +305,7 @@ class _ResultPrinter:
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:
     """Print for people what a record says; with ``many`` inputs only errors, unless -v is given."""
-    from coda_cli.explanation.record import equation, standing, title_of
+    from coda_cli.explanation.phrases import equation, standing, title_of
 
     say = console.detail if many else console.say
     for note in record.source.notes:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import UsageError
+from coda_cli.explanation.phrases import carried_text, name_of_bias, standing, title_of
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import Drawing, carried_text, make_record, name_of_bias, standing, title_of
+from coda_cli.explanation.record import Drawing, make_record
 from coda_cli.explanation.request import Input
 from coda_cli.machine import budget
 from coda_cli.media.view import View, paste_back

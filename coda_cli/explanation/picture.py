@@ -214,7 +214,7 @@ class Explanation:
         return self.input
 
     def __repr__(self) -> str:
-        from coda_cli.explanation.record import equation
+        from coda_cli.explanation.phrases import equation
 
         if self.input is None:
             return f"<Explanation of a frame, {len(self.targets)} targets>"
@@ -225,7 +225,7 @@ class Explanation:
         return as_png(np.asarray(self.panel()))
 
     def _repr_html_(self) -> str:
-        from coda_cli.explanation.record import equation
+        from coda_cli.explanation.phrases import equation
 
         lines = "".join(f"<div>{html.escape(equation(part))}</div>" for part in self.record().explained)
         panel = base64.b64encode(self._repr_png_()).decode()

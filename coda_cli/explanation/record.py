@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from coda_cli.core.depth import LayerShare
 from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
 from coda_cli.explanation.naming import KINDS
+from coda_cli.explanation.phrases import CONFIDENT
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.request import Input, refuse_unknown
 from coda_cli.media.files import utf8
@@ -35,7 +36,6 @@ from coda_cli.schema.pictures import EvidencePart, Explained, LayerPart, Record,
 from coda_cli.vocabulary import Fit, Style
 
 TOP = 5  # classes with the highest logits in every record
-CONFIDENT = 0.5  # a probability below this is said to be unsure
 
 
 @dataclass(frozen=True)
@@ -335,84 +335,6 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
         tolerance=float(d.tolerance[0, k]),
         exact=bool(d.exact[0, k]),
     )
-
-
-def title_of(part: Sums) -> str:
-    """Name an explained class, or difference of classes.
-
-    Args:
-        part: its part of a record.
-
-    Returns:
-        The class's name, or "A − B".
-    """
-    return part.name if part.versus is None else f"{part.name} − {part.versus.name}"
-
-
-def equation(part: Sums) -> str:
-    """Write in one line what the logit of a class is made of, and what rounding left over.
-
-    Of an ordinary network also how much of it the positions of its cut carry.
-
-    Args:
-        part: the class's part of a record.
-
-    Returns:
-        A line such as "church, p 0.999: logit 7.267 = 10.025 -0.561 -2.197 bias, residual 2.5e-07".
-    """
-    p = "" if part.probability is None else f", p {part.probability:.3f}"
-    what = "logit" if part.versus is None else "difference of logits"
-    embedding = f" {part.positional:+.3f} positional" if part.positional else ""
-    return (
-        f"{title_of(part)}{p}: {what} {part.logit:.3f} = {part.positive:.3f} {part.negative:+.3f} "
-        f"{part.bias:+.3f} {name_of_bias(part)}{embedding}, residual {part.residual:.1e}{carried_text(part)}"
-    )
-
-
-def name_of_bias(part: Sums) -> str:
-    """Name what ``part.bias`` is: one bias, or constants of several layers.
-
-    Args:
-        part: the class's part of a record.
-
-    Returns:
-        A word.
-    """
-    return "constants" if sum(c.kind != "positional" for c in part.constants) > 1 else "bias"
-
-
-def carried_text(part: Sums) -> str:
-    """Say how much of the logit the positions of an ordinary network's cut have.
-
-    Args:
-        part: the class's part of a record.
-
-    Returns:
-        The end of a line; nothing for networks that are exact by construction.
-    """
-    if part.carried is None:
-        return ""
-    gates = ", by definition (gates are held)" if part.exactness == "held gates" else ""
-    return f"; the positions carry {part.carried:.0%} of it less the last bias{gates}"
-
-
-def standing(network: Network, top: Sequence[ScoredClass], index: int, confident: bool | None) -> str:
-    """Say among how many classes a network has chosen, and how sure it is.
-
-    Args:
-        network: the record's part about the network.
-        top: the classes with the highest logits.
-        index: the class that is explained.
-        confident: as in the record.
-
-    Returns:
-        A phrase such as "one of 10 classes, next is golf ball, p 0.001".
-    """
-    count = f"one of {network.classes} classes" if network.classes else "one class"
-    unsure = f"; unsure, p below {CONFIDENT:g}" if confident is False else ""
-    if top[0].index != index:
-        return f"{count}, predicted is {top[0].name}, p {top[0].probability:.3f}{unsure}"
-    return count + (f", next is {top[1].name}, p {top[1].probability:.3f}" if len(top) > 1 else "") + unsure
 
 
 def class_part(checkpoint: Checkpoint, index: int) -> ClassPart:
