@@ -23,6 +23,7 @@ CodaError              base of all errors that coda raises on purpose
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -53,14 +54,15 @@ _HOMES = {
     "decompose": "core.decompose",
     "encode": "core.networks",
     "explain": "explanation.picture",
-    "explain_clip": "deprecated",  # which also take what version 0.1 did
-    "explain_many": "deprecated",
+    "explain_clip": "explanation.clip.run",
+    "explain_many": "explanation.run",
     "load": "checkpoints.loading",
     "quantus_explain": "study.attribution",
     "save": "checkpoints.loading",
     "shares_by_layer": "core.depth",
 }
 
+_ALSO_OLD = {"explain_clip", "explain_many"}  # of deprecated.py, where they also take what version 0.1 did
 _OLD = {"ClipOutputs", "Naming", "Output", "Request", "explain_image", "resolve"}  # names of version 0.1
 
 __all__ = [
@@ -96,7 +98,13 @@ def __getattr__(name: str) -> object:
 
         return version("coda-cli")
     if name in _HOMES:
-        return getattr(import_module(f"coda_cli.{_HOMES[name]}"), name)
+        home = _HOMES[name]
+        if "torch" not in sys.modules:
+            from coda_cli import _help
+
+            if _help.is_only_shown(sys._getframe(1)) and (shown := _help.stand_in(name, home)):
+                return shown
+        return getattr(import_module(f"coda_cli.{'deprecated' if name in _ALSO_OLD else home}"), name)
     if name in _OLD:
         return import_module("coda_cli.deprecated").old_name(name)
     raise AttributeError(f"module 'coda_cli' has no attribute {name!r}")
