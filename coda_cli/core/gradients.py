@@ -138,17 +138,16 @@ def constant_sums(value: Tensor, gradients: Tensor | None, K: int, B: int) -> Te
         return torch.zeros(K, B, 2, dtype=torch.float64)
     if gradients.device.type == "mps":  # it has no float64
         value, gradients = value.cpu(), gradients.cpu()
-    value = value.to(gradients.device, torch.float64)
-    value = value.view(*[1] * (gradients.ndim - 1 - value.ndim), *value.shape)
-    # Along an axis on which the constant is the same, gradients are summed first.
-    same = [axis + 1 for axis in range(1, value.ndim) if value.shape[axis] == 1]
-    found = []
-    for magnitudes in (False, True):
-        g = gradients.abs() if magnitudes else gradients
-        g = g.sum(same, keepdim=True, dtype=torch.float64) if same else g.double()
-        products = (value.abs() if magnitudes else value) * g
-        found.append(products.reshape(K, B, -1).sum(2))
-    return torch.stack(found, 2).cpu()
+    value = value.to(gradients).view(*[1] * (gradients.ndim - 1 - value.ndim), *value.shape)
+    # Along an axis on which the constant is the same, gradients are summed first, as torch sums: pair by pair.
+    if same := [axis + 1 for axis in range(1, value.ndim) if value.shape[axis] == 1]:
+        signed, size = gradients.sum(same, keepdim=True), gradients.abs().sum(same, keepdim=True)
+        products, sizes = value.double() * signed.double(), value.double().abs() * size.double()
+    else:
+        products = value * gradients
+        sizes = products.abs()
+    both = [t.reshape(K, B, -1).sum(2).double() for t in (products, sizes)]
+    return torch.stack(both, 2).cpu()
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

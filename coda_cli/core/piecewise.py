@@ -141,10 +141,12 @@ def _hardtanh(
     max_val: float = 1.0,
     inplace: bool = False,
 ) -> Tensor:
-    x = input.detach()
-    saturated = (x <= min_val) | (x >= max_val)  # where torch's gradient is 0
+    x = input.detach()  # torch's gradient is 0 where it is at most the least, or at least the most
+    value = (x >= max_val).to(x.dtype).mul_(max_val)
+    if min_val:
+        value += (x <= min_val).to(x.dtype).mul_(min_val)
     y = func(input, min_val, max_val, inplace)
-    mode.note(y, y.detach().masked_fill(~saturated, 0), "saturation")
+    mode.note(y, value, "saturation")
     return y
 
 
