@@ -81,7 +81,9 @@ def _least_side(architecture: str, arguments: Mapping[str, Any]) -> int:
         return 4 * int(2 ** (len(arguments["blocks"]) - 1)) - 3  # the stem rounds up, the pools between blocks down
     if architecture == "bcos_convnext":
         return 4 * int(2 ** (len(arguments["dims"]) - 1))
-    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 75}.get(architecture, 1)
+    if architecture == "bcosified" and str(arguments.get("name")).startswith("densenet"):
+        return 29
+    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 75, "bcosified_clip": 32}.get(architecture, 1)
 
 
 def _whole(low: int, high: int) -> Rule:
@@ -101,6 +103,15 @@ def _list(low: int, high: int, most: int) -> Rule:
         return isinstance(value, list | tuple) and 1 <= len(value) <= most and all(map(fits, value))
 
     return check, f"1 to {most} whole numbers from {low} to {high}"
+
+
+def _numbers(low: float, high: float, count: int) -> Rule:
+    fits = _number(low, high)[0]
+
+    def check(value: object) -> bool:
+        return isinstance(value, list | tuple) and len(value) == count and all(map(fits, value))
+
+    return check, f"{count} numbers from {low:g} to {high:g}"
 
 
 def _or_none(rule: Rule) -> Rule:
@@ -139,4 +150,9 @@ _RULES: dict[str, Rule] = {
     "backbone": _WORD,
     "cut": _WORD,
     "name": _WORD,
+    "depthwise": _FLAG,
+    "width": _whole(2, 4096),
+    "embedding": _whole(1, 65536),
+    "mean": _numbers(0, 1, 3),
+    "deviation": _numbers(1e-3, 1e3, 3),
 }
