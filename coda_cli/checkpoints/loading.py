@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from coda_cli.checkpoints import text_vectors
 from coda_cli.checkpoints.foreign import read_foreign
 from coda_cli.checkpoints.headers import read_header, read_metadata
 from coda_cli.checkpoints.manifest import (
@@ -25,6 +26,7 @@ from coda_cli.checkpoints.manifest import (
     names_near,
     parse_checkpoint,
 )
+from coda_cli.checkpoints.text_vectors import Texts, read_texts
 from coda_cli.checkpoints.torch_files import MAX_FILE
 from coda_cli.checkpoints.unpickling import StateDict, open_state_dict
 from coda_cli.core import abilities
@@ -74,6 +76,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     exact: bool = True,
     ema: bool | None = None,
+    text: str | Path | None = None,
 ) -> Net:
     """Load a network by its name or from a file: coda's safetensors, or the authors' weights.
 
@@ -89,14 +92,16 @@ def load(
         exact: refuse networks that are not dynamic linear.
         ema: for files of trainers that hold both: True takes the moving average of the weights, False the weights of
             the last step; None takes the average. ``Net.assumed`` says what was taken.
+        text: for networks that compare pictures with texts: an ``.npz`` with ``names`` [K] and their ``vectors``
+            float [K, E], which become the classes. Files of bare weights need it; others hold some already.
 
     Returns:
         The network.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or nothing names its configuration.
-        UsageError: there is no configuration ``arch``, the file has its own description, or it does not hold what
-            ``ema`` asks for.
+        UsageError: there is no configuration ``arch``, the file has its own description, it does not hold what
+            ``ema`` asks for, or the network takes no texts.
 
     Example:
         >>> net = load("imagenette")
@@ -117,7 +122,8 @@ def load(
         raise UsageError(f"--ema and --no-ema are for files of trainers; {name_or_path} holds one set of weights")
     if entry:
         _check_sha256(entry, str(name_or_path))
-    net = _load_own(path) if own else _load_foreign(path, arch, entry.checkpoint if entry else None, ema)
+    texts = None if text is None else read_texts(Path(text))
+    net = _load_own(path, texts) if own else _load_foreign(path, arch, entry.checkpoint if entry else None, ema, texts)
     if exact:
         _refuse_inexact(net.checkpoint, str(path))
     _refuse_non_finite(net.model, path)
@@ -175,6 +181,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
+    if entry and entry.page:
+        return f"{name!r} is not on this machine; download it from {entry.page}, and use --model FILE --arch {name}"
     if entry and entry.url:
         return f"{name!r} is not on this machine; get it with: coda models pull {name}"
     if entry:
@@ -205,18 +213,31 @@ def _refuse_non_finite(model: nn.Module, path: Path) -> None:
 # ---- from descriptions to networks -----------------------------------------------------------------------------------
 
 
-def _load_own(path: Path) -> Net:
+def _load_own(path: Path, texts: Texts | None) -> Net:
     """The network of a safetensors file that coda wrote. Its header must fit before anything else is read."""
     header = read_header(path)
     checkpoint = parse_checkpoint(header.metadata[METADATA_KEY], str(path))
     model = _build(checkpoint, path)
     _compare(model, header.shapes, path)
-    sha256 = file_sha256(path)
-    _fill(model, _read_safetensors(path), path)
-    return Net(model, checkpoint, path, sha256)
+    sha256, tensors = file_sha256(path), _read_safetensors(path)
+    assumed: tuple[str, ...] = ()
+    if texts:
+        checkpoint, assumed = _with_texts(texts, checkpoint, tensors)
+        model = _build(checkpoint, path)
+    _fill(model, tensors, path)
+    return Net(model, checkpoint, path, sha256, assumed)
 
 
-def _load_foreign(path: Path, arch: str | None, checkpoint: Checkpoint | None, ema: bool | None) -> Net:
+def _with_texts(texts: Texts, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Put texts in the place of a network's classes: into its tensors, and into its description, which is returned."""
+    checkpoint = texts.describe(checkpoint)
+    tensors[text_vectors.KEY] = texts.vectors
+    return checkpoint, (f"its {len(texts.names)} classes are the texts of {texts.path.name}",)
+
+
+def _load_foreign(
+    path: Path, arch: str | None, checkpoint: Checkpoint | None, ema: bool | None, texts: Texts | None
+) -> Net:
     """The network of a file of bare weights."""
     if path.suffix == SUFFIX:
         opened: AbstractContextManager[StateDict] = _open_safetensors(path)
@@ -225,6 +246,15 @@ def _load_foreign(path: Path, arch: str | None, checkpoint: Checkpoint | None, e
     hashed = cache(lambda: file_sha256(path))
     with opened as state:
         tensors, checkpoint, assumed = read_foreign(state, path, hashed, arch, checkpoint)
+        if texts:
+            checkpoint, said = _with_texts(texts, checkpoint, tensors)
+            assumed += said
+        elif checkpoint.architecture == text_vectors.ARCHITECTURE:
+            raise CheckpointError(
+                "it compares pictures with texts, and does not hold their vectors; say which with --text FILE.npz, "
+                "which holds names and vectors",
+                item=path,
+            )
         model = _build(checkpoint, path)
         _compare(model, {key: tuple(value.shape) for key, value in tensors.items()}, path)
         _fill(model, tensors, path)

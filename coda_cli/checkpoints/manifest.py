@@ -19,6 +19,7 @@ from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
 from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.errors import CheckpointError, UsageError
+from coda_cli.vocabulary import Interpolation
 
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
 METADATA_KEY = "coda"
@@ -38,6 +39,8 @@ BCOS_LICENCES = {
     "own; their repository allows non-commercial research, education and art only",
     2: "weights published with github.com/B-cos/B-cos-v2 under the Apache 2.0 licence; its authors add that they "
     "derive from ImageNet, whose terms are non-commercial",
+    3: "weights published with github.com/shrebox/B-cosification under the Apache 2.0 licence; they start from weights "
+    "of others (torchvision, B-cos-v2, OpenAI's CLIP), which have terms of their own",
 }
 
 
@@ -47,16 +50,18 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE, strict=True)]
 
 
 class Preprocessing(BaseModel):
-    """From a picture to the network's input, without mean or standard deviation.
+    """From a picture to the network's input; a mean and a deviation are a step of the network itself.
 
     Attributes:
         resize: shorter side of the picture in pixels, first.
         crop: side in pixels of the centre square that the network sees.
+        interpolation: how the picture is made larger or smaller.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     resize: Side
     crop: Side
+    interpolation: Interpolation = "bilinear"
 
 
 class Accuracy(BaseModel):
@@ -125,7 +130,8 @@ class KnownCheckpoint(BaseModel):
     Attributes:
         checkpoint: the network's description.
         path: where its file is, or will be once it is downloaded.
-        url: where the authors published it; None for a bundled one.
+        url: where the authors published it; None for a bundled one, and where only ``page`` is known.
+        page: the page from which a person can download it.
         sha256: hex digest that the file must have; None where nobody published one and no download has recorded one.
         sha256_prefix: its first digits, where the authors published those.
     """
@@ -134,6 +140,7 @@ class KnownCheckpoint(BaseModel):
     checkpoint: Checkpoint
     path: Path
     url: str | None = None
+    page: str | None = None
     sha256: str | None = None
     sha256_prefix: str = ""
 
@@ -185,6 +192,8 @@ def family_of(checkpoint: Checkpoint) -> str:
         return "hybrid CoDA"
     if not checkpoint.architecture.startswith("bcos"):
         return "CoDA"
+    if checkpoint.architecture.startswith("bcosified"):
+        return "B-cosified"
     version_1 = checkpoint.architecture == "bcos_chain" or "scale_factor" in checkpoint.arguments
     return "B-cos v1" if version_1 else "B-cos v2"
 
@@ -285,6 +294,7 @@ def _bundled() -> tuple[KnownCheckpoint, ...]:
     return tuple(entries)
 
 
+_BCOSIFIED_RELEASE = "https://github.com/shrebox/B-cosification/releases/tag/{}"  # the names of its files are not known
 _RELEASE = "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}"
 _NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
 # Link code and epoch of every file that the authors published, without hashes.
@@ -315,16 +325,20 @@ def recorded_hash_file(path: Path) -> Path:
 def _published() -> list[KnownCheckpoint]:
     from coda_cli.checkpoints.published_bcos import BCOS
 
-    files = [(name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "") for name, (code, epoch) in _LINKS.items()]
+    files: list[tuple[str, str | None, str, str, str | None]] = [
+        (name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "", None) for name, (code, epoch) in _LINKS.items()
+    ]
     for name, entry in BCOS.items():
-        if entry.version == 1:
-            files.append((name, _NEXTCLOUD.format(entry.link), "state_dict.pkl", ""))
+        if entry.version == 3:
+            files.append((name, None, "last.ckpt", "", _BCOSIFIED_RELEASE.format(entry.link)))
+        elif entry.version == 1:
+            files.append((name, _NEXTCLOUD.format(entry.link), "state_dict.pkl", "", None))
         else:
-            files.append((name, _RELEASE.format(entry.link), entry.link, entry.sha256_prefix))
+            files.append((name, _RELEASE.format(entry.link), entry.link, entry.sha256_prefix, None))
     return [_entry(*file) for file in files]
 
 
-def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoint:
+def _entry(name: str, url: str | None, file: str, sha256_prefix: str, page: str | None) -> KnownCheckpoint:
     path = cache_folder() / name / file
     record = recorded_hash_file(path)
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
@@ -334,6 +348,7 @@ def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoin
         checkpoint=checkpoint,
         path=path,
         url=url,
+        page=page,
         sha256=None if recorded is None else recorded.strip(),
         sha256_prefix=sha256_prefix,
     )
@@ -386,7 +401,7 @@ def _published_facts(name: str) -> dict[str, Any]:
         return {
             "architecture": bcos.architecture,
             "arguments": bcos.arguments,
-            "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop),
+            "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop, interpolation=bcos.interpolation),
             "accuracy": Accuracy(value=bcos.top1, pictures=50_000, split=split) if bcos.top1 else None,
             "licence": BCOS_LICENCES[bcos.version],
         }

@@ -31,11 +31,13 @@ class StateDict:
         shapes: tensors without memory, by name: their shapes and types.
         assumed: a sentence for each choice that was made.
         read: reads the tensors, by name.
+        experiment: which experiment a file of the authors' trainers says that it is of, as DATASET/NETWORKS/NAME.
     """
 
     shapes: dict[str, Tensor]
     assumed: tuple[str, ...]
     read: Callable[[], dict[str, Tensor]]
+    experiment: str = ""
 
 
 @contextmanager
@@ -57,7 +59,21 @@ def open_state_dict(path: Path, *, ema: bool | None = None) -> Iterator[StateDic
     with TorchFile(path) as file:
         stored, assumed = _without_prefixes(_tensors(file.content, path), ema, path)
         shapes = {key: _shape(value) for key, value in stored.items()}
-        yield StateDict(shapes, assumed, lambda: {key: file.tensor(value) for key, value in stored.items()})
+        yield StateDict(
+            shapes,
+            assumed,
+            lambda: {key: file.tensor(value) for key, value in stored.items()},
+            _experiment(file.content),
+        )
+
+
+def _experiment(content: object) -> str:
+    """The experiment that a file of the authors' trainers names among its hyperparameters; "" where there is none."""
+    told = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(told, dict):
+        return ""
+    parts = [told.get(key) for key in ("dataset", "base_network", "experiment_name")]
+    return "/".join(map(str, parts)) if all(isinstance(p, str) and not odd_name(p) for p in parts) else ""
 
 
 def _tensors(content: object, path: Path) -> dict[str, StoredTensor]:

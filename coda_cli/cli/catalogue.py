@@ -78,7 +78,7 @@ def details(entry: KnownCheckpoint) -> dict[str, Any]:
         "bias": checkpoint.arguments.get("bias"),
         "training": checkpoint.training,
         "licence": checkpoint.licence,
-        "link": entry.url,
+        "link": entry.url or entry.page,
         "file": entry.path.as_posix(),
         "classes": [
             {"index": i, "name": name, "wnid": wnid, "synonyms": list(synonyms)}
@@ -164,6 +164,11 @@ def lines(d: dict[str, Any]) -> list[str]:
         measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
     conventional = d["family"] in ("standard", "hybrid CoDA")
     seen = "ImageNet's mean and deviation, r g b" if conventional else "no mean or std; channels r g b 1-r 1-g 1-b"
+    if d["family"] == "B-cosified":
+        whose = "CLIP's" if d["architecture"] == "bcosified_clip" else "ImageNet's"
+        seen = f"{whose} mean and deviation, as the network's first step; channels r g b 1-r 1-g 1-b"
+    if view["interpolation"] != "bilinear":
+        seen = f"{view['interpolation']}; {seen}"
     unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
     facts = {
         "name": d["name"] + (" (the default)" if d["default"] else ""),

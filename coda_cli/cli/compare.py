@@ -24,6 +24,7 @@ from coda_cli.cli.options import (
     OutputFolder,
     Quiet,
     Recursive,
+    Text,
     Verbose,
 )
 from coda_cli.errors import CodaError, ExitCode
@@ -55,6 +56,7 @@ def compare(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
     arch: Arch = None,
     ema: Ema = None,
+    text: Text = None,
     device: Device = "auto",
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -94,11 +96,11 @@ def compare(
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output, on_left_out=console.say)
-    for text in methods or ():
-        method_of(text)
+    for method in methods or ():
+        method_of(method)
     require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit)
-    net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())), ema=ema)
+    net = load_network(model, arch, device, request, exact=any(map(is_exact, methods or ())), ema=ema, text=text)
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
     refuse_collisions(

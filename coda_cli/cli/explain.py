@@ -34,6 +34,7 @@ from coda_cli.cli.options import (
     Recursive,
     Smooth,
     StyleOption,
+    Text,
     Verbose,
     Versus,
     full_colour,
@@ -127,6 +128,7 @@ def explain(
     batch_size: BatchSize = "auto",
     arch: Arch = None,
     ema: Ema = None,
+    text: Text = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -158,7 +160,7 @@ def explain(
 
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer)
     drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
-    net = load_network(model, arch, device, request, ema=ema)
+    net = load_network(model, arch, device, request, ema=ema, text=text)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)

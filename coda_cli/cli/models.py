@@ -14,7 +14,7 @@ from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
-from coda_cli.cli.options import Arch, Ema, Json, Offline, Quiet, Verbose
+from coda_cli.cli.options import Arch, Ema, Json, Offline, Quiet, Text, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -96,6 +96,12 @@ def pull(
     from coda_cli.checkpoints import fetch
 
     entry = manifest.find(name)
+    if entry.page:
+        raise UsageError(
+            f"coda does not know which file of {entry.page} it is; download it there, and use it with "
+            f"--model FILE --arch {name}",
+            item=name,
+        )
     if entry.url is None:
         console.say(f"{name} comes with coda; there is nothing to download")
         console.result(entry.path.as_posix())
@@ -126,6 +132,7 @@ def convert(
     ] = None,
     arch: Arch = None,
     ema: Ema = None,
+    text: Text = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -148,7 +155,7 @@ def convert(
         raise UsageError("exists already; --force replaces it, -o names another file", item=output)
     if not file.is_file():
         raise UsageError("no such file", item=file)
-    net = loading.load(file, arch=arch, exact=False, ema=ema)
+    net = loading.load(file, arch=arch, exact=False, ema=ema, text=text)
     say_assumed(net)
     difference = proof.convert(net, output)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coda_cli.cli.console import console
@@ -21,20 +22,27 @@ def say_assumed(net: Net) -> None:
 
 
 def load_network(
-    model: str, arch: str | None, device: str, request: Request, *, exact: bool = True, ema: bool | None = None
+    model: str,
+    arch: str | None,
+    device: str,
+    request: Request,
+    *,
+    exact: bool = True,
+    ema: bool | None = None,
+    text: Path | None = None,
 ) -> Net:
     """Load the network and say what was assumed; what can be checked without it is checked first."""
     from coda_cli.checkpoints.manifest import SUMMED, known
     from coda_cli.checkpoints.targets import Targets
 
-    if model in known():  # a wrong class name is found before the network is loaded
+    if model in known() and text is None:  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load
     from coda_cli.machine.devices import pick
     from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact, ema=ema)
+    net = load(model, arch=arch, device=where, dtype=dtype, exact=exact, ema=ema, text=text)
     say_assumed(net)
     if net.cut:
         console.say(

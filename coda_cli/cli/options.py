@@ -97,6 +97,14 @@ Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAME", help="Say which published configuration a file of bare weights belongs to."),
 ]
+Text = Annotated[
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE.npz",
+        help="Take these texts as classes: names and vectors of CLIP's text encoder. The logit is the cosine.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Choose where to compute.")]
 Ema = Annotated[
     bool | None,

@@ -32,6 +32,7 @@ from coda_cli.cli.options import (
     Quiet,
     Smooth,
     StyleOption,
+    Text,
     Verbose,
     Versus,
     full_colour,
@@ -139,6 +140,7 @@ def video(
     batch_size: BatchSize = "auto",
     arch: Arch = None,
     ema: Ema = None,
+    text: Text = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -163,7 +165,7 @@ def video(
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
     drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
     plans = _plans(sources, output, formats, audio, force)
-    net = load_network(model, arch, device, request, ema=ema)
+    net = load_network(model, arch, device, request, ema=ema, text=text)
     refuse_style(net, style)
     clip_of = partial(ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch)
     counts = _explain_all(plans, clip_of, drawing, json)

@@ -150,6 +150,7 @@ _RULES: dict[str, Rule] = {
     "backbone": _WORD,
     "cut": _WORD,
     "name": _WORD,
+    "texts": _WORD,
     "depthwise": _FLAG,
     "width": _whole(2, 4096),
     "embedding": _whole(1, 65536),

@@ -100,6 +100,7 @@ class TextScores(nn.Module):
         backbone: makes embeddings [B, E].
         texts: how many.
         embedding: E.
+        origin: the hash of their vectors, or "".
 
     Attributes:
         bias: 0: a cosine has no constant.
@@ -109,10 +110,14 @@ class TextScores(nn.Module):
     bias = 0.0
     text: Tensor
 
-    def __init__(self, backbone: nn.Module, texts: int, embedding: int) -> None:
+    def __init__(self, backbone: nn.Module, texts: int, embedding: int, origin: str = "") -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.origin = backbone, origin
         self.register_buffer("text", torch.eye(1, embedding).repeat(texts, 1))
+
+    def extra_repr(self) -> str:
+        """The line of ``print(model)``."""
+        return f"texts={len(self.text)}, origin={self.origin[:12]}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the cosines; the embedding's norm is a constant when it is held (see ``held``).
@@ -140,16 +145,23 @@ class TextScores(nn.Module):
 
 
 def bcosified_clip(
-    *, blocks: Sequence[int], width: int, embedding: int, classes: int,
-    mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION,
-) -> CentredNet:  # fmt: skip
+    *,
+    blocks: Sequence[int],
+    width: int,
+    embedding: int,
+    classes: int,
+    texts: str = "",
+    mean: Sequence[float] = MEAN,
+    deviation: Sequence[float] = DEVIATION,
+) -> CentredNet:
     """Build the B-cosified visual tower of a ResNet of CLIP, with texts as classes.
 
     Args:
         blocks: blocks of each stage.
         width: channels of the stem, a multiple of 16.
         embedding: features of an embedding.
-        classes: texts.
+        classes: how many texts.
+        texts: the hash of their vectors, or "". It tells descriptions with other vectors apart, and changes no number.
         mean: r, g and b in [0, 1], see ``CentredNet``.
         deviation: of r, g and b, positive.
 
@@ -161,4 +173,4 @@ def bcosified_clip(
     """
     if math.prod((4 * width, 2 ** (len(blocks) - 1))) % 64 or width % 2:
         raise ValueError(f"a stem of {width} channels makes no heads of 64 features")
-    return CentredNet(TextScores(_Tower(blocks, width, embedding), classes, embedding), mean, deviation)
+    return CentredNet(TextScores(_Tower(blocks, width, embedding), classes, embedding, texts), mean, deviation)
