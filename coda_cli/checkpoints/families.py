@@ -220,15 +220,17 @@ ORDINARY = Family(
     _bcos_converted,
 )
 
+VERSION_2_OR_3 = Family(
+    "B-cos network (version 2) or a B-cosified one",
+    lambda state: _has_bcos(state) and _has_norms(state),
+    (*_bcos_names(2), *_bcos_names(3)),
+    _bcos_converted,
+)
+
 FAMILIES = (
     Family("CoDA-Net", lambda state: any(_DAU_KEY in key for key in state), tuple(PUBLISHED), _dau_converted),
     Family("B-cos network (version 1)", lambda s: _has_bcos(s) and not _has_norms(s), _bcos_names(1), _bcos_converted),
-    Family(
-        "B-cos network (version 2) or a B-cosified one",
-        lambda s: _has_bcos(s) and _has_norms(s),
-        (*_bcos_names(2), *_bcos_names(3)),
-        _bcos_converted,
-    ),
+    VERSION_2_OR_3,
     ORDINARY,
 )
 
@@ -261,7 +263,7 @@ def narrowed(family: Family, state: StateDict, arch: str | None, path: Path) -> 
     Raises:
         CheckpointError: the file is of another version than ``arch``.
     """
-    if "bcosified-resnet18" not in family.published:
+    if family is not VERSION_2_OR_3:
         return family, state
     twice = all(key.startswith("model.") for key in state.shapes)
     if twice:

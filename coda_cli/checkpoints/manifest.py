@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
@@ -29,19 +38,6 @@ STANDARD = ("standard_vit", "torchvision")  # architectures that are not dynamic
 MAX_SIDE = 4096  # pixels of what a network sees; published ones see at most 299
 MAX_CLASSES = 100_000
 SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
-
-PUBLISHED_LICENCE = (
-    "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
-    "their repository allows non-commercial research, education and art only"
-)
-BCOS_LICENCES = {
-    1: "weights published by the authors of B-cos networks (github.com/moboehle/B-cos) without a licence of their "
-    "own; their repository allows non-commercial research, education and art only",
-    2: "weights published with github.com/B-cos/B-cos-v2 under the Apache 2.0 licence; its authors add that they "
-    "derive from ImageNet, whose terms are non-commercial",
-    3: "weights published with github.com/shrebox/B-cosification under the Apache 2.0 licence; they start from weights "
-    "of others (torchvision, B-cos-v2, OpenAI's CLIP), which have terms of their own",
-}
 
 
 Name = Annotated[str, AfterValidator(plain_name)]
@@ -62,6 +58,14 @@ class Preprocessing(BaseModel):
     resize: Side
     crop: Side
     interpolation: Interpolation = "bilinear"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual interpolation out: older versions do not know it, and hashes of settings stay the same."""
+        fields: dict[str, Any] = whole(self)
+        if self.interpolation == "bilinear":
+            del fields["interpolation"]
+        return fields
 
 
 class Accuracy(BaseModel):
@@ -143,6 +147,11 @@ class KnownCheckpoint(BaseModel):
     page: str | None = None
     sha256: str | None = None
     sha256_prefix: str = ""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with the program."""
+        return self.url is None and self.page is None
 
     @property
     def here(self) -> bool:
@@ -294,22 +303,6 @@ def _bundled() -> tuple[KnownCheckpoint, ...]:
     return tuple(entries)
 
 
-_BCOSIFIED_RELEASE = "https://github.com/shrebox/B-cosification/releases/tag/{}"  # the names of its files are not known
-_RELEASE = "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}"
-_NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
-# Link code and epoch of every file that the authors published, without hashes.
-# Source: CoDA-Nets, interpretability/utils.py:32-45.
-_LINKS = {
-    "9L-L-CoDA-SQ-100000": ("pArrgmncXAAiH5R", 60),
-    "9L-S-CoDA-SQ-10": ("H8FgwMHJTTTYDJw", 200),
-    "9L-S-CoDA-SQ-50": ("SqPBioqmxEWbH9g", 200),
-    "9L-S-CoDA-SQ-100": ("yk7LajwLwpXXzf5", 200),
-    "9L-S-CoDA-SQ-500": ("zfeYMASLtKNGgsQ", 200),
-    "9L-S-CoDA-SQ-1000": ("8ykMc8XLQMtCxHo", 200),
-    "9L-S-CoDA-SQ-5000": ("6iY992FYEsfHkeA", 200),
-}
-
-
 def recorded_hash_file(path: Path) -> Path:
     """Find where the sha256 of a downloaded file is recorded: beside it.
 
@@ -323,35 +316,22 @@ def recorded_hash_file(path: Path) -> Path:
 
 
 def _published() -> list[KnownCheckpoint]:
+    from coda_cli.checkpoints.published import FILES
     from coda_cli.checkpoints.published_bcos import BCOS
 
-    files: list[tuple[str, str | None, str, str, str | None]] = [
-        (name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "", None) for name, (code, epoch) in _LINKS.items()
+    entries = [_entry(name, file, url=url) for name, (file, url) in FILES.items()]
+    return entries + [
+        _entry(name, bcos.file, url=bcos.url, page=bcos.page, sha256_prefix=bcos.sha256_prefix)
+        for name, bcos in BCOS.items()
     ]
-    for name, entry in BCOS.items():
-        if entry.version == 3:
-            files.append((name, None, "last.ckpt", "", _BCOSIFIED_RELEASE.format(entry.link)))
-        elif entry.version == 1:
-            files.append((name, _NEXTCLOUD.format(entry.link), "state_dict.pkl", "", None))
-        else:
-            files.append((name, _RELEASE.format(entry.link), entry.link, entry.sha256_prefix, None))
-    return [_entry(*file) for file in files]
 
 
-def _entry(name: str, url: str | None, file: str, sha256_prefix: str, page: str | None) -> KnownCheckpoint:
+def _entry(name: str, file: str, **published: str | None) -> KnownCheckpoint:
     path = cache_folder() / name / file
-    record = recorded_hash_file(path)
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
-    recorded = short_text(record)
-    checkpoint = published_checkpoint(name)
-    return KnownCheckpoint(
-        checkpoint=checkpoint,
-        path=path,
-        url=url,
-        page=page,
-        sha256=None if recorded is None else recorded.strip(),
-        sha256_prefix=sha256_prefix,
-    )
+    recorded = short_text(recorded_hash_file(path))
+    sha256 = None if recorded is None else recorded.strip()
+    return KnownCheckpoint(checkpoint=published_checkpoint(name), path=path, sha256=sha256, **published)
 
 
 @cache  # commands ask for ``known`` several times
@@ -385,8 +365,8 @@ def published_checkpoint(name: str) -> Checkpoint:
 
 def _published_facts(name: str) -> dict[str, Any]:
     """Architecture, arguments, preprocessing, accuracy and licence of a published configuration. Raises KeyError."""
-    from coda_cli.checkpoints.published import PUBLISHED
-    from coda_cli.checkpoints.published_bcos import BCOS
+    from coda_cli.checkpoints.published import LICENCE, PUBLISHED
+    from coda_cli.checkpoints.published_bcos import BCOS, LICENCES
 
     if name.startswith(TORCHVISION):
         arguments: dict[str, Any] = {"name": name.removeprefix(TORCHVISION), "classes": 1000}
@@ -403,7 +383,7 @@ def _published_facts(name: str) -> dict[str, Any]:
             "arguments": bcos.arguments,
             "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop, interpolation=bcos.interpolation),
             "accuracy": Accuracy(value=bcos.top1, pictures=50_000, split=split) if bcos.top1 else None,
-            "licence": BCOS_LICENCES[bcos.version],
+            "licence": LICENCES[bcos.version],
         }
     arguments = PUBLISHED[name]
     resize, crop = (256, 240) if arguments["channels"][-1] == 100 else (32, 32)
@@ -411,5 +391,5 @@ def _published_facts(name: str) -> dict[str, Any]:
         "architecture": "coda_net",
         "arguments": arguments,
         "preprocessing": Preprocessing(resize=resize, crop=crop),
-        "licence": PUBLISHED_LICENCE,
+        "licence": LICENCE,
     }

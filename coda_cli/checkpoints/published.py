@@ -12,6 +12,25 @@ from typing import Any
 # Bias of the published CoDA-Nets: a class probability of 0.1 where a picture holds no evidence.
 PUBLISHED_BIAS = math.log(0.1 / 0.9)
 
+LICENCE = (
+    "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
+    "their repository allows non-commercial research, education and art only"
+)
+_NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
+# Link code and epoch of every file that the authors published, without hashes.
+# Source: CoDA-Nets, interpretability/utils.py:32-45.
+_LINKS = {
+    "9L-L-CoDA-SQ-100000": ("pArrgmncXAAiH5R", 60),
+    "9L-S-CoDA-SQ-10": ("H8FgwMHJTTTYDJw", 200),
+    "9L-S-CoDA-SQ-50": ("SqPBioqmxEWbH9g", 200),
+    "9L-S-CoDA-SQ-100": ("yk7LajwLwpXXzf5", 200),
+    "9L-S-CoDA-SQ-500": ("zfeYMASLtKNGgsQ", 200),
+    "9L-S-CoDA-SQ-1000": ("8ykMc8XLQMtCxHo", 200),
+    "9L-S-CoDA-SQ-5000": ("6iY992FYEsfHkeA", 200),
+}
+# Name and address of every file.
+FILES = {name: (f"model_epoch_{epoch}.pkl", _NEXTCLOUD.format(code)) for name, (code, epoch) in _LINKS.items()}
+
 _S_CHANNELS = (6, 16, 16, 32, 32, 32, 64, 64, 64, 10)
 _L_CHANNELS = (6, 16, 32, 32, 64, 64, 64, 64, 64, 100)
 _SQ_TEMPERATURES = (10, 50, 100, 500, 1000, 5000, 10000)

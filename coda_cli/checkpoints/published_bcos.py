@@ -18,6 +18,21 @@ from coda_cli.vocabulary import Interpolation
 
 CIFAR_BIAS, V1_BIAS, V2_BIAS = math.log(0.1 / 0.9), math.log(0.01 / 0.99), -math.log(999)
 
+LICENCES = {
+    1: "weights published by the authors of B-cos networks (github.com/moboehle/B-cos) without a licence of their "
+    "own; their repository allows non-commercial research, education and art only",
+    2: "weights published with github.com/B-cos/B-cos-v2 under the Apache 2.0 licence; its authors add that they "
+    "derive from ImageNet, whose terms are non-commercial",
+    3: "weights published with github.com/shrebox/B-cosification under the Apache 2.0 licence; they start from weights "
+    "of others (torchvision, B-cos-v2, OpenAI's CLIP), which have terms of their own",
+}
+# Where the files are, by version; of version 3 the page, since the names of its files are not known.
+_ADDRESSES = {
+    1: "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download",
+    2: "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}",
+    3: "https://github.com/shrebox/B-cosification/releases/tag/{}",
+}
+
 
 @dataclass(frozen=True)
 class PublishedBcos:
@@ -51,6 +66,21 @@ class PublishedBcos:
         """The number of the network's parameters; for Inception v3 without the auxiliary head."""
         name = next(name for name, entry in BCOS.items() if entry is self)
         return _SIZES[(self.version == 3 and twin(name)) or name.partition("-B")[0]]
+
+    @property
+    def file(self) -> str:
+        """The file's name on this machine."""
+        return {1: "state_dict.pkl", 2: self.link, 3: "last.ckpt"}[self.version]
+
+    @property
+    def url(self) -> str | None:
+        """The file's address, where it is known."""
+        return None if self.version == 3 else _ADDRESSES[self.version].format(self.link)
+
+    @property
+    def page(self) -> str | None:
+        """The page from which a person can download it, where the file's address is not known."""
+        return _ADDRESSES[3].format(self.link) if self.version == 3 else None
 
     @property
     def sha256_prefix(self) -> str:
@@ -223,7 +253,7 @@ def twin(name: str) -> str | None:
         other = name.replace("bcosified-", "bcos-").removesuffix("_V1")
     else:
         other = name.replace("bcos-", "bcosified-").removesuffix("_long")
-    return other if other != name and other in BCOS else None
+    return other if other != name and name in BCOS and other in BCOS else None
 
 
 # Parameters of each, by name; those of 9L-M2-B* are all alike, and those of a B-cosified network are its twin's.

@@ -89,7 +89,7 @@ def details(entry: KnownCheckpoint) -> dict[str, Any]:
 
 def _where(entry: KnownCheckpoint) -> str:
     """Whether the file is bundled with coda, on this machine (here), or not here."""
-    if entry.url is None and entry.path.parent == manifest.weights_folder():
+    if entry.bundled and entry.path.parent == manifest.weights_folder():
         return "bundled"
     return "here" if entry.here else "not here"
 
@@ -167,7 +167,7 @@ def lines(d: dict[str, Any]) -> list[str]:
     if d["family"] == "B-cosified":
         whose = "CLIP's" if d["architecture"] == "bcosified_clip" else "ImageNet's"
         seen = f"{whose} mean and deviation, as the network's first step; channels r g b 1-r 1-g 1-b"
-    if view["interpolation"] != "bilinear":
+    if "interpolation" in view:
         seen = f"{view['interpolation']}; {seen}"
     unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
     facts = {

@@ -96,13 +96,7 @@ def pull(
     from coda_cli.checkpoints import fetch
 
     entry = manifest.find(name)
-    if entry.page:
-        raise UsageError(
-            f"coda does not know which file of {entry.page} it is; download it there, and use it with "
-            f"--model FILE --arch {name}",
-            item=name,
-        )
-    if entry.url is None:
+    if entry.bundled:
         console.say(f"{name} comes with coda; there is nothing to download")
         console.result(entry.path.as_posix())
         return
