@@ -275,6 +275,7 @@ def test_every_architecture_has_a_small_network_here() -> None:
         "bcosified",  # see test_bcosified.py, as the next two
         "bcosified_vit",
         "bcosified_clip",
+        "bias_free",  # see test_bias_free.py
         "standard_vit",
         "torchvision",  # not dynamic linear: see test_standard.py
     }

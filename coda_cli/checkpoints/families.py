@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coda_cli.checkpoints import text_vectors
 from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, published_checkpoint
-from coda_cli.checkpoints.published import PUBLISHED
+from coda_cli.checkpoints.published import BIAS_FREE, PUBLISHED
 from coda_cli.checkpoints.published_bcos import BCOS, twin, version_of_experiment
 from coda_cli.checkpoints.unpickling import StateDict
 from coda_cli.core.networks import build
@@ -133,6 +133,8 @@ _DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 def _renamed(state: State, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The authors' tensors under coda's names. (Version 1 and the transformers call their backbone "0".)"""
+    if checkpoint.architecture == "bias_free":
+        return {f"above.backbone.{key}": value for key, value in state.items()}
     if checkpoint.architecture.startswith("bcosified"):
         return {"above.backbone." + _of_bcosified(key): value for key, value in state.items()}
     chain = any(key.startswith("1.") for key in state)
@@ -231,6 +233,16 @@ FAMILIES = (
     Family("CoDA-Net", lambda state: any(_DAU_KEY in key for key in state), tuple(PUBLISHED), _dau_converted),
     Family("B-cos network (version 1)", lambda s: _has_bcos(s) and not _has_norms(s), _bcos_names(1), _bcos_converted),
     VERSION_2_OR_3,
+    Family(
+        "ReLU network without biases",
+        lambda state: (
+            all(key.endswith(".weight") and value.ndim in (2, 4) for key, value in state.items())
+            and not _has_bcos(state)
+            and bool(state.keys() & {"conv1.weight", "features.0.weight"})
+        ),
+        tuple(BIAS_FREE),
+        _bcos_converted,
+    ),
     ORDINARY,
 )
 

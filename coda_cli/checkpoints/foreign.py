@@ -111,6 +111,9 @@ def _description(
     if checkpoint.architecture in STANDARD:
         seen = f"ImageNet's mean, deviation and {len(checkpoint.classes)} class names, shorter side to {view.resize}"
         return checkpoint, (f"configuration {name} from {source}: {seen}",)
+    if checkpoint.architecture == "bias_free":
+        seen = f"strides, ImageNet's mean and deviation, {len(checkpoint.classes)} class names"
+        return checkpoint, (f"configuration {name} from {source}: {seen}",)
     b = f"B {a.get('b', 2):g}" if name in BCOS else f"norm {a['norm']}"
     told = f"configuration {name} from {source}: strides, padding, {b}"
     count = f"{len(checkpoint.classes)} class names"
@@ -171,7 +174,8 @@ def _named_by_path(path: Path, family: Family) -> str | None:
     """
     found: dict[str, str] = {}
     for step in _links(path):
-        name = published_name(step) if family.name == "CoDA-Net" else bcos_named_in(step, family.published)
+        of_bcos = [n for n in family.published if n in BCOS]
+        name = bcos_named_in(step, of_bcos) if of_bcos else published_name(step)
         if name is not None and name in family.published:
             found.setdefault(name, step)
     if len(found) > 1:

@@ -197,6 +197,8 @@ def family_of(checkpoint: Checkpoint) -> str:
     """
     if checkpoint.architecture in STANDARD:
         return "standard"
+    if checkpoint.architecture == "bias_free":
+        return "bias-free ReLU"
     if checkpoint.architecture == "hybrid":
         return "hybrid CoDA"
     if not checkpoint.architecture.startswith("bcos"):
@@ -365,15 +367,17 @@ def published_checkpoint(name: str) -> Checkpoint:
 
 def _published_facts(name: str) -> dict[str, Any]:
     """Architecture, arguments, preprocessing, accuracy and licence of a published configuration. Raises KeyError."""
-    from coda_cli.checkpoints.published import LICENCE, PUBLISHED
+    from coda_cli.checkpoints.published import BIAS_FREE, BIAS_FREE_LICENCE, LICENCE, PUBLISHED
     from coda_cli.checkpoints.published_bcos import BCOS, LICENCES
 
-    if name.startswith(TORCHVISION):
-        arguments: dict[str, Any] = {"name": name.removeprefix(TORCHVISION), "classes": 1000}
+    if name.startswith(TORCHVISION) or name in BIAS_FREE:
+        free = name in BIAS_FREE
+        theirs = BIAS_FREE[name][0] if free else name.removeprefix(TORCHVISION)
         return {
-            "architecture": "torchvision",
-            "arguments": arguments,
+            "architecture": "bias_free" if free else "torchvision",
+            "arguments": {"name": theirs, "classes": 1000},
             "preprocessing": Preprocessing(resize=256, crop=224),
+            "licence": BIAS_FREE_LICENCE if free else "",
         }
     if name in BCOS:
         bcos = BCOS[name]

@@ -96,6 +96,7 @@ def _where(entry: KnownCheckpoint) -> str:
 
 def _parameters(entry: KnownCheckpoint) -> int | None:
     """How many parameters a network has, by its table or the header of its file (torch is not imported)."""
+    from coda_cli.checkpoints.published import BIAS_FREE
     from coda_cli.checkpoints.published_bcos import BCOS
 
     a, name = entry.checkpoint.arguments, entry.checkpoint.name
@@ -103,6 +104,8 @@ def _parameters(entry: KnownCheckpoint) -> int | None:
         return count_parameters(entry.path)
     if name in BCOS:
         return BCOS[name].parameters
+    if name in BIAS_FREE:
+        return BIAS_FREE[name][1]
     groups = a.get("groups") or [1] * len(a["kernels"])
     layers = zip(a["channels"][:-1], a["channels"][1:], a["kernels"], a["ranks"], groups, strict=True)
     return sum(int(C * k * k * (rank + O * rank // g + O)) for C, O, k, rank, g in layers)
@@ -162,7 +165,7 @@ def lines(d: dict[str, Any]) -> list[str]:
     measured = "not measured"
     if accuracy:
         measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
-    conventional = d["family"] in ("standard", "hybrid CoDA")
+    conventional = d["family"] in ("standard", "hybrid CoDA", "bias-free ReLU")
     seen = "ImageNet's mean and deviation, r g b" if conventional else "no mean or std; channels r g b 1-r 1-g 1-b"
     if d["family"] == "B-cosified":
         whose = "CLIP's" if d["architecture"] == "bcosified_clip" else "ImageNet's"

@@ -83,7 +83,11 @@ def _least_side(architecture: str, arguments: Mapping[str, Any]) -> int:
         return 4 * int(2 ** (len(arguments["dims"]) - 1))
     if architecture == "bcosified" and str(arguments.get("name")).startswith("densenet"):
         return 29
-    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 75, "bcosified_clip": 32}.get(architecture, 1)
+    if architecture == "bias_free" and arguments.get("name") == "xalexnet":
+        return 63  # nothing is left of smaller ones after its pools
+    return {"bcos_vgg": 32, "bias_free": 32, "bcos_inception": 75, "torchvision": 75, "bcosified_clip": 32}.get(
+        architecture, 1
+    )
 
 
 def _whole(low: int, high: int) -> Rule:

@@ -19,6 +19,7 @@ from coda_cli.core.backbones import backbone as resnet
 from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.bcosified import bcosified_net, bcosified_vit
 from coda_cli.core.bcosified_clip import bcosified_clip
+from coda_cli.core.bias_free import bias_free_net
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
@@ -287,6 +288,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bcosified": bcosified_net,
     "bcosified_vit": bcosified_vit,
     "bcosified_clip": bcosified_clip,
+    "bias_free": bias_free_net,
     "standard_vit": standard_nets.standard_vit,
     "torchvision": standard_nets.torchvision_net,
 }
