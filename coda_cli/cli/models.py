@@ -14,7 +14,7 @@ from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
-from coda_cli.cli.options import OWN, Arch, ClassNames, Ema, Json, Mean, Offline, Quiet, Size, Std, Verbose
+from coda_cli.cli.options import OWN, Arch, ClassNames, Ema, Json, Mean, Offline, Quiet, Size, Std, Text, Verbose
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def pull(
     from coda_cli.checkpoints import fetch
 
     entry = manifest.find(name)
-    if entry.url is None:
+    if entry.bundled:
         console.say(f"{name} comes with coda; there is nothing to download")
         console.result(entry.path.as_posix())
         return
@@ -149,6 +149,7 @@ def convert(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,

@@ -18,6 +18,7 @@ from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, reading
 from coda_cli.media.view import fit
+from coda_cli.vocabulary import Interpolation
 
 Progress = Callable[[int, int], None]
 HELD_OUT_FOLDERS = ("test", "val", "validation")
@@ -143,7 +144,7 @@ def load_held_out(
     if not listing:
         raise UsageError(f"{folder or root}: no pictures in its folders")
     items = [(path, indices[label]) for path, label in listing]
-    return _decode(items, checkpoint.classes, resize, crop, _shifted(progress, 0, len(items))), note
+    return _decode(items, checkpoint.classes, resize, crop, _shifted(progress, 0, len(items)), p.interpolation), note
 
 
 def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list[int]:
@@ -214,13 +215,18 @@ def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
 
 
 def _decode(
-    items: list[tuple[Path, int]], classes: tuple[str, ...], resize: int, crop: int, tick: Callable[[int], None]
+    items: list[tuple[Path, int]],
+    classes: tuple[str, ...],
+    resize: int,
+    crop: int,
+    tick: Callable[[int], None],
+    interpolation: Interpolation = "bilinear",
 ) -> Split:
     images = np.empty((len(items), crop, crop, 3), np.uint8)
 
     def one(i: int) -> None:
         with reading(items[i][0]) as picture:
-            images[i] = fit(picture.rgb, resize, crop).rgb
+            images[i] = fit(picture.rgb, resize, crop, interpolation=interpolation).rgb
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for n, _ in enumerate(pool.map(one, range(len(items))), 1):
