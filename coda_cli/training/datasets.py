@@ -127,7 +127,7 @@ def load_held_out(
         split = _torchvision_cifar(root, p.crop, train=False)
         indices = _indices(root, split.classes, checkpoint)
         if parts > 1:
-            split = _shrunk(split, resize, crop)
+            split = _shrunk(split, resize, crop, p.interpolation)
         return Split(split.images, torch.tensor(indices)[split.labels], checkpoint.classes), note
     if not root.is_dir():
         raise UsageError("no such folder", item=root)
@@ -235,9 +235,10 @@ def _decode(
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes)
 
 
-def _shrunk(split: Split, resize: int, crop: int) -> Split:
+def _shrunk(split: Split, resize: int, crop: int, how: Interpolation) -> Split:
     """Pictures of a data set that are whole in memory, as smaller ones."""
-    pictures = [fit(rgb, resize, crop).rgb for rgb in split.images.permute(0, 2, 3, 1).contiguous().numpy()]
+    whole = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+    pictures = [fit(rgb, resize, crop, interpolation=how).rgb for rgb in whole]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Split(images, split.labels, split.classes)
 
