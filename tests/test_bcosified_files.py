@@ -177,7 +177,9 @@ def test_the_program_explains_by_a_b_cosified_network(coda: Coda, tmp_path: Path
     saved(tmp_path / "last.ckpt", lightning(authors_names(network(RESNET))))
     fit = ("--fit", "native", "--class", "lorikeet")
     result = coda("explain", "a.png", "-m", "last.ckpt", "--arch", RESNET, *fit, "--json", "--style", "colour")
+    assert result.records[0]["network"]["zero"] == [0.485, 0.456, 0.406]
     (part,) = result.records[0]["explained"]
+    assert part["exactness"] == "by construction"
     assert part["exact"]
     total = part["positive"] + part["negative"] + part["bias"] + part["residual"]
     assert total == pytest.approx(part["logit"], abs=1e-6)
@@ -189,6 +191,9 @@ def test_the_program_explains_by_a_b_cosified_network(coda: Coda, tmp_path: Path
     shown = coda("models", "show", "own.safetensors").out
     assert "B-cosified" in shown
     assert "ImageNet's mean and deviation, as the network's first step" in shown
+    assert (
+        "exact down to the pixels by" in coda("explain", "a.png", "-m", "own.safetensors", "--cut", "fc", status=2).err
+    )
     refused = coda("explain", "a.png", "-m", "last.ckpt", status=3)
     assert "its shapes fit bcosified-resnet18" in refused.err
 
@@ -247,7 +252,9 @@ def test_texts_are_the_classes_of_clip(coda: Coda, tmp_path: Path, clip_file: Pa
 
 def test_a_converted_file_holds_its_texts_and_takes_others(coda: Coda, tmp_path: Path, clip_file: Path) -> None:
     first = texts(tmp_path / "t.npz")
-    coda("models", "convert", str(clip_file), "--arch", CLIP, "--text", "t.npz", "-o", "own.safetensors")
+    said = (str(clip_file), "--arch", CLIP, "--text", "t.npz")
+    assert coda("models", "show", *said, "--json").record["class_count"] == 3
+    coda("models", "convert", *said, "-o", "own.safetensors")
     own = load(tmp_path / "own.safetensors")
     assert own.checkpoint.classes == TEXTS
     vectors = own.model.above.text  # type: ignore[union-attr]
@@ -268,6 +275,8 @@ def test_clip_without_texts_asks_for_them(clip_file: Path) -> None:
 def test_other_networks_take_no_texts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="networks that compare pictures with texts; cifar10-bcos has classes"):
         load("cifar10-bcos", text=texts(tmp_path / "t.npz"))
+    with pytest.raises(UsageError, match="networks that compare pictures with texts; Sequential has classes"):
+        load(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3)), size=8, cut=None, text=tmp_path / "t.npz")
 
 
 @pytest.mark.parametrize(

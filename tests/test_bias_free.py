@@ -20,7 +20,7 @@ from coda_cli.core import abilities
 from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.networks import build, encode
-from coda_cli.errors import CheckpointError
+from coda_cli.errors import CheckpointError, UsageError
 
 
 def resnet50(W: dict[str, Tensor], n: Tensor) -> Tensor:
@@ -80,6 +80,13 @@ def test_contributions_are_the_input_times_its_plain_gradient_and_nothing_is_lef
     assert len(shares) > 8
     assert all(s.exact for s in shares)
     assert torch.equal(abilities.probabilities(model, d.logits), d.logits.softmax(1))
+
+
+def test_it_has_no_cut_but_the_pixels_less_their_mean() -> None:
+    net = load(network("xfixup_resnet50"), size=64)
+    assert net.cut is None
+    with pytest.raises(UsageError, match="is exact down to the pixels by construction"):
+        load(network("xfixup_resnet50"), size=64, cut="layer4")
 
 
 @pytest.mark.parametrize("name", BIAS_FREE)

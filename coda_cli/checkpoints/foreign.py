@@ -99,11 +99,8 @@ def _description(
         name, source = _recognised(path, sha256, state, family)
     checkpoint = published_checkpoint(name)
     a, view = checkpoint.arguments, checkpoint.preprocessing
-    if checkpoint.architecture in STANDARD:
+    if checkpoint.architecture in (*STANDARD, "bias_free"):
         seen = f"ImageNet's mean, deviation and {len(checkpoint.classes)} class names, shorter side to {view.resize}"
-        return checkpoint, (f"configuration {name} from {source}: {seen}",)
-    if checkpoint.architecture == "bias_free":
-        seen = f"strides, ImageNet's mean and deviation, {len(checkpoint.classes)} class names"
         return checkpoint, (f"configuration {name} from {source}: {seen}",)
     b = f"B {a.get('b', 2):g}" if name in BCOS else f"norm {a['norm']}"
     told = f"configuration {name} from {source}: strides, padding, {b}"

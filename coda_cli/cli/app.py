@@ -18,7 +18,6 @@ from typer.exceptions import TyperException
 
 from coda_cli.cli import compare, depth, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
-from coda_cli.cli.options import OWN
 from coda_cli.errors import CodaError, ExitCode, UsageError
 
 EPILOG = """
@@ -80,7 +79,6 @@ def coda(
     """
     global _show_traceback
     _show_traceback = traceback
-    OWN.clear()  # of a command before this one, in the same process
     try:
         os.getcwd()
     except OSError:  # torch's library MKL would end the process with a line of its own

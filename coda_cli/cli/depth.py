@@ -10,7 +10,7 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
-from coda_cli.cli.options import Arch, ClassNames, Device, Ema, Json, Mean, Model, Quiet, Size, Std, Verbose
+from coda_cli.cli.options import Arch, ClassNames, Device, Ema, Json, Mean, Model, Quiet, Size, Std, Text, Verbose
 from coda_cli.errors import CodaError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def depth(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,

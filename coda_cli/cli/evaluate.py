@@ -22,6 +22,7 @@ from coda_cli.cli.options import (
     Quiet,
     Size,
     Std,
+    Text,
     Verbose,
     Window,
 )
@@ -96,6 +97,7 @@ def localisation(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -251,6 +253,7 @@ def removal(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,

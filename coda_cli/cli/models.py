@@ -54,6 +54,7 @@ def show(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     as_json: Json = False,
 ) -> None:
     """Show everything about a network.
@@ -63,7 +64,8 @@ def show(
     coda models show run/ --json
     coda models show photos.pth --arch torchvision:resnet18
     """
-    details = catalogue.details(catalogue.entry_of(name)) if arch is None else _read(name, arch, ema)
+    said = any((arch, class_names, mean, std, size, text))
+    details = _read(name, arch, ema) if said else catalogue.details(catalogue.entry_of(name))
     if as_json:
         console.result(_json(details))
     else:
@@ -71,11 +73,11 @@ def show(
             console.result(line)
 
 
-def _read(name: str, arch: str, ema: bool | None) -> dict[str, Any]:
-    """Everything about the network of a file of bare weights. Raises CheckpointError, UsageError."""
+def _read(name: str, arch: str | None, ema: bool | None) -> dict[str, Any]:
+    """Everything about a network that has to be loaded with what was said of it. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
 
-    net = load(name, arch=arch, cut=None, ema=ema, **OWN)
+    net = load(name, arch=arch, ema=ema, **{**OWN, "cut": None})
     say_assumed(net)
     entry = manifest.KnownCheckpoint(checkpoint=net.checkpoint, path=net.path)
     return catalogue.details(entry, sum(p.numel() for p in net.model.parameters()))
@@ -206,6 +208,7 @@ def verify(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     as_json: Json = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
