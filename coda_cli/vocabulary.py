@@ -11,6 +11,9 @@ from typing import Literal, get_args
 # whole picture at its own size.
 Fit = Literal["crop", "pad", "native"]
 
+# How a picture is made larger or smaller for a network.
+Interpolation = Literal["bilinear", "bicubic"]
+
 # What a network computes in. With bfloat16 only the large matrix products do; weights and input stay in float32.
 Precision = Literal["float32", "float64", "bfloat16"]
 

@@ -272,6 +272,10 @@ def test_every_architecture_has_a_small_network_here() -> None:
         "bcos_vgg",
         "bcos_inception",  # too large for a basis: the same layers in the same form
         "hybrid",  # see test_hybrid.py
+        "bcosified",  # see test_bcosified.py, as the next two
+        "bcosified_vit",
+        "bcosified_clip",
+        "bias_free",  # see test_bias_free.py
         "standard_vit",
         "torchvision",  # not dynamic linear: see test_standard.py
     }

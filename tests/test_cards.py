@@ -32,7 +32,7 @@ ARCHIVES = {
     "cifar10": "cifar10-test.tar.gz",
     "cifar10-bcos": "cifar10-test.tar.gz",
 }
-BUNDLED = [entry for entry in known().values() if entry.url is None]
+BUNDLED = [entry for entry in known().values() if entry.bundled]
 bundled = pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.checkpoint.name)
 
 

@@ -228,7 +228,7 @@ def test_a_hash_that_does_not_match_is_refused_and_mended_by_a_pull(
     assert "coda models pull 9L-S-CoDA-SQ-10 --force" in str(caught.value)
 
 
-BUNDLED = [entry for entry in known().values() if entry.url is None]
+BUNDLED = [entry for entry in known().values() if entry.bundled]
 
 
 @pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.checkpoint.name)

@@ -137,6 +137,18 @@ def test_a_damaged_cifar10_and_another_size_are_refused(tmp_path: Path, monkeypa
         datasets.load(tmp_path, 32)
 
 
+def test_smaller_pictures_of_cifar10_are_resized_as_the_network_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = cifar10(tmp_path, monkeypatch)
+    names = datasets.load(tmp_path, 32)[0].classes
+    view = Preprocessing(resize=32, crop=32, interpolation="bicubic")
+    network = Checkpoint(name="n", architecture="coda_net", arguments={}, classes=names, preprocessing=view)
+    split, _ = datasets.load_held_out(tmp_path, network, parts=2)
+    expected = fit(pictures[15], 16, 16, interpolation="bicubic").rgb
+    np.testing.assert_array_equal(split.images[0].permute(1, 2, 0).numpy(), expected)
+
+
 def _missing(root: Path) -> Path:
     return root / "missing"
 

@@ -412,7 +412,7 @@ def test_every_published_configuration_is_within_the_ranges() -> None:
         with torch.device("meta"):
             build(checkpoint.architecture, checkpoint.arguments)
         check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
-        assert published_checkpoint(name) == checkpoint if entry.url else checkpoint.name == name
+        assert published_checkpoint(name) == checkpoint if not entry.bundled else checkpoint.name == name
 
 
 # ---- each limit by itself --------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from coda_cli.core.networks import build
 
 NAME = "9L-S-CoDA-SQ-10"
 ADDRESS = f"/{NAME}/model_epoch_200.pkl"
-BUNDLED = [name for name, entry in known().items() if entry.url is None]
+BUNDLED = [name for name, entry in known().items() if entry.bundled]
 
 
 class Models:

@@ -319,9 +319,14 @@ def test_timm_is_asked_for_sizes_mean_and_deviation(
     net = load(tmp_path / "net.pth", arch="timm:resnet18", cut=None)
     view = net.checkpoint.preprocessing
     assert (view.resize, view.crop) == (101, 96)  # 96 / 0.95 = 101.05
-    assert any("resized bilinearly and not bicubic, mean 0.5 0.5 0.5" in sentence for sentence in net.assumed)
+    assert view.interpolation == "bicubic"
+    assert any("resized bicubically, mean 0.5 0.5 0.5" in sentence for sentence in net.assumed)
     expected = logits_of_torch(resnet, torch.full((3,), 0.5), torch.full((3,), 0.25))
     torch.testing.assert_close(net.model(encode(pictures())), expected)
+    sys.modules["timm"].get_pretrained_cfg(None).interpolation = "lanczos"
+    odd = load(tmp_path / "net.pth", arch="timm:resnet18", cut=None)
+    assert odd.checkpoint.preprocessing.interpolation == "bilinear"
+    assert any("resized bilinearly and not by lanczos" in sentence for sentence in odd.assumed)
 
 
 def test_without_timm_the_extra_is_named(resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,14 @@ def test_crop_equals_torchvisions_resize_and_centre_crop_to_the_byte(resize: int
     check_crop(resize, crop)
 
 
+def test_a_network_can_ask_for_bicubic_pictures() -> None:
+    rgb = picture(50, 40)
+    resized = Image.fromarray(rgb).resize((20, 16), Image.Resampling.BICUBIC)
+    bicubic = np.asarray(resized)[1:15, 3:17]
+    np.testing.assert_array_equal(fit(rgb, 16, 14, interpolation="bicubic").rgb, bicubic)
+    assert not np.array_equal(fit(rgb, 16, 14).rgb, bicubic)
+
+
 def test_crop_equals_torchvision_for_many_random_sizes() -> None:
     rng = np.random.default_rng(1)
     for _ in range(300):
@@ -97,7 +105,7 @@ def test_another_rounding_of_the_centre_is_caught(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("filter_", [Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.NEAREST])
 def test_another_filter_is_caught(monkeypatch: pytest.MonkeyPatch, filter_: Image.Resampling) -> None:
-    def other(rgb: RGB, w: int, h: int) -> RGB:
+    def other(rgb: RGB, w: int, h: int, _: str) -> RGB:
         return np.asarray(Image.fromarray(rgb).resize((w, h), filter_))
 
     monkeypatch.setattr(view_module, "_resized", other)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from coda_cli.checkpoints import text_vectors
 from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, published_checkpoint
-from coda_cli.checkpoints.published import PUBLISHED
-from coda_cli.checkpoints.published_bcos import BCOS
+from coda_cli.checkpoints.published import BIAS_FREE, PUBLISHED
+from coda_cli.checkpoints.published_bcos import BCOS, twin, version_of_experiment
+from coda_cli.checkpoints.unpickling import StateDict
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError
 
@@ -50,8 +52,8 @@ def has_shapes_of(name: str, state: State) -> bool:
     """
     if name in PUBLISHED:
         return _dau_shapes(PUBLISHED[name]) == {key: tuple(value.shape) for key, value in state.items()}
-    wanted = own_shapes(published_checkpoint(name))
-    return {key: value.shape for key, value in _renamed(state).items()} == wanted
+    checkpoint = published_checkpoint(name)
+    return {key: value.shape for key, value in _renamed(state, checkpoint).items()} == _shapes_in_file(checkpoint)
 
 
 def own_shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
@@ -141,8 +143,12 @@ def newer_name(name: str) -> str:
     return _DENSE.sub(r"\1\2", name)
 
 
-def _renamed(state: State) -> dict[str, Tensor]:
+def _renamed(state: State, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The authors' tensors under coda's names. (Version 1 and the transformers call their backbone "0".)"""
+    if checkpoint.architecture == "bias_free":
+        return {f"above.backbone.{key}": value for key, value in state.items()}
+    if checkpoint.architecture.startswith("bcosified"):
+        return {"above.backbone." + _of_bcosified(key): value for key, value in state.items()}
     chain = any(key.startswith("1.") for key in state)
     return {
         "backbone." + newer_name(key if chain else key.removeprefix("0.")): value
@@ -151,13 +157,35 @@ def _renamed(state: State) -> dict[str, Tensor]:
     }
 
 
+# The parts of a B-cosified DenseNet are numbered, as the layers of its transitions are.
+_PARTS = {"0": "conv0", "1": "norm0", "4": "denseblock1", "5": "transition1", "6": "denseblock2", "7": "transition2",
+          "8": "denseblock3", "9": "transition3", "10": "denseblock4", "11": "norm5"}  # fmt: skip
+_NUMBERED = re.compile(r"features\.(\d+)\.(?:([02])\.)?")
+
+
+def _of_bcosified(key: str) -> str:
+    """The name of a tensor as torchvision has it."""
+
+    def named(found: re.Match[str]) -> str:
+        part, layer = found.groups()
+        inner = {None: "", "0": "norm.", "2": "conv."}[layer]
+        return f"features.{_PARTS.get(part, part)}.{inner}"
+
+    return _NUMBERED.sub(named, key, count=1)
+
+
+def _shapes_in_file(checkpoint: Checkpoint) -> dict[str, torch.Size]:
+    """The shapes of the tensors that a file of bare weights holds, under coda's names: all but texts."""
+    return {key: shape for key, shape in own_shapes(checkpoint).items() if key != text_vectors.KEY}
+
+
 def _bcos_converted(state: State, checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The authors' tensors under coda's names, each with the shape that the network needs."""
-    tensors, wanted = _renamed(state), own_shapes(checkpoint)
+    tensors, wanted = _renamed(state, checkpoint), _shapes_in_file(checkpoint)
     for key in wanted:
         if key.endswith("num_batches_tracked"):  # counts of training, which older files lack
             tensors.setdefault(key, torch.tensor(0))
-    theirs = {key: key.removeprefix("backbone.") for key in {**tensors, **wanted}}
+    theirs = {key: key.removeprefix("above.").removeprefix("backbone.") for key in {**tensors, **wanted}}
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise CheckpointError(f"lacks {theirs[missing[0]]}, which {checkpoint.name} has; {_OTHER}", item=path)
     if extra := sorted(tensors.keys() - wanted.keys()):
@@ -206,9 +234,110 @@ ORDINARY = Family(
     _bcos_converted,
 )
 
+VERSION_2_OR_3 = Family(
+    "B-cos network (version 2) or a B-cosified one",
+    lambda state: _has_bcos(state) and _has_norms(state),
+    (*_bcos_names(2), *_bcos_names(3)),
+    _bcos_converted,
+)
+
 FAMILIES = (
     Family("CoDA-Net", lambda state: any(_DAU_KEY in key for key in state), tuple(PUBLISHED), _dau_converted),
     Family("B-cos network (version 1)", lambda s: _has_bcos(s) and not _has_norms(s), _bcos_names(1), _bcos_converted),
-    Family("B-cos network (version 2)", lambda s: _has_bcos(s) and _has_norms(s), _bcos_names(2), _bcos_converted),
+    VERSION_2_OR_3,
+    Family(
+        "ReLU network without biases",
+        lambda state: (
+            all(key.endswith(".weight") and value.ndim in (2, 4) for key, value in state.items())
+            and not _has_bcos(state)
+            and bool(state.keys() & {"conv1.weight", "features.0.weight"})
+        ),
+        tuple(BIAS_FREE),
+        _bcos_converted,
+    ),
     ORDINARY,
 )
+
+
+# ---- B-cos networks of version 2, or B-cosified ones? ----------------------------------------------------------------
+
+_WORDS = {2: "B-cos networks of version 2", 3: "B-cosified networks"}
+# Filters of version 2 are divided by their norm, so training leaves all norms of a layer alike; those of ordinary
+# networks, from which B-cosified ones start, differ. Of the first layer, deviation / mean: 0.08 in the bundled B-cos
+# network, 0.65 in the pretrained EfficientNet-Lite0.
+_UNEQUAL = 0.3
+
+
+def narrowed(family: Family, state: StateDict, arch: str | None, path: Path) -> tuple[Family, StateDict]:
+    """Leave only the configurations of a family that a file's names allow; the names decide between two versions.
+
+    A B-cosified network can have the names and shapes of a B-cos network of version 2, and is another network. Its
+    trainer's files have a second prefix, its DenseNets numbers, its transformers no "0.", and both trainers' files name
+    their experiment.
+
+    Args:
+        family: of the file.
+        state: its state dict.
+        arch: the configuration that the user named.
+        path: of the file, for messages.
+
+    Returns:
+        The family, and the state dict without a second prefix.
+
+    Raises:
+        CheckpointError: the file is of another version than ``arch``.
+    """
+    if family is not VERSION_2_OR_3:
+        return family, state
+    twice = all(key.startswith("model.") for key in state.shapes)
+    if twice:
+        state = state.named({key.removeprefix("model."): key for key in state.shapes}, ())
+    version, evidence = _told(state)
+    if arch in BCOS and version not in (None, BCOS[arch].version) and arch in family.published:
+        here, asked = _WORDS[version or 2], _WORDS[BCOS[arch].version]
+        raise CheckpointError(f"{evidence}, as in files of {here}; --arch {arch} is one of {asked}", item=path)
+    version = version or (3 if twice and arch is None else None)
+    names = tuple(n for n in family.published if version in (None, BCOS[n].version))
+    return replace(family, published=names), state
+
+
+def _told(state: StateDict) -> tuple[int | None, str]:
+    """The version that a file tells by itself, and by what; None where it could be both."""
+    if version := version_of_experiment(state.experiment):
+        return version, f"its experiment is {state.experiment}"
+    names = state.shapes
+    if any(_NUMBERED.match(key) and ".denselayer" in key for key in names):
+        return 3, "its dense blocks are numbered"
+    if any("attnpool." in key for key in names):
+        return 3, "it has an attention pool"
+    if _is_transformer(names):
+        first = any(key.startswith("0.") for key in names)
+        return (2, 'its names begin with "0."') if first else (3, 'its names do not begin with "0."')
+    return (2, "its dense blocks have names") if any(".denseblock" in key for key in names) else (None, "")
+
+
+def twin_hint(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Compare the filters of a network with what those of its version are like, where the names tell nothing.
+
+    Args:
+        name: of the configuration.
+        tensors: the network's tensors under coda's names.
+
+    Returns:
+        A sentence where they rather look like those of the other version; this is a hint and no proof.
+    """
+    other = twin(name)
+    first = next((value for key, value in tensors.items() if key.endswith("backbone.conv1.linear.weight")), None)
+    if other is None or first is None:
+        return ()
+    norms = first.flatten(1).norm(dim=1)
+    unequal = float(norms.std() / norms.mean())
+    if (unequal > _UNEQUAL) == (BCOS[name].version == 3) or norms.numel() < 2:
+        return ()
+    return (
+        f"the norms of its first filters differ by {unequal:.0%} of their mean, which is {_LIKE[BCOS[name].version]}; "
+        f"if it is one, --arch {other} computes it, and {name} another network with the same weights",
+    )
+
+
+_LIKE = {2: "usual for a B-cosified network", 3: "little for a B-cosified network and usual for a B-cos v2 one"}

@@ -54,14 +54,20 @@ def pull(name: str, *, force: bool = False, offline: bool = False, progress: Pro
         The checkpoint's file.
 
     Raises:
-        UsageError: for an unknown name, or when CODA_MIRROR is not an address.
+        UsageError: for an unknown name, one whose file's address is not known, or when CODA_MIRROR is not an address.
         DownloadError: when the file cannot be downloaded.
         CheckpointError: when what was sent is not the checkpoint; the file that was here is kept.
         MediaError: when the cache folder cannot be written.
     """
     entry = find(name)
-    if entry.url is None:
+    if entry.bundled:
         return entry.path
+    if entry.url is None:
+        raise UsageError(
+            f"coda does not know which file of {entry.page} it is; download it there, and use it with "
+            f"--model FILE --arch {name}",
+            item=name,
+        )
     if entry.sha256 and not force and _sound(entry):  # without the lock: a shared cache may be read-only
         return entry.path
     import filelock

@@ -13,13 +13,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from coda_cli.checkpoints.families import FAMILIES, ORDINARY, Family, State, has_shapes_of, own_shapes
+from coda_cli.checkpoints.families import (
+    FAMILIES,
+    ORDINARY,
+    Family,
+    State,
+    has_shapes_of,
+    narrowed,
+    own_shapes,
+    twin_hint,
+)
 from coda_cli.checkpoints.fitting import classifiers_of_its_size
 from coda_cli.checkpoints.headers import MAX_HEADER
 from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, parse_checkpoint, published_checkpoint
 from coda_cli.checkpoints.pickled import PickleError
 from coda_cli.checkpoints.published import published_name
-from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in
+from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in, twin
 from coda_cli.checkpoints.unpickling import StateDict
 from coda_cli.errors import CheckpointError, UsageError
 
@@ -50,8 +59,9 @@ def read_foreign(
     if family is None:
         own = "a safetensors file without coda's description, " if path.suffix == ".safetensors" else ""
         raise CheckpointError(f"{own}{_what_it_looks_like(state.shapes)}", item=path)
+    family, state = narrowed(family, state, arch, path)
     if checkpoint is None:
-        checkpoint, said = _description(path, sha256, arch, state.shapes, family)
+        checkpoint, said = _description(path, sha256, arch, state, family)
         assumed += said
     try:
         family.convert(state.shapes, checkpoint, path)  # of shapes alone: nothing that does not fit is read
@@ -62,12 +72,12 @@ def read_foreign(
         if arch is None:
             raise CheckpointError(f"what its description says cannot be built: {error}", item=path) from error
         raise UsageError(f"--arch {arch}: {error}") from error
-    return tensors, checkpoint, assumed + left_out
+    return tensors, checkpoint, assumed + left_out + twin_hint(checkpoint.name, tensors)
 
 
 def _in_coda_s_names(state: State, arch: str) -> Checkpoint | None:
     """The description of ``arch`` where a state dict has coda's names for it, as its files without a description."""
-    if not all(key.startswith(("layers.", "backbone.")) for key in state):
+    if not all(key.startswith(("layers.", "backbone.", "above.")) for key in state):
         return None
     if not any(arch in family.published for family in FAMILIES):
         return None
@@ -77,7 +87,7 @@ def _in_coda_s_names(state: State, arch: str) -> Checkpoint | None:
 
 
 def _description(
-    path: Path, sha256: Callable[[], str], arch: str | None, state: State, family: Family
+    path: Path, sha256: Callable[[], str], arch: str | None, state: StateDict, family: Family
 ) -> tuple[Checkpoint, tuple[str, ...]]:
     """The network's description, and a sentence about where it comes from."""
     if arch is None and (described := beside(path)):
@@ -89,14 +99,16 @@ def _description(
         name, source = _recognised(path, sha256, state, family)
     checkpoint = published_checkpoint(name)
     a, view = checkpoint.arguments, checkpoint.preprocessing
-    if checkpoint.architecture in STANDARD:
+    if checkpoint.architecture in (*STANDARD, "bias_free"):
         seen = f"ImageNet's mean, deviation and {len(checkpoint.classes)} class names, shorter side to {view.resize}"
         return checkpoint, (f"configuration {name} from {source}: {seen}",)
     b = f"B {a.get('b', 2):g}" if name in BCOS else f"norm {a['norm']}"
-    return checkpoint, (
-        f"configuration {name} from {source}: strides, padding, {b}, temperature {a['temperature']:g}, bias "
-        f"{a['bias']:.4f}, {len(checkpoint.classes)} class names",
-    )
+    told = f"configuration {name} from {source}: strides, padding, {b}"
+    count = f"{len(checkpoint.classes)} class names"
+    if checkpoint.architecture.startswith("bcosified"):
+        constant = f", bias {a['bias']:.4f}, {count}" if "bias" in a else ""
+        return checkpoint, (f"{told}, filters that keep their norm, a mean and a deviation{constant}",)
+    return checkpoint, (f"{told}, temperature {a['temperature']:g}, bias {a['bias']:.4f}, {count}",)
 
 
 def beside(path: Path) -> Checkpoint | None:
@@ -144,10 +156,12 @@ def _refuse_arch(arch: str, path: Path, family: Family) -> None:
     raise CheckpointError(f"the weights of a {family.name}, which --arch {arch} is not", item=path)
 
 
-def _recognised(path: Path, sha256: Callable[[], str], state: State, family: Family) -> tuple[str, str]:
-    """The published configuration that the file's hash or path names, and which of the two. Raises CheckpointError."""
+def _recognised(path: Path, sha256: Callable[[], str], state: StateDict, family: Family) -> tuple[str, str]:
+    """The published configuration that the file's hash, experiment or path names, and which. Raises CheckpointError."""
     if found := next((n for n in family.published if n in BCOS and _is_file_of(n, sha256())), None):
         return found, "the file's hash"
+    if found := bcos_named_in(state.experiment, [n for n in family.published if n in BCOS]):
+        return found, "its experiment"
     if found := _named_by_path(path, family):
         return found, "the file's path"
     if family is ORDINARY:
@@ -156,8 +170,13 @@ def _recognised(path: Path, sha256: Callable[[], str], state: State, family: Fam
             f"of those published beside B-cos networks, say which with --arch: {', '.join(family.published)}",
             item=path,
         )
-    candidates = [n for n in family.published if has_shapes_of(n, state)]
+    candidates = [n for n in family.published if has_shapes_of(n, state.shapes)]
     fitting = f"its shapes fit {', '.join(candidates)}" if candidates else "its shapes fit no published network"
+    if both := [n for n in candidates if twin(n) in candidates and BCOS[n].version == 3]:
+        fitting += (
+            f" ({both[0]} was an ordinary pretrained network and keeps the norms of its filters, {twin(both[0])} was "
+            "trained as a B-cos network; with the same weights they compute different things)"
+        )
     raise CheckpointError(
         f"weights alone do not tell stride, norm, temperature, bias and classes; {fitting}; say which "
         f"with --arch NAME, or describe it in {path.name}.json",
@@ -179,7 +198,8 @@ def _named_by_path(path: Path, family: Family) -> str | None:
     """
     found: dict[str, str] = {}
     for step in _links(path):
-        name = published_name(step) if family.name == "CoDA-Net" else bcos_named_in(step, family.published)
+        of_bcos = [n for n in family.published if n in BCOS]
+        name = bcos_named_in(step, of_bcos) if of_bcos else published_name(step)
         if name is not None and name in family.published:
             found.setdefault(name, step)
     if len(found) > 1:

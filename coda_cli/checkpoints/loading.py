@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from coda_cli.checkpoints.class_lists import names_in
-from coda_cli.checkpoints.descriptions import read_json
+from coda_cli.checkpoints import text_vectors
 from coda_cli.checkpoints.folders import trained_in
 from coda_cli.checkpoints.foreign import beside, beside_sentence, read_foreign
 from coda_cli.checkpoints.headers import read_header, read_metadata
@@ -31,8 +29,10 @@ from coda_cli.checkpoints.manifest import (
     parse_checkpoint,
 )
 from coda_cli.checkpoints.own import Arch, Said, is_own, of_module, read_own
+from coda_cli.checkpoints.safetensors_files import open_safetensors, read_safetensors
+from coda_cli.checkpoints.text_vectors import Texts, read_texts
 from coda_cli.checkpoints.torch_files import MAX_FILE
-from coda_cli.checkpoints.unpickling import StateDict, Weights, open_weights
+from coda_cli.checkpoints.unpickling import Weights, open_weights
 from coda_cli.core import abilities
 from coda_cli.core.arguments import check_side
 from coda_cli.core.cuts import AUTO, find_cut, probes
@@ -86,6 +86,7 @@ def load(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     size: int | tuple[int, int] | None = None,
+    text: str | Path | None = None,
 ) -> Net:
     """Load a network by its name, from a file, or take one that is there.
 
@@ -112,6 +113,8 @@ def load(
         std: their deviation, in the same way.
         size: side in pixels of the centre square that the network sees, or the shorter side of the whole picture and
             this side; the library's, else 256 and 224, unless given.
+        text: for networks that compare pictures with texts: an ``.npz`` with ``names`` [K] and their ``vectors``
+            float [K, E], which become the classes. Files of bare weights need it; others hold some already.
 
     Returns:
         The network.
@@ -125,7 +128,10 @@ def load(
         >>> net.checkpoint.classes[0]
     """
     said = Said.checked(arch, classes, mean, std, size)
-    net = _of_module(source, said) if isinstance(source, nn.Module) else _of_file(source, said, ema)
+    texts = None if text is None else read_texts(Path(text))
+    net = _of_module(source, said) if isinstance(source, nn.Module) else _of_file(source, said, ema, texts)
+    if texts:
+        texts.describe(net.checkpoint)  # refuses networks that have classes of their own
     _refuse_non_finite(net.model, net.path)
     net.model.requires_grad_(False)
     return _with_cut(replace(net, model=net.model.eval().to(device, dtype)), cut)
@@ -170,7 +176,7 @@ def _of_module(module: nn.Module, said: Said) -> Net:
     return Net(found.model, found.checkpoint, Path(found.checkpoint.name), digest.hexdigest(), found.assumed)
 
 
-def _of_file(source: str | Path, said: Said, ema: bool | None) -> Net:
+def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | None) -> Net:
     """The network of a name or file. Raises CheckpointError, UsageError."""
     entry = known().get(str(source))
     path = entry.path if entry else trained_in(Path(source))
@@ -186,7 +192,9 @@ def _of_file(source: str | Path, said: Said, ema: bool | None) -> Net:
         raise UsageError(f"--ema and --no-ema are for files of trainers; {source} holds one set of weights")
     if entry:
         _check_sha256(entry, str(source))
-    return _load_own(path) if own else _load_foreign(path, said, entry.checkpoint if entry else None, ema)
+    if own:
+        return _load_own(path, texts)
+    return _load_foreign(path, said, entry.checkpoint if entry else None, ema, texts)
 
 
 def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
@@ -247,6 +255,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
+    if entry and entry.page:
+        return f"{name!r} is not on this machine; download it from {entry.page}, and use --model FILE --arch {name}"
     if entry and entry.url:
         return f"{name!r} is not on this machine; get it with: coda models pull {name}"
     if entry:
@@ -267,21 +277,41 @@ def _refuse_non_finite(model: nn.Module, path: Path) -> None:
 # ---- from descriptions to networks -----------------------------------------------------------------------------------
 
 
-def _load_own(path: Path) -> Net:
+def _load_own(path: Path, texts: Texts | None) -> Net:
     """The network of a safetensors file that coda wrote. Its header must fit before anything else is read."""
     header = read_header(path)
     checkpoint = parse_checkpoint(header.metadata[METADATA_KEY], str(path))
     model = _build(checkpoint, path)
     _compare(model, header.shapes, path)
-    sha256 = file_sha256(path)
-    _fill(model, _read_safetensors(path), path)
-    return Net(model, checkpoint, path, sha256)
+    sha256, tensors = file_sha256(path), read_safetensors(path)
+    checkpoint, assumed = _with_texts(texts, checkpoint, tensors, path)
+    if texts:  # how many classes there are has changed
+        model = _build(checkpoint, path)
+    _fill(model, tensors, path)
+    return Net(model, checkpoint, path, sha256, assumed)
 
 
-def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bool | None) -> Net:
+def _with_texts(
+    texts: Texts | None, checkpoint: Checkpoint, tensors: dict[str, Tensor], path: Path
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Put texts in the place of a network's classes: into its tensors, and into its description, which is returned."""
+    if texts is None:
+        if checkpoint.architecture == text_vectors.ARCHITECTURE and text_vectors.KEY not in tensors:
+            raise CheckpointError(
+                "it compares pictures with texts, and does not hold their vectors; say which with --text FILE.npz, "
+                "which holds names and vectors",
+                item=path,
+            )
+        return checkpoint, ()
+    checkpoint = texts.describe(checkpoint)
+    tensors[text_vectors.KEY] = texts.vectors
+    return checkpoint, (f"its {len(texts.names)} classes are the texts of {texts.path.name}",)
+
+
+def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bool | None, texts: Texts | None) -> Net:
     """The network of a file of bare weights."""
     opened: AbstractContextManager[Weights] = (
-        _open_safetensors(path) if path.suffix == SUFFIX else open_weights(path, ema=ema)
+        open_safetensors(path) if path.suffix == SUFFIX else open_weights(path, ema=ema)
     )
     hashed = cache(lambda: file_sha256(path))
     described = None if said.arch or checkpoint else beside(path)
@@ -292,10 +322,11 @@ def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bo
         if said.anything:
             raise UsageError("--classes, --mean, --std and --size are for networks of torchvision, timm and your own")
         tensors, checkpoint, assumed = read_foreign(state, path, hashed, arch, checkpoint)
+        checkpoint, more = _with_texts(texts, checkpoint, tensors, path)
         model = _build(checkpoint, path)
         _compare(model, {key: tuple(value.shape) for key, value in tensors.items()}, path)
         _fill(model, tensors, path)
-    return Net(model, checkpoint, path, hashed(), assumed)
+    return Net(model, checkpoint, path, hashed(), assumed + more)
 
 
 def _fitted(weights: Weights, said: Said, described: Checkpoint | None, sha256: str) -> Net:
@@ -308,38 +339,6 @@ def _fitted(weights: Weights, said: Said, described: Checkpoint | None, sha256: 
     _fill(found.model, found.tensors(), weights.path)
     assumed = (*weights.state.assumed, beside_sentence(weights.path)) if described else found.assumed
     return Net(found.model, described or found.checkpoint, weights.path, sha256, assumed)
-
-
-@contextmanager
-def _open_safetensors(path: Path) -> Iterator[Weights]:
-    """A safetensors file without a description, as a state dict."""
-    header = read_header(path)
-    shapes = {key: torch.empty(shape, dtype=_TYPES[header.types[key]], device="meta")
-              for key, shape in header.shapes.items()}  # fmt: skip
-    yield Weights(StateDict(shapes, (), lambda: _read_safetensors(path)), path, classes=_classes_of(header.metadata))
-
-
-def _classes_of(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The names of classes that another program put into the metadata of a safetensors file, as JSON."""
-    content: dict[str, object] = {}
-    for key, text in metadata.items():
-        with suppress(ValueError):
-            content[key] = read_json(text)
-    return names_in(content)
-
-
-_TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"damaged or truncated ({error})", item=path) from error
 
 
 def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:

@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
 from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.errors import CheckpointError, UsageError
+from coda_cli.vocabulary import Interpolation
 
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
 METADATA_KEY = "coda"
@@ -30,17 +40,6 @@ MAX_SIDE = 4096  # pixels of what a network sees; published ones see at most 299
 MAX_CLASSES = 100_000
 SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
 
-PUBLISHED_LICENCE = (
-    "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
-    "their repository allows non-commercial research, education and art only"
-)
-BCOS_LICENCES = {
-    1: "weights published by the authors of B-cos networks (github.com/moboehle/B-cos) without a licence of their "
-    "own; their repository allows non-commercial research, education and art only",
-    2: "weights published with github.com/B-cos/B-cos-v2 under the Apache 2.0 licence; its authors add that they "
-    "derive from ImageNet, whose terms are non-commercial",
-}
-
 
 Name = Annotated[str, AfterValidator(plain_name)]
 Data = Annotated[dict[str, Any], AfterValidator(plain_data)]
@@ -48,16 +47,26 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE, strict=True)]
 
 
 class Preprocessing(BaseModel):
-    """From a picture to the network's input, without mean or standard deviation.
+    """From a picture to the network's input; a mean and a deviation are a step of the network itself.
 
     Attributes:
         resize: shorter side of the picture in pixels, first.
         crop: side in pixels of the centre square that the network sees.
+        interpolation: how the picture is made larger or smaller.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     resize: Side
     crop: Side
+    interpolation: Interpolation = "bilinear"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual interpolation out: older versions do not know it, and hashes of settings stay the same."""
+        fields: dict[str, Any] = whole(self)
+        if self.interpolation == "bilinear":
+            del fields["interpolation"]
+        return fields
 
 
 class Accuracy(BaseModel):
@@ -126,7 +135,8 @@ class KnownCheckpoint(BaseModel):
     Attributes:
         checkpoint: the network's description.
         path: where its file is, or will be once it is downloaded.
-        url: where the authors published it; None for a bundled one.
+        url: where the authors published it; None for a bundled one, and where only ``page`` is known.
+        page: the page from which a person can download it.
         sha256: hex digest that the file must have; None where nobody published one and no download has recorded one.
         sha256_prefix: its first digits, where the authors published those.
     """
@@ -135,8 +145,14 @@ class KnownCheckpoint(BaseModel):
     checkpoint: Checkpoint
     path: Path
     url: str | None = None
+    page: str | None = None
     sha256: str | None = None
     sha256_prefix: str = ""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with the program."""
+        return self.url is None and self.page is None
 
     @property
     def here(self) -> bool:
@@ -182,10 +198,14 @@ def family_of(checkpoint: Checkpoint) -> str:
     """
     if checkpoint.architecture in STANDARD:
         return "standard"
+    if checkpoint.architecture == "bias_free":
+        return "bias-free ReLU"
     if checkpoint.architecture == "hybrid":
         return "hybrid CoDA"
     if not checkpoint.architecture.startswith("bcos"):
         return "CoDA"
+    if checkpoint.architecture.startswith("bcosified"):
+        return "B-cosified"
     version_1 = checkpoint.architecture == "bcos_chain" or "scale_factor" in checkpoint.arguments
     return "B-cos v1" if version_1 else "B-cos v2"
 
@@ -286,21 +306,6 @@ def _bundled() -> tuple[KnownCheckpoint, ...]:
     return tuple(entries)
 
 
-_RELEASE = "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}"
-_NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
-# Link code and epoch of every file that the authors published, without hashes.
-# Source: CoDA-Nets, interpretability/utils.py:32-45.
-_LINKS = {
-    "9L-L-CoDA-SQ-100000": ("pArrgmncXAAiH5R", 60),
-    "9L-S-CoDA-SQ-10": ("H8FgwMHJTTTYDJw", 200),
-    "9L-S-CoDA-SQ-50": ("SqPBioqmxEWbH9g", 200),
-    "9L-S-CoDA-SQ-100": ("yk7LajwLwpXXzf5", 200),
-    "9L-S-CoDA-SQ-500": ("zfeYMASLtKNGgsQ", 200),
-    "9L-S-CoDA-SQ-1000": ("8ykMc8XLQMtCxHo", 200),
-    "9L-S-CoDA-SQ-5000": ("6iY992FYEsfHkeA", 200),
-}
-
-
 def recorded_hash_file(path: Path) -> Path:
     """Find where the sha256 of a downloaded file is recorded: beside it.
 
@@ -314,30 +319,22 @@ def recorded_hash_file(path: Path) -> Path:
 
 
 def _published() -> list[KnownCheckpoint]:
+    from coda_cli.checkpoints.published import FILES
     from coda_cli.checkpoints.published_bcos import BCOS
 
-    files = [(name, _NEXTCLOUD.format(code), f"model_epoch_{epoch}.pkl", "") for name, (code, epoch) in _LINKS.items()]
-    for name, entry in BCOS.items():
-        if entry.version == 1:
-            files.append((name, _NEXTCLOUD.format(entry.link), "state_dict.pkl", ""))
-        else:
-            files.append((name, _RELEASE.format(entry.link), entry.link, entry.sha256_prefix))
-    return [_entry(*file) for file in files]
+    entries = [_entry(name, file, url=url) for name, (file, url) in FILES.items()]
+    return entries + [
+        _entry(name, bcos.file, url=bcos.url, page=bcos.page, sha256_prefix=bcos.sha256_prefix)
+        for name, bcos in BCOS.items()
+    ]
 
 
-def _entry(name: str, url: str, file: str, sha256_prefix: str) -> KnownCheckpoint:
+def _entry(name: str, file: str, **published: str | None) -> KnownCheckpoint:
     path = cache_folder() / name / file
-    record = recorded_hash_file(path)
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
-    recorded = short_text(record)
-    checkpoint = published_checkpoint(name)
-    return KnownCheckpoint(
-        checkpoint=checkpoint,
-        path=path,
-        url=url,
-        sha256=None if recorded is None else recorded.strip(),
-        sha256_prefix=sha256_prefix,
-    )
+    recorded = short_text(recorded_hash_file(path))
+    sha256 = None if recorded is None else recorded.strip()
+    return KnownCheckpoint(checkpoint=published_checkpoint(name), path=path, sha256=sha256, **published)
 
 
 @cache  # commands ask for ``known`` several times
@@ -371,18 +368,25 @@ def published_checkpoint(name: str) -> Checkpoint:
 
 def _published_facts(name: str) -> dict[str, Any]:
     """Architecture, arguments, preprocessing, accuracy and licence of a published configuration. Raises KeyError."""
-    from coda_cli.checkpoints.published import PUBLISHED
-    from coda_cli.checkpoints.published_bcos import BCOS
+    from coda_cli.checkpoints.published import BIAS_FREE, BIAS_FREE_LICENCE, LICENCE, PUBLISHED
+    from coda_cli.checkpoints.published_bcos import BCOS, LICENCES
 
+    if name in BIAS_FREE:
+        return {
+            "architecture": "bias_free",
+            "arguments": {"name": BIAS_FREE[name][0], "classes": 1000},
+            "preprocessing": Preprocessing(resize=256, crop=224),
+            "licence": BIAS_FREE_LICENCE,
+        }
     if name in BCOS:
         bcos = BCOS[name]
         split = "ImageNet validation, as published"
         return {
             "architecture": bcos.architecture,
             "arguments": bcos.arguments,
-            "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop),
+            "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop, interpolation=bcos.interpolation),
             "accuracy": Accuracy(value=bcos.top1, pictures=50_000, split=split) if bcos.top1 else None,
-            "licence": BCOS_LICENCES[bcos.version],
+            "licence": LICENCES[bcos.version],
         }
     arguments = PUBLISHED[name]
     resize, crop = (256, 240) if arguments["channels"][-1] == 100 else (32, 32)
@@ -390,5 +394,5 @@ def _published_facts(name: str) -> dict[str, Any]:
         "architecture": "coda_net",
         "arguments": arguments,
         "preprocessing": Preprocessing(resize=resize, crop=crop),
-        "licence": PUBLISHED_LICENCE,
+        "licence": LICENCE,
     }

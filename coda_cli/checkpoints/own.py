@@ -25,6 +25,7 @@ from coda_cli.checkpoints.unpickling import StateDict, Weights
 from coda_cli.core.networks import build
 from coda_cli.core.standard_nets import DEVIATION, MEAN, StandardNet, View, timm_view, torchvision_view
 from coda_cli.errors import CheckpointError, UsageError
+from coda_cli.vocabulary import Interpolation
 
 Arch = str | Callable[..., nn.Module]
 
@@ -301,7 +302,8 @@ def _checkpoint(kind: _Kind, names: tuple[str, ...], count: int | None) -> Check
     """The description of a network."""
     wnids, synonyms = wnids_and_synonyms(names)
     counted = {} if count is None else {"classes": count}
-    view = Preprocessing(resize=kind.view.resize, crop=kind.view.crop)
+    how: Interpolation = "bicubic" if kind.view.interpolation == "bicubic" else "bilinear"
+    view = Preprocessing(resize=kind.view.resize, crop=kind.view.crop, interpolation=how)
     return Checkpoint(
         name=kind.title, architecture=kind.architecture, arguments={**kind.arguments, **counted}, classes=names,
         wnids=wnids, synonyms=synonyms, preprocessing=view,
@@ -315,7 +317,9 @@ def _seen(kind: _Kind, said: Said, model: nn.Module) -> str:
     whose = f"as {kind.architecture} has it" if kind.architecture in LIBRARIES else "as usual for ImageNet"
     given = [o for o, v in (("--size", said.size), ("--mean", said.mean), ("--std", said.deviation)) if v is not None]
     how = f"{whose}, but for {', '.join(given)}" if given else whose
-    resized = "" if view.interpolation == "bilinear" else f", resized bilinearly and not {view.interpolation}"
+    resized = {"bilinear": "", "bicubic": ", resized bicubically"}.get(
+        view.interpolation, f", resized bilinearly and not by {view.interpolation}"
+    )
     colours = (
         f"mean {mean}, deviation {deviation}" if isinstance(model, StandardNet) else "r g b 1-r 1-g 1-b as they are"
     )

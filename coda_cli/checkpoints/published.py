@@ -1,5 +1,7 @@
 """The published CoDA-Net configurations by their names, as arguments of networks.coda_net. Does not import torch.
 
+The ReLU networks without biases stand here, too.
+
 Source: CoDA-Nets, experiments/{CIFAR10,Imagenet}/final/experiment_parameters.py.
 """
 
@@ -11,6 +13,41 @@ from typing import Any
 
 # Bias of the published CoDA-Nets: a class probability of 0.1 where a picture holds no evidence.
 PUBLISHED_BIAS = math.log(0.1 / 0.9)
+
+LICENCE = (
+    "weights published by the authors of CoDA-Nets (github.com/moboehle/CoDA-Nets) without a licence of their own; "
+    "their repository allows non-commercial research, education and art only"
+)
+_NEXTCLOUD = "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download"
+# Link code and epoch of every file that the authors published, without hashes.
+# Source: CoDA-Nets, interpretability/utils.py:32-45.
+_LINKS = {
+    "9L-L-CoDA-SQ-100000": ("pArrgmncXAAiH5R", 60),
+    "9L-S-CoDA-SQ-10": ("H8FgwMHJTTTYDJw", 200),
+    "9L-S-CoDA-SQ-50": ("SqPBioqmxEWbH9g", 200),
+    "9L-S-CoDA-SQ-100": ("yk7LajwLwpXXzf5", 200),
+    "9L-S-CoDA-SQ-500": ("zfeYMASLtKNGgsQ", 200),
+    "9L-S-CoDA-SQ-1000": ("8ykMc8XLQMtCxHo", 200),
+    "9L-S-CoDA-SQ-5000": ("6iY992FYEsfHkeA", 200),
+}
+# Name and address of every file.
+FILES = {name: (f"model_epoch_{epoch}.pkl", _NEXTCLOUD.format(code)) for name, (code, epoch) in _LINKS.items()}
+
+# ReLU networks without biases, by their names here: the authors' name, and how many parameters there are.
+# Source: fast-axiomatic-attribution, imagenet/models.
+BIAS_FREE = {
+    "x-alexnet": ("xalexnet", 61_090_496),
+    "x-vgg16": ("xvgg16", 138_344_128),
+    "x-resnet50": ("xfixup_resnet50", 25_502_912),
+}
+BIAS_FREE_LICENCE = (
+    "weights published with github.com/visinf/fast-axiomatic-attribution under the Apache 2.0 licence; they were "
+    "trained on ImageNet, whose terms are non-commercial"
+)
+_VISINF = "https://download.visinf.tu-darmstadt.de/data/2021-neurips-fast-axiomatic-attribution/models/{}"
+FILES |= {
+    name: (file := f"{theirs}_model_best.pth.tar", _VISINF.format(file)) for name, (theirs, _) in BIAS_FREE.items()
+}
 
 _S_CHANNELS = (6, 16, 16, 32, 32, 32, 64, 64, 64, 10)
 _L_CHANNELS = (6, 16, 32, 32, 64, 64, 64, 64, 64, 100)
@@ -61,5 +98,12 @@ def published_name(text: str) -> str | None:
     Returns:
         The one configuration whose name stands there as a whole word; None where there is none, or more than one.
     """
-    found = [n for n in PUBLISHED if re.search(rf"(?<![\w.-]){re.escape(n)}(?![\w-]|\.\d)", text)]
+    words = {name: name for name in PUBLISHED} | {
+        name: f"{theirs}_model_best" for name, (theirs, _) in BIAS_FREE.items()
+    }
+    found = [
+        name
+        for name, theirs in words.items()
+        if re.search(rf"(?<![\w.-])(?:{re.escape(name)}|{re.escape(theirs)})(?![\w-]|\.\d)", text)
+    ]
     return found[0] if len(found) == 1 else None

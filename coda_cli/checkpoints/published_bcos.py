@@ -1,8 +1,8 @@
 """The published B-cos networks, and the ordinary ones beside them, as arguments of builders. Does not import torch.
 
 Sources: B-cos (version 1), experiments/{CIFAR10,Imagenet}/bcos/experiment_parameters.py and the links of its README;
-B-cos-v2 (version 2), bcos/models and its release v0.0.1-weights. Accuracies are the authors', of ImageNet's 50,000
-validation pictures.
+B-cos-v2 (version 2), bcos/models and its release v0.0.1-weights; B-cosification (called version 3 here),
+experiments/ImageNet/{,vit_,clip_}bcosification. Accuracies are the authors', of ImageNet's 50,000 validation pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coda_cli.vocabulary import Interpolation
+
 CIFAR_BIAS, V1_BIAS, V2_BIAS = math.log(0.1 / 0.9), math.log(0.01 / 0.99), -math.log(999)
+
+LICENCES = {
+    1: "weights published by the authors of B-cos networks (github.com/moboehle/B-cos) without a licence of their "
+    "own; their repository allows non-commercial research, education and art only",
+    2: "weights published with github.com/B-cos/B-cos-v2 under the Apache 2.0 licence; its authors add that they "
+    "derive from ImageNet, whose terms are non-commercial",
+    3: "weights published with github.com/shrebox/B-cosification under the Apache 2.0 licence; they start from weights "
+    "of others (torchvision, B-cos-v2, OpenAI's CLIP), which have terms of their own",
+}
+# Where the files are, by version; of version 3 the page, since the names of its files are not known.
+_ADDRESSES = {
+    1: "https://nextcloud.mpi-klsb.mpg.de/index.php/s/{}/download",
+    2: "https://github.com/B-cos/B-cos-v2/releases/download/v0.0.1-weights/{}",
+    3: "https://github.com/shrebox/B-cosification/releases/tag/{}",
+}
 
 
 @dataclass(frozen=True)
@@ -22,13 +39,16 @@ class PublishedBcos:
     """What a published file does not say about itself, and where it is.
 
     Attributes:
-        version: of the B-cos papers and repositories, 1 or 2.
+        version: of the B-cos papers and repositories, 1 or 2; 3 are the B-cosified networks.
         architecture: a builder of ``core.networks``.
         arguments: of the builder.
-        link: of version 1 the code of its download link; of version 2 the file's name, with ten digits of its sha256.
+        link: of version 1 the code of its download link; of version 2 the file's name, with ten digits of its sha256;
+            of version 3 the release's tag, whose file names are not known.
         resize: shorter side in pixels before the crop.
         crop: side in pixels of what the network sees.
         top1: share of correctly classified pictures in [0, 1], where the authors state it.
+        interpolation: how the picture is resized.
+        experiment: of version 3, a pattern of the authors' names of its experiment.
     """
 
     version: int
@@ -38,12 +58,29 @@ class PublishedBcos:
     resize: int
     crop: int
     top1: float | None = None
+    interpolation: Interpolation = "bilinear"
+    experiment: str = ""
 
     @property
     def parameters(self) -> int:
         """The number of the network's parameters; for Inception v3 without the auxiliary head."""
         name = next(name for name, entry in BCOS.items() if entry is self)
-        return _SIZES[name.partition("-B")[0]]
+        return _SIZES[(self.version == 3 and twin(name)) or name.partition("-B")[0]]
+
+    @property
+    def file(self) -> str:
+        """The file's name on this machine."""
+        return {1: "state_dict.pkl", 2: self.link, 3: "last.ckpt"}[self.version]
+
+    @property
+    def url(self) -> str | None:
+        """The file's address, where it is known."""
+        return None if self.version == 3 else _ADDRESSES[self.version].format(self.link)
+
+    @property
+    def page(self) -> str | None:
+        """The page from which a person can download it, where the file's address is not known."""
+        return _ADDRESSES[3].format(self.link) if self.version == 3 else None
 
     @property
     def sha256_prefix(self) -> str:
@@ -77,6 +114,7 @@ def _v2(architecture: str, file: str, top1: float, resize: int = 256, **argument
     return PublishedBcos(2, architecture, {**shared, **arguments}, f"{file}.pth", resize, 224, top1 / 100)
 
 
+_CNNS = "v0.0.1-checkpoints"  # the release of all B-cosified networks but CLIP
 LONG = 232  # what those that were trained longer, and the ConvNeXts, are resized to
 _RESNETS = {
     "18": ([2, 2, 2, 2], False), "34": ([3, 4, 6, 3], False), "50": ([3, 4, 6, 3], True), "101": ([3, 4, 23, 3], True),
@@ -106,6 +144,20 @@ def _densenet(depth: str, file: str, top1: float, resize: int = 256) -> Publishe
 def _convnext(size: str, norm: str, file: str, top1: float) -> PublishedBcos:
     dims, blocks = _CONVNEXTS[size]
     return _v2("bcos_convnext", file, top1, LONG, dims=dims, blocks=blocks, norm=norm)
+
+
+def _bcosified(name: str, experiment: str) -> PublishedBcos:
+    arguments = {"name": name, "classes": 1000, "bias": V2_BIAS, "b": 2.0}
+    return PublishedBcos(3, "bcosified", arguments, _CNNS, 256, 224, experiment=experiment)
+
+
+def _bcosified_vit(size: str, kind: str) -> PublishedBcos:
+    arguments = {**_vit(size, f"bcos_{kind}", 0).arguments, "b": 2.0}
+    del arguments["temperature"]
+    # Other options of the same script leave GELU out, or take the mean first: those are other networks.
+    patch = "patch16_224" if kind == "simple_vit" else "patch1_14"
+    experiment = rf"bcosifyv2_bcos_{kind}_{size}_{patch}(?:_[\d.e-]+)?(?:_lrWarmup)?_gapReorder"
+    return PublishedBcos(3, "bcosified_vit", arguments, _CNNS, 256, 224, experiment=experiment)
 
 
 def _vit(size: str, file: str, top1: float) -> PublishedBcos:
@@ -161,6 +213,22 @@ BCOS: dict[str, PublishedBcos] = {
     "bcos-vitc_s_patch1_14": _vit("s", "bcos_vitc_s_patch1_14-cf55c88f0c", 74.504),
     "bcos-vitc_b_patch1_14": _vit("b", "bcos_vitc_b_patch1_14-a13c46397b", 77.152),
     "bcos-vitc_l_patch1_14": _vit("l", "bcos_vitc_l_patch1_14-8739e18b8d", 77.782),
+    "bcosified-resnet18": _bcosified("resnet18", "resnet_18"),
+    "bcosified-resnet50": _bcosified("resnet50", "resnet_50"),
+    "bcosified-resnet50_V1": _bcosified("resnet50", "resnet_50_V1"),
+    "bcosified-densenet121": _bcosified("densenet121", "densenet_121"),
+    **{f"bcosified-simple_vit_{size}_patch16_224": _bcosified_vit(size, "simple_vit") for size in _VITS},
+    **{f"bcosified-vitc_{size}_patch1_14": _bcosified_vit(size, "vitc") for size in _VITS},
+    "bcosified-clip_rn50": PublishedBcos(
+        3,
+        "bcosified_clip",
+        {"blocks": [3, 4, 6, 3], "width": 64, "embedding": 1024, "classes": 1000},
+        "v0.0.2-CLIP-checkpoints",
+        224,
+        224,
+        interpolation="bicubic",
+        experiment=r"resnet_50_clip_b2_noBias_randomResizedCrop(?:_cyclicLR)?_sigLip_ImageNet_bcosification",
+    ),
     "standard_simple_vit_ti_patch16_224": _vit("ti", "standard_simple_vit_ti_patch16_224-2ae8c65a39", 70.230),
     "standard_simple_vit_s_patch16_224": _vit("s", "standard_simple_vit_s_patch16_224-f2934fcdcf", 74.470),
     "standard_simple_vit_b_patch16_224": _vit("b", "standard_simple_vit_b_patch16_224-87074200ed", 75.300),
@@ -172,7 +240,23 @@ BCOS: dict[str, PublishedBcos] = {
 }
 
 
-# Parameters of each, by name; those of 9L-M2-B* are all alike.
+def twin(name: str) -> str | None:
+    """Find the network of version 2 whose shapes a B-cosified network has, or the other way round.
+
+    Args:
+        name: of a configuration.
+
+    Returns:
+        The other one's name; None where there is none, as for CLIP.
+    """
+    if name.startswith("bcosified-"):
+        other = name.replace("bcosified-", "bcos-").removesuffix("_V1")
+    else:
+        other = name.replace("bcos-", "bcosified-").removesuffix("_long")
+    return other if other != name and name in BCOS and other in BCOS else None
+
+
+# Parameters of each, by name; those of 9L-M2-B* are all alike, and those of a B-cosified network are its twin's.
 _SIZES = {
     "bcos-resnet18": 11_693_120,
     "bcos-resnet34": 21_797_568,
@@ -208,6 +292,7 @@ _SIZES = {
     "standard_vitc_s_patch1_14": 20_910_184,
     "standard_vitc_b_patch1_14": 81_388_648,
     "standard_vitc_l_patch1_14": 167_541_352,
+    "bcosified-clip_rn50": 38_181_568,
     "9L-M2": 3_772_160,
     "bcos-v1-densenet_121": 15_807_232,
     "bcos-v1-densenet_121_cossched": 15_807_232,
@@ -221,7 +306,7 @@ def bcos_named_in(path: str, candidates: Iterable[str]) -> str | None:
     """Find the configuration that a path names, by the authors' name or by coda's.
 
     Args:
-        path: of a file.
+        path: of a file, or the experiment that a trainer's file names, as DATASET/NETWORKS/NAME.
         candidates: names of configurations.
 
     Returns:
@@ -234,13 +319,27 @@ def bcos_named_in(path: str, candidates: Iterable[str]) -> str | None:
         by_authors = rf"(?<![\w.-]){re.escape(name.removeprefix('bcos-v1-'))}(?![\w-]|\.\d)"
         return (
             re.search(by_authors, path) is not None
-            or (BCOS[name].version == 2 and BCOS[name].link.rpartition("-")[0] + "-" in path)
+            or (BCOS[name].version == 2 and _has_file_name(name, path))
             or name in parts
             or _is_folder_of_authors(name, parts)
+            or (BCOS[name].version == 3 and _is_experiment(name, path))
         )
 
     found = [name for name in candidates if is_named(name)]
     return found[0] if len(found) == 1 else None
+
+
+def _has_file_name(name: str, path: str) -> bool:
+    """Whether a path has the name of a published file of version 2.
+
+    The ten digits may be others, those of a network that was trained again with the authors' code; but not of a ResNet
+    of which a B-cosified network's file would have the same name and the same tensors.
+    """
+    link = BCOS[name].link
+    theirs = link.rpartition("-")[0]
+    other = twin(name)
+    shared = other is not None and BCOS[other].experiment == theirs and "resnet" in theirs
+    return (link.removesuffix(".pth") if shared else theirs + "-") in path
 
 
 def _is_folder_of_authors(name: str, parts: Sequence[str]) -> bool:
@@ -256,3 +355,28 @@ def _is_folder_of_authors(name: str, parts: Sequence[str]) -> bool:
 
 # Folders of experiments, and what the published files of their networks have at the end of their names.
 _EXPERIMENTS = {"bcos_final": "", "bcos_final_long": "_long", "vit_final": ""}
+
+
+def _is_experiment(name: str, path: str) -> bool:
+    """Whether a path names the experiment of a B-cosified network: alone where its name is like no other's."""
+    experiment = BCOS[name].experiment
+    folder = r"(?<![^/\\])bcosification[/\\]" if BCOS[name].architecture == "bcosified" else r"(?<![\w.-])"
+    return re.search(rf"{folder}{experiment}(?:$|[/\\]|\.\w+$|-[0-9a-f]{{10}}\.)", path) is not None
+
+
+_BCOSIFIED = ("bcosification", "vit_bcosification", "clip_bcosification")  # folders of experiments
+
+
+def version_of_experiment(experiment: str) -> int | None:
+    """Tell which version's networks an experiment of the authors' trainers made.
+
+    Args:
+        experiment: DATASET/NETWORKS/NAME.
+
+    Returns:
+        2, 3 for B-cosified ones, or None.
+    """
+    folders = experiment.split("/")[:-1]
+    if any(folder in _BCOSIFIED for folder in folders):
+        return 3
+    return 2 if any(folder in _EXPERIMENTS for folder in folders) else None

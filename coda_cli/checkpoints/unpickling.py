@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,11 +39,13 @@ class StateDict:
         shapes: tensors without memory, by name: their shapes and types.
         assumed: a sentence for each choice that was made.
         read: reads the tensors, by name.
+        experiment: which experiment a file of the authors' trainers says that it is of, as DATASET/NETWORKS/NAME.
     """
 
     shapes: dict[str, Tensor]
     assumed: tuple[str, ...]
     read: Callable[[], dict[str, Tensor]]
+    experiment: str = ""
 
     def named(self, names: Mapping[str, str], assumed: tuple[str, ...]) -> StateDict:
         """The same under other names.
@@ -61,7 +63,7 @@ class StateDict:
             return {new: tensors[old] for new, old in names.items()}
 
         shapes = {new: self.shapes[old] for new, old in names.items()}
-        return StateDict(shapes, tuple(s for s in (*self.assumed, *assumed) if s), read)
+        return replace(self, shapes=shapes, assumed=tuple(s for s in (*self.assumed, *assumed) if s), read=read)
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,20 @@ def open_weights(path: Path, *, ema: bool | None = None) -> Iterator[Weights]:
         content, assumed = _chosen(file.content, ema, path)
         stored = _tensors(content, path)
         shapes = {key: _shape(value) for key, value in stored.items()}
-        state = StateDict(shapes, assumed, lambda: {key: file.tensor(value) for key, value in stored.items()})
+        experiment = _experiment(file.content)
+        state = StateDict(
+            shapes, assumed, lambda: {key: file.tensor(value) for key, value in stored.items()}, experiment
+        )
         yield Weights(state, path, ema, names_in(file.content))
+
+
+def _experiment(content: object) -> str:
+    """The experiment that a file of the authors' trainers names among its hyperparameters; "" where there is none."""
+    told = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(told, dict):
+        return ""
+    parts = [told.get(key) for key in ("dataset", "base_network", "experiment_name")]
+    return "/".join(map(str, parts)) if all(isinstance(p, str) and not odd_name(p) for p in parts) else ""
 
 
 def _chosen(content: object, ema: bool | None, path: Path) -> tuple[object, tuple[str, ...]]:

@@ -87,7 +87,7 @@ def details(entry: KnownCheckpoint, parameters: int | None = None) -> dict[str, 
         "bias": checkpoint.arguments.get("bias"),
         "training": checkpoint.training,
         "licence": checkpoint.licence,
-        "link": entry.url,
+        "link": entry.url or entry.page,
         "file": entry.path.as_posix(),
         "classes": [
             {"index": i, "name": name, "wnid": wnid, "synonyms": list(synonyms)}
@@ -98,13 +98,14 @@ def details(entry: KnownCheckpoint, parameters: int | None = None) -> dict[str, 
 
 def _where(entry: KnownCheckpoint) -> str:
     """Whether the file is bundled with coda, on this machine (here), or not here."""
-    if entry.url is None and entry.path.parent == manifest.weights_folder():
+    if entry.bundled and entry.path.parent == manifest.weights_folder():
         return "bundled"
     return "here" if entry.here else "not here"
 
 
 def _parameters(entry: KnownCheckpoint) -> int | None:
     """How many parameters a network has, by its table or the header of its file (torch is not imported)."""
+    from coda_cli.checkpoints.published import BIAS_FREE
     from coda_cli.checkpoints.published_bcos import BCOS
 
     a, name = entry.checkpoint.arguments, entry.checkpoint.name
@@ -112,6 +113,8 @@ def _parameters(entry: KnownCheckpoint) -> int | None:
         return count_parameters(entry.path)
     if name in BCOS:
         return BCOS[name].parameters
+    if name in BIAS_FREE:
+        return BIAS_FREE[name][1]
     if "kernels" not in a:
         return None
     groups = a.get("groups") or [1] * len(a["kernels"])
@@ -160,6 +163,20 @@ def table(entries: Iterable[KnownCheckpoint], width: int | None = None) -> list[
     return ["  ".join(row).rstrip() for row in cells]
 
 
+def _seen(d: dict[str, Any]) -> str:
+    """Say what a network makes of the colours of its pictures, and how these are resized where that is unusual."""
+    resized = f"{d['preprocessing']['interpolation']}; " if "interpolation" in d["preprocessing"] else ""
+    if d["family"] not in ("standard", "hybrid CoDA", "bias-free ReLU", "B-cosified"):
+        return f"{resized}no mean or std; channels r g b 1-r 1-g 1-b"
+    less = f"{'CLIP' if d['architecture'] == 'bcosified_clip' else 'ImageNet'}'s mean and deviation"
+    if "mean" in d["arguments"]:
+        numbers = (" ".join(f"{v:g}" for v in d["arguments"][key]) for key in ("mean", "deviation"))
+        less = "less mean {}, by deviation {}".format(*numbers)
+    if d["family"] == "B-cosified":
+        return f"{resized}{less}, as the network's first step; channels r g b 1-r 1-g 1-b"
+    return f"{resized}{less}, r g b"
+
+
 def lines(d: dict[str, Any]) -> list[str]:
     """Make the lines of ``coda models show``.
 
@@ -173,12 +190,6 @@ def lines(d: dict[str, Any]) -> list[str]:
     measured = "not measured"
     if accuracy:
         measured = f"{accuracy['value']:.2%} of {accuracy['pictures']} pictures of {accuracy['split']}"
-    seen = "no mean or std; channels r g b 1-r 1-g 1-b"
-    if d["family"] in ("standard", "hybrid CoDA"):
-        seen = "ImageNet's mean and deviation, r g b"
-    if "mean" in d["arguments"]:
-        numbers = (" ".join(f"{v:g}" for v in d["arguments"][key]) for key in ("mean", "deviation"))
-        seen = "less mean {}, by deviation {}, r g b".format(*numbers)
     unknown = "none published; recorded at the first pull" if d["link"] else "none recorded"
     facts = {
         "name": d["name"] + (" (the default)" if d["default"] else ""),
@@ -189,7 +200,7 @@ def lines(d: dict[str, Any]) -> list[str]:
         "parameters": d["parameters"],
         "temperature": d["temperature"],
         "bias": d["bias"],
-        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {seen}",
+        "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {_seen(d)}",
         "accuracy": measured,
         "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
         "licence": d["licence"] or "none stated",

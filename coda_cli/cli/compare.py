@@ -30,6 +30,7 @@ from coda_cli.cli.options import (
     Recursive,
     Size,
     Std,
+    Text,
     Verbose,
 )
 from coda_cli.errors import CodaError, ExitCode
@@ -66,6 +67,7 @@ def compare(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -105,8 +107,8 @@ def compare(
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 
     items = resolve(sources, recursive=recursive, leave_out=output, on_left_out=console.say)
-    for text in methods or ():
-        method_of(text)
+    for method in methods or ():
+        method_of(method)
     require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit)
     net = load_network(model, arch, device, request, explained=not methods or any(map(is_exact, methods)), ema=ema)

@@ -23,6 +23,7 @@ from coda_cli.cli.options import (
     Quiet,
     Size,
     Std,
+    Text,
     Verbose,
 )
 from coda_cli.errors import CodaError, UsageError
@@ -46,6 +47,7 @@ def depth(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,

@@ -27,6 +27,7 @@ from coda_cli.cli.options import (
     ScoresFile,
     Size,
     Std,
+    Text,
     Verbose,
     Window,
 )
@@ -87,6 +88,7 @@ def localisation(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -243,6 +245,7 @@ def removal(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = 0,

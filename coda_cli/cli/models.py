@@ -15,7 +15,22 @@ from coda_cli.checkpoints import manifest
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
-from coda_cli.cli.options import OWN, Arch, ClassNames, Cut, Ema, Force, Json, Mean, Offline, Quiet, Size, Std, Verbose
+from coda_cli.cli.options import (
+    OWN,
+    Arch,
+    ClassNames,
+    Cut,
+    Ema,
+    Force,
+    Json,
+    Mean,
+    Offline,
+    Quiet,
+    Size,
+    Std,
+    Text,
+    Verbose,
+)
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +70,7 @@ def show(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     as_json: Json = False,
 ) -> None:
     """Show everything about a network.
@@ -64,7 +80,8 @@ def show(
     coda models show run/ --json
     coda models show photos.pth --arch torchvision:resnet18
     """
-    details = catalogue.details(catalogue.entry_of(name)) if arch is None else _read(name, arch, ema)
+    said = any((arch, class_names, mean, std, size, text))
+    details = _read(name, arch, ema) if said else catalogue.details(catalogue.entry_of(name))
     if as_json:
         console.result(_json(details))
     else:
@@ -72,8 +89,8 @@ def show(
             console.result(line)
 
 
-def _read(name: str, arch: str, ema: bool | None) -> dict[str, Any]:
-    """Everything about the network of a file of bare weights. Raises CheckpointError, UsageError."""
+def _read(name: str, arch: str | None, ema: bool | None) -> dict[str, Any]:
+    """Everything about a network that has to be loaded with what was said of it. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
 
     net = load(name, arch=arch, ema=ema, **{**OWN, "cut": None})
@@ -114,7 +131,7 @@ def pull(
     from coda_cli.checkpoints import fetch
 
     entry = manifest.find(name)
-    if entry.url is None:
+    if entry.bundled:
         console.say(f"{name} comes with coda; there is nothing to download")
         console.result(entry.path.as_posix())
         return
@@ -151,6 +168,7 @@ def convert(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     force: Force = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -208,6 +226,7 @@ def verify(
     mean: Mean = None,
     std: Std = None,
     size: Size = None,
+    text: Text = None,
     as_json: Json = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,

@@ -45,7 +45,7 @@ def load_network(
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
 
-    if model in known():  # a wrong class name is found before the network is loaded
+    if model in known() and not OWN.get("text"):  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load
     from coda_cli.explanation.record import view_notes

@@ -14,7 +14,7 @@ from coda_cli.vocabulary import Fit, Precision, Style
 
 Word = TypeVar("Word", bound=str)
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
-OWN: dict[str, Any] = {}  # what was said of a network without a description, as keywords of ``load``; set by callbacks
+OWN: dict[str, Any] = {}  # what was said of the network, as keywords of ``load``; set by callbacks
 WIDEST = 9999  # greatest width of a window that maps are averaged over, in pixels
 
 
@@ -105,6 +105,12 @@ def _keep_size(size: str | None) -> str | None:
         raise UsageError(f"--size {size}: expected a side in pixels, or RESIZE:CROP, such as 256:224")
     OWN["size"] = (int(sides[0]), int(sides[-1])) if sides else None
     return size
+
+
+def _keep_text(text: Path | None) -> Path | None:
+    """Keep --text for the loading of the network."""
+    OWN["text"] = text
+    return text
 
 
 def _keep_cut(cut: str | None) -> str | None:
@@ -198,6 +204,16 @@ Cut = Annotated[
         show_default=False,
         help="Split the logits of an ordinary network at the output of this layer [default: the lowest that carries "
         "them].",
+    ),
+]
+Text = Annotated[
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE.npz",
+        callback=_keep_text,
+        show_default=False,
+        help="Take these texts as classes: names and vectors of CLIP's text encoder. The logit is the cosine.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:n]|mps", help="Choose where to compute.")]

@@ -38,6 +38,7 @@ from coda_cli.cli.options import (
     Smooth,
     Std,
     StyleOption,
+    Text,
     Verbose,
     Versus,
     full_colour,
@@ -150,6 +151,7 @@ def video(
     std: Std = None,
     cut: Cut = None,
     size: Size = None,
+    text: Text = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:

@@ -81,7 +81,12 @@ def _least_side(architecture: str, arguments: Mapping[str, Any]) -> int:
         return 4 * int(2 ** (len(arguments["blocks"]) - 1)) - 3  # the stem rounds up, the pools between blocks down
     if architecture == "bcos_convnext":
         return 4 * int(2 ** (len(arguments["dims"]) - 1))
-    return {"bcos_vgg": 32, "bcos_inception": 75, "torchvision": 32, "timm": 32}.get(architecture, 1)
+    if architecture == "bcosified" and str(arguments.get("name")).startswith("densenet"):
+        return 29
+    if architecture == "bias_free" and arguments.get("name") == "xalexnet":
+        return 63  # nothing is left of smaller ones after its pools
+    at_32 = ("bcos_vgg", "bcosified_clip", "bias_free", "torchvision", "timm")
+    return 75 if architecture == "bcos_inception" else 32 if architecture in at_32 else 1
 
 
 def _whole(low: int, high: int) -> Rule:
@@ -148,4 +153,8 @@ _RULES: dict[str, Rule] = {
     "name": _WORD,
     "mean": _three(-1000, 1000),
     "deviation": _three(1e-6, 1000),
+    "texts": _WORD,
+    "depthwise": _FLAG,
+    "width": _whole(2, 4096),
+    "embedding": _whole(1, 65536),
 }

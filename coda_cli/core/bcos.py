@@ -4,6 +4,9 @@ A B-cos unit multiplies an ordinary linear response by a power of the cosine bet
 
     y = |cos(x, w)|^(B-1)  ŵ . x        ŵ = w / |w|
 
+B-cosified networks (Arya et al., NeurIPS 2024; see ``bcosified``) have the same units with w in the place of ŵ, also
+inside the factor, which then is |w| |cos|: a filter keeps the norm that an ordinary network had given it.
+
 For one input the factor is a number, so the layer is linear, and so are the norms beside it once their variance is a
 number, too. Held mode (see ``held``) is exactly that: ``hold`` makes these numbers constants, and nothing else changes.
 """
@@ -46,6 +49,7 @@ class BcosConv2d(nn.Module):
         b: the exponent B, at least 1; 1 is an ordinary convolution.
         max_out: how many neighbouring filters compete for an output; the largest response wins.
         scale: what outputs are divided by.
+        unit: whether filters are divided by their norm; False in B-cosified networks.
 
     Source:
         Böhle, Fritz and Schiele, CVPR 2022.
@@ -63,21 +67,24 @@ class BcosConv2d(nn.Module):
         b: float = 2.0,
         max_out: int = 1,
         scale: float = 1.0,
+        unit: bool = True,
     ) -> None:
         super().__init__()
         self.out_channels, self.b, self.max_out, self.scale = out_channels, float(b), max_out, scale
-        self.padding = padding
+        self.padding, self.unit = padding, unit
         self.linear = nn.Conv2d(
             in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups, bias=False
         )
 
     def extra_repr(self) -> str:
         """The line of ``print(model)``."""
-        return f"b={self.b:g}, max_out={self.max_out}, scale={self.scale:g}"
+        return f"b={self.b:g}, max_out={self.max_out}, scale={self.scale:g}, unit={self.unit}"
 
-    def unit_weight(self) -> Tensor:
-        """ŵ [O max_out, C / groups, kh, kw]: every filter divided by its norm."""
+    def filters(self) -> Tensor:
+        """ŵ [O max_out, C / groups, kh, kw]: every filter divided by its norm; w itself where they are not ``unit``."""
         w = self.linear.weight
+        if not self.unit:
+            return w
         unit: Tensor = w / w.flatten(1).norm(dim=1)[:, None, None, None]
         return unit
 
@@ -105,7 +112,7 @@ class BcosConv2d(nn.Module):
             [B, O, H', W'].
         """
         conv = self.linear
-        a = F.conv2d(x, self.unit_weight(), stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        a = F.conv2d(x, self.filters(), stride=conv.stride, padding=conv.padding, groups=conv.groups)
         if self.max_out > 1:
             a, *others = a.unflatten(1, (self.out_channels, self.max_out)).unbind(2)
             for other in others:  # an argmax over so few neighbours would take four times as long as the convolution
@@ -140,16 +147,17 @@ class BcosLinear(nn.Module):
         in_features: C.
         out_features: O.
         b: the exponent B, at least 1.
+        unit: whether rows are divided by their norm; False in B-cosified networks.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, b: float = 2.0) -> None:
+    def __init__(self, in_features: int, out_features: int, *, b: float = 2.0, unit: bool = True) -> None:
         super().__init__()
-        self.b = float(b)
+        self.b, self.unit = float(b), unit
         self.linear = nn.Linear(in_features, out_features, bias=False)
 
     def extra_repr(self) -> str:
         """The line of ``print(model)``."""
-        return f"b={self.b:g}"
+        return f"b={self.b:g}, unit={self.unit}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs, as one linear map when they are held (see ``held``).
@@ -161,8 +169,23 @@ class BcosLinear(nn.Module):
             [..., O].
         """
         w = self.linear.weight
-        a = F.linear(x, w / w.norm(dim=1, keepdim=True))
+        a = F.linear(x, w / w.norm(dim=1, keepdim=True) if self.unit else w)
         return _bcos(a, hold(x).norm(dim=-1, keepdim=True) + 1e-12, self.b)
+
+
+class HeldGELU(nn.Module):
+    """GELU as a gate, x Φ(x): Φ, the share of a normal distribution below x, is a constant when it is held."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the outputs, as one linear map when the gate is held (see ``held``).
+
+        Args:
+            x: of any shape.
+
+        Returns:
+            The same shape.
+        """
+        return x * hold(0.5 * (1 + torch.erf(x / math.sqrt(2))))
 
 
 # ---- norms: no additive bias anywhere, for it would belong to no pixel -----------------------------------------------

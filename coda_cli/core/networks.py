@@ -17,6 +17,9 @@ from coda_cli.core import bcos_nets, standard_nets
 from coda_cli.core.arguments import MAX_PARAMETERS, check_arguments
 from coda_cli.core.backbones import backbone as resnet
 from coda_cli.core.bcos_inception import bcos_inception
+from coda_cli.core.bcosified import bcosified_net, bcosified_vit
+from coda_cli.core.bcosified_clip import bcosified_clip
+from coda_cli.core.bias_free import bias_free_net
 from coda_cli.core.blur import Blur
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
@@ -282,6 +285,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "bcos_inception": bcos_inception,
     "bcos_convnext": bcos_nets.bcos_convnext,
     "bcos_vit": bcos_vit,
+    "bcosified": bcosified_net,
+    "bcosified_vit": bcosified_vit,
+    "bcosified_clip": bcosified_clip,
+    "bias_free": bias_free_net,
     "standard_vit": standard_nets.standard_vit,
     "torchvision": standard_nets.torchvision_net,
     "timm": standard_nets.timm_net,

@@ -156,6 +156,8 @@ class Transformer(nn.Module):
         patch: side of a patch in pixels.
         stem: channels of the convolutions of a stem.
         hidden: features inside a block; 4 dim unless given.
+        head_first: apply the last layer to every token and take the mean of that, instead of the last layer of the
+            mean token.
 
     Raises:
         ValueError: neither patch nor stem, or both, or a width that heads of 64 do not divide.
@@ -171,11 +173,12 @@ class Transformer(nn.Module):
         patch: int | None,
         stem: Sequence[int] | None,
         hidden: int | None,
+        head_first: bool = False,
     ) -> None:
         super().__init__()
         if (patch is None) == (stem is None) or dim % 64:
             raise ValueError("expected a patch size or a stem, and a width that is a multiple of 64")
-        self.dim = dim
+        self.dim, self.head_first = dim, head_first
         self.to_patch_embedding = _Patches(patch, dim, kit) if patch else _Stem(list(stem or ()), dim, kit)
         self.transformer = nn.Sequential()
         for i in range(depth):
@@ -195,8 +198,9 @@ class Transformer(nn.Module):
         """
         tokens, grid = self.to_patch_embedding(x)
         tokens = add_constant(tokens, positional_embedding(grid[0], grid[1], self.dim, tokens))
-        y: Tensor = self.linear_head(self.transformer(tokens).mean(1))
-        return y
+        tokens = self.transformer(tokens)
+        logits: Tensor = self.linear_head(tokens).mean(1) if self.head_first else self.linear_head(tokens.mean(1))
+        return logits
 
 
 def bcos_vit(

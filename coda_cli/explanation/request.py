@@ -139,7 +139,7 @@ def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
         MediaError: the picture is too narrow for a crop, or too large to be shown at its own size.
     """
     p = net.checkpoint.preprocessing
-    view = fit(picture.rgb, p.resize, p.crop, mode)
+    view = fit(picture.rgb, p.resize, p.crop, mode, p.interpolation)
     view = view.of_picture(picture.full_size) if picture.full_size else view
     return Input(item, for_drawing(picture), view)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget
-from coda_cli.vocabulary import Fit
+from coda_cli.vocabulary import Fit, Interpolation
 
 MAX_ENLARGED = 64_000_000  # pixels of a scaled picture before its centre is cut out
 Box = tuple[float, float, float, float]
@@ -55,18 +55,25 @@ class View:
         return View(self.rgb, (x0 * kx, y0 * ky, x1 * kx, y1 * ky), size)
 
 
-def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit = "crop") -> View:
+def fit(
+    rgb: NDArray[np.uint8],
+    resize: int | None,
+    crop: int | None,
+    mode: Fit = "crop",
+    interpolation: Interpolation = "bilinear",
+) -> View:
     """Scale and cut a picture for a network.
 
     Args:
         rgb: the picture, uint8 [H, W, 3] sRGB.
         resize: pixels of the shorter side before the cut, as the checkpoint states them; None means ``crop``.
         crop: pixels of each side of the cut, as the checkpoint states them; None leaves the picture as it is.
-        mode: "crop" is the published test transform: the shorter side becomes ``resize`` (Pillow bilinear,
-            antialiased; the longer side is truncated, as in torchvision's Resize), then the centre ``crop`` x ``crop``
-            is cut out, with zeros where the picture is smaller. "pad" scales the longer side to ``crop`` and keeps
+        mode: "crop" is the published test transform: the shorter side becomes ``resize`` (the longer side is
+            truncated, as in torchvision's Resize), then the centre ``crop`` x ``crop`` is cut out, with zeros where the
+            picture is smaller. "pad" scales the longer side to ``crop`` and keeps
             the whole picture; nothing is filled in, because a DAU layer gives 0 where it sees only zeros, so that a
             border of zeros would change no number. "native" keeps the whole picture at its own size.
+        interpolation: how the picture is scaled; Pillow's, antialiased.
 
     Returns:
         What the network sees, and where it lies.
@@ -86,12 +93,12 @@ def fit(rgb: NDArray[np.uint8], resize: int | None, crop: int | None, mode: Fit 
     if mode == "pad":
         scale = crop / max(height, width)
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        return View(_resized(rgb, w, h), whole, (width, height))
+        return View(_resized(rgb, w, h, interpolation), whole, (width, height))
     short = resize or crop
     w, h = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     if w * h > MAX_ENLARGED:
         raise MediaError(f"too narrow for a centre crop ({width} x {height} pixels); use --fit pad")
-    small = _resized(rgb, w, h)
+    small = _resized(rgb, w, h, interpolation)
     top, left = _first_of_centre(h, crop), _first_of_centre(w, crop)
     view = np.zeros((crop, crop, 3), np.uint8)
     y0, x0, y1, x1 = max(0, top), max(0, left), min(h, top + crop), min(w, left + crop)
@@ -105,13 +112,13 @@ def _first_of_centre(length: int, crop: int) -> int:
     return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
 
 
-def _resized(rgb: NDArray[np.uint8], w: int, h: int) -> NDArray[np.uint8]:
+def _resized(rgb: NDArray[np.uint8], w: int, h: int, interpolation: Interpolation) -> NDArray[np.uint8]:
     """A picture scaled to w x h pixels."""
     from PIL import Image
 
     if rgb.shape[:2] == (h, w):
         return rgb
-    return np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling[interpolation.upper()]))
 
 
 def paste_back(

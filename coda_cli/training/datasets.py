@@ -18,6 +18,7 @@ from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, reading
 from coda_cli.media.view import fit
+from coda_cli.vocabulary import Interpolation
 
 Progress = Callable[[int, int], None]
 HELD_OUT_FOLDERS = ("test", "val", "validation")
@@ -126,7 +127,7 @@ def load_held_out(
         split = _torchvision_cifar(root, p.crop, train=False)
         indices = _indices(root, split.classes, checkpoint)
         if parts > 1:
-            split = _shrunk(split, resize, crop)
+            split = _shrunk(split, resize, crop, p.interpolation)
         return Split(split.images, torch.tensor(indices)[split.labels], checkpoint.classes), note
     if not root.is_dir():
         raise UsageError("no such folder", item=root)
@@ -143,7 +144,7 @@ def load_held_out(
     if not listing:
         raise UsageError(f"{folder or root}: no pictures in its folders")
     items = [(path, indices[label]) for path, label in listing]
-    return _decode(items, checkpoint.classes, resize, crop, _shifted(progress, 0, len(items))), note
+    return _decode(items, checkpoint.classes, resize, crop, _shifted(progress, 0, len(items)), p.interpolation), note
 
 
 def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list[int]:
@@ -214,13 +215,18 @@ def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
 
 
 def _decode(
-    items: list[tuple[Path, int]], classes: tuple[str, ...], resize: int, crop: int, tick: Callable[[int], None]
+    items: list[tuple[Path, int]],
+    classes: tuple[str, ...],
+    resize: int,
+    crop: int,
+    tick: Callable[[int], None],
+    interpolation: Interpolation = "bilinear",
 ) -> Split:
     images = np.empty((len(items), crop, crop, 3), np.uint8)
 
     def one(i: int) -> None:
         with reading(items[i][0]) as picture:
-            images[i] = fit(picture.rgb, resize, crop).rgb
+            images[i] = fit(picture.rgb, resize, crop, interpolation=interpolation).rgb
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for n, _ in enumerate(pool.map(one, range(len(items))), 1):
@@ -229,9 +235,10 @@ def _decode(
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes)
 
 
-def _shrunk(split: Split, resize: int, crop: int) -> Split:
+def _shrunk(split: Split, resize: int, crop: int, how: Interpolation) -> Split:
     """Pictures of a data set that are whole in memory, as smaller ones."""
-    pictures = [fit(rgb, resize, crop).rgb for rgb in split.images.permute(0, 2, 3, 1).contiguous().numpy()]
+    whole = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+    pictures = [fit(rgb, resize, crop, interpolation=how).rgb for rgb in whole]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Split(images, split.labels, split.classes)
 

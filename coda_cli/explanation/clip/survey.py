@@ -59,7 +59,7 @@ def grouped_views(
     def following() -> tuple[Frame, View] | None:
         if (frame := next(source, None)) is None:
             return None
-        return frame, fit(frame.rgb, p.resize, p.crop, request.fit)
+        return frame, fit(frame.rgb, p.resize, p.crop, request.fit, p.interpolation)
 
     first = following()
     if first is None:
