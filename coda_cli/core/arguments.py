@@ -138,5 +138,6 @@ _RULES: dict[str, Rule] = {
     "hidden": _or_none(_whole(1, 65536)),
     "backbone": _WORD,
     "cut": _WORD,
+    "dilated": _FLAG,
     "name": _WORD,
 }

@@ -1,7 +1,7 @@
 """Ordinary networks, whose logits are no linear function of the pixels: they are here for post-hoc methods only.
 
-They take the six-channel encoding as all networks here do, and see its first half: r g b, less ImageNet's mean, divided
-by its deviation.
+They take the six-channel encoding as all networks here do, and see its first half: r g b, less a mean, divided by a
+deviation; those of ImageNet unless told otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from coda_cli.core import efficientnet_lite as lite
 from coda_cli.core.vit import Kit, Transformer
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,11 +22,15 @@ class StandardNet(nn.Module):
 
     Args:
         backbone: takes normalised colours [B, 3, H, W] and gives logits [B, classes].
+        mean: of r, g and b in [0, 1], which is subtracted.
+        deviation: of r, g and b, which is divided by.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(
+        self, backbone: nn.Module, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.mean, self.deviation = backbone, tuple(mean), tuple(deviation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits.
@@ -36,7 +41,7 @@ class StandardNet(nn.Module):
         Returns:
             logits [B, classes].
         """
-        mean, deviation = (x.new_tensor(t)[:, None, None] for t in (MEAN, DEVIATION))
+        mean, deviation = (x.new_tensor(t)[:, None, None] for t in (self.mean, self.deviation))
         logits: Tensor = self.backbone((x[:, :3] - mean) / deviation)
         return logits
 
@@ -104,3 +109,19 @@ def torchvision_net(*, name: str, classes: int = 1000) -> StandardNet:
     except (ValueError, TypeError) as error:
         raise ValueError(f"torchvision has no classifier {name!r} ({error})") from error
     return StandardNet(backbone)
+
+
+def efficientnet_lite(*, name: str, classes: int = 1000) -> StandardNet:
+    """Build an ordinary EfficientNet-Lite, without its trained weights.
+
+    Args:
+        name: efficientnet-lite0, 1 or 2.
+        classes: classes.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    return StandardNet(lite.lite_classifier(name, classes), lite.MEAN, lite.DEVIATION)
