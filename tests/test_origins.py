@@ -269,11 +269,13 @@ def test_the_recipe_follows_from_the_pictures(origin: Origin) -> None:
     assert choice.from_nothing(32) == RECIPES["cifar10"]
     assert choice.from_nothing(400) == RECIPES["imagenette"]
     assert choice.from_nothing(110).size == 96
-    chosen = choice.from_origin(origin, Counted(20, 600, 128), distil=False, dilated=False)
-    assert (chosen.size, chosen.batch, chosen.epochs, chosen.views) == (160, 32, 27, 8)
+    chosen = choice.from_origin(origin, Counted(20, 600, 128), dilated=False)
+    assert (chosen.size, chosen.batch, chosen.epochs, chosen.views) == (160, 32, 14, 8)
     assert chosen.arguments["temperature"] == 25 / 2
     assert chosen.arguments["channels"] == [512, 20]
     assert chosen.arguments["bias"] == pytest.approx(-math.log(19))
+    finer = choice.from_origin(origin, Counted(20, 600, 128))
+    assert (finer.arguments["dilated"], finer.arguments["temperature"]) == (True, 10 * 10 / 2)
     large = choice.from_origin(origin, Counted(0, 100_000, 900), distil=True, dilated=True)
     assert (large.size, large.epochs, large.views) == (224, 4, 0)
     assert (large.arguments["temperature"], large.arguments["channels"]) == (14 * 14 / 2, [512, 1000])
@@ -332,7 +334,7 @@ def test_a_folder_and_an_ordinary_network_become_one_that_explains(ordinary: Pat
 
 def test_its_own_classes_can_be_kept(ordinary: Path, tmp_path: Path) -> None:
     folders(tmp_path / "data" / "anywhere", 20)
-    start = ("--from", "torchvision:resnet18", "--weights", ordinary, "--distil", "--dilated", "--size", "64")
+    start = ("--from", "torchvision:resnet18", "--weights", ordinary, "--distil", "--size", "64")
     result = coda_train(tmp_path / "data", *start, "--epochs", "1", "-o", tmp_path / "run")
     assert "54 training and 6 held-out pictures of 1000 classes" in result.err
     assert "classified as by the network it comes from" in result.err
@@ -396,6 +398,7 @@ def _not_finite(path: Path, folder: Path) -> Path:
         (["--from", "cifar11"], None, "no network has that name", 3),
         (["--from", "cifar10", "--weights", "W"], None, "--weights is for ordinary networks; --from cifar10 has", 2),
         (["--from", "cifar10", "--distil"], None, "--distil and --dilated are for ordinary networks", 2),
+        (["--from", "cifar10", "--no-dilated"], None, "--distil and --dilated are for ordinary networks", 2),
         (["--distil"], None, "need an ordinary network to start from: add --from", 2),
         (["--weights", "W"], None, "--weights is the file of a network that --from names; add --from", 2),
         (["--from", "cifar10", "--recipe", "cifar10"], None, "--recipe cifar10 starts from nothing", 2),

@@ -17,7 +17,7 @@ from coda_cli.training.origins import Origin
 from coda_cli.training.recipes import RECIPES, Recipe
 
 SMALL_PICTURES = 48  # pixels of the shorter side up to which a network for CIFAR-10 is the right one
-SHOWN, FEWEST, MOST = 16_000, 4, 40  # pictures that a run from trained weights shows, and epochs at least and at most
+SHOWN, FEWEST, MOST = 8000, 4, 40  # pictures that a run from trained weights shows, and epochs at least and at most
 SHOWN_WHOLE = 80_000  # the same where the whole network is trained
 LEAST_SIDE = 160  # pixels of what a trained backbone is shown of smaller pictures
 RANK = 8  # of the one layer on a trained backbone
@@ -39,14 +39,16 @@ def from_nothing(side: int) -> Recipe:
     return replace(whole, size=min(whole.size, side // 32 * 32)) if side >= 64 else replace(whole, size=64)
 
 
-def from_origin(origin: Origin, data: Counted, *, distil: bool, dilated: bool, size: int | None = None) -> Recipe:
+def from_origin(
+    origin: Origin, data: Counted, *, distil: bool = False, dilated: bool | None = None, size: int | None = None
+) -> Recipe:
     """Choose the recipe of a network that starts from a trained one.
 
     Args:
         origin: the trained network.
         data: what there is to train on.
         distil: learn the probabilities of an ordinary network and keep its classes.
-        dilated: give its maps twice as many positions in each direction.
+        dilated: give the maps of an ordinary network twice as many positions in each direction; None does.
         size: side of the pictures in pixels; chosen by theirs unless given.
 
     Returns:
@@ -71,12 +73,13 @@ def from_origin(origin: Origin, data: Counted, *, distil: bool, dilated: bool, s
     )
     common = replace(common, epochs=_epochs(SHOWN if common.frozen else SHOWN_WHOLE, data.pictures))
     if origin.architecture:
-        if distil or dilated:
+        if distil or dilated is not None:
             raise UsageError(f"{about}: --distil and --dilated are for ordinary networks")
         return common
     if distil and not (origin.classes and origin.classifier):
         raise UsageError(f"{about}: --distil needs a network whose classes are ImageNet's")
     size = size or min(origin.side, max(LEAST_SIDE, round(data.side / 32) * 32))
+    dilated = dilated is not False  # twice the work, the same accuracy and localisation, four times as many positions
     channels, positions = positions_of(origin, size, dilated=dilated)
     classes = len(origin.classes or ()) if distil else data.classes
     temperature = positions / POSITIONS_BY_TEMPERATURE

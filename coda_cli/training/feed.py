@@ -18,6 +18,7 @@ from coda_cli.training.origins import Origin
 from coda_cli.training.recipes import Recipe
 
 QUICK_TEST, QUICK_FROZEN = 2000, 500  # held-out pictures looked at after every epoch; the final accuracy is of all
+ANSWERED = 100  # held-out pictures whose maps are in memory together while the ordinary network answers
 
 Trainable = CodaNet | BcosNet | HybridNet
 
@@ -45,12 +46,14 @@ class Feed:
         self.recipe, self.held_out = recipe, test_split
         self._model, self._data, self._origin = model, train_split, origin
         self._views: dict[int, tuple[Tensor, Tensor]] = {}  # maps and targets of steps that come again
-        self._sample: Tensor | None = None
+        self._sample: tuple[int, Tensor] | None = None  # side of the held-out sample, and its maps
         if recipe.distil:
             assert isinstance(model, HybridNet)
             assert origin
-            a = many_at_cut(model, test_split.images, autocast=self._autocast)
-            self.held_out = replace(test_split, labels=teacher_logits(origin, recipe, a).argmax(1))
+            parts = test_split.images.split(ANSWERED)
+            maps = (many_at_cut(model, part, autocast=self._autocast) for part in parts)
+            answers = [teacher_logits(origin, recipe, a).argmax(1) for a in maps]
+            self.held_out = replace(test_split, labels=torch.cat(answers))
 
     @property
     def _autocast(self) -> bool:
@@ -110,11 +113,12 @@ class Feed:
             quick = accuracy(self._model, sample, autocast=self._autocast)
         else:
             assert isinstance(self._model, HybridNet)
-            if self._sample is None:
-                self._sample = many_at_cut(self._model, sample.images, autocast=self._autocast)
-            device = self._sample.device.type
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self._autocast):
-                logits = torch.cat([self._model.above(a.float()) for a in self._sample.split(50)])
+            side = sample.images.shape[-1]
+            if self._sample is None or self._sample[0] != side:
+                self._sample = side, many_at_cut(self._model, sample.images, autocast=self._autocast)
+            maps = self._sample[1]
+            with torch.no_grad(), torch.autocast(maps.device.type, torch.bfloat16, enabled=self._autocast):
+                logits = torch.cat([self._model.above(a.float()) for a in maps.split(50)])
             quick = int((logits.argmax(1) == sample.labels).sum()) / len(sample)
         self.train()
         return quick

@@ -198,6 +198,7 @@ RECIPES: dict[str, Recipe] = {
         epochs=4,
         batch=32,
         learning_rate=5e-4,
+        stages=[[0.8, 5 / 7]],
         smallest_crop=0.35,
         room=5 / 7,
         jitter=0.2,
