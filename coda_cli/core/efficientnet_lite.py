@@ -32,7 +32,15 @@ EPS = 1e-3  # of the batch norms, as in TensorFlow
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias whose padding is TensorFlow's "same"."""
+    """A convolution without bias whose padding is TensorFlow's "same".
+
+    Args:
+        C: channels of the input.
+        O: channels of the output.
+        kernel_size: side of the kernels.
+        stride: positions from one window to the next.
+        groups: into how many groups the channels are split.
+    """
 
     def __init__(self, C: int, O: int, kernel_size: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(C, O, kernel_size, stride, groups=groups, bias=False)
