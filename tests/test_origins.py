@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -424,3 +425,16 @@ def test_fewer_or_other_classes_than_imagenet_s_cannot_be_kept(tmp_path: Path) -
     start = ("--from", "torchvision:resnet18", "--weights", tmp_path / "four.pth", "--distil")
     refused = coda_train(tmp_path / "data", *start, "-o", tmp_path / "run", status=2)
     assert "--distil needs a network whose classes are ImageNet's" in refused.error
+
+
+def test_the_example_prints_a_line_for_every_way(ordinary: Path, tmp_path: Path) -> None:
+    folders(tmp_path / "data", 10, classes=("blue", "green", "red", "a", "b"))
+    script = Path(__file__).resolve().parent.parent / "examples" / "own_network.py"
+    words = ["--from", "torchvision:resnet18", "--weights", str(ordinary), "--minutes", "0.001", "--grids", "1"]
+    command = [sys.executable, str(script), str(tmp_path / "data"), str(tmp_path / "out"), *words, "--ways"]
+    ran = subprocess.run([*command, "hybrid", "tuned"], capture_output=True, text=True, check=True)
+    said, heads, _, *rows = ran.stdout.splitlines()
+    assert said == "45 training and 5 held-out pictures of 5 classes, 160 px"
+    assert heads == "| way | pictures shown | minutes | held out | 2 x 2 localisation |"
+    assert [row.split(" | ")[0] for row in rows] == ["| hybrid", "| tuned"]
+    assert all("%" in row for row in rows)
