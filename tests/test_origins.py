@@ -24,7 +24,7 @@ from coda_cli.core.efficientnet_lite import lite_classifier
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import build, classify, encode
 from coda_cli.errors import UsageError
-from coda_cli.training import choice, feed, loop
+from coda_cli.training import choice, features, feed, loop
 from coda_cli.training.datasets import Counted, Split, count, load_any
 from coda_cli.training.features import begin_as, fitted_classifier, teacher_logits, views_kept
 from coda_cli.training.feed import Feed
@@ -68,9 +68,10 @@ def larger(count: int, seed: int) -> Split:
 
 @pytest.mark.parametrize("dilated", [False, True])
 def test_where_classes_are_kept_it_begins_as_the_ordinary_network(
-    origin: Origin, ordinary: Path, dilated: bool
+    origin: Origin, ordinary: Path, dilated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to the constants of its classifier, which a CoDA layer has not, and a dynamic part that begins small."""
+    """Before its classifier is fitted again; up to its constants, and a dynamic part that begins small."""
+    monkeypatch.setattr(features, "fitted_classifier", lambda _pooled, _targets, _bias, before: before)
     recipe, data = recipe_of(origin, distil=True, dilated=dilated), larger(6, 0)
     data = replace(data, classes=origin.classes or ())
     model = loop._new_model(recipe, data, CPU, origin).eval()
@@ -121,7 +122,7 @@ def test_the_classifier_of_new_classes_is_the_best_one() -> None:
     torch.manual_seed(0)
     labels = torch.arange(60) % 3
     pooled = F.one_hot(labels, 3).float() @ torch.randn(3, 8) + 0.5 * torch.randn(60, 8)
-    W = fitted_classifier(pooled, labels, 3, -0.7)
+    W = fitted_classifier(pooled, F.one_hot(labels, 3).float(), -0.7)
 
     def loss(W: Tensor) -> float:
         p = torch.sigmoid(pooled.double() @ W.double().t() - 0.7)
@@ -132,6 +133,15 @@ def test_the_classifier_of_new_classes_is_the_best_one() -> None:
         step = 0.05 * torch.randn(3, 8)
         assert min(loss(W + step), loss(W - step)) > loss(W)
     assert ((pooled @ W.t()).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_a_classifier_that_is_right_already_stays_what_it_is() -> None:
+    torch.manual_seed(0)
+    pooled, before = torch.randn(40, 6), torch.randn(3, 6)
+    taught = torch.sigmoid(pooled @ before.t() - 0.7)
+    torch.testing.assert_close(fitted_classifier(pooled, taught, -0.7, before), before, rtol=1e-3, atol=1e-3)
+    other = fitted_classifier(pooled, taught.roll(1, 1), -0.7, before)
+    assert (other - before).norm() > 0.1 * before.norm()
 
 
 def test_new_classes_begin_as_a_classifier_that_knows_them(origin: Origin) -> None:

@@ -18,6 +18,7 @@ from coda_cli.training.recipes import Recipe
 
 SMALL = 0.01  # by this the dynamic part of weights begins smaller than it is drawn
 PENALTY, ROUNDS = 1e-3, 60  # of the linear classifier: weight of its squared norm in the loss, steps of the solver
+FITTED = 4000  # pictures that the classifier is fitted to, where the ordinary network is learned from
 FULLEST = 0.9  # of what a unit can give at most: as far as it is driven at the start
 
 
@@ -90,8 +91,9 @@ def teacher_logits(origin: Origin, recipe: Recipe, a: Tensor) -> Tensor:
 def start(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> None:
     """Fill a new hybrid: the backbone from its origin, the layer on it as a linear classifier.
 
-    That classifier is the ordinary network's own where its classes are kept, otherwise one that is fitted to the means
-    of the training pictures' maps.
+    That classifier is fitted to the means of the training pictures' maps. Where the ordinary network's classes are
+    kept it begins as that network's own: with one constant for all classes and a sigmoid for each, evidence for a class
+    can no longer be anything that all classes share, and lies more often where the class is.
 
     Args:
         model: the network, freshly drawn; it is changed.
@@ -107,48 +109,50 @@ def start(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> None
         return  # a head that was trained already
     if len(above.layers) > 1 or not isinstance(layer, DAUConv2d) or layer.kernel_size > 1 or layer.groups > 1:
         return
-    side, autocast = recipe.size, recipe.precision == "bfloat16"
-    with torch.no_grad():
-        sample = at_cut(model, F.interpolate(data.images[:1].float() / 255, (side, side)), autocast=False)
-    positions = sample.shape[2] * sample.shape[3]
-    if recipe.distil:
-        assert origin.classifier is not None
-        W = origin.classifier[0].to(sample.device, torch.float32)
-    else:
-        pooled = _pooled(model, data, side, autocast=autocast)
-        W = fitted_classifier(pooled, data.labels, len(data.classes), above.bias)
+    one = F.interpolate(data.images[:1].float() / 255, (recipe.size, recipe.size))
+    positions = at_cut(model, one, autocast=False)[0, 0].numel()
+    pooled, taught = _pooled(model, origin, recipe, data)
+    targets = taught.softmax(1) if recipe.distil else F.one_hot(data.labels, len(data.classes)).float()
+    before = origin.classifier[0].to(pooled) if recipe.distil and origin.classifier else None
+    W = fitted_classifier(pooled, targets, above.bias, before)
     begin_as(layer, W, positions / above.temperature)
 
 
-def _pooled(model: HybridNet, data: Split, side: int, *, autocast: bool) -> Tensor:
-    """Means of the maps of all training pictures, float32 [N, C]."""
-    means = []
-    for some in data.images.split(budget.classified_at_once(side * side)):
+def _pooled(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> tuple[Tensor, Tensor]:
+    """Means of the maps of training pictures, float32 [N, C], and, of those that it learns from, the logits.
+
+    Where the ordinary network is learned from, some of the pictures are enough.
+    """
+    side, means, taught = recipe.size, [], []
+    images = data.images[:: max(1, len(data) // FITTED)] if recipe.distil else data.images
+    for some in images.split(budget.classified_at_once(side * side)):
         seen = F.interpolate(some.float() / 255, (side, side), mode="bilinear", antialias=True)
-        means.append(at_cut(model, seen, autocast=autocast).float().mean((2, 3)))
-    return torch.cat(means)
+        a = at_cut(model, seen, autocast=recipe.precision == "bfloat16")
+        means.append(a.float().mean((2, 3)))
+        taught.append(teacher_logits(origin, recipe, a) if recipe.distil else means[-1])
+    return torch.cat(means), torch.cat(taught)
 
 
-def fitted_classifier(pooled: Tensor, labels: Tensor, count: int, bias: float) -> Tensor:
+def fitted_classifier(pooled: Tensor, targets: Tensor, bias: float, before: Tensor | None = None) -> Tensor:
     """Fit a linear classifier whose constant is the same for all classes, by the loss that networks are trained with.
 
     Args:
         pooled: float32 [N, C].
-        labels: int64 [N].
-        count: how many classes.
+        targets: probabilities, float32 [N, classes].
         bias: the constant of every logit.
+        before: [classes, C], what it may not go far from; 0 unless given.
 
     Returns:
-        float32 [count, C].
+        float32 [classes, C].
     """
-    targets = F.one_hot(labels, count).float()
-    W = torch.zeros(count, pooled.shape[1], device=pooled.device, requires_grad=True)
-    solver = torch.optim.LBFGS([W], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+    start = pooled.new_zeros(targets.shape[1], pooled.shape[1]) if before is None else before
+    W = start.clone().requires_grad_()
+    solver = torch.optim.LBFGS([W], max_iter=ROUNDS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
         fit = F.binary_cross_entropy_with_logits(pooled @ W.t() + bias, targets, reduction="sum") / len(pooled)
-        value: Tensor = fit + PENALTY * W.square().sum()
+        value: Tensor = fit + PENALTY * (W - start).square().sum()
         value.backward()
         return value
 

@@ -33,7 +33,7 @@ from coda_cli.training.results import Destination, Kept, Result
 from coda_cli.training.state import LOG_FILE, STATE_FILE, Log, load_state, save_state
 
 STATE_EVERY = 120.0  # seconds between two saved states
-FIRST_FILE = 60.0  # seconds after which there is a network on disk, whatever ends the run
+FIRST_FILE, FILE_EVERY = 60.0, 600.0  # seconds until there is a network on disk, and between two in a long epoch
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def train(
     if compiled and can_compile(device):
         forward = torch.compile(trained, dynamic=False)
     saved = window_start = time.monotonic()
+    file_due = begun + FIRST_FILE
     losses: list[Tensor] = []
     feed.train()
     while step < steps:
@@ -131,8 +132,9 @@ def train(
             if on_epoch:
                 on_epoch(step // per_epoch, quick)
             losses, window_start = [], time.monotonic()
-        if (end_of_epoch and step < steps) or out_of_time or (now - begun > FIRST_FILE and not kept.written):
+        if (end_of_epoch and step < steps) or out_of_time or now > file_due:
             kept.offer(Result(model, False, step, now - start), progress, quick if end_of_epoch else None)
+            file_due = time.monotonic() + FILE_EVERY
         if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
             save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, time.monotonic() - start)
             saved = time.monotonic()

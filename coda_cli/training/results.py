@@ -103,11 +103,7 @@ class Destination:
 
 
 class Kept:
-    """The network on disk while a run lasts, replaced unless the new one is clearly worse.
-
-    Attributes:
-        written: whether there is one, or none is wanted.
-    """
+    """The network on disk while a run lasts, replaced unless the new one is clearly worse."""
 
     def __init__(self, destination: Destination | None, recipe: Recipe, data: Split, feed: Feed) -> None:
         """Nothing is written yet.
@@ -120,7 +116,6 @@ class Kept:
         """
         self._destination, self._recipe, self._data, self._feed = destination, recipe, data, feed
         self._best = -1.0
-        self.written = destination is None
 
     def offer(self, result: Result, progress: float, quick: float | None) -> None:
         """Write the network as it is now, unless it is clearly worse than one before, or not finite.
@@ -138,7 +133,7 @@ class Kept:
         quick = self._feed.quick_accuracy(progress) if quick is None else quick
         if quick < self._best - WORSE:
             return
-        self._best, self.written = max(quick, self._best), True
+        self._best = max(quick, self._best)
         split = f"{AGREEMENT if self._recipe.distil else HELD_OUT}, a sample, before the end of the run"
         count = min(len(self._feed.held_out), QUICK_FROZEN if self._recipe.frozen else QUICK_TEST)
         measured = Accuracy(value=quick, pictures=count, split=split)
