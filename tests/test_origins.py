@@ -137,7 +137,7 @@ def test_the_classifier_of_new_classes_is_the_best_one() -> None:
 
 def test_a_classifier_that_is_right_already_stays_what_it_is() -> None:
     torch.manual_seed(0)
-    pooled, before = torch.randn(40, 6), torch.randn(3, 6)
+    pooled, before = torch.randn(40, 6), torch.randn(6, 3).t()  # as files of TensorFlow have it in memory
     taught = torch.sigmoid(pooled @ before.t() - 0.7)
     torch.testing.assert_close(fitted_classifier(pooled, taught, -0.7, before), before, rtol=1e-3, atol=1e-3)
     other = fitted_classifier(pooled, taught.roll(1, 1), -0.7, before)

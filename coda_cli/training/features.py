@@ -146,7 +146,7 @@ def fitted_classifier(pooled: Tensor, targets: Tensor, bias: float, before: Tens
         float32 [classes, C].
     """
     start = pooled.new_zeros(targets.shape[1], pooled.shape[1]) if before is None else before
-    W = start.clone().requires_grad_()
+    W = start.clone(memory_format=torch.contiguous_format).requires_grad_()  # the solver asks for it
     solver = torch.optim.LBFGS([W], max_iter=ROUNDS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
