@@ -49,6 +49,9 @@ Exactness = Literal["by construction", "piecewise linear", "held gates"]
 # What the matrix products of training are computed in.
 TrainingPrecision = Literal["float32", "bfloat16"]
 
+# What an ordinary network becomes: CoDA layers on its last map.
+Conversion = Literal["hybrid"]
+
 
 def one_of(value: object, vocabulary: object) -> bool:
     """Whether a value is a word of a vocabulary.

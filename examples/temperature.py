@@ -21,8 +21,9 @@ from coda_cli.checkpoints.published import PUBLISHED
 from coda_cli.errors import CodaError
 from coda_cli.study.localisation import localise
 from coda_cli.training import datasets
-from coda_cli.training.loop import finish, train
+from coda_cli.training.loop import train
 from coda_cli.training.recipes import RECIPES
+from coda_cli.training.results import finish
 from coda_cli.training.state import STATE_FILE
 
 CONFIGURATION = "9L-S-CoDA-SQ-rank-4"

@@ -118,3 +118,15 @@ def test_bf16_autocast_stays_near_float32(path: Path, share: float, norm: str) -
         y = path(layer, x)
     error = (y.float() - expected).abs().max()
     assert 0 < error < share * expected.abs().max()
+
+
+def test_inputs_that_take_no_gradient_give_the_same_outputs_and_the_same_gradients_of_the_parameters() -> None:
+    """The form for a frozen backbone, against the convolutions that an input with a gradient goes through."""
+    torch.manual_seed(0)
+    layer, x = DAUConv2d(6, 5, 1, 3).double(), torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    q, found = torch.randn(2, 5, 3, 4, dtype=torch.float64), []
+    for takes in (False, True):
+        y = layer(x.clone().requires_grad_(takes))
+        found.append((y, *torch.autograd.grad((y * q).sum(), [layer.V, layer.U, layer.b])))
+    for fixed, usual in zip(*found, strict=True):
+        torch.testing.assert_close(fixed, usual, rtol=1e-9, atol=1e-10)

@@ -14,7 +14,7 @@ import torch
 from squares import CLASSES, TINY, log_of, run, same, squares, weights
 
 from coda_cli.errors import TrainingError
-from coda_cli.training import batches, loop
+from coda_cli.training import batches, feed, loop
 from coda_cli.training.batches import batch_of_step
 from coda_cli.training.datasets import Split
 from coda_cli.training.loop import Tick
@@ -107,7 +107,7 @@ def _reseeding(patch: pytest.MonkeyPatch) -> None:
         return batch_of_step(split, recipe, counts["step"] - 1, per_epoch, crop)
 
     patch.setattr(loop, "train", counting)
-    patch.setattr(loop, "batch_of_step", wrong)
+    patch.setattr(feed, "batch_of_step", wrong)
 
 
 def _forgetting_the_optimiser(patch: pytest.MonkeyPatch) -> None:

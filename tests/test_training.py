@@ -21,8 +21,9 @@ from coda_cli.errors import TrainingError
 from coda_cli.training import batches, loop
 from coda_cli.training.batches import batch_of_step
 from coda_cli.training.datasets import Split
-from coda_cli.training.loop import Tick, finish, learning_rate
+from coda_cli.training.loop import Tick, learning_rate
 from coda_cli.training.recipes import Recipe
+from coda_cli.training.results import finish
 from coda_cli.training.state import LOG_FIELDS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

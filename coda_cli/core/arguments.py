@@ -150,6 +150,7 @@ _RULES: dict[str, Rule] = {
     "hidden": _or_none(_whole(1, 65536)),
     "backbone": _WORD,
     "cut": _or_none(_WORD),
+    "dilated": _FLAG,
     "name": _WORD,
     "mean": _three(-1000, 1000),
     "deviation": _three(1e-6, 1000),

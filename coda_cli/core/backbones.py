@@ -1,30 +1,80 @@
-"""Conventional ResNets up to one of their stages: what hybrid CoDA-Nets stand on. No weights come with them."""
+"""Conventional networks up to one of their stages: what hybrid CoDA-Nets stand on. No weights come with them."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coda_cli.core import efficientnet_lite as lite
+
 CUTS = ("layer1", "layer2", "layer3", "layer4")  # the stages of a ResNet; those for CIFAR end at layer3
 CIFAR_DEPTHS = (20, 32, 44, 56)
 
 
-def backbone(name: str, cut: str) -> tuple[nn.Sequential, int]:
-    """Build the layers of a ResNet up to and with one of its stages, without trained weights.
+def backbone(name: str, cut: str, *, dilated: bool = False) -> tuple[nn.Sequential, int]:
+    """Build the layers of a network up to and with one of its stages, without trained weights.
 
     Args:
-        name: cifar-resnet20, 32, 44 or 56, for small pictures, or a ResNet of torchvision.
-        cut: the stage, one of CUTS.
+        name: cifar-resnet20, 32, 44 or 56, for small pictures, a ResNet of torchvision, or an EfficientNet-Lite.
+        cut: the stage, one of CUTS, or of ``efficientnet_lite.LITE_CUTS``.
+        dilated: take the last stride away and dilate what follows it: twice as many positions in each direction, and
+            at every second of them the numbers that the network has with its stride.
 
     Returns:
         The layers, and how many channels they give.
 
     Raises:
-        ValueError: there is no such network or stage.
+        ValueError: there is no such network or stage, or it cannot be dilated.
     """
-    layers = (_cifar_resnet if name.startswith("cifar-resnet") else _torchvision_resnet)(name, cut)
+    if name in lite.SIZES:
+        layers = lite.lite_layers(name, cut)
+    else:
+        layers = (_cifar_resnet if name.startswith("cifar-resnet") else _torchvision_resnet)(name, cut)
+    if dilated:
+        if name.startswith("cifar-resnet"):
+            raise ValueError(f"{name} cannot be dilated: its shortcuts leave out every other position")
+        _dilate(layers)
     widths = [m.num_features for m in layers.modules() if isinstance(m, nn.BatchNorm2d)]
     return layers, widths[-1]
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Tell what a network's colours are normalised by.
+
+    Args:
+        name: of the network, as for ``backbone``.
+
+    Returns:
+        Mean and deviation of r, g and b; None stands for ImageNet's.
+    """
+    return (lite.MEAN, lite.DEVIATION) if name in lite.SIZES else None
+
+
+def with_stride(name: str, a: Tensor) -> Tensor:
+    """Pick the positions of a dilated backbone's map that the network has with its stride.
+
+    Args:
+        name: of the network, as for ``backbone``.
+        a: its map [B, C, h, w] where it is dilated.
+
+    Returns:
+        [B, C, ceil(h / 2), ceil(w / 2)].
+    """
+    # "Same" padding puts the first window of an even length one further than that of an odd one.
+    first, second = (1 - length % 2 if name in lite.SIZES else 0 for length in a.shape[2:])
+    return a[:, :, first::2, second::2]
+
+
+def _dilate(layers: nn.Module) -> None:
+    """Take the last stride away, and dilate the convolutions behind it."""
+    convolutions = [m for m in layers.modules() if isinstance(m, nn.Conv2d)]
+    last = max(n for n, m in enumerate(convolutions) if m.stride[0] > 1 and m.kernel_size[0] > 1)
+    for n, m in enumerate(convolutions[last:]):
+        m.stride = (1, 1)  # of shortcuts too, which follow their block's convolutions
+        if n and m.kernel_size[0] > 1:
+            m.dilation = (2 * m.dilation[0], 2 * m.dilation[1])
+            # A SameConv2d has no padding here: it finds it itself.
+            m.padding = (2 * int(m.padding[0]), 2 * int(m.padding[1]))
 
 
 class _CifarBlock(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from coda_cli.core import dau_kernels as kernels
 from coda_cli.core.dau import NORMS, scale_of_norm
+from coda_cli.core.dau_training import of_fixed_inputs
 from coda_cli.core.held import is_held
 from coda_cli.core.patches import Patches
 from coda_cli.machine.precision import product_type
@@ -139,6 +140,10 @@ class DAUConv2d(nn.Module):
 
     def _trainable(self, x: Tensor) -> Tensor:
         """The same outputs with an ordinary graph: gradients flow through z, U, b and the norm."""
+        if not x.requires_grad and (self.kernel_size, self.stride, self.padding) == (1, 1, 0):
+            X = x.permute(0, 2, 3, 1).flatten(0, 2).to(product_type(x))
+            y = of_fixed_inputs(X, self.V.flatten(1), self._wide(), self._scale)
+            return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
         all_kernels = torch.cat([self.V, self.bias_or_zeros(), self.dense_U()])
         return self._contracted(F.conv2d(x, all_kernels, stride=self.stride, padding=self.padding))
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from coda_cli.core import bcos_nets, standard_nets
 from coda_cli.core.arguments import MAX_PARAMETERS, check_arguments
-from coda_cli.core.backbones import backbone as resnet
+from coda_cli.core.backbones import backbone as conventional
+from coda_cli.core.backbones import normalisation
 from coda_cli.core.bcos_inception import bcos_inception
 from coda_cli.core.bcosified import bcosified_net, bcosified_vit
 from coda_cli.core.bcosified_clip import bcosified_clip
@@ -225,13 +226,14 @@ def _check_lengths(n: int, channels: Sequence[int], *others: Sequence[int]) -> N
         )
 
 
-def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any) -> HybridNet:
-    """Build CoDA layers on a ResNet up to and with one of its stages.
+def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], dilated: bool = False, **table: Any) -> HybridNet:
+    """Build CoDA layers on a conventional network up to and with one of its stages.
 
     Args:
-        backbone: the ResNet's name, see ``backbones.backbone``.
+        backbone: the network's name, see ``backbones.backbone``.
         cut: the stage.
         channels: of the CoDA layers, as of ``coda_net``; the first is the backbone's last.
+        dilated: whether the backbone's last stride is taken away, see ``backbones.backbone``.
         table: the other arguments of ``coda_net``.
 
     Returns:
@@ -240,17 +242,18 @@ def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], **table: Any
     Raises:
         ValueError: they do not fit each other.
     """
-    below, width = resnet(backbone, cut)
+    below, width = conventional(backbone, cut, dilated=dilated)
     if channels[0] != width:
         raise ValueError(f"{backbone} has {width} channels at {cut}; the CoDA layers expect {channels[0]}")
-    return HybridNet(standard_nets.StandardNet(below), coda_net(channels=channels, **table), cut)
+    seen = standard_nets.StandardNet(below, *(normalisation(backbone) or ()))
+    return HybridNet(seen, coda_net(channels=channels, **table), cut)
 
 
 def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, Any]:
     """Choose arguments of ``hybrid_net``: three CoDA layers, 64 channels wide.
 
     Args:
-        name: the ResNet's name, see ``backbones.backbone``.
+        name: the network's name, see ``backbones.backbone``.
         cut: its last stage.
         temperature: what the logits are divided by.
 
@@ -260,19 +263,63 @@ def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, A
     Raises:
         ValueError: there is no such network or stage.
     """
-    with torch.device("meta"):  # only its width is asked for
-        width = resnet(name, cut)[1]
-    return {
-        "backbone": name,
-        "cut": cut,
-        "channels": [width, 64, 64, 10],
+    return _hybrid_table(name, cut, temperature) | {
+        "channels": [width_at(name, cut), 64, 64, 10],
         "kernels": [3, 3, 1],
         "strides": [1, 1, 1],
         "ranks": [32, 32, 32],
-        "norm": "SQ",
-        "temperature": temperature,
         "bias": BIAS,
     }
+
+
+def one_layer_table(
+    name: str, cut: str, classes: int, temperature: float, *, rank: int, dilated: bool
+) -> dict[str, Any]:
+    """Choose arguments of ``hybrid_net``: a single CoDA layer that can start as the network's own linear classifier.
+
+    Args:
+        name: the network's name, see ``backbones.backbone``.
+        cut: its last stage, before the pooling.
+        classes: how many.
+        temperature: what the logits are divided by.
+        rank: of the dynamic weights.
+        dilated: see ``hybrid_net``.
+
+    Returns:
+        The arguments. Where a picture holds no evidence, the probabilities of all classes sum to 1.
+
+    Raises:
+        ValueError: there is no such network or stage.
+    """
+    return _hybrid_table(name, cut, temperature) | {
+        "channels": [width_at(name, cut), classes],
+        "kernels": [1],
+        "strides": [1],
+        "ranks": [rank],
+        "bias": -math.log(max(1, classes - 1)),
+        "dilated": dilated,
+    }
+
+
+def _hybrid_table(name: str, cut: str, temperature: float) -> dict[str, Any]:
+    return {"backbone": name, "cut": cut, "norm": "SQ", "temperature": temperature}
+
+
+def width_at(name: str, cut: str) -> int:
+    """Count the channels of a conventional network's stage.
+
+    Args:
+        name: the network's name, see ``backbones.backbone``.
+        cut: the stage.
+
+    Returns:
+        The count.
+
+    Raises:
+        ValueError: there is no such network or stage.
+    """
+    with torch.device("meta"):  # only the width is asked for
+        return conventional(name, cut)[1]
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -292,6 +339,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "standard_vit": standard_nets.standard_vit,
     "torchvision": standard_nets.torchvision_net,
     "timm": standard_nets.timm_net,
+    "efficientnet_lite": standard_nets.efficientnet_lite,
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from coda_cli.core import efficientnet_lite as lite
 from coda_cli.core.arguments import MAX_PARAMETERS
 from coda_cli.core.ordinary import PassFrom, pass_from, watched
 from coda_cli.core.vit import Kit, Transformer
@@ -222,6 +223,23 @@ def torchvision_sizes() -> dict[str, int]:
 
     names = torchvision.models.list_models(module=torchvision.models)
     return {name: torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] for name in names}
+
+
+def efficientnet_lite(*, name: str, classes: int = 1000, cut: str | None = None) -> StandardNet:
+    """Build an ordinary EfficientNet-Lite, without its trained weights.
+
+    Args:
+        name: efficientnet-lite0, 1 or 2.
+        classes: classes.
+        cut: see ``StandardNet``.
+
+    Returns:
+        The network, with freshly drawn weights.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    return StandardNet(lite.lite_classifier(name, classes), lite.MEAN, lite.DEVIATION, cut)
 
 
 def timm_net(

@@ -23,6 +23,8 @@ from coda_cli.vocabulary import Interpolation
 Progress = Callable[[int, int], None]
 HELD_OUT_FOLDERS = ("test", "val", "validation")
 EVERY = 10  # every tenth picture is held out, class by class, where a data set has no folder of its own for that
+MOST_ANY = 1000  # held-out pictures where labels are not asked for
+LOOKED_AT = 15  # pictures whose size is looked at before a recipe is chosen
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,99 @@ def load(
     """
     if (root / "cifar-10-batches-py").is_dir():
         return _torchvision_cifar(root, size, train=True), _torchvision_cifar(root, size, train=False)
-    classes, training, held_out = _listings(root)
+    return _both(*_listings(root), size, kept_size or size, progress)
+
+
+def load_any(
+    root: Path, classes: tuple[str, ...], size: int, progress: Progress | None = None, *, kept_size: int | None = None
+) -> tuple[Split, Split]:
+    """Read pictures whose labels are not asked for, wherever they lie below a folder.
+
+    Args:
+        root: the folder.
+        classes: that both splits get; all labels are 0.
+        size: side in pixels of held-out pictures, and of all unless ``kept_size`` is given.
+        progress: is called with the number of pictures read and of all.
+        kept_size: side in pixels of training pictures.
+
+    Returns:
+        Training split and held-out split: every tenth picture, or fewer, evenly, where that were more than MOST_ANY.
+
+    Raises:
+        UsageError: the folder has too few pictures.
+        MediaError: a picture cannot be read.
+    """
+    training, held_out = _any_listings(root)
+    return _both(classes, training, held_out, size, kept_size or size, progress)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a folder has, before its pictures are read.
+
+    Attributes:
+        classes: 0 where labels are not asked for.
+        pictures: for training.
+        side: the median of the shorter sides of a few of them, in pixels.
+    """
+
+    classes: int
+    pictures: int
+    side: int
+
+
+def count(root: Path, *, labelled: bool = True) -> Counted:
+    """Count what ``load`` or ``load_any`` would read.
+
+    Args:
+        root: the folder.
+        labelled: for ``load``.
+
+    Returns:
+        The count.
+
+    Raises:
+        UsageError: the folder has none of the layouts.
+        MediaError: a picture cannot be read.
+    """
+    if labelled and (root / "cifar-10-batches-py").is_dir():
+        return Counted(10, 50_000, 32)
+    classes, training, _ = _listings(root) if labelled else ((), *_any_listings(root))
+    sides = []
+    for path, _ in training[:: max(1, len(training) // LOOKED_AT)]:
+        with reading(path) as picture:
+            sides.append(min(picture.rgb.shape[:2]))
+    return Counted(len(classes), len(training), sorted(sides)[len(sides) // 2])
+
+
+def _both(
+    classes: tuple[str, ...],
+    training: list[tuple[Path, int]],
+    held_out: list[tuple[Path, int]],
+    size: int,
+    kept_size: int,
+    progress: Progress | None,
+) -> tuple[Split, Split]:
+    """Both splits, read."""
     total = len(training) + len(held_out)
-    side = kept_size or size
-    kept = _decode(training, classes, side, side, _shifted(progress, 0, total))
+    kept = _decode(training, classes, kept_size, kept_size, _shifted(progress, 0, total))
     return kept, _decode(held_out, classes, size, size, _shifted(progress, len(training), total))
+
+
+def _any_listings(root: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """The files of the training and of the held-out split, all with label 0. Raises UsageError."""
+    if not root.is_dir():
+        raise UsageError("no such folder", item=root)
+    found = [(p, 0) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES and not _hidden(p, root)]
+    if len(found) < 2:
+        raise UsageError(f"holds {len(found)} pictures; expected at least two", item=root)
+    every = max(EVERY, len(found) // MOST_ANY)
+    return [x for i, x in enumerate(found) if i % every], found[::every]
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder that it lies in, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def load_held_out(
@@ -209,8 +299,7 @@ def _listing(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
         (path, label)
         for label, name in enumerate(classes)
         for path in (sorted(folders[name].rglob("*")) if name in folders else ())
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folders[name]).parts)
+        if path.suffix.lower() in SUFFIXES and not _hidden(path, folders[name])
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from coda_cli.checkpoints.manifest import SUMMED
 from coda_cli.checkpoints.published import PUBLISHED, PUBLISHED_BIAS
 from coda_cli.checkpoints.published_bcos import BCOS
-from coda_cli.core.networks import build
+from coda_cli.core.networks import build, one_layer_table
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import TrainingPrecision
 
@@ -43,6 +43,12 @@ class Recipe:
         matrix_l1: weight in the loss of the mean |W(x)| of two classes; CoDA-Nets only.
         precision: of the convolutions while training.
         seed: of the first weights and of all that is drawn at random.
+        origin: the network that it starts from, by name and hash; "" is none.
+        frozen: of a hybrid, leave the backbone as it is.
+        views: so many epochs have crops of their own, those after them see the same again, whose maps are kept in
+            memory; 0 is all. Only with ``frozen``.
+        distil: learn the probabilities of the ordinary network it starts from, and keep its classes; labels are not
+            looked at. Only with ``frozen``.
 
     Source:
         CVPR 2021, section 3.3 (temperature) and 3.4 (``matrix_l1``).
@@ -66,6 +72,10 @@ class Recipe:
     matrix_l1: float = 0.0
     precision: TrainingPrecision = "bfloat16"
     seed: int = 0
+    origin: str = ""
+    frozen: bool = False
+    views: int = 0
+    distil: bool = False
 
     def with_classes(self, count: int) -> dict[str, Any]:
         """Make the architecture's arguments for a number of classes.
@@ -178,5 +188,22 @@ RECIPES: dict[str, Recipe] = {
         smallest_crop=0.35,
         room=1.25,
         jitter=0.2,
+    ),
+    # A layer that starts as EfficientNet-Lite0's classifier, on maps of 14 x 14 positions, which learns its
+    # probabilities on any photographs; these need not be larger than the room says.
+    "imagenet": Recipe(
+        architecture="hybrid",
+        arguments=one_layer_table("efficientnet-lite0", "head", 1000, 98.0, rank=8, dilated=True),
+        size=224,
+        epochs=4,
+        batch=32,
+        learning_rate=5e-4,
+        stages=[[0.8, 5 / 7]],
+        smallest_crop=0.35,
+        room=5 / 7,
+        jitter=0.2,
+        origin="efficientnet-lite0",
+        frozen=True,
+        distil=True,
     ),
 }

@@ -1,0 +1,48 @@
+"""What ``coda train`` prints while a network is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coda_cli.cli.console import console
+
+if TYPE_CHECKING:
+    from coda_cli.cli.console import Advance
+    from coda_cli.training.loop import Tick
+    from coda_cli.training.recipes import Recipe
+
+
+def how(recipe: Recipe) -> str:
+    """Say what the accuracy of a run counts."""
+    return "as by the network it comes from" if recipe.distil else "correctly"
+
+
+class Told:
+    """What is printed while a network is trained."""
+
+    def __init__(self, recipe: Recipe, advance: Advance) -> None:
+        self.recipe, self.advance = recipe, advance
+        self.shares: list[float] = []
+        self.first: Tick | None = None
+        self.last: Tick | None = None
+
+    def step(self, tick: Tick) -> None:
+        """Show how far training is; every 200 steps also its loss and speed."""
+        self.first, self.last = self.first or tick, tick
+        self.advance(tick.step, tick.steps)
+        if tick.step % 200 == 0:
+            console.detail(f"step {tick.step}: loss {tick.loss:.4f}, {tick.images_per_second:.0f} pictures/s")
+
+    def epoch(self, epoch: int, share: float) -> None:
+        """Print how many held-out pictures are classified correctly after an epoch, and what is expected of the run."""
+        from coda_cli.training.choice import expected_accuracy
+
+        self.shares.append(share)
+        text = f"epoch {epoch} of {self.recipe.epochs}: {share:.1%} of a held-out sample classified {how(self.recipe)}"
+        first, last = self.first, self.last
+        if epoch < self.recipe.epochs and first and last and last.step > first.step:
+            left = (last.seconds - first.seconds) / (last.step - first.step) * (last.steps - last.step)
+            text += f"; about {left / 60:.0f} minutes left" if left > 90 else f"; about {left:.0f} s left"
+            if (end := expected_accuracy(self.shares, self.recipe.epochs - epoch + len(self.shares))) is not None:
+                text += f", about {end:.0%} expected at the end"
+        console.say(text)
