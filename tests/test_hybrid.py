@@ -254,7 +254,18 @@ def test_an_arch_that_does_not_exist_is_refused(arch: str, coda: Coda, tmp_path:
 
 
 def test_the_regulariser_is_refused(coda: Coda) -> None:
-    args = ("train", "data", "--arch", "hybrid:cifar-resnet20:layer1", "--size", "16", "--matrix-l1", "1")
+    args = (
+        "train",
+        "data",
+        "--arch",
+        "hybrid:cifar-resnet20:layer1",
+        "--size",
+        "16",
+        "--matrix-l1",
+        "1",
+        "--recipe",
+        "cifar10",
+    )
     assert "--matrix-l1 is for CoDA-Nets" in coda(*args, "--batch", "16", status=2).error
 
 
