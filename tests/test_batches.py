@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from squares import ARGUMENTS, TINY, generator, numbered, run, squares
 from torch import Tensor
 
-from coda_cli.training import loop
+from coda_cli.training import feed, loop
 from coda_cli.training.batches import MOST_STRETCH, augment, batch_of_step
 from coda_cli.training.datasets import Split
 from coda_cli.training.recipes import Recipe
@@ -164,7 +164,7 @@ def test_stages_show_smaller_pictures_first(data: tuple[Split, Split], tmp_path:
         return images, labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "batch_of_step", listening)
+        patch.setattr(feed, "batch_of_step", listening)
         run(replace(TINY, epochs=2, stages=[[0.3, 0.5], [0.2, 0.75]]), data, tmp_path)
     assert sizes == [6] * 3 + [9] * 2 + [12] * 5
 

@@ -251,6 +251,7 @@ FAMILIES = (
             all(key.endswith(".weight") and value.ndim in (2, 4) for key, value in state.items())
             and not _has_bcos(state)
             and bool(state.keys() & {"conv1.weight", "features.0.weight"})
+            and any(key.startswith(("fc.", "classifier.")) for key in state)
         ),
         tuple(BIAS_FREE),
         _bcos_converted,
