@@ -277,7 +277,9 @@ def test_every_architecture_has_a_small_network_here() -> None:
         "bcosified_clip",
         "bias_free",  # see test_bias_free.py
         "standard_vit",
-        "torchvision",  # not dynamic linear: see test_standard.py
+        "torchvision",
+        "timm",
+        "efficientnet_lite",  # ordinary: see test_ordinary.py
     }
 
 

@@ -78,15 +78,17 @@ def test_all_methods_are_the_default(coda: Coda, tmp_path: Path) -> None:
     assert record["left_out"] == {}
 
 
-def test_an_ordinary_network_is_looked_at_without_ours(coda: Coda, tmp_path: Path) -> None:
+def test_an_ordinary_network_is_compared_at_its_cut(coda: Coda, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r.pth")
     photo(tmp_path / "a.png", 60, 60)
     network = ("-m", "r.pth", "--arch", "torchvision:resnet18")
     record = coda("compare", "a.png", *network, "--method", "grad-cam", "--method", "gradient", "--json").record
     assert record["network"]["architecture"] == "torchvision"
-    refused = coda("compare", "a.png", *network, "--method", "ours", status=3)
-    assert "not a dynamic linear network" in refused.err
+    record = coda("compare", "a.png", *network, "--method", "ours", "-o", "out", "--json").record
+    assert record["network"]["cut"] == "layer4"
+    (ours,) = record["methods"]
+    assert ours["sum"] == pytest.approx(record["logit"] - record["bias"], abs=1e-4)
 
 
 def test_a_method_that_does_not_fit_the_network_is_left_out_and_named(coda: Coda, tmp_path: Path) -> None:

@@ -272,7 +272,9 @@ def test_the_record_says_what_the_network_saw(
     photo(tmp_path / "a.png", 50, 40)
     record = coda("explain", "a.png", "--fit", fit, "--json", "--write", "npz,overlay").record
     assert (record["source"]["width"], record["source"]["height"]) == (50, 40)
+    notes = record["view"].pop("notes")
     assert record["view"] == {"fit": fit, "width": size[0], "height": size[1], "box": box}
+    assert ["grow with its area" in note for note in notes] == [True] * (fit == "native")
     assert np.load(tmp_path / "coda-out/a.coda.npz")["pixels"].shape == (1, size[1], size[0])
 
 

@@ -43,7 +43,8 @@ def test_a_network_on_a_gpu_is_there_altogether(name: str) -> None:
     with torch.device("cuda"):
         model = build(checkpoint.architecture, checkpoint.arguments).eval().requires_grad_(False)
     held = held_pass(model, encode(torch.zeros(2, 3, size, size, dtype=torch.uint8, device="cuda")))
-    assert {t.device for t in (held.x, held.logits, *held.constants)} == {torch.device("cuda", 0)}
+    values = [constant.value for constant in held.reported.constants]
+    assert {t.device for t in (held.x, held.logits, *values)} == {torch.device("cuda", 0)}
     assert held.logits.shape == (2, len(checkpoint.classes))
 
 

@@ -80,7 +80,7 @@ def load(
     arch: Arch | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    cut: str | None = AUTO,
+    cut: str | None = "auto",
     ema: bool | None = None,
     classes: Sequence[str] | str | Path | None = None,
     mean: Sequence[float] | float | None = None,

@@ -123,7 +123,8 @@ class Decomposition:
 
     def _sum_of(self, chosen: Callable[[str], bool]) -> Tensor:
         which = [n for n, (_, kind) in enumerate(self.constant_names) if chosen(kind)]
-        return self.constant_shares[:, :, which].sum(2)
+        with torch.inference_mode(False):  # a tensor that can be used everywhere, wherever it is asked for
+            return self.constant_shares[:, :, which].sum(2)
 
     @property
     def contributions(self) -> Tensor:
