@@ -236,8 +236,8 @@ def _basis(
 def _refuse_names(name: str, output: Path, recipe: Recipe, *, resume: bool) -> None:
     """Raise UsageError where a file of the run could not be written, or would replace another."""
     from coda_cli.checkpoints.loading import SUFFIX
-    from coda_cli.training.results import is_of_run, recipe_in
-    from coda_cli.training.state import LOG_FILE, STATE_FILE, refuse_log_of_another
+    from coda_cli.training.results import is_of_run
+    from coda_cli.training.state import LOG_FILE, STATE_FILE, is_state_of, refuse_log_of_another
 
     if Path(name).name != name or not name:  # it becomes a file's name, hours from now
         raise UsageError(f"--name {name}: it becomes the name of a file, and must not be empty or hold a /")
@@ -247,10 +247,8 @@ def _refuse_names(name: str, output: Path, recipe: Recipe, *, resume: bool) -> N
         refuse_log_of_another(output / LOG_FILE)
     network = output / f"{name}{SUFFIX}"
     if os.path.lexists(network) and not (resume and is_of_run(network, recipe)):
-        if resume and recipe_in(network) is not None:
-            raise TrainingError(
-                "belongs to a run with another recipe; resume with the options it was started with", item=network
-            )
+        if resume and not is_state_of(output / STATE_FILE, recipe):
+            return  # that is what is wrong, and it is said when the state is loaded
         raise UsageError("exists; choose another --name or -o DIR", item=network)
 
 

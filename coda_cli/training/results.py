@@ -182,22 +182,11 @@ def is_of_run(path: Path, recipe: Recipe) -> bool:
     Returns:
         The answer.
     """
-    return bool(recipe_in(path) == json.loads(json.dumps(_told(recipe))))
-
-
-def recipe_in(path: Path) -> object:
-    """Read by which recipe a network was trained.
-
-    Args:
-        path: of its file.
-
-    Returns:
-        What ``_told`` gave for the recipe; None where the file is no network that a run has written.
-    """
     try:
-        return json.loads(read_metadata(path).get(METADATA_KEY, "{}"))["training"]["recipe"]
+        described = json.loads(read_metadata(path).get(METADATA_KEY, "{}"))
+        return bool(described["training"]["recipe"] == json.loads(json.dumps(_told(recipe))))
     except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
-        return None
+        return False
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:

@@ -62,6 +62,22 @@ def save_state(
     write_with(path, lambda stream: stream.write(whole.getbuffer()))
 
 
+def is_state_of(path: Path, recipe: Recipe) -> bool:
+    """Tell whether a state is there and of a recipe.
+
+    Args:
+        path: of the state.
+        recipe: of the run that is to go on.
+
+    Returns:
+        The answer.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    return path.exists() and bool(_read_state(path)["recipe"] == _identity(recipe))
+
+
 def load_state(
     path: Path, recipe: Recipe, data: Split, model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, float]:
