@@ -128,18 +128,30 @@ def bcosify(
     Source:
         Arya, Rao, Böhle and Schiele, B-cosification, NeurIPS 2024, section 3.
     """
-    layers = copy.deepcopy(_layers(model))
+    backbone, count = _of_layers(copy.deepcopy(_layers(model)), b, depthwise)
+    return _with_mean(backbone, count, mean, deviation, bias)
+
+
+def _of_layers(layers: nn.Sequential, b: float, depthwise: bool) -> tuple[nn.Sequential, int]:
+    """The B-cos layers in the place of others, which are used up, and the number of classes. Raises ValueError."""
     *names, last = layers._modules
     classifier = layers._modules[last]
     if not names or not isinstance(classifier, nn.Linear):
-        raise ValueError(f"{type(model).__name__} does not end in a linear classifier, and cannot be converted")
+        raise ValueError("the network does not end in a linear classifier, and cannot be converted")
     backbone = nn.Sequential()
     for name in names:
         backbone.add_module(name, _converted(layers.get_submodule(name), b, depthwise))
     head = BcosConv2d(classifier.in_features, classifier.out_features, 1, b=b, unit=False)
     head.linear.weight = nn.Parameter(classifier.weight.detach()[:, :, None, None])
     backbone.add_module(last, head)
-    constant = -math.log(max(1, classifier.out_features - 1)) if bias is None else bias
+    return backbone, classifier.out_features
+
+
+def _with_mean(
+    backbone: nn.Sequential, count: int, mean: Sequence[float], deviation: Sequence[float], bias: float | None
+) -> CentredNet:
+    """The network whose B-cos layers these are."""
+    constant = -math.log(max(1, count - 1)) if bias is None else bias
     return CentredNet(BcosNet(backbone, temperature=1.0, bias=constant), mean, deviation)
 
 
@@ -256,7 +268,7 @@ def bcosified_net(
         model = torchvision.models.get_model(name, weights=None, num_classes=classes)
     except ValueError as error:
         raise ValueError(f"torchvision has no {name!r}") from error
-    return bcosify(model, mean=mean, deviation=deviation, bias=bias, b=b, depthwise=depthwise)
+    return _with_mean(*_of_layers(_layers(model), b, depthwise), mean, deviation, bias)
 
 
 def bcosified_vit(
