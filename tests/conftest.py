@@ -24,6 +24,8 @@ Coda = Callable[..., program.Result]
 # A shell starts programs in the background with SIGINT ignored, and their children inherit that. The tests of Ctrl-C
 # need the usual handler, in this process and in its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # nohup ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 @pytest.mark.parametrize(
     ("make", "numbers"),
-    [(pictures.make, range(100, 108)), (clips.make, range(100, 103)), (checkpoints.make, range(100, 108)),
-     (own_files.make, range(100, 103))],
+    [(pictures.make, range(100, 105)), (clips.make, range(100, 103)), (checkpoints.make, range(100, 108)),
+     (own_files.make, range(100, 102))],
     ids=["pictures", "clips", "checkpoints", "own"],
 )  # fmt: skip
 def test_a_few_hostile_inputs_of_each_kind(runner: Runner, tmp_path: Path, make: object, numbers: range) -> None:
