@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 # A small one of every family of torchvision's classifiers that is piecewise linear, and the side of its input.
 PIECEWISE_LINEAR = {
-    "alexnet": 64, "densenet121": 32, "googlenet": 32, "inception_v3": 75, "mnasnet0_5": 32, "mobilenet_v2": 32,
-    "regnet_x_400mf": 32, "resnet18": 32, "resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 32,
-    "vgg11_bn": 32,
+    "alexnet": 64, "densenet121": 32, "googlenet": 32, "inception_v3": 75, "mobilenet_v2": 32, "regnet_x_400mf": 32,
+    "resnet18": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 32, "vgg11_bn": 32,
 }  # fmt: skip
 # The same of families with gates: squeeze-and-excite, GELU, SiLU, attention, layer norms.
 WITH_GATES = {
