@@ -34,7 +34,9 @@ def test_signals_while_it_leaves_do_not_disturb(tmp_path: Path, second: signal.S
         while child.poll() is None:
             child.send_signal(second)
             time.sleep(0.002)
-        result = program.finish(child, 130 if child.returncode == 130 else 0)
+        # Of two signals that arrive together Python handles that of the lower number first: SIGHUP ends with 143.
+        ends = (130, 143) if second == signal.SIGHUP else (130,)
+        result = program.finish(child, child.returncode if child.returncode in ends else 0)
     assert sum("interrupted" in line for line in result.err.splitlines()) <= 1
     assert not list((tmp_path / "out").glob(".coda-*"))
 
