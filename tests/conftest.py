@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, here and in the children that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import program
