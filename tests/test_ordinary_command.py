@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,76 @@ def test_depth_over_a_folder(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "depth.png").stat().st_size > 10_000
 
 
+ODD = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    def forward(self, x):
+        return x + 0.1 * x.exp()
+
+def layers(*middle):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *middle, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+def unknown():
+    return layers(Odd())
+
+def soft():
+    return nn.Sequential(layers(nn.ReLU()), nn.Softmax(1))
+
+def batch():
+    return layers(nn.BatchNorm2d(4, track_running_stats=False))
+
+def dead():
+    return layers(nn.Threshold(1e9, 0.0))
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Saves a network of ODD, and gives the options that load it."""
+    (tmp_path / "odd_nets.py").write_text(ODD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("odd_nets")
+
+    def options(name: str) -> list[str]:
+        torch.save(getattr(module, name)().state_dict(), "net.pth")
+        return ["-m", "net.pth", "--arch", f"odd_nets:{name}", "--size", "32"]
+
+    return options
+
+
+def test_depth_of_networks_that_nothing_can_be_said_of(odd: Callable[[str], list[str]]) -> None:
+    depth = ["evaluate", "depth", EXAMPLES / "pictures", "--pictures", "2"]
+    assert "cannot be explained: nothing linear leads" in run(*depth, *odd("soft"), status=3).err
+    assert "takes its statistics from the batch" in run(*depth, *odd("batch"), status=3).err
+    dead = run(*depth, *odd("dead"), "--json").record["layers"]
+    assert {tuple(layer["carried"]) for layer in dead} == {(None, None, None)}
+    assert not any(layer["interpretable"] for layer in dead)
+    assert " - to -" in run(*depth, *odd("dead"), "--plot", "dead.png").out
+
+
+def test_layers_below_what_is_not_understood_are_no_part_of_the_depth_and_no_cut(
+    odd: Callable[[str], list[str]],
+) -> None:
+    options = odd("unknown")
+    layers = run("evaluate", "depth", EXAMPLES / "pictures", "--pictures", "2", *options, "--json").record["layers"]
+    assert [layer["name"] for layer in layers] == ["1", "2"]
+    assert run("explain", PICTURE, *options, "--json").record["network"]["cut"] == "1"
+    refused = run("explain", PICTURE, *options, "--cut", "input", "-o", "out", status=4)
+    assert "not known to coda: exp" in refused.err
+    assert not list(Path("out").glob("*"))
+
+
+def test_a_picture_that_cannot_be_read_is_said_and_the_others_measured(file: Path, tmp_path: Path) -> None:
+    shutil.copy(PICTURE, tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    done = run("evaluate", "depth", tmp_path, "-m", file, "--json", status=1)
+    assert done.record["pictures"] == 1
+    assert "b.png" in done.err
+
+
 def test_a_cut_that_is_none(file: Path, tmp_path: Path) -> None:
     done = run("explain", PICTURE, "-m", file, "-o", tmp_path, "--cut", "layer5", status=2)
     assert "--cut layer5" in done.err
@@ -111,25 +184,6 @@ def test_a_cut_that_is_none(file: Path, tmp_path: Path) -> None:
     assert "exact down to the pixels by construction" in done.err
     with pytest.raises(UsageError, match=r"layer4.0.conv1: .* cannot be cut there"):
         load(file, cut="layer4.0.conv1")  # one branch beside a shortcut
-
-
-def test_what_is_not_understood_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "odd.py").write_text(
-        "import torch\nfrom torch import nn\n\nclass Odd(nn.Module):\n"
-        "    def forward(self, x):\n        return x + 0.1 * x.exp()\n\n"
-        "def make(num_classes=2):\n    return nn.Sequential(nn.Conv2d(3, 4, 3), Odd(), nn.AdaptiveAvgPool2d(1), "
-        "nn.Flatten(), nn.Linear(4, num_classes))\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    import odd  # type: ignore[import-not-found]
-
-    torch.save(odd.make().state_dict(), "net.pth")
-    arguments = ["explain", PICTURE, "-m", "net.pth", "--arch", "odd:make", "--size", "32", "-o", "out"]
-    done = run(*arguments, "--cut", "input", status=4)
-    assert "not known to coda: exp" in done.err
-    assert not list(Path("out").glob("*"))
-    assert run(*arguments, "--cut", "1", "--json").record["explained"][0]["exact"]
 
 
 def test_the_library_takes_a_module_as_it_is(file: Path) -> None:

@@ -26,7 +26,7 @@ from coda_cli.cli.options import (
     Text,
     Verbose,
 )
-from coda_cli.errors import CodaError, UsageError
+from coda_cli.errors import CheckpointError, CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -80,6 +80,8 @@ def depth(
     if not found:
         raise UsageError("no picture could be read", item=data)
     layers = measure_depth(found)
+    if not layers:
+        raise ExactnessError("no layer of the network can be split exactly", item=net.path)
     if as_json:
         console.result(_json(net, layers, len(found)))
     else:
@@ -88,6 +90,8 @@ def depth(
     if plot:
         title = f"{net.checkpoint.name}, {len(found)} pictures"
         plots.save(plots.depth_figure([(d.name, d.carried, d.ratio) for d in layers], title), plot, replace=force)
+    if len(found) < len(chosen):
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _evenly(available: int, wanted: int) -> Sequence[float]:
@@ -115,7 +119,10 @@ def _shares(net: Net, items: Sequence[Item]) -> Iterator[list[LayerShare]]:
             with torch.no_grad():
                 logits = net.model(x)[0]
             weighting = torch.nn.functional.one_hot(logits.argmax(), len(logits)).to(logits)
-            yield shares_by_layer(net.model, x, weighting)
+            try:
+                yield shares_by_layer(net.model, x, weighting)
+            except ValueError as error:  # of a layer that no split is known for
+                raise CheckpointError(f"cannot be explained: {error}", item=net.path) from error
             advance(n, len(items))
 
 
@@ -124,12 +131,17 @@ def _table(layers: Sequence[LayerDepth]) -> Iterator[str]:
     width = max(len("layer"), *(len(layer.name) for layer in layers))
     yield f"  {'layer':<{width}}  {'map':>9}  {'carried':>8}  {'10 % to 90 %':>18}  {'constants':>9}  {'ratio':>7}"
     for d in layers:
-        low, middle, high = d.carried
-        span = f"{low:.0%} to {high:.0%}"
+        low, middle, high = map(_percent, d.carried)
+        ratio = "-" if d.ratio[1] is None else f"{d.ratio[1]:.1f}"
         yield (
-            f"{'*' if d.interpretable else ' '} {d.name:<{width}}  {f'{d.height} x {d.width}':>9}  {middle:>8.0%}  "
-            f"{span:>18}  {d.constants[1]:>9.0%}  {d.ratio[1]:>7.1f}"
+            f"{'*' if d.interpretable else ' '} {d.name:<{width}}  {f'{d.height} x {d.width}':>9}  {middle:>8}  "
+            f"{f'{low} to {high}':>18}  {_percent(d.constants[1]):>9}  {ratio:>7}"
         )
+
+
+def _percent(share: float | None) -> str:
+    """A share as text; a dash where there is none."""
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _json(net: Net, layers: Sequence[LayerDepth], pictures: int) -> str:

@@ -8,6 +8,7 @@ nearly every picture: the positions carry the logit, and they do not cancel each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
@@ -28,6 +29,9 @@ CARRIED_OF_NOISE = 0.02
 PROBES, CLASSES = 3, 2  # pictures of noise, and classes of each: the ones with the highest logits
 
 
+Spread = tuple[float | None, float | None, float | None]  # the 10th, 50th and 90th percentile
+
+
 @dataclass(frozen=True)
 class LayerDepth:
     """How much of the logits the positions of one layer carry, over some pictures.
@@ -36,7 +40,8 @@ class LayerDepth:
         name: of the layer, or "input".
         height: of its output, in positions.
         width: of its output, in positions.
-        carried: medians and ninths: the 10th, 50th and 90th percentile of sum over (logit - classifier's bias).
+        carried: the 10th, 50th and 90th percentile of sum over (logit - classifier's bias); None where that is 0 for
+            every picture.
         ratio: the same three of sum of magnitudes over |logit - classifier's bias|.
         constants: the same three of the constants above the layer, the classifier's bias left out, over that.
         interpretable: whether the positions carry the logit and do not cancel, for nearly all pictures.
@@ -45,9 +50,9 @@ class LayerDepth:
     name: str
     height: int
     width: int
-    carried: tuple[float, float, float]
-    ratio: tuple[float, float, float]
-    constants: tuple[float, float, float]
+    carried: Spread
+    ratio: Spread
+    constants: Spread
     interpretable: bool
 
 
@@ -55,7 +60,8 @@ def measure_depth(shares: Iterable[Sequence[LayerShare]], most: float = CARRIED)
     """Measure how far down the positions of a network's layers carry its logits.
 
     Args:
-        shares: of several pictures and classes what ``shares_by_layer`` gives; layers that not all have are left out.
+        shares: of several pictures and classes what ``shares_by_layer`` gives; layers that not all have are left out,
+            and those whose split is not exact, since something above them is not known.
         most: by what share of the logit, less the classifier's bias, the sum of an interpretable layer may differ.
 
     Returns:
@@ -64,8 +70,9 @@ def measure_depth(shares: Iterable[Sequence[LayerShare]], most: float = CARRIED)
     by_name: dict[str, list[LayerShare]] = {}
     for layers in shares:
         for layer in layers:
-            by_name.setdefault(layer.name, []).append(layer)
-    count = max(map(len, by_name.values()), default=0)  # every network has its input, and the input comes first
+            if layer.exact or layer.approximate:
+                by_name.setdefault(layer.name, []).append(layer)
+    count = max(map(len, by_name.values()), default=0)
     return [_depth(name, found, most) for name, found in by_name.items() if len(found) == count]
 
 
@@ -77,11 +84,12 @@ def _depth(name: str, found: Sequence[LayerShare], most: float) -> LayerDepth:
     return LayerDepth(name, h, w, carried, ratio, constants, carrying >= NEARLY_ALL * len(found) and h * w > 1)
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """The 10th, 50th and 90th percentile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    tenths = quantiles(values, n=10, method="inclusive")
+def _spread(values: Sequence[float]) -> Spread:
+    """The percentiles of those that are finite: a logit that is just the classifier's bias has no shares."""
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return tuple(finite * 3) if finite else (None, None, None)  # type: ignore[return-value]
+    tenths = quantiles(finite, n=10, method="inclusive")
     return tenths[0], tenths[4], tenths[8]
 
 
@@ -96,7 +104,7 @@ def find_cut(model: nn.Module, side: int) -> str:
         side: of the pictures, in pixels.
 
     Returns:
-        The layer's name; "input" where none of its layers gives a map.
+        The layer's name; "input" where none of its layers gives a map that can be split exactly.
     """
     parameter = next(model.parameters(), torch.zeros(1))
     found = []
@@ -113,7 +121,7 @@ def find_cut(model: nn.Module, side: int) -> str:
         if layer.name in maps and layer.height * layer.width > 1
     ]
     interpretable = [layer.name for layer in depths if layer.interpretable]
-    return interpretable[0] if interpretable else depths[-1].name
+    return next(iter(interpretable + [layer.name for layer in depths[-1:]]), INPUT)
 
 
 def probes(side: int, count: int = PROBES) -> Tensor:

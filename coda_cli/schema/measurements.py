@@ -115,7 +115,8 @@ class DepthPart(Part):
         name: of the layer, or "input".
         height: of its output, in positions.
         width: of its output, in positions.
-        carried: 10th, 50th and 90th percentile of sum of contributions over (logit - classifier's bias).
+        carried: 10th, 50th and 90th percentile of sum of contributions over (logit - classifier's bias); null where
+            that is 0 for every picture.
         ratio: the same of sum of magnitudes over |logit - classifier's bias|.
         constants: the same of the constants above the layer, the classifier's bias left out, over that.
         interpretable: whether the positions carry the logit and do not cancel, for nearly all pictures.
@@ -124,9 +125,9 @@ class DepthPart(Part):
     name: str
     height: int
     width: int
-    carried: tuple[float, float, float]
-    ratio: tuple[float, float, float]
-    constants: tuple[float, float, float]
+    carried: tuple[float | None, float | None, float | None]
+    ratio: tuple[float | None, float | None, float | None]
+    constants: tuple[float | None, float | None, float | None]
     interpretable: bool
 
 

@@ -105,9 +105,7 @@ def removal_figure(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.fl
     return figure
 
 
-def depth_figure(
-    layers: Sequence[tuple[str, tuple[float, float, float], tuple[float, float, float]]], title: str
-) -> Figure:
+def depth_figure(layers: Sequence[tuple[str, Sequence[float | None], Sequence[float | None]]], title: str) -> Figure:
     """Draw how much of the logits the positions of each layer carry, and how much they cancel.
 
     Args:
@@ -119,7 +117,7 @@ def depth_figure(
         A figure for ``save``.
     """
     names, at = [name for name, *_ in layers], np.arange(len(layers))
-    carried, ratio = (np.array([layer[n] for layer in layers]).T for n in (1, 2))
+    carried, ratio = (np.array([layer[n] for layer in layers], np.float64).T for n in (1, 2))  # None becomes NaN
     figure, axes = _figure(1.6 + 0.16 * max(24, len(layers)), 3.8)
     axes.axhspan(0.9, 1.1, color="#e4e4e8", linewidth=0)
     axes.fill_between(at, carried[0], carried[2], color=RED, alpha=0.2, linewidth=0)
