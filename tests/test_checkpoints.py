@@ -267,7 +267,7 @@ def test_a_conversion_that_changes_a_logit_is_not_written(tmp_path: Path, monkey
     source = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
     (tmp_path / "net.safetensors").write_text("what was there")
 
-    def careless(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    def careless(model: torch.nn.Module, checkpoint: Checkpoint, path: Path, *, half: bool) -> None:
         save(model, checkpoint.model_copy(update={"arguments": checkpoint.arguments | {"temperature": 1001.0}}), path)
 
     monkeypatch.setattr(proof, "save", careless)
@@ -275,6 +275,41 @@ def test_a_conversion_that_changes_a_logit_is_not_written(tmp_path: Path, monkey
         proof.convert(source, tmp_path / "net.safetensors")
     assert (tmp_path / "net.safetensors").read_text() == "what was there"
     assert {path.name for path in tmp_path.iterdir()} == {"weights.pkl", "net.safetensors"}
+
+
+def test_kernels_are_written_in_half_precision_vectors_are_not(tmp_path: Path) -> None:
+    source = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
+    source.model.register_buffer("variance", torch.tensor([1e-9, 1e6]))  # float16 holds neither
+    save(source.model, source.checkpoint, tmp_path / "whole.safetensors")
+    save(source.model, source.checkpoint, tmp_path / "half.safetensors", half=True)
+    whole, half = (safetensors.torch.load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "half"))
+    assert torch.equal(half["variance"], whole["variance"])
+    for key in whole.keys() - {"variance"}:
+        assert half[key].dtype == torch.float16
+        assert torch.equal(half[key], whole[key].half())
+
+
+def test_a_half_is_loaded_in_single_precision_and_says_how_far_it_is_off(tmp_path: Path) -> None:
+    source = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
+    difference = proof.convert(source, tmp_path / "half.safetensors", half=True)
+    proof.convert(source, tmp_path / "whole.safetensors")
+    net = load(tmp_path / "half.safetensors")
+    x = proof.picture(net)
+    assert {p.dtype for p in net.model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        assert difference == pytest.approx(float((net.model(x) - source.model(x)).abs().max()))
+    assert 0 < difference < 0.05
+    assert proof.prove(net).exact
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.55 * sizes[1]
+
+
+def test_weights_that_half_precision_does_not_hold_are_not_rounded(tmp_path: Path) -> None:
+    source = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
+    next(p for p in source.model.parameters() if p.dim() > 1).data[0, 0, 0, 0] = 1e5
+    with pytest.raises(CheckpointError, match="half.safetensors: 1 of .* values of .* are not finite"):
+        proof.convert(source, tmp_path / "half.safetensors", half=True)
+    assert not list(tmp_path.glob("*half*"))
 
 
 # ---- proving ---------------------------------------------------------------------------------------------------------

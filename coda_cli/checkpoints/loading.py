@@ -210,7 +210,9 @@ def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
         )
 
 
-def save(model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool = True) -> None:
+def save(
+    model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool = True, half: bool = False
+) -> None:
     """Write a self-describing safetensors file, whole or not at all.
 
     Args:
@@ -218,6 +220,8 @@ def save(model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool 
         checkpoint: its description.
         path: of the file.
         replace: whether a file of this name may be replaced.
+        half: write kernels and matrices in float16. Vectors keep their type: they are few, and the variances of batch
+            norms can lie outside what float16 holds.
 
     Raises:
         UsageError: a function of the user's made the network, so that no file can describe it.
@@ -230,6 +234,8 @@ def save(model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool 
             "module:function"
         )
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if half:
+        tensors = {key: value.half() if value.dim() > 1 else value for key, value in tensors.items()}
     metadata = {METADATA_KEY: checkpoint.model_dump_json(), "format": "pt"}
     data = safetensors.torch.save(tensors, metadata)
     write_with(path, lambda stream: stream.write(data), replace=replace)

@@ -13,7 +13,7 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import Net, load, save
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import encode
-from coda_cli.errors import ExactnessError, MediaError
+from coda_cli.errors import CheckpointError, ExactnessError, MediaError
 from coda_cli.media.files import TEMPORARY_PREFIX, give_name
 
 # How far float32's map may lie from float64's. A sum that comes out right proves little: where norms overflow, outputs
@@ -66,33 +66,35 @@ def _used_tolerance(d: Decomposition) -> float:
     return float((d.residual.abs() / d.tolerance).max())
 
 
-def convert(net: Net, output: Path, *, replace: bool = True) -> float:
+def convert(net: Net, output: Path, *, replace: bool = True, half: bool = False) -> float:
     """Write a network as coda's safetensors, but only once a copy that is loaded back gives the very same logits.
 
     Args:
         net: the network.
         output: the file; it stays as it was where something fails.
         replace: whether a file of this name may be replaced.
+        half: round the weights to float16, for a file of half the size; see ``save``.
 
     Returns:
-        The largest difference of the logits for one fixed picture, which is 0.
+        The largest difference of the logits for one fixed picture: 0 unless the weights were rounded.
 
     Raises:
         ExactnessError: the difference is not 0.
+        CheckpointError: a weight is larger than float16 holds.
         TakenError: there is a file of this name that may not be replaced.
         MediaError: the file cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(".part", TEMPORARY_PREFIX, output.parent) as folder:
             written = Path(folder) / output.name
-            save(net.model, net.checkpoint, written)
+            save(net.model, net.checkpoint, written, half=half)
             difference = _difference(net, load(written, cut=None))
-            if difference != 0:
+            if difference != 0 and not half:
                 raise ExactnessError(
                     f"not written, the copy's logits differ by {difference:g}; report this", item=output
                 )
             give_name(written, output, replace=replace)
-    except MediaError as error:  # about the copy
+    except (MediaError, CheckpointError) as error:  # about the copy
         raise type(error)(error.message, item=output) from error
     except OSError as error:
         raise MediaError(f"cannot be written ({error.strerror or error})", item=output) from error

@@ -169,6 +169,9 @@ def convert(
     cut: Cut = None,
     size: Size = None,
     text: Text = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Round the weights to float16: a file of half the size.")
+    ] = False,
     force: Force = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -176,7 +179,7 @@ def convert(
     """Convert weights to coda's own file format.
 
     Such a file holds its own description, so that nothing else is needed to use it. The new file is loaded again, and
-    gets its name only if it gives exactly the same logits.
+    gets its name only if it gives exactly the same logits. With --half it says how much they differ.
 
     \b
     coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
@@ -194,7 +197,7 @@ def convert(
         raise UsageError("no such file", item=file)
     net = loading.load(file, arch=arch, ema=ema, **OWN)
     say_assumed(net)
-    difference = proof.convert(net, output, replace=force)
+    difference = proof.convert(net, output, replace=force, half=half)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
     console.result(output.as_posix())
 

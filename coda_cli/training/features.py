@@ -18,7 +18,7 @@ from coda_cli.training.recipes import Recipe
 
 SMALL = 0.01  # by this the dynamic part of weights begins smaller than it is drawn
 PENALTY, ROUNDS = 1e-3, 60  # of the linear classifier: weight of its squared norm in the loss, steps of the solver
-FITTED = 4000  # pictures that the classifier is fitted to, where the ordinary network is learned from
+FITTED = 8000  # pictures that the classifier is fitted to, where the ordinary network is learned from
 FULLEST = 0.9  # of what a unit can give at most: as far as it is driven at the start
 
 
@@ -123,14 +123,22 @@ def _pooled(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> tu
 
     Where the ordinary network is learned from, some of the pictures are enough.
     """
-    side, means, taught = recipe.size, [], []
+    side = recipe.size
     images = data.images[:: max(1, len(data) // FITTED)] if recipe.distil else data.images
-    for some in images.split(budget.classified_at_once(side * side)):
+    # Filled in place: small results kept between the large maps would hold on to the memory of all of them.
+    pooled = taught = torch.empty(0)
+    at_once = budget.classified_at_once(side * side)
+    for n, some in enumerate(images.split(at_once)):
         seen = F.interpolate(some.float() / 255, (side, side), mode="bilinear", antialias=True)
         a = at_cut(model, seen, autocast=recipe.precision == "bfloat16")
-        means.append(a.float().mean((2, 3)))
-        taught.append(teacher_logits(origin, recipe, a) if recipe.distil else means[-1])
-    return torch.cat(means), torch.cat(taught)
+        if not n:
+            pooled = torch.empty(len(images), a.shape[1], device=a.device)
+            taught = torch.empty(len(images), len(data.classes), device=a.device) if recipe.distil else pooled
+        part = slice(n * at_once, n * at_once + len(some))
+        pooled[part] = a.float().mean((2, 3))
+        if recipe.distil:
+            taught[part] = teacher_logits(origin, recipe, a)
+    return pooled, taught
 
 
 def fitted_classifier(pooled: Tensor, targets: Tensor, bias: float, before: Tensor | None = None) -> Tensor:
