@@ -24,7 +24,9 @@ from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.hybrid import HybridNet, spread
 from coda_cli.core.networks import CodaNet, build, encode, hybrid_table
 from coda_cli.core.standard_nets import DEVIATION, MEAN
+from coda_cli.explanation import drawing
 from coda_cli.explanation.picture import explain
+from coda_cli.explanation.record import Drawing
 from coda_cli.media.sources import RECORD_KEY
 
 ARCHITECTURES = [("cifar-resnet20", "layer1"), ("cifar-resnet20", "layer3"), ("resnet18", "layer2")]
@@ -220,6 +222,26 @@ def test_the_caption_says_it_too(trained: Path) -> None:
 
     assert network_part(load(trained)).title == "tiny, exact down to layer2, not to the pixels"
     assert network_part(load("cifar10")).title == "cifar10"
+
+
+def test_a_map_is_drawn_smoothly_and_no_finer_than_the_cut_is(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explanation = explain(photo(trained.parent / "smooth.png", 64, 64), load(trained))
+    drawn, (height, width) = explanation.drawn_map(0), explanation.view.rgb.shape[:2]
+    positions = explanation.decomposition.pixels[0, 0]
+    assert drawn.shape == tuple(positions.shape)
+    # What is drawn is a density: times the pixels that a position stands for it is the position's contribution.
+    np.testing.assert_allclose(drawn * (height * width / drawn.size), positions.numpy(), rtol=1e-6)
+    seen: list[Any] = []
+
+    def kept(body: Any, _scale: Any, _title: str, lines: list[str], **_: Any) -> Any:
+        seen.append(" ".join(lines))
+        return body
+
+    monkeypatch.setattr(drawing, "framed", kept)
+    monkeypatch.setattr(drawing, "heatmap", lambda values, _: values)
+    values = drawing.draw_explanation("heatmap", explanation, explanation._own_input, 0, Drawing())
+    assert "8 x 8 positions, drawn smoothly" in seen[0]
+    assert np.abs(np.diff(values, axis=1)).max() < 0.6 * np.abs(np.diff(drawn, axis=1)).max()  # no edges of positions
 
 
 def test_an_exact_network_says_nothing_of_a_cut(coda: Coda, tmp_path: Path) -> None:

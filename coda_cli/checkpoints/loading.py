@@ -210,9 +210,7 @@ def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
         )
 
 
-def save(
-    model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool = True, half: bool = False
-) -> None:
+def save(model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool = True, half: bool = False) -> None:
     """Write a self-describing safetensors file, whole or not at all.
 
     Args:

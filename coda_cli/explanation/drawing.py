@@ -63,7 +63,7 @@ def draw_explanation(kind: str, explanation: Explanation, source: Input, k: int,
     refuse_style(explanation.net, drawing.style)
     record = make_record(explanation, source, drawing)
     hues = colour_explanation_of(explanation, k, drawing.smooth) if drawing.style == "colour" else None
-    return draw(kind, source, explanation.maps[k], record.explained[k], record, drawing.alpha, hues)
+    return draw(kind, source, explanation.drawn_map(k), record.explained[k], record, drawing.alpha, hues)
 
 
 def draw(
@@ -74,7 +74,7 @@ def draw(
     Args:
         kind: one of STYLES.
         source: the picture as it was read, and what the network saw of it.
-        pixels: the map [h, w] of the view, in logit units.
+        pixels: the map [h, w] of the view, or [h', w'] of a hybrid's cut, in logit units for each pixel of the view.
         part: the class that the map belongs to, with its scale.
         record: the record that ``part`` is of.
         alpha: opacity of full colour in an overlay, from 0 to 1.
@@ -96,6 +96,8 @@ def draw(
         row.append(heatmap(values, part.scale))
         bars.append(of_heatmap)
     title, lines = _caption(part, record, hues is not None, bool(bars))
+    if hues is None and pixels.shape != view.rgb.shape[:2]:
+        lines[1] += f", {pixels.shape[1]} x {pixels.shape[0]} positions, drawn smoothly"
     return framed(side_by_side(row), part.scale if bars else None, title, lines, bars=bars)
 
 

@@ -67,6 +67,20 @@ class Explanation:
         pixels = self.decomposition.pixels[0].to("cpu", torch.float32)
         return spread(pixels, self.view.rgb.shape[:2]).numpy()
 
+    def drawn_map(self, target: int) -> NDArray[np.float32]:
+        """Give the map of one target as it is drawn: of a hybrid at the resolution of its cut, which is all there is.
+
+        Args:
+            target: which of the K targets.
+
+        Returns:
+            float32 [h', w'], in logit units for each pixel of the view, whatever the resolution.
+        """
+        pixels = self.decomposition.pixels[0, target].to("cpu", torch.float32).numpy()
+        height, width = self.view.rgb.shape[:2]
+        share: NDArray[np.float32] = pixels * np.float32(pixels.size / (height * width))
+        return share
+
     @property
     def logits(self) -> NDArray[np.float32]:
         """The logits of all classes, float32 [classes]."""

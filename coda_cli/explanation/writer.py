@@ -205,7 +205,7 @@ class Writer:
             if not self._is_written(wanted, source):
                 continue
             with gate.PICTURES.holding(memory_of(kind, source, hues=hues is not None)):
-                picture = draw(kind, source, explanation.maps[k], part, record, drawing.alpha, hues)
+                picture = draw(kind, source, explanation.drawn_map(k), part, record, drawing.alpha, hues)
                 write = partial(write_png, rgb=picture, text={RECORD_KEY: core_json(record, part)})
                 if path := self._write(wanted, source, write):
                     files[kind] = path

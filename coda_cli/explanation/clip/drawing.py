@@ -187,7 +187,7 @@ class Painter:
             p = part.probability
             hues[..., 3] *= torch.tensor(part.logit, dtype=torch.float64).sigmoid().item() if p is None else p
             return coloured_weights(hues, explanation.view, size)
-        values = paste_back(explanation.maps[k], explanation.view, size)
+        values = paste_back(explanation.drawn_map(k), explanation.view, size)
         if kind == "heatmap":
             return heatmap(values, part.scale)
         return overlay(picture, values, part.scale, self.drawing.alpha)
