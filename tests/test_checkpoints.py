@@ -267,7 +267,7 @@ def test_a_conversion_that_changes_a_logit_is_not_written(tmp_path: Path, monkey
     source = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
     (tmp_path / "net.safetensors").write_text("what was there")
 
-    def careless(model: torch.nn.Module, checkpoint: Checkpoint, path: Path, *, half: bool) -> None:
+    def careless(model: torch.nn.Module, checkpoint: Checkpoint, path: Path, **_: bool) -> None:
         save(model, checkpoint.model_copy(update={"arguments": checkpoint.arguments | {"temperature": 1001.0}}), path)
 
     monkeypatch.setattr(proof, "save", careless)
@@ -307,7 +307,7 @@ def test_a_half_is_loaded_in_single_precision_and_says_how_far_it_is_off(tmp_pat
 def test_weights_that_half_precision_does_not_hold_are_not_rounded(tmp_path: Path) -> None:
     source = load(authors_file(tmp_path / "weights.pkl"), arch=RANK_4)
     next(p for p in source.model.parameters() if p.dim() > 1).data[0, 0, 0, 0] = 1e5
-    with pytest.raises(CheckpointError, match="half.safetensors: 1 of .* values of .* are not finite"):
+    with pytest.raises(CheckpointError, match=r"half\.safetensors: 1 of .* values of .* are not finite"):
         proof.convert(source, tmp_path / "half.safetensors", half=True)
     assert not list(tmp_path.glob("*half*"))
 
