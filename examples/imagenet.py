@@ -193,14 +193,20 @@ def lorikeets(bench: Bench) -> None:
         )
 
 
+def groups(classes: list[str]) -> dict[str, list[int]]:
+    """The indices of the classes of each group; every class is in one."""
+    index = classes.index
+    found = {name: [c for a, b in runs for c in range(index(a), index(b) + 1)] for name, runs in GROUPS.items()}
+    found |= {"vehicles": [index(name) for name in VEHICLES], "household": [index(name) for name in HOUSEHOLD]}
+    rest = set(range(len(classes))) - {c for some in found.values() for c in some}
+    return {**found, "all others": sorted(rest)}
+
+
 def one_of_each(bench: Bench) -> None:
     found = accuracy(bench, "One of each class", bench.one_of_each)
     print("\n| group | classes | " + " | ".join(found) + " |\n|---|---|---|---|")
-    labels, index = bench.one_of_each.labels, bench.classes.index
-    groups = {name: [c for a, b in runs for c in range(index(a), index(b) + 1)] for name, runs in GROUPS.items()}
-    groups |= {"vehicles": [index(name) for name in VEHICLES], "household": [index(name) for name in HOUSEHOLD]}
-    groups["all others"] = sorted(set(range(len(bench.classes))) - {c for some in groups.values() for c in some})
-    for name, classes in groups.items():
+    labels = bench.one_of_each.labels
+    for name, classes in groups(bench.classes).items():
         members = torch.isin(labels, torch.tensor(classes))
         cells = [share((logits.argmax(1) == labels)[members]) for logits in found.values()]
         print(f"| {name} | {len(classes)} | {' | '.join(cells)} |")

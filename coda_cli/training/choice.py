@@ -21,7 +21,7 @@ SHOWN, FEWEST, MOST = 8000, 4, 40  # pictures that a run from trained weights sh
 SHOWN_WHOLE = 80_000  # the same where the whole network is trained
 LEAST_SIDE = 160  # pixels of what a trained backbone is shown of smaller pictures
 RANK = 8  # of the one layer on a trained backbone
-POSITIONS_BY_TEMPERATURE = 2.0  # with "SQ" a unit gives at most half of what its weights' length asks for
+POSITIONS_BY_TEMPERATURE = 4.0  # enough: with "SQ" no weights make a unit give more than its input's length
 
 
 def from_nothing(side: int) -> Recipe:

@@ -194,11 +194,11 @@ RECIPES: dict[str, Recipe] = {
     # starts as is good for all 1,000 classes, and pictures of few of them would spoil it for the others.
     "imagenet": Recipe(
         architecture="hybrid",
-        arguments=one_layer_table("efficientnet-lite0", "head", 1000, 98.0, rank=4, dilated=True),
+        arguments=one_layer_table("efficientnet-lite0", "head", 1000, 49.0, rank=4, dilated=True),
         size=224,
         epochs=1,
         batch=32,
-        learning_rate=1e-4,
+        learning_rate=2e-5,
         smallest_crop=0.35,
         room=5 / 7,
         jitter=0.2,
