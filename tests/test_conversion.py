@@ -66,7 +66,7 @@ def small(count: int, seed: int, classes: tuple[str, ...] | None = None) -> Spli
 
 def windows(x: Tensor, k: int, stride: int) -> Tensor:
     """[B, C, k k, h, w]: TensorFlow's rule, one window at a time; what hangs over is 0, an odd zero goes behind."""
-    B, C, H, W = x.shape
+    H, W = x.shape[2:]
     h, w = math.ceil(H / stride), math.ceil(W / stride)
     y0, x0 = (max(0, (n - 1) * stride + k - length) // 2 for n, length in ((h, H), (w, W)))
     wide = F.pad(x, (x0, k + stride, y0, k + stride))
@@ -288,6 +288,11 @@ def test_the_command_leaves_an_exact_network_whenever_it_ends(ordinary: Path, tm
     assert d.exactness == "by construction"
     assert [(s.layer, s.kind) for s in d.constants] == [("logits", "bias")]
     assert float(net.model.bias) == pytest.approx(-math.log(2))  # type: ignore[arg-type]
+    again = find_origin(result.lines[0])
+    goes_on = loop._new_model(choice.from_origin(again, Counted(2, 36, 32)), small(4, 0, ("a", "b")), CPU, again)
+    state = goes_on.state_dict()
+    assert state["above.backbone.fc.linear.weight"].shape == (2, 512, 1, 1)
+    assert torch.equal(state["above.backbone.conv1.linear.weight"], again.weights["above.backbone.conv1.linear.weight"])
 
 
 @pytest.mark.parametrize(
@@ -297,7 +302,7 @@ def test_the_command_leaves_an_exact_network_whenever_it_ends(ordinary: Path, tm
         (["--from", "R", "--as", "bcos", "--dilated"], "--dilated and --no-dilated are for hybrids; leave them out"),
         (["--from", "R", "--as", "bcos", "--no-dilated"], "--dilated and --no-dilated are for hybrids"),
         (["--as", "bcos"], "--as bcos is what an ordinary network becomes that --from names; add --from"),
-        (["--recipe", "imagenet", "--from", "R", "--as", "bcos"], "has a recipe of its own; leave out --recipe imagenet"),
+        (["--recipe", "imagenet", "--from", "R", "--as", "bcos"], "has a recipe of its own; leave out --recipe"),
         (["--from", "torchvision:vgg11", "--as", "bcos"], "expected a ResNet of torchvision"),
         (["--from", "R", "--as", "b-cos"], "'b-cos' is not one of 'hybrid', 'bcos'"),
         (["--from", "R", "--as", "bcos", "--matrix-l1", "1"], "--matrix-l1 is for CoDA-Nets only"),

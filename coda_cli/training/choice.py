@@ -109,7 +109,8 @@ def _converted(origin: Origin, data: Counted, common: Recipe, dilated: bool | No
     about = f"--from {origin.name} --as bcos"
     if dilated is not None:
         raise UsageError(f"{about}: --dilated and --no-dilated are for hybrids; leave them out")
-    arguments: dict[str, Any] = {"name": origin.backbone, "classes": len(origin.classes or ()), "depthwise": False}
+    classes = len(origin.classes or ()) if common.distil else data.classes
+    arguments: dict[str, Any] = {"name": origin.backbone, "classes": classes, "depthwise": False}
     if found := normalisation(origin.backbone):
         arguments["mean"], arguments["deviation"] = map(list, found)
     try:

@@ -141,7 +141,7 @@ class Recipe:
         Returns:
             By what the logits of this step are divided.
         """
-        last = float(self.arguments["temperature"])
+        last = float(self.arguments.get("temperature", 1.0))
         first = last if self.first_temperature is None else min(self.first_temperature, last)  # it never falls
         risen = min(1.0, progress / self.rise) if self.rise else 1.0
         now = first * math.exp(risen * math.log(last / first))
