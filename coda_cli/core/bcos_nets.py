@@ -90,6 +90,7 @@ class BcosNet(nn.Module):
         Returns:
             logits [B, classes].
         """
+        y = y.to(torch.promote_types(y.dtype, torch.float32))  # the bias takes bits that the rest needs
         return (y.mean((2, 3)) if y.ndim == 4 else y) / self.temperature + self.bias
 
 
