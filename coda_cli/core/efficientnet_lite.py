@@ -54,11 +54,27 @@ class SameConv2d(nn.Conv2d):
         Returns:
             [B, O, ceil(H / stride), ceil(W / stride)].
         """
-        right, left = (self._missing(x.shape[axis], axis - 2) for axis in (3, 2))
-        (x0, x1), (y0, y1) = right, left
-        if (x0, y0) == (x1, y1):
-            return F.conv2d(x, self.weight, None, self.stride, (y0, x0), self.dilation, self.groups)
-        return F.conv2d(F.pad(x, (x0, x1, y0, y1)), self.weight, None, self.stride, 0, self.dilation, self.groups)
+        across, down = self._around(x)
+        if across[0] == across[1] and down[0] == down[1]:  # torch's own zeros, without a copy of the input
+            padding = (down[0], across[0])
+            return F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(self.padded(x), self.weight, None, self.stride, 0, self.dilation, self.groups)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Put the zeros around an input.
+
+        Args:
+            x: [B, C, H, W].
+
+        Returns:
+            The input with them; itself where there are none.
+        """
+        across, down = self._around(x)
+        return F.pad(x, (*across, *down)) if any((*across, *down)) else x
+
+    def _around(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How many zeros go to the left and the right, and above and below."""
+        return self._missing(x.shape[3], 1), self._missing(x.shape[2], 0)
 
     def _missing(self, length: int, axis: int) -> tuple[int, int]:
         """How many zeros go before and behind an axis."""

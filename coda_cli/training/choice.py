@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from coda_cli.core.backbones import backbone
-from coda_cli.core.networks import one_layer_table
+from coda_cli.core.backbones import backbone, normalisation
+from coda_cli.core.networks import build, one_layer_table
 from coda_cli.errors import UsageError
 from coda_cli.training.datasets import Counted
 from coda_cli.training.features import views_kept
 from coda_cli.training.origins import Origin
 from coda_cli.training.recipes import RECIPES, Recipe
+from coda_cli.vocabulary import Conversion
 
 SMALL_PICTURES = 48  # pixels of the shorter side up to which a network for CIFAR-10 is the right one
 SHOWN, FEWEST, MOST = 8000, 4, 40  # pictures that a run from trained weights shows, and epochs at least and at most
 SHOWN_WHOLE = 80_000  # the same where the whole network is trained
+SHOWN_CONVERTED, CONVERTED_SIDE = 20_000, 128  # and where it is converted: a core shows 20 of 128 pixels a second
+ALIGNMENT = 1.0  # weight of the directions of the ordinary network's last map
 LEAST_SIDE = 160  # pixels of what a trained backbone is shown of smaller pictures
 RANK = 8  # of the one layer on a trained backbone
 POSITIONS_BY_TEMPERATURE = 4.0  # enough: with "SQ" no weights make a unit give more than its input's length
@@ -40,7 +44,13 @@ def from_nothing(side: int) -> Recipe:
 
 
 def from_origin(
-    origin: Origin, data: Counted, *, distil: bool = False, dilated: bool | None = None, size: int | None = None
+    origin: Origin,
+    data: Counted,
+    *,
+    distil: bool = False,
+    dilated: bool | None = None,
+    size: int | None = None,
+    becomes: Conversion = "hybrid",
 ) -> Recipe:
     """Choose the recipe of a network that starts from a trained one.
 
@@ -50,12 +60,14 @@ def from_origin(
         distil: learn the probabilities of an ordinary network and keep its classes.
         dilated: give the maps of an ordinary network twice as many positions in each direction; None does.
         size: side of the pictures in pixels; chosen by theirs unless given.
+        becomes: what an ordinary network becomes.
 
     Returns:
         The recipe.
 
     Raises:
-        UsageError: the network has no classes to keep, or is coda's own, which can be neither distilled nor dilated.
+        UsageError: the network has no classes to keep, is coda's own, which can be neither distilled nor dilated nor
+            converted, or cannot be converted.
     """
     about = f"--from {origin.name}"
     common = Recipe(
@@ -75,9 +87,13 @@ def from_origin(
     if origin.architecture:
         if distil or dilated is not None:
             raise UsageError(f"{about}: --distil and --dilated are for ordinary networks")
+        if becomes == "bcos":
+            raise UsageError(f"{about}: --as bcos converts ordinary networks, and this is one of coda's; leave it out")
         return common
     if distil and not (origin.classes and origin.classifier):
         raise UsageError(f"{about}: --distil needs a network whose classes are ImageNet's")
+    if becomes == "bcos":
+        return _converted(origin, data, common, dilated, size)
     size = size or min(origin.side, max(LEAST_SIDE, round(data.side / 32) * 32))
     dilated = dilated is not False  # twice the work, the same accuracy and localisation, four times as many positions
     channels, positions = positions_of(origin, size, dilated=dilated)
@@ -86,6 +102,32 @@ def from_origin(
     table = one_layer_table(origin.backbone, origin.cut, classes, temperature, rank=RANK, dilated=dilated)
     views = views_kept(channels * positions, data.pictures, common.epochs)
     return replace(common, size=size, arguments=table, views=views)
+
+
+def _converted(origin: Origin, data: Counted, common: Recipe, dilated: bool | None, size: int | None) -> Recipe:
+    """The recipe of a network that is converted to a B-cos network. Raises UsageError where it cannot be."""
+    about = f"--from {origin.name} --as bcos"
+    if dilated is not None:
+        raise UsageError(f"{about}: --dilated and --no-dilated are for hybrids; leave them out")
+    classes = len(origin.classes or ()) if common.distil else data.classes
+    arguments: dict[str, Any] = {"name": origin.backbone, "classes": classes, "depthwise": False}
+    if found := normalisation(origin.backbone):
+        arguments["mean"], arguments["deviation"] = map(list, found)
+    try:
+        with torch.device("meta"):
+            build("bcosified", arguments | {"classes": 2})
+    except ValueError as error:
+        raise UsageError(f"{about}: {error}; --as hybrid takes it") from error
+    return replace(
+        common,
+        architecture="bcosified",
+        arguments={**arguments, "temperature": 1.0},
+        size=size or min(CONVERTED_SIDE, origin.side, max(SMALL_PICTURES, round(data.side / 32) * 32)),
+        epochs=_epochs(SHOWN_CONVERTED, data.pictures),
+        learning_rate=1e-3,
+        frozen=False,
+        alignment=ALIGNMENT,
+    )
 
 
 def positions_of(origin: Origin, size: int, *, dilated: bool) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,14 +23,16 @@ PENALTY, ROUNDS = 1e-3, 60  # of the linear classifier: weight of its squared no
 FITTED = 8000  # pictures that the classifier is fitted to, where the ordinary network is learned from
 FULLEST = 0.9  # of what a unit can give at most: as far as it is driven at the start
 
+ToCut = Callable[[Tensor], Tensor]  # the map of encoded pictures
+
 
 @torch.no_grad()
-def at_cut(model: HybridNet, pictures: Tensor, *, autocast: bool) -> Tensor:
+def at_cut(to_cut: ToCut, pictures: Tensor, *, autocast: bool) -> Tensor:
     """Compute what the backbone gives; every core takes a part of the batch.
 
     Args:
-        model: its backbone in eval mode.
-        pictures: uint8 or floats in [0, 1], [B, 3, H, W], on the model's device.
+        to_cut: makes the map of encoded pictures; its layers are in eval mode.
+        pictures: uint8 or floats in [0, 1], [B, 3, H, W], on the layers' device.
         autocast: compute in bfloat16.
 
     Returns:
@@ -36,23 +40,23 @@ def at_cut(model: HybridNet, pictures: Tensor, *, autocast: bool) -> Tensor:
     """
     x = encode(pictures).contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-        a = torch.cat(each(model.to_cut, parts(x)))
+        a = torch.cat(each(to_cut, parts(x)))
     return a.to(torch.bfloat16) if autocast else a
 
 
-def many_at_cut(model: HybridNet, pictures: Tensor, *, autocast: bool) -> Tensor:
+def many_at_cut(to_cut: ToCut, pictures: Tensor, *, autocast: bool) -> Tensor:
     """Compute what the backbone gives for many pictures, some at a time.
 
     Args:
-        model: its backbone in eval mode.
-        pictures: uint8 [N, 3, H, W], on the model's device.
+        to_cut: makes the map of encoded pictures; its layers are in eval mode.
+        pictures: uint8 [N, 3, H, W], on the layers' device.
         autocast: compute in bfloat16.
 
     Returns:
         [N, C, h, w], see ``at_cut``.
     """
     at_once = budget.classified_at_once(pictures.shape[2] * pictures.shape[3])
-    return torch.cat([at_cut(model, some, autocast=autocast) for some in pictures.split(at_once)])
+    return torch.cat([at_cut(to_cut, some, autocast=autocast) for some in pictures.split(at_once)])
 
 
 def views_kept(numbers: int, pictures: int, epochs: int) -> int:
@@ -110,15 +114,31 @@ def start(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> None
     if len(above.layers) > 1 or not isinstance(layer, DAUConv2d) or layer.kernel_size > 1 or layer.groups > 1:
         return
     one = F.interpolate(data.images[:1].float() / 255, (recipe.size, recipe.size))
-    positions = at_cut(model, one, autocast=False)[0, 0].numel()
-    pooled, taught = _pooled(model, origin, recipe, data)
-    targets = taught.softmax(1) if recipe.distil else F.one_hot(data.labels, len(data.classes)).float()
-    before = origin.classifier[0].to(pooled) if recipe.distil and origin.classifier else None
-    W = fitted_classifier(pooled, targets, above.bias, before)
+    positions = at_cut(model.to_cut, one, autocast=False)[0, 0].numel()
+    W = classifier_to_start_with(model.to_cut, origin, recipe, data, above.bias)
     begin_as(layer, W, positions / above.temperature)
 
 
-def _pooled(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> tuple[Tensor, Tensor]:
+def classifier_to_start_with(to_cut: ToCut, origin: Origin, recipe: Recipe, data: Split, bias: float) -> Tensor:
+    """Fit a linear classifier to the means of the training pictures' maps.
+
+    Args:
+        to_cut: makes the map of encoded pictures; its layers are in eval mode.
+        origin: the ordinary network, whose own classifier it begins as where its classes are kept.
+        recipe: of the run.
+        data: the training pictures, on the layers' device.
+        bias: the constant of every logit.
+
+    Returns:
+        float32 [classes, C].
+    """
+    pooled, taught = _pooled(to_cut, origin, recipe, data)
+    targets = taught.softmax(1) if recipe.distil else F.one_hot(data.labels, len(data.classes)).float()
+    before = origin.classifier[0].to(pooled) if recipe.distil and origin.classifier else None
+    return fitted_classifier(pooled, targets, bias, before)
+
+
+def _pooled(to_cut: ToCut, origin: Origin, recipe: Recipe, data: Split) -> tuple[Tensor, Tensor]:
     """Means of the maps of training pictures, float32 [N, C], and, of those that it learns from, the logits.
 
     Where the ordinary network is learned from, some of the pictures are enough.
@@ -130,7 +150,7 @@ def _pooled(model: HybridNet, origin: Origin, recipe: Recipe, data: Split) -> tu
     at_once = budget.classified_at_once(side * side)
     for n, some in enumerate(images.split(at_once)):
         seen = F.interpolate(some.float() / 255, (side, side), mode="bilinear", antialias=True)
-        a = at_cut(model, seen, autocast=recipe.precision == "bfloat16")
+        a = at_cut(to_cut, seen, autocast=recipe.precision == "bfloat16")
         if not n:
             pooled = torch.empty(len(images), a.shape[1], device=a.device)
             taught = torch.empty(len(images), len(data.classes), device=a.device) if recipe.distil else pooled

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.core.bcos_nets import BcosNet
+from coda_cli.core.bcosified import CentredNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, classify, encode
 from coda_cli.training.batches import batch_of_step, resized
+from coda_cli.training.conversion import ordinary_layers
 from coda_cli.training.datasets import Split
 from coda_cli.training.features import at_cut, many_at_cut, teacher_logits
 from coda_cli.training.origins import Origin
 from coda_cli.training.recipes import Recipe
 
-QUICK_TEST, QUICK_FROZEN = 2000, 500  # held-out pictures looked at after every epoch; the final accuracy is of all
+QUICK_TEST, QUICK_FROM = 2000, 500  # held-out pictures looked at after every epoch; the final accuracy is of all
 ANSWERED = 100  # held-out pictures whose maps are in memory together while the ordinary network answers
 
-Trainable = CodaNet | BcosNet | HybridNet
+Trainable = CodaNet | BcosNet | HybridNet | CentredNet
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        x: what the trained part sees, float [B, C, h, w].
+        labels: of the pictures, int64 [B].
+        targets: the probabilities that it should give, float [B, classes].
+        maps: the ordinary network's last map of each picture [B, C, h, w], where its direction is learned too.
+    """
+
+    x: Tensor
+    labels: Tensor
+    targets: Tensor
+    maps: Tensor | None = None
 
 
 class Feed:
@@ -46,14 +66,20 @@ class Feed:
         self.recipe, self.held_out = recipe, test_split
         self._model, self._data, self._origin = model, train_split, origin
         self._views: dict[int, tuple[Tensor, Tensor]] = {}  # maps and targets of steps that come again
+        self._to_cut = _ordinary_part(model, recipe, origin)
         self._sample: tuple[int, Tensor] | None = None  # side of the held-out sample, and its maps
         if recipe.distil:
-            assert isinstance(model, HybridNet)
             assert origin
+            assert self._to_cut
             parts = test_split.images.split(ANSWERED)
-            maps = (many_at_cut(model, part, autocast=self._autocast) for part in parts)
+            maps = (many_at_cut(self._to_cut, part, autocast=self._autocast) for part in parts)
             answers = [teacher_logits(origin, recipe, a).argmax(1) for a in maps]
             self.held_out = replace(test_split, labels=torch.cat(answers))
+
+    @property
+    def sampled(self) -> int:
+        """How many held-out pictures are looked at after every epoch, at most."""
+        return QUICK_FROM if self.recipe.origin else QUICK_TEST
 
     @property
     def _autocast(self) -> bool:
@@ -65,7 +91,7 @@ class Feed:
         if isinstance(self._model, HybridNet) and self.recipe.frozen:
             self._model.below.eval()
 
-    def batch(self, step: int, steps: int, per_epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, step: int, steps: int, per_epoch: int) -> Batch:
         """Make the batch of one step.
 
         Args:
@@ -74,8 +100,7 @@ class Feed:
             per_epoch: in an epoch.
 
         Returns:
-            What the trained part sees, float [B, C, h, w]; the pictures' labels, int64 [B]; and the probabilities
-            that it should give, float [B, classes].
+            The pictures, or what the frozen part gives for them, and what they should give.
         """
         r = self.recipe
         again = step % (r.views * per_epoch) if r.views else step
@@ -84,19 +109,21 @@ class Feed:
         )  # fmt: skip
         if images is None:
             x, targets = self._views[again]
-            return x, targets.argmax(1), targets
+            return Batch(x, targets.argmax(1), targets)
         assert labels is not None
         targets = F.one_hot(labels, len(self._data.classes)).float()
-        if not r.frozen:
-            return encode(images).contiguous(memory_format=torch.channels_last), labels, targets
-        assert isinstance(self._model, HybridNet)
-        x = at_cut(self._model, images, autocast=self._autocast)
+        a = at_cut(self._to_cut, images, autocast=self._autocast) if self._to_cut else None
         if r.distil:
             assert self._origin
-            targets = teacher_logits(self._origin, r, x).softmax(1)
+            assert a is not None
+            targets = teacher_logits(self._origin, r, a).softmax(1)
+        if not r.frozen:
+            x = encode(images).contiguous(memory_format=torch.channels_last)
+            return Batch(x, labels, targets, a if r.alignment else None)
+        assert a is not None
         if r.views:
-            self._views[again] = x, targets
-        return x, labels, targets
+            self._views[again] = a, targets
+        return Batch(a, labels, targets)
 
     def quick_accuracy(self, progress: float) -> float:
         """Measure the accuracy on a sample of held-out pictures, of the size that is trained at the moment.
@@ -107,21 +134,31 @@ class Feed:
         Returns:
             A share in [0, 1].
         """
-        limit = QUICK_FROZEN if self.recipe.frozen else QUICK_TEST
-        sample = resized(self.held_out, self.recipe.side(progress), limit=limit)
+        sample = resized(self.held_out, self.recipe.side(progress), limit=self.sampled)
         if not self.recipe.frozen:
             quick = accuracy(self._model, sample, autocast=self._autocast)
         else:
             assert isinstance(self._model, HybridNet)
+            assert self._to_cut
             side = sample.images.shape[-1]
             if self._sample is None or self._sample[0] != side:
-                self._sample = side, many_at_cut(self._model, sample.images, autocast=self._autocast)
+                self._sample = side, many_at_cut(self._to_cut, sample.images, autocast=self._autocast)
             maps = self._sample[1]
             with torch.no_grad(), torch.autocast(maps.device.type, torch.bfloat16, enabled=self._autocast):
                 logits = torch.cat([self._model.above(a.float()) for a in maps.split(50)])
             quick = int((logits.argmax(1) == sample.labels).sum()) / len(sample)
         self.train()
         return quick
+
+
+def _ordinary_part(model: Trainable, recipe: Recipe, origin: Origin | None) -> Callable[[Tensor], Tensor] | None:
+    """What makes the map that the run takes from an ordinary network, where it takes one."""
+    if isinstance(model, HybridNet):
+        return model.to_cut if recipe.frozen else None
+    if not (recipe.distil or recipe.alignment):
+        return None
+    assert origin
+    return ordinary_layers(origin).to(next(model.parameters()).device)
 
 
 def accuracy(model: nn.Module, split: Split, *, autocast: bool = False) -> float:

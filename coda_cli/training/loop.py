@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.core.abilities import above
+from coda_cli.core.bcosified import CentredNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build
 from coda_cli.errors import TrainingError
 from coda_cli.training.batches import two_classes
+from coda_cli.training.conversion import logits_and_map, misalignment, start_converted
 from coda_cli.training.datasets import Split
 from coda_cli.training.features import start
-from coda_cli.training.feed import Feed, Trainable, accuracy, finite
+from coda_cli.training.feed import Batch, Feed, Trainable, accuracy, finite
 from coda_cli.training.origins import Origin
 from coda_cli.training.recipes import Recipe
 from coda_cli.training.results import Destination, Kept, Result
@@ -155,6 +157,8 @@ def _new_model(recipe: Recipe, data: Split, device: torch.device, origin: Origin
         model.below.requires_grad_(False).eval()
         if origin:
             start(model, origin, recipe, data)
+    elif origin and isinstance(model, CentredNet) and not origin.architecture:
+        start_converted(model, origin, recipe, data)
     elif origin:
         origin.fill(model)
     return model
@@ -180,11 +184,11 @@ def _take_step(
 ) -> Tensor:
     """Change the weights by one step, and give its loss. Raises TrainingError where the gradient is not finite."""
     progress, recipe = step / steps, feed.recipe
-    x, labels, targets = feed.batch(step, steps, per_epoch)
+    batch = feed.batch(step, steps, per_epoch)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(recipe, step, steps)
-    two = two_classes(labels, targets.shape[1], recipe, step) if recipe.matrix_l1 else None
-    loss = _loss(model, forward, recipe, progress, x, targets, two)
+    two = two_classes(batch.labels, batch.targets.shape[1], recipe, step) if recipe.matrix_l1 else None
+    loss = _loss(model, forward, recipe, progress, batch, two)
     optimiser.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], recipe.clip)
@@ -199,16 +203,17 @@ def _loss(
     forward: Callable[[Tensor], Tensor],
     recipe: Recipe,
     progress: float,
-    x: Tensor,
-    targets: Tensor,
+    batch: Batch,
     two: Tensor | None,
 ) -> Tensor:
     """The loss of one batch; with ``two`` classes of each picture also the mean |W(x)| of their rows."""
     # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
     sharpness = model.temperature / recipe.temperature(progress)
-    logits, rows = _outputs(model, forward, x, two, recipe.precision)
+    logits, rows, maps = _outputs(model, forward, batch, two, recipe.precision)
     logits = (logits - model.bias) * sharpness + model.bias
-    loss = F.binary_cross_entropy_with_logits(logits, targets)
+    loss = F.binary_cross_entropy_with_logits(logits, batch.targets)
+    if maps is not None and batch.maps is not None:
+        loss = loss + recipe.alignment * misalignment(maps, batch.maps)
     return loss if rows is None else loss + recipe.matrix_l1 * sharpness * rows.abs().mean()
 
 
@@ -220,16 +225,20 @@ def _final_accuracy(model: nn.Module, split: Split, recipe: Recipe, steps: int) 
 
 
 def _outputs(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, two: Tensor | None, precision: str
-) -> tuple[Tensor, Tensor | None]:
-    """Logits float32 [B, classes] of what the trained part sees, and of ``two`` classes [B, 2] the rows of W(x)."""
-    autocast = precision == "bfloat16"
+    model: nn.Module, forward: Callable[[Tensor], Tensor], batch: Batch, two: Tensor | None, precision: str
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Logits float32 [B, classes]; of ``two`` classes [B, 2] the rows of W(x); the last map, where it is aligned."""
+    autocast, x = precision == "bfloat16", batch.x
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        if batch.maps is not None:
+            assert isinstance(model, CentredNet)
+            logits, maps = logits_and_map(model, x)
+            return logits.float(), None, maps
         if two is None:
-            return forward(x).float(), None
+            return forward(x).float(), None, None
         assert isinstance(model, CodaNet)
         logits, rows = model.logits_and_rows(x, two)
-        return logits.float(), rows.float()
+        return logits.float(), rows.float(), None
 
 
 def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError:

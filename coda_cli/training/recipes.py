@@ -48,7 +48,9 @@ class Recipe:
         views: so many epochs have crops of their own, those after them see the same again, whose maps are kept in
             memory; 0 is all. Only with ``frozen``.
         distil: learn the probabilities of the ordinary network it starts from, and keep its classes; labels are not
-            looked at. Only with ``frozen``.
+            looked at.
+        alignment: weight in the loss of how far the directions of the last map are from those of the ordinary network
+            that it is converted from; converted networks only.
 
     Source:
         CVPR 2021, section 3.3 (temperature) and 3.4 (``matrix_l1``).
@@ -76,6 +78,7 @@ class Recipe:
     frozen: bool = False
     views: int = 0
     distil: bool = False
+    alignment: float = 0.0
 
     def with_classes(self, count: int) -> dict[str, Any]:
         """Make the architecture's arguments for a number of classes.
@@ -138,7 +141,7 @@ class Recipe:
         Returns:
             By what the logits of this step are divided.
         """
-        last = float(self.arguments["temperature"])
+        last = float(self.arguments.get("temperature", 1.0))
         first = last if self.first_temperature is None else min(self.first_temperature, last)  # it never falls
         risen = min(1.0, progress / self.rise) if self.rise else 1.0
         now = first * math.exp(risen * math.log(last / first))

@@ -15,7 +15,7 @@ from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import METADATA_KEY, Accuracy, Checkpoint, Preprocessing
 from coda_cli.errors import CheckpointError
 from coda_cli.training.datasets import Split
-from coda_cli.training.feed import QUICK_FROZEN, QUICK_TEST, Feed, finite
+from coda_cli.training.feed import Feed, finite
 from coda_cli.training.recipes import Recipe
 
 HELD_OUT, AGREEMENT = "held out", "held out, agreement with the network it comes from"
@@ -139,7 +139,7 @@ class Kept:
             return
         self._best = max(quick, self._best)
         split = f"{AGREEMENT if self._recipe.distil else HELD_OUT}, a sample, before the end of the run"
-        count = min(len(self._feed.held_out), QUICK_FROZEN if self._recipe.frozen else QUICK_TEST)
+        count = min(len(self._feed.held_out), self._feed.sampled)
         measured = Accuracy(value=quick, pictures=count, split=split)
         self._destination.write(result, self._recipe, self._data, measured, progress)
 
