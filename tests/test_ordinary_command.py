@@ -156,6 +156,19 @@ def test_depth_of_networks_that_nothing_can_be_said_of(odd: Callable[[str], list
     assert " - to -" in run(*depth, *odd("dead"), "--plot", "dead.png").out
 
 
+def test_a_comparison_leaves_ours_out_where_nothing_can_be_split(odd: Callable[[str], list[str]]) -> None:
+    options = odd("soft")
+    done = run("compare", PICTURE, *options, "--json")
+    assert "without ours: ours does not work here: nothing linear leads from the input to the logits" in done.err
+    assert list(done.record["left_out"]) == ["ours"]
+    assert done.record["network"]["cut"] is None
+    assert {"gradient", "grad-cam", "occlusion:window=4,stride=2"} <= {m["method"] for m in done.record["methods"]}
+    asked = run("compare", PICTURE, *options, "--method", "ours", "-o", "other", status=3)
+    assert "cannot be explained: nothing linear leads" in asked.err
+    assert not Path("other").exists()
+    run("compare", PICTURE, *options, "--cut", "0.0", "-o", "other", status=3)
+
+
 def test_layers_below_what_is_not_understood_are_no_part_of_the_depth_and_no_cut(
     odd: Callable[[str], list[str]],
 ) -> None:

@@ -134,34 +134,45 @@ def load(
         texts.describe(net.checkpoint)  # refuses networks that have classes of their own
     _refuse_non_finite(net.model, net.path)
     net.model.requires_grad_(False)
-    return _with_cut(replace(net, model=net.model.eval().to(device, dtype)), cut)
+    return with_cut(replace(net, model=net.model.eval().to(device, dtype)), cut)
 
 
-def _with_cut(net: Net, cut: str | None) -> Net:
-    """The network with the cut that was asked for, which its description then holds. Raises UsageError."""
+@torch.inference_mode(False)
+def with_cut(net: Net, cut: str | None) -> Net:
+    """Choose the layer at whose output the logits of an ordinary network are split; ``load`` does it, too.
+
+    Args:
+        net: the network.
+        cut: see ``load``.
+
+    Returns:
+        The network with that cut, which its description then holds.
+
+    Raises:
+        UsageError: it cannot be cut there, or is exact further down by construction.
+        CheckpointError: its logits cannot be split anywhere.
+    """
+    name, side = net.checkpoint.name, net.checkpoint.preprocessing.crop
     if not abilities.is_ordinary(net.model):
         if cut in (None, AUTO):
             return net
         down = net.cut or "the pixels"
-        raise UsageError(
-            f"--cut is for ordinary networks; {net.checkpoint.name} is exact down to {down} by construction"
-        )
+        raise UsageError(f"--cut is for ordinary networks; {name} is exact down to {down} by construction")
     if cut is None or (cut == AUTO and net.cut is not None):
         return net
-    side = net.checkpoint.preprocessing.crop
     try:
         if cut == AUTO:
             cut = find_cut(net.model, side)
         elif cut != INPUT:
-            names = map_layers(net.model, probes(side, 1).to(net.device, next(net.model.parameters()).dtype))
-            if cut not in names:
-                raise UsageError(f"--cut {cut}: {net.checkpoint.name} cannot be cut there; {near(cut, names)}")
+            probe = probes(side, 1).to(next(net.model.parameters()))
+            if cut not in (names := map_layers(net.model, probe)):
+                raise UsageError(f"--cut {cut}: {name} cannot be cut there; {near(cut, names)}")
     except (ValueError, RuntimeError) as error:  # of its layers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot be explained: {reason}", item=net.path) from error
     net.model.cut = cut  # type: ignore[assignment]
-    arguments = {**net.checkpoint.arguments, "cut": cut}
-    return replace(net, checkpoint=net.checkpoint.model_copy(update={"arguments": arguments}))
+    described = net.checkpoint.model_copy(update={"arguments": {**net.checkpoint.arguments, "cut": cut}})
+    return replace(net, checkpoint=described)
 
 
 def _of_module(module: nn.Module, said: Said) -> Net:
@@ -271,8 +282,7 @@ def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
 def _refuse_non_finite(model: nn.Module, path: Path) -> None:
     """Raise CheckpointError for weights that are infinite or NaN."""
     for key, value in model.state_dict().items():
-        bad = int((~torch.isfinite(value)).sum())
-        if bad:
+        if bad := int((~torch.isfinite(value)).sum()):
             raise CheckpointError(
                 f"{bad} of {value.numel()} values of {key} are not finite; get a sound copy", item=path
             )
@@ -314,9 +324,8 @@ def _with_texts(
 
 def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bool | None, texts: Texts | None) -> Net:
     """The network of a file of bare weights."""
-    opened: AbstractContextManager[Weights] = (
-        open_safetensors(path) if path.suffix == SUFFIX else open_weights(path, ema=ema)
-    )
+    opened: AbstractContextManager[Weights]
+    opened = open_safetensors(path) if path.suffix == SUFFIX else open_weights(path, ema=ema)
     hashed = cache(lambda: file_sha256(path))
     described = None if said.arch or checkpoint else beside(path)
     with opened as weights:

@@ -76,7 +76,8 @@ def compare(
 
     Writes a sheet with the maps of all methods for the same network, class and picture, and the same as arrays and
     JSON. Each map has its own scale, which is stated with its sum and how far the sum is from logit − bias, to which
-    the pixels should sum. Networks without an exact decomposition can be compared as well. Ours, occlusion and RISE
+    the pixels should sum. Where no method is named, those that do not work with the network are
+    left out, and a line says why: ours of a network whose logits cannot be split. Ours, occlusion and RISE
     come with coda; the others need captum, and LIME also scikit-learn and scikit-image.
 
     \b
@@ -111,7 +112,8 @@ def compare(
         method_of(method)
     require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit)
-    net = load_network(model, arch, device, request, explained=not methods or any(map(is_exact, methods)), ema=ema)
+    explained = any(map(is_exact, methods)) if methods else None
+    net = load_network(model, arch, device, request, explained=explained, ema=ema)
     request.targets(net)
     naming = Naming(output, net.checkpoint.name)
     refuse_collisions(

@@ -102,9 +102,7 @@ def _evenly(available: int, wanted: int) -> Sequence[float]:
 
 def _shares(net: Net, items: Sequence[Item]) -> Iterator[list[LayerShare]]:
     """The shares at every layer, of the predicted class of every picture; those that cannot be read are said."""
-    import torch
-
-    from coda_cli.core.depth import shares_by_layer
+    from coda_cli.core.depth import shares_of_best
     from coda_cli.explanation.request import encoded, input_of
     from coda_cli.media.stills import read_image
 
@@ -116,11 +114,8 @@ def _shares(net: Net, items: Sequence[Item]) -> Iterator[list[LayerShare]]:
                 console.error(str(error.about(item.path)))
                 continue
             x = encoded([view], net)
-            with torch.no_grad():
-                logits = net.model(x)[0]
-            weighting = torch.nn.functional.one_hot(logits.argmax(), len(logits)).to(logits)
             try:
-                yield shares_by_layer(net.model, x, weighting)
+                yield from shares_of_best(net.model, x)
             except ValueError as error:  # of a layer that no split is known for
                 raise CheckpointError(f"cannot be explained: {error}", item=net.path) from error
             advance(n, len(items))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import OWN
+from coda_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -39,22 +40,41 @@ def _about_cut(net: Net) -> str:
 
 
 def load_network(
-    model: str, arch: str | None, device: str, request: Request, *, explained: bool = True, ema: bool | None = None
+    model: str,
+    arch: str | None,
+    device: str,
+    request: Request,
+    *,
+    explained: bool | None = True,
+    ema: bool | None = None,
 ) -> Net:
-    """Load the network and say what was assumed; what can be checked without it is checked first."""
+    """Load the network and say what was assumed; what can be checked without it is checked first.
+
+    ``explained`` says whether its logits are to be split: only then the cut of an ordinary network is looked for. None
+    is where that can be done; else the network is there without a cut, for methods that need none.
+    """
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
 
     if model in known() and not OWN.get("text"):  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
-    from coda_cli.checkpoints.loading import load
+    from coda_cli.checkpoints.loading import load, with_cut
+    from coda_cli.core.cuts import AUTO
     from coda_cli.explanation.record import view_notes
     from coda_cli.machine.devices import pick
     from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **(OWN if explained else {**OWN, "cut": None}))
+    own = {**OWN, "cut": None}
+    net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **own)
     say_assumed(net)
+    if explained is not False:
+        cut = OWN.get("cut", AUTO)
+        try:
+            net = with_cut(net, cut)
+        except CheckpointError:
+            if explained or cut != AUTO:
+                raise
     if net.cut:
         console.say(f"{net.checkpoint.name}: {_about_cut(net)}")
     for note in view_notes(net, request.fit):

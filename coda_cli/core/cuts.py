@@ -16,7 +16,7 @@ from statistics import quantiles
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.depth import LayerShare, shares_by_layer
+from coda_cli.core.depth import LayerShare, shares_of_best
 from coda_cli.core.ordinary import INPUT, map_layers
 
 AUTO = "auto"  # the word for a cut that is to be found
@@ -107,13 +107,9 @@ def find_cut(model: nn.Module, side: int) -> str:
         The layer's name; "input" where none of its layers gives a map that can be split exactly.
     """
     parameter = next(model.parameters(), torch.zeros(1))
-    found = []
+    found = list[list[LayerShare]]()
     for probe in probes(side).to(parameter.device, parameter.dtype).split(1):
-        with torch.no_grad():
-            logits = model(probe)[0]
-        for best in logits.topk(min(CLASSES, len(logits))).indices:
-            weighting = nn.functional.one_hot(best, len(logits)).to(logits)
-            found.append(shares_by_layer(model, probe, weighting))
+        found += shares_of_best(model, probe, CLASSES)
     maps = {INPUT, *map_layers(model, probe)}
     depths = [
         layer

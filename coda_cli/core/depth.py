@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from coda_cli.core import abilities
 from coda_cli.core.decompose import tolerance_for
 from coda_cli.core.gradients import constant_sums, differentiable
-from coda_cli.core.graph import node_of, reached
+from coda_cli.core.graph import node_of, reached, shortest_way
 from coda_cli.core.held import Held, held
 from coda_cli.core.ordinary import INPUT, is_channels_last, with_cut
 from coda_cli.machine.precision import true_float32
@@ -104,46 +104,103 @@ def shares_by_layer(
     Source:
         Böhle, Fritz and Schiele, CVPR 2021, section 5.
     """
-    own_bias = abilities.bias_of(model)
+    (found,) = _shares(model, x, lambda _: [weighting.detach().clone()], relative_tolerance)  # see ``decompose``
+    return found
+
+
+def shares_of_best(model: nn.Module, x: Tensor, count: int = 1) -> list[list[LayerShare]]:
+    """Share out the highest logits of one input at every depth, from one forward pass.
+
+    Args:
+        model: as for ``shares_by_layer``.
+        x: the input, float [1, C, h, w].
+        count: of how many classes; all where there are fewer.
+
+    Returns:
+        For each of these classes, the most probable first, what ``shares_by_layer`` gives.
+
+    Raises:
+        ValueError: as ``shares_by_layer``.
+    """
+
+    def best(logits: Tensor) -> list[Tensor]:
+        of = logits.topk(min(count, len(logits))).indices
+        return [*nn.functional.one_hot(of, len(logits)).to(logits)]
+
+    return _shares(model, x, best, None)
+
+
+def _shares(
+    model: nn.Module, x: Tensor, chosen: Callable[[Tensor], list[Tensor]], relative_tolerance: float | None
+) -> list[list[LayerShare]]:
+    """Share out every weighting that is chosen by the logits [classes] of one input."""
     with torch.inference_mode(False), torch.no_grad(), true_float32():
         p = _held_pass(with_cut(differentiable(model), None, x), x)
-        weighting = weighting.detach().clone()  # it may have been made inside torch.inference_mode()
-        node, gradients, constants = _gradients(p, weighting)
-        wide = weighting.cpu().double()
-        logit = float((wide * p.logits[0].cpu().double()).sum())
-        if abilities.is_dynamic_linear(model):
-            share, size = own_bias * float(wide.sum()), abs(own_bias) * float(wide.abs().sum())
-            constants.append(_Added(None, "bias", share, size))
+        layers, weightings = _passed_by_all(p), chosen(p.logits[0].detach())
         rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
-        found = []
-        for (name, a), g in zip(p.layers, gradients, strict=True):
-            around = reached(node, without=node_of(a))
-            if g is None or (name != "input" and node_of(p.layers[0][1]) in around):
-                continue
-            products = _products(a, g)
-            above = [c for c in constants if c.node is None or c.node in around]
-            positional = sum(c.share for c in above if c.kind == "positional")
-            bias = sum(c.share for c in above if c.kind != "positional")
-            magnitude = float(products.abs().sum())
-            residual = logit - float(products.sum()) - positional - bias
-            tolerance = rtol * (magnitude + sum(c.size for c in above))
-            approximate = name == "input" and abilities.cut(model) is not None and abilities.is_dynamic_linear(model)
-            found.append(
-                LayerShare(
-                    name,
-                    _placed(products, x),
-                    residual,
-                    tolerance,
-                    exact=not approximate and abs(residual) <= tolerance,
-                    positional=positional,
-                    approximate=approximate,
-                    bias=bias,
-                    of_classifier=constants[-1].share if constants else 0.0,
-                    magnitude=magnitude,
-                    logit=logit,
-                )
+        last = len(weightings) - 1
+        return [_of_one(model, p, layers, w, x, rtol, further=n < last) for n, w in enumerate(weightings)]
+
+
+def _passed_by_all(p: _Pass) -> list[tuple[int, set[Any]]]:
+    """The layers that all ways from the input to the logits pass through, as numbers, and what lies above each."""
+    start, bottom = node_of(p.logits), node_of(p.layers[0][1])
+    way, found = shortest_way(start, bottom), list[tuple[int, set[Any]]]()
+    for n, (name, a) in enumerate(p.layers):
+        if not way or node_of(a) in way:
+            around = reached(start, without=node_of(a))
+            if name == INPUT or bottom not in around:
+                found.append((n, around))
+    return found
+
+
+def _of_one(
+    model: nn.Module,
+    p: _Pass,
+    layers: Sequence[tuple[int, set[Any]]],
+    weighting: Tensor,
+    x: Tensor,
+    rtol: float,
+    *,
+    further: bool,
+) -> list[LayerShare]:
+    """Share out one weighting of the logits; with ``further`` the graph stays for another one."""
+    dynamic_linear = abilities.is_dynamic_linear(model)
+    gradients, constants = _gradients(p, weighting, further=further)
+    wide = weighting.cpu().double()
+    logit = float((wide * p.logits[0].cpu().double()).sum())
+    if dynamic_linear:
+        share = abilities.bias_of(model) * float(wide.sum())
+        constants.append(_Added(None, "bias", share, abs(abilities.bias_of(model)) * float(wide.abs().sum())))
+    found = []
+    for n, around in layers:
+        (name, a), g = p.layers[n], gradients[n]
+        if g is None:
+            continue
+        products = _products(a, g)
+        above = [c for c in constants if c.node is None or c.node in around]
+        positional = sum(c.share for c in above if c.kind == "positional")
+        bias = sum(c.share for c in above if c.kind != "positional")
+        magnitude = float(products.abs().sum())
+        residual = logit - float(products.sum()) - positional - bias
+        tolerance = rtol * (magnitude + sum(c.size for c in above))
+        approximate = name == INPUT and abilities.cut(model) is not None and dynamic_linear
+        found.append(
+            LayerShare(
+                name,
+                _placed(products, x),
+                residual,
+                tolerance,
+                exact=not approximate and abs(residual) <= tolerance,
+                positional=positional,
+                approximate=approximate,
+                bias=bias,
+                of_classifier=constants[-1].share if constants else 0.0,
+                magnitude=magnitude,
+                logit=logit,
             )
-        return found
+        )
+    return found
 
 
 def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
@@ -186,18 +243,18 @@ class _Added(NamedTuple):
     size: float  # sum of magnitudes
 
 
-def _gradients(p: _Pass, weighting: Tensor) -> tuple[Any, Sequence[Tensor | None], list[_Added]]:
-    """The node of the weighted logit, its gradients in the layers, and the shares of the constants."""
+def _gradients(p: _Pass, weighting: Tensor, *, further: bool) -> tuple[Sequence[Tensor | None], list[_Added]]:
+    """The gradients of a weighted logit in the layers, and the shares of the constants."""
     constants = p.reported.constants
     with torch.enable_grad():
         logit = (weighting.to(p.logits) * p.logits[0]).sum()
         leaves: list[Any] = [*(a for _, a in p.layers), *(c.edge for c in constants)]
-        gradients = torch.autograd.grad(logit, leaves, allow_unused=True)
+        gradients = torch.autograd.grad(logit, leaves, retain_graph=further, allow_unused=True)
     added = []
     for c, g in zip(constants, gradients[len(p.layers) :], strict=True):
         share, size = constant_sums(c.value, None if g is None else g[None], 1, 1)[0, 0].tolist()
         added.append(_Added(c.edge.node, c.kind, share, size))
-    return node_of(logit), gradients[: len(p.layers)], added
+    return gradients[: len(p.layers)], added
 
 
 def _products(a: Tensor, gradient: Tensor) -> Tensor:

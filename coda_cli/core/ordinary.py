@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core.abilities import is_dynamic_linear, is_ordinary
-from coda_cli.core.graph import node_of, reached
+from coda_cli.core.graph import node_of, reached, shortest_way
 from coda_cli.core.held import held, reported
 from coda_cli.core.piecewise import Linearised
 
@@ -177,7 +177,9 @@ def map_layers(model: nn.Module, x: Tensor) -> list[str]:
     with held():
         found: PassFrom = model.pass_from(x, INPUT, layers=True)  # type: ignore[operator]
     start, bottom = node_of(found.logits), node_of(found.leaf)
-    return [name for name, y in found.layers if y.ndim == 4 and bottom not in reached(start, without=node_of(y))]
+    way = shortest_way(start, bottom)
+    maps = [(name, node) for name, y in found.layers if y.ndim == 4 and (node := node_of(y)) in way]
+    return [name for name, node in maps if bottom not in reached(start, without=node)]
 
 
 def near(name: str, names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ not known here leaves a residual, which ``decompose`` computes in any case.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate
 
@@ -127,9 +128,10 @@ def _batch_norm(
             "depend on others; call model.eval(), and use running statistics"
         )
     y = func(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    shift = -running_mean * (running_var + eps).rsqrt() * (1 if weight is None else weight)
-    shift = shift if bias is None else shift + bias
-    mode.note(y, shift.view(-1, *[1] * (y.ndim - 2)), "batch norm")
+    # What it makes of zeros: all that it adds, as it adds it.
+    zeros = running_mean.new_zeros(1, len(running_mean), *[1] * (y.ndim - 2))
+    shift = func(zeros, running_mean, running_var, weight, bias, training, momentum, eps)
+    mode.note(y, shift, "batch norm")
     return y
 
 
@@ -141,13 +143,18 @@ def _hardtanh(
     max_val: float = 1.0,
     inplace: bool = False,
 ) -> Tensor:
-    x = input.detach()  # torch's gradient is 0 where it is at most the least, or at least the most
-    value = (x >= max_val).to(x.dtype).mul_(max_val)
-    if min_val:
-        value += (x <= min_val).to(x.dtype).mul_(min_val)
     y = func(input, min_val, max_val, inplace)
+    out = y.detach()  # where it is the most or the least, torch's gradient is 0
+    value = F.threshold(out, _before(out, max_val), 0.0)
+    if min_val:
+        value = value - F.threshold(-out, _before(out, -min_val), 0.0)
     mode.note(y, value, "saturation")
     return y
+
+
+def _before(y: Tensor, number: float) -> float:
+    """The last number before another, of y's type. ``threshold`` after it is one pass, comparing and choosing three."""
+    return float(torch.nextafter(y.new_tensor(number), y.new_tensor(-math.inf)))
 
 
 def _relu6(mode: Linearised, func: Callable[..., Tensor], input: Tensor, inplace: bool = False) -> Tensor:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from clip import clip_table
 from folder import folder_table, native_table
+from ordinary import ordinary_table
 from speed import classes_table, decomposition_table, extra_memory, forward_table, precision_table
 from stages import stages_table
 from startup import startup_table
@@ -37,6 +38,7 @@ ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
     "bcos": forward_table,
 }
 PROGRAM: dict[str, Callable[[bool], None]] = {
+    "ordinary": lambda quick: ordinary_table(1 if quick else 7),
     "profile": lambda _: profile_table(),
     "startup": lambda quick: startup_table(1 if quick else 7),
     "folder": folder_table,
