@@ -12,12 +12,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from films import H, W, close_to, counted, film, length_of, number, numbers, packets_of, picture, write
+from films import H, W, animate, close_to, counted, film, length_of, number, numbers, packets_of, picture, write
 from PIL import Image
 
 from coda_cli.errors import MediaError
 from coda_cli.explanation.clip.run import _with_durations
-from coda_cli.video import sound
+from coda_cli.video import colours, sound
 from coda_cli.video.checking import held_in
 from coda_cli.video.reading import ClipWriter, Reader, Selection, probe, read_frames
 
@@ -180,6 +180,28 @@ def test_frames_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
     for attempt in (lambda: list(read_frames(path)), lambda: probe(path)):
         with pytest.raises(MediaError, match="frames of 9000 x 9000 pixels"):
             attempt()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webp", "a.apng", "a.gif"])
+def test_frames_of_every_kind_have_a_largest_size(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / name
+    film(path, counted(3)) if name == "a.mp4" else animate(path, counted(3), [40] * 3)
+    assert (probe(path).width, probe(path).height) == (W, H)
+    monkeypatch.setattr(colours, "MAX_FRAME_PIXELS", W * H - 1)
+    for attempt in (lambda: list(read_frames(path)), lambda: probe(path)):
+        with pytest.raises(MediaError, match=f"frames of {W} x {H} pixels"):
+            attempt()
+
+
+def test_frames_that_become_larger_inside_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = film(tmp_path / "a.h264", counted(4), rate=Fraction(25))
+    second = film(tmp_path / "b.h264", counted(4, width=128, height=96), rate=Fraction(25))
+    (tmp_path / "c.h264").write_bytes(first.read_bytes() + second.read_bytes())
+    (tmp_path / "c.gif").write_bytes(gif([square((0, 0, 8, 8), 1, 0), square((0, 0, 8, 9), 2, 0)], PALETTE))
+    for name, size, said in (("c.h264", W * H, "128 x 96"), ("c.gif", 64, "8 x 9")):
+        monkeypatch.setattr(colours, "MAX_FRAME_PIXELS", size)
+        with pytest.raises(MediaError, match=f"frames of {said} pixels"):
+            list(read_frames(tmp_path / name))
 
 
 def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> None:

@@ -33,10 +33,13 @@ from coda_cli.errors import CheckpointError
 SECONDS = 5.0  # generous: each refusal takes milliseconds
 
 
-def refused(path: Path, error: type[Exception] = CheckpointError, **options: Any) -> str:
-    """What loading is refused with: one short line, at once."""
+def refused(path: Path, error: type[Exception] = CheckpointError, *, whole: bool = False, **options: Any) -> str:
+    """What loading is refused with, or reading all of a torch file: one short line, at once."""
     before = time.monotonic()
     with pytest.raises(error) as caught:
+        if whole:
+            with TorchFile(path) as file:
+                file.everything()
         load(path, **options)
     said = str(caught.value)
     assert time.monotonic() - before < SECONDS
@@ -196,6 +199,40 @@ def test_zips_that_torch_does_not_write_are_refused(tmp_path: Path) -> None:
     assert "another size" in refused(path, arch=RANK_4)
     rezip(path, {f"{n}": b"" for n in range(100_000)} | content)
     assert "directory has" in refused(path, arch=RANK_4)
+
+
+def stored(key: str, count: int, kind: str = "FloatStorage") -> bytes:
+    """What a pickle says of a tensor of so many numbers."""
+    storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + b"M%stQ"
+    size = count.to_bytes(2, "little")
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage % size + b"K\0M%s\x85K\x01\x85\x89NtR" % size
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 4), (4, 2)])
+def test_one_storage_has_one_size(tmp_path: Path, first: int, second: int) -> None:
+    """Otherwise a tensor would reach beyond the numbers of its storage."""
+    path = tmp_path / "weights.pkl"
+    pickled = b"\x80\x02}(" + text("a") + stored("0", first) + text("b") + stored("0", second) + b"u."
+    rezip(path, {"weights/data.pkl": pickled, "weights/data/0": bytes(4 * first)})
+    assert "two descriptions of one storage" in refused(path, arch=RANK_4, whole=True)
+    data = struct.pack("<q", second) + bytes(4 * second)
+    path.write_bytes(TORCH_HEAD + pickled + b"\x80\x02](" + text("0") + b"e." + data)
+    assert "a storage of another size" in refused(path, arch=RANK_4, whole=True)
+
+
+def test_storages_together_are_no_larger_than_the_file(tmp_path: Path) -> None:
+    """A directory can list the same bytes under many names: a few kilobytes would become gigabytes."""
+    path, names, size = tmp_path / "weights.pkl", "0123456789", 4000
+    items = b"".join(text(name) + stored(name, size // 4) for name in names)
+    rezip(path, {"w/data.pkl": b"\x80\x02}(" + items + b"u.", "w/data/0": bytes(size)})
+    content = path.read_bytes()
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = content[content.index(b"PK\x01\x02", start + 4) : end]
+    more = b"".join(entry.replace(b"w/data/0", f"w/data/{name}".encode()) for name in names[1:])
+    tail = bytearray(content[end:])
+    tail[12:16] = struct.pack("<L", end - start + len(more))
+    path.write_bytes(content[:end] + more + tail)
+    assert "a storage of another size" in refused(path, arch=RANK_4, whole=True)
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
