@@ -245,7 +245,13 @@ REMOVE = ("evaluate", "removal", "--pictures", "2", "--points", "2", "--plot", "
 VERIFY = ("models", "verify", "cifar10", "--logits", "theirs.npz", "--accuracy")
 
 
-@pytest.mark.parametrize("command", [MEASURE, REMOVE, VERIFY], ids=["localisation", "removal", "logits"])
+DEPTH = ("evaluate", "depth", "-m", "cifar10", "--pictures", "1", "--plot", "theirs.png")
+ALL = pytest.mark.parametrize(
+    "command", [MEASURE, REMOVE, DEPTH, VERIFY], ids=["localisation", "removal", "depth", "logits"]
+)
+
+
+@ALL
 def test_figures_and_logits_replace_nothing_unasked(
     coda: Coda, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
@@ -261,6 +267,18 @@ def test_figures_and_logits_replace_nothing_unasked(
     assert path.read_bytes() == THEIRS
     coda(*command, scenes, "--force")
     assert path.read_bytes() != THEIRS
+
+
+@ALL
+def test_a_network_is_never_replaced_by_what_is_measured_of_it(
+    coda: Coda, scenes: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    path = next(word for word in command if word.startswith("theirs"))
+    (tmp_path / path).write_bytes(THEIRS)
+    named = [path if word == "cifar10" else word for word in command]
+    named[2:2] = [] if path in named[2:3] or "-m" in named else ["-m", path]
+    assert f"{path}: is one of the inputs" in coda(*named, scenes, "--force", status=2).error
+    assert (tmp_path / path).read_bytes() == THEIRS
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,25 @@ def test_a_link_and_a_target_that_name_two_networks_are_an_error(tmp_path: Path)
     ):
         load(other)
     assert load(other, arch=RANK_4).checkpoint.name == RANK_4
+
+
+def test_links_that_only_seem_to_go_in_a_circle_come_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """.. of a folder that is a link is not the folder that the name says."""
+    weights(tmp_path / "real" / "w.pkl")
+    (tmp_path / "real" / "sub").mkdir()
+    link(tmp_path / "d", tmp_path / "real" / "sub")
+    link(tmp_path / "d" / "w.pkl", Path("../w.pkl"))
+    link(tmp_path / "w.pkl", Path("d/w.pkl"))
+    honest, followed = os.readlink, list[object]()
+
+    def counted(path: Any, **more: Any) -> Any:
+        followed.append(path)
+        assert len(followed) < 500
+        return honest(path, **more)
+
+    monkeypatch.setattr(os, "readlink", counted)
+    with pytest.raises(CheckpointError, match="weights alone do not tell"):
+        load(tmp_path / "w.pkl")
 
 
 @pytest.mark.parametrize(
