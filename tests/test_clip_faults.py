@@ -268,12 +268,15 @@ def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> No
 # ---- what is lost ----------------------------------------------------------------------------------------------------
 
 
-def matroska(path: Path, times: list[float], tone_from: float = 0.0, tone_longer: float = 0.1) -> Path:
+def matroska(
+    path: Path, times: list[float], tone_from: float = 0.0, tone_longer: float = 0.1, marks: dict[str, str] | None = None
+) -> Path:
     """Frames at these times, and sound from a given one on."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream("libx264", rate=10, options={"bf": "0"})
         stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
+        stream.metadata.update(marks or {})
         tone: Any = output.add_stream("aac", rate=48000)
         tone.codec_context.layout = "mono"
         for start in range(int(tone_from * 48000), int((times[-1] + tone_longer) * 48000), 1024):
@@ -295,6 +298,10 @@ def test_video_that_begins_late_has_lost_nothing(tmp_path: Path) -> None:
     assert [number(frame.rgb) for frame in reader] == list(range(10))
     assert (reader.lost, reader.notes) == (0, [])
     assert probe(path).duration == pytest.approx(1.0, abs=0.01)
+    # mkvmerge, which leaves this mark, states how long the stream is, and not when it ends.
+    other = matroska(tmp_path / "b.mkv", [1 + k / 10 for k in range(10)], marks={"_STATISTICS_TAGS": "DURATION"})
+    other.write_bytes(other.read_bytes().replace(b"00:00:02.000000000", b"00:00:01.000000000"))
+    assert probe(other).duration == pytest.approx(1.0, abs=0.01)
     position, _ = packets_of(path)[3]
     path.write_bytes(path.read_bytes()[:position])  # and where it has, that is counted
     reader = Reader(path)

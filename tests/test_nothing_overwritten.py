@@ -23,6 +23,7 @@ from coda_cli.errors import UsageError
 from coda_cli.explanation import compare, files
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
 from coda_cli.explanation.run import explain_many
+from coda_cli.media import files as media_files
 from coda_cli.media.files import TakenError, alone, give_name, write_with
 from coda_cli.schema.pictures import from_json
 from coda_cli.training.recipes import RECIPES
@@ -125,6 +126,24 @@ def test_a_file_that_came_while_a_picture_was_drawn_is_kept(
     assert overlay.read_bytes() == THEIRS
     assert bool(result.errors) == (policy != "skip")
     assert not list(overlay.parent.glob(".coda-*"))
+
+
+@pytest.mark.parametrize("kind", ["overlay", "layers", "depth", "npz", "json"])
+def test_a_file_that_came_at_the_last_moment_is_kept(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """After its name was found free, and before it is given."""
+    photo(tmp_path / "a.png")
+
+    def late(temporary: Path, path: Path, *, replace: bool) -> None:
+        path.write_bytes(THEIRS)
+        give_name(temporary, path, replace=replace)
+
+    for home in (media_files, writing):
+        monkeypatch.setattr(home, "give_name", late)
+    error = coda("explain", "a.png", "--class", "cat", "--write", kind, status=1).error
+    assert "exists from another picture, network or settings" in error
+    assert [path.read_bytes() for path in (tmp_path / "coda-out").iterdir()] == [THEIRS]
 
 
 @pytest.mark.parametrize("policy", ["match", "error", "skip", "rename"])
