@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from fractions import Fraction
@@ -248,6 +249,25 @@ def test_frames_that_become_larger_inside_are_refused(tmp_path: Path, monkeypatc
             list(read_frames(tmp_path / name))
 
 
+def test_a_playlist_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed, honest = list[object](), av.open
+
+    def listening(*args: Any, **more: Any) -> Any:
+        allowed.append(more["options"]["protocol_whitelist"])
+        return honest(*args, **more)
+
+    monkeypatch.setattr(av, "open", listening)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        (tmp_path / "a.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(MediaError, match="not a clip that can be read"):
+            probe(tmp_path / "a.mp4")
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert allowed == ["file"]  # by itself libav allows some protocols, which ones depends on its version
+
+
 def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> None:
     cover = tmp_path / "cover.png"
     Image.fromarray(picture(1)).save(cover)
@@ -269,7 +289,11 @@ def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> No
 
 
 def matroska(
-    path: Path, times: list[float], tone_from: float = 0.0, tone_longer: float = 0.1, marks: dict[str, str] | None = None
+    path: Path,
+    times: list[float],
+    tone_from: float = 0.0,
+    tone_longer: float = 0.1,
+    marks: dict[str, str] | None = None,
 ) -> Path:
     """Frames at these times, and sound from a given one on."""
     with av.open(str(path), "w") as output:

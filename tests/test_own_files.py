@@ -321,7 +321,8 @@ def test_a_state_gives_back_every_bit(tmp_path: Path) -> None:
         lambda s: s["optimiser"]["state"][0].update(exp_avg=torch.zeros(7)),
         lambda s: s["optimiser"]["state"][0].update(exp_avg="x"),
         lambda s: s["optimiser"]["param_groups"][0].update(betas=("a", "b")),
-        lambda s: s.update(more={1, 2}), lambda s: s["optimiser"].update(param_groups=[]), lambda s: s["optimiser"].update(param_groups=5),
+        lambda s: s.update(more={1, 2}),
+        lambda s: s["optimiser"].update(param_groups=[]), lambda s: s["optimiser"].update(param_groups=5),
     ],
 )  # fmt: skip
 def test_a_state_of_another_shape_is_one_line(tmp_path: Path, change: Any) -> None:
