@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,12 +13,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from films import H, W, close_to, counted, film, length_of, number, numbers, packets_of, picture, write
+from av.video.reformatter import VideoReformatter
+from films import H, W, animate, close_to, counted, film, length_of, number, numbers, packets_of, picture, write
 from PIL import Image
 
 from coda_cli.errors import MediaError
 from coda_cli.explanation.clip.run import _with_durations
-from coda_cli.video import sound
+from coda_cli.media.stills import read_image
+from coda_cli.video import colours, sound
 from coda_cli.video.checking import held_in
 from coda_cli.video.reading import ClipWriter, Reader, Selection, probe, read_frames
 
@@ -43,6 +46,14 @@ def test_all_eight_orientations_stand_upright(tmp_path: Path, turns: int, mirror
     assert (probe(path).width, probe(path).height) == (W, H)
     assert any("mirrored" in note for note in reader.notes) == mirrored
     assert bool(reader.notes) == (mirrored or turns > 0)
+
+
+def test_a_turn_beside_data_that_pyav_does_not_know_is_kept() -> None:
+    def unknown(_: str) -> None:
+        raise ValueError("no such kind")
+
+    frame: Any = type("Frame", (), {"side_data": type("Data", (), {"get": staticmethod(unknown)})(), "rotation": -90})
+    assert colours.orientation_of(frame) == colours.Orientation(False, 3)
 
 
 def transparent(path: Path, codec: str, pixels: str) -> Path:
@@ -81,6 +92,16 @@ def test_transparency_is_laid_on_white_and_said(tmp_path: Path, name: str, codec
     assert all(close_to(f.rgb[:, : W // 2 - 8], picture(f.index)[:, : W // 2 - 8], 9) for f in frames)
 
 
+def test_colours_of_a_palette_can_be_transparent() -> None:
+    palette = np.array([[255, 200, 10, 10], [0, 0, 0, 0]] + [[255, 0, 0, 0]] * 254, np.uint8)  # opacity, r, g, b
+    indices = np.array([[0, 1]] * 2, np.uint8).repeat(8, 1).repeat(8, 0)
+    frame = av.VideoFrame.from_ndarray((indices, palette), format="pal8")  # type: ignore[arg-type]
+    rgb, notes = colours.shown(frame, (16, 16), VideoReformatter())
+    assert notes == ("transparency laid on white",)
+    assert (rgb[:, :8] == [200, 10, 10]).all()
+    assert (rgb[:, 8:] == 255).all()
+
+
 def test_an_alpha_channel_that_hides_nothing_is_not_mentioned(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mkv", counted(3), codec="ffv1", pixels="bgra")
     reader = Reader(path)
@@ -108,14 +129,15 @@ def square(box: tuple[int, int, int, int], colour: int, disposal: int, clear: in
 PALETTE = bytes([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])  # black, red, green, blue
 
 
-def test_a_gif_is_cleared_as_browsers_clear_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("restored", [3, 4])  # 4 is an old way to write 3
+def test_a_gif_is_cleared_as_browsers_clear_it(tmp_path: Path, restored: int) -> None:
     path = tmp_path / "a.gif"
     path.write_bytes(
         gif(
             [
                 square((0, 0, 8, 8), 1, 1),  # red, stays
                 square((0, 0, 4, 4), 2, 2),  # green, then cleared
-                square((4, 4, 4, 4), 3, 3),  # blue, then what was there before
+                square((4, 4, 4, 4), 3, restored),  # blue, then what was there before
                 square((0, 4, 2, 2), 0, 0, clear=0),  # nothing: all of it is transparent
             ],
             PALETTE,
@@ -142,6 +164,29 @@ def test_a_gif_that_starts_beside_its_canvas_is_white_there(tmp_path: Path) -> N
     assert first.shape == (8, 8, 3)
     assert (first[:2] == 255).all()
     assert (second[6:, 6:] == [0, 255, 0]).all()  # what lies outside is cut off
+
+
+def test_a_gif_whose_first_picture_is_larger_than_its_canvas_has_its_size(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(gif([square((2, 0, 8, 10), 1, 0), square((0, 0, 2, 2), 2, 0)], PALETTE))
+    assert [frame.rgb.shape for frame in read_frames(tmp_path / "a.gif")] == [(10, 10, 3)] * 2
+
+
+def test_how_a_picture_of_a_gif_is_shown_is_said_for_one_picture(tmp_path: Path) -> None:
+    """The second has no such block: nothing of it is transparent, and its delay is not stated."""
+    first, second = square((0, 0, 8, 8), 1, 1, clear=0), square((0, 0, 8, 8), 0, 0)[8:]
+    (tmp_path / "a.gif").write_bytes(gif([first, second], PALETTE))
+    reader = Reader(tmp_path / "a.gif")
+    before, after = list(reader)
+    assert (after.rgb == 0).all()
+    assert (before.duration, after.duration) == (0.1, 0.1)
+    assert reader.notes == ["delays of 10 ms or less taken as 100 ms, as browsers do"]
+
+
+def test_an_interlaced_gif_has_its_rows_in_order(tmp_path: Path) -> None:
+    Image.fromarray(picture(9)).quantize(8).save(tmp_path / "a.gif", interlace=True)
+    (frame,) = read_frames(tmp_path / "a.gif")
+    assert np.array_equal(frame.rgb, read_image(tmp_path / "a.gif").rgb)
+    assert close_to(frame.rgb, picture(9))
 
 
 def test_the_default_track_is_shown_and_said(tmp_path: Path) -> None:
@@ -182,6 +227,47 @@ def test_frames_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
             attempt()
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.webp", "a.apng", "a.gif"])
+def test_frames_of_every_kind_have_a_largest_size(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / name
+    film(path, counted(3)) if name == "a.mp4" else animate(path, counted(3), [40] * 3)
+    assert (probe(path).width, probe(path).height) == (W, H)
+    monkeypatch.setattr(colours, "MAX_FRAME_PIXELS", W * H - 1)
+    for attempt in (lambda: list(read_frames(path)), lambda: probe(path)):
+        with pytest.raises(MediaError, match=f"frames of {W} x {H} pixels"):
+            attempt()
+
+
+def test_frames_that_become_larger_inside_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = film(tmp_path / "a.h264", counted(4), rate=Fraction(25))
+    second = film(tmp_path / "b.h264", counted(4, width=128, height=96), rate=Fraction(25))
+    (tmp_path / "c.h264").write_bytes(first.read_bytes() + second.read_bytes())
+    (tmp_path / "c.gif").write_bytes(gif([square((0, 0, 8, 8), 1, 0), square((0, 0, 8, 9), 2, 0)], PALETTE))
+    for name, size, said in (("c.h264", W * H, "128 x 96"), ("c.gif", 64, "8 x 9")):
+        monkeypatch.setattr(colours, "MAX_FRAME_PIXELS", size)
+        with pytest.raises(MediaError, match=f"frames of {said} pixels"):
+            list(read_frames(tmp_path / name))
+
+
+def test_a_playlist_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed, honest = list[object](), av.open
+
+    def listening(*args: Any, **more: Any) -> Any:
+        allowed.append(more["options"]["protocol_whitelist"])
+        return honest(*args, **more)
+
+    monkeypatch.setattr(av, "open", listening)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        (tmp_path / "a.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(MediaError, match="not a clip that can be read"):
+            probe(tmp_path / "a.mp4")
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert allowed == ["file"]  # by itself libav allows some protocols, which ones depends on its version
+
+
 def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> None:
     cover = tmp_path / "cover.png"
     Image.fromarray(picture(1)).save(cover)
@@ -202,15 +288,22 @@ def test_a_song_with_a_cover_is_told_without_contradiction(tmp_path: Path) -> No
 # ---- what is lost ----------------------------------------------------------------------------------------------------
 
 
-def matroska(path: Path, times: list[float], tone_from: float = 0.0) -> Path:
+def matroska(
+    path: Path,
+    times: list[float],
+    tone_from: float = 0.0,
+    tone_longer: float = 0.1,
+    marks: dict[str, str] | None = None,
+) -> Path:
     """Frames at these times, and sound from a given one on."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream("libx264", rate=10, options={"bf": "0"})
         stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
+        stream.metadata.update(marks or {})
         tone: Any = output.add_stream("aac", rate=48000)
         tone.codec_context.layout = "mono"
-        for start in range(int(tone_from * 48000), int((times[-1] + 0.1) * 48000), 1024):
+        for start in range(int(tone_from * 48000), int((times[-1] + tone_longer) * 48000), 1024):
             samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             samples.sample_rate, samples.pts, samples.time_base = 48000, start, Fraction(1, 48000)
             output.mux(tone.encode(samples))
@@ -229,6 +322,10 @@ def test_video_that_begins_late_has_lost_nothing(tmp_path: Path) -> None:
     assert [number(frame.rgb) for frame in reader] == list(range(10))
     assert (reader.lost, reader.notes) == (0, [])
     assert probe(path).duration == pytest.approx(1.0, abs=0.01)
+    # mkvmerge, which leaves this mark, states how long the stream is, and not when it ends.
+    other = matroska(tmp_path / "b.mkv", [1 + k / 10 for k in range(10)], marks={"_STATISTICS_TAGS": "DURATION"})
+    other.write_bytes(other.read_bytes().replace(b"00:00:02.000000000", b"00:00:01.000000000"))
+    assert probe(other).duration == pytest.approx(1.0, abs=0.01)
     position, _ = packets_of(path)[3]
     path.write_bytes(path.read_bytes()[:position])  # and where it has, that is counted
     reader = Reader(path)
@@ -242,6 +339,13 @@ def test_a_length_that_is_stated_too_long_is_no_loss(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"00:00:01.000000000", b"00:00:09.000000000"))
     reader = Reader(path)
     assert (len(list(reader)), reader.lost, reader.notes) == (10, 0, [])
+
+
+def test_the_length_of_the_sound_of_a_file_that_is_cut_off_is_no_loss_of_pictures(tmp_path: Path) -> None:
+    path = matroska(tmp_path / "a.mkv", [k / 10 for k in range(10)], tone_longer=3.0)
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATIOX")[:-10])
+    reader = Reader(path)
+    assert (len(list(reader)), reader.lost) == (10, 0)
 
 
 def lasting(path: Path, last: float) -> Path:

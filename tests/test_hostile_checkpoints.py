@@ -25,21 +25,26 @@ from coda_cli.checkpoints import descriptions, headers, manifest, pickles, torch
 from coda_cli.checkpoints.loading import load, save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
 from coda_cli.checkpoints.torch_files import TorchFile
-from coda_cli.core import arguments
+from coda_cli.core import arguments, networks
 from coda_cli.core.arguments import check_side
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError
 
-SECONDS = 5.0  # generous: each refusal takes milliseconds
+SECONDS = 5.0  # of the processor, generous: each refusal takes milliseconds
 
 
-def refused(path: Path, error: type[Exception] = CheckpointError, **options: Any) -> str:
-    """What loading is refused with: one short line, at once."""
-    before = time.monotonic()
-    with pytest.raises(error) as caught:
-        load(path, **options)
+def everything_in(path: Path) -> object:
+    with TorchFile(path) as file:
+        return file.everything()
+
+
+def refused(path: Path, read: Callable[..., object] = load, **options: Any) -> str:
+    """What loading, or another way to read a file, is refused with: one short line, at once."""
+    before = time.process_time()
+    with pytest.raises(CheckpointError) as caught:
+        read(path, **options)
     said = str(caught.value)
-    assert time.monotonic() - before < SECONDS
+    assert time.process_time() - before < SECONDS
     assert "\n" not in said
     assert len(said) < 1000
     return said
@@ -119,6 +124,12 @@ HOSTILE = {
     "an extension": b"\x80\x02\x82\x01.",
     "nothing on the stack": b"\x80\x02R.",
     "no such memo": b"\x80\x02h\x05.",
+    "items for no list": b"\x80\x02NK\x01a.",
+    "entries for no dictionary": b"\x80\x02NK\x01K\x02s.",
+    "an object of no class": b"\x80\x02N)\x81.",
+    "a subclass of no function": b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(NN)NtR.",
+    "a dictionary of no pairs": b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02e\x85R.",
+    "no storage": b"\x80\x02NQ.",
     "half a character": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
 }  # fmt: skip
 
@@ -196,6 +207,121 @@ def test_zips_that_torch_does_not_write_are_refused(tmp_path: Path) -> None:
     assert "another size" in refused(path, arch=RANK_4)
     rezip(path, {f"{n}": b"" for n in range(100_000)} | content)
     assert "directory has" in refused(path, arch=RANK_4)
+
+
+def stored(key: str, count: int, kind: str = "FloatStorage") -> bytes:
+    """What a pickle says of a tensor of so many numbers."""
+    storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + b"M%stQ"
+    size = count.to_bytes(2, "little")
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage % size + b"K\0M%s\x85K\x01\x85\x89NtR" % size
+
+
+NUMBERS = (b"K\0", b"K\x02\x85", b"K\x01\x85")  # offset, shape and stride of two numbers
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        (b"K\x01", *NUMBERS[1:]), (b"J\xff\xff\xff\xff", b"K\x01\x85", b"K\x01\x85"), (b"N", *NUMBERS[1:]),
+        (b"K\0", b"K\x02\x85", b"J\xff\xff\xff\xff\x85"), (b"K\0", b"K\x02\x85", b"K\x02\x85"),
+        (b"K\0", b"K\x03\x85", b"K\x01\x85"), (b"K\0", b"K\x02\x85", b")"), (b"K\0", b"(" + b"K\x01" * 9 + b"t",
+        b"(" + b"K\x01" * 9 + b"t"), (b"K\0", b"\x88\x85", b"K\x01\x85"),
+    ],
+    ids=["offset", "before", "no offset", "backwards", "stride", "large", "no stride", "sides", "a truth value"],
+)  # fmt: skip
+def test_tensors_lie_in_their_storage(tmp_path: Path, tensor: tuple[bytes, bytes, bytes]) -> None:
+    path = tmp_path / "weights.pkl"
+    for parts, good in ((NUMBERS, True), (tensor, False)):
+        honest = stored("0", 2)
+        assert honest.count(b"".join((NUMBERS[0], b"M\x02\0\x85", NUMBERS[2]))) == 1
+        changed = honest.replace(b"".join((NUMBERS[0], b"M\x02\0\x85", NUMBERS[2])), b"".join(parts))
+        rezip(path, {"w/data.pkl": b"\x80\x02}" + text("a") + changed + b"s.", "w/data/0": bytes(8)})
+        assert everything_in(path) if good else "a tensor" in refused(path, everything_in)
+
+
+def test_storages_are_whole_and_counted(tmp_path: Path) -> None:
+    """A view of a storage, as old versions wrote it, would be read from its wrong end."""
+    path, honest = tmp_path / "weights.pkl", stored("0", 2)
+    view = honest.replace(b"M\x02\0tQ", b"M\x02\0(" + text("1") + b"K\x01K\x01ttQ")
+    huge = honest.replace(b"M\x02\0tQ", b"\x8a\x0a" + (2**70).to_bytes(10, "little") + b"tQ")
+    nothing = honest.replace(b"(" + text("storage"), b"(" + text("another"))
+    for changed in (view, huge, nothing):
+        assert changed != honest
+        path.write_bytes(TORCH_HEAD + b"\x80\x02" + changed + b".\x80\x02](" + text("0") + b"e." + bytes(16))
+        assert "refers to what is no storage" in refused(path, arch=RANK_4)
+    without = honest.replace(honest[honest.index(b"(" + text("storage")) : honest.index(b"Q") + 1], b"N")
+    path.write_bytes(TORCH_HEAD + b"\x80\x02" + without + b".\x80\x02].")
+    assert "a tensor without a storage" in refused(path, arch=RANK_4)
+
+
+def test_numbers_in_the_order_of_another_machine_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(TORCH_HEAD.replace(b"endian\x88", b"endian\x89") + b"\x80\x02N.\x80\x02].")
+    assert "byte order" in refused(tmp_path / "a.pkl", arch=RANK_4)
+
+
+def test_a_zip_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """Whether it is its description, a header, or its directory."""
+    path = tmp_path / "weights.pkl"
+    torch.save(rank_4_state(), path)
+    whole = path.read_bytes()
+    directory, header = whole.index(b"PK\x01\x02"), whole.index(b"weights/data/3") - 30
+    changes = {
+        "the checksum of its description": (whole.index(b"weighting_f"), b"weighting_g"),
+        "its zip directory is damaged": (header, b"PK\x03\x05"),
+        "compressed, locked": (directory + 8, struct.pack("<H", struct.unpack_from("<H", whole, directory + 8)[0] | 1)),
+        "or has an entry twice": (directory + 20, struct.pack("<L", 1)),  # bytes when it is packed
+    }
+    for said, (at, new) in changes.items():
+        path.write_bytes(whole[:at] + new + whole[at + len(new) :])
+        assert said in refused(path, arch=RANK_4)
+    path.write_bytes(whole)
+    content = entries(path)
+    rezip(path, content | {"weights/code/a.py": b""})
+    assert "a TorchScript program" in refused(path, arch=RANK_4)
+    rezip(path, content)
+    again = path.read_bytes()
+    start, end = again.index(b"PK\x01\x02"), again.index(b"PK\x05\x06")
+    first = again[start : again.index(b"PK\x01\x02", start + 4)]
+    tail = bytearray(again[end:])
+    tail[12:16] = struct.pack("<L", end - start + len(first))
+    path.write_bytes(again[:end] + first + tail)
+    assert "has an entry twice" in refused(path, arch=RANK_4)
+
+
+def test_a_file_that_fills_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise MemoryError
+
+    torch.save(rank_4_state(), tmp_path / "weights.pkl")
+    monkeypatch.setattr(torch_files.PickleReader, "load", full)
+    assert "does not fit into memory" in refused(tmp_path / "weights.pkl", arch=RANK_4)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 4), (4, 2)])
+def test_one_storage_has_one_size(tmp_path: Path, first: int, second: int) -> None:
+    """Otherwise a tensor would reach beyond the numbers of its storage."""
+    path = tmp_path / "weights.pkl"
+    pickled = b"\x80\x02}(" + text("a") + stored("0", first) + text("b") + stored("0", second) + b"u."
+    rezip(path, {"weights/data.pkl": pickled, "weights/data/0": bytes(4 * first)})
+    assert "two descriptions of one storage" in refused(path, everything_in)
+    data = struct.pack("<q", second) + bytes(4 * second)
+    path.write_bytes(TORCH_HEAD + pickled + b"\x80\x02](" + text("0") + b"e." + data)
+    assert "a storage of another size" in refused(path, everything_in)
+
+
+def test_storages_together_are_no_larger_than_the_file(tmp_path: Path) -> None:
+    """A directory can list the same bytes under many names: a few kilobytes would become gigabytes."""
+    path, names, size = tmp_path / "weights.pkl", "0123456789", 4000
+    items = b"".join(text(name) + stored(name, size // 4) for name in names)
+    rezip(path, {"w/data.pkl": b"\x80\x02}(" + items + b"u.", "w/data/0": bytes(size)})
+    content = path.read_bytes()
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = content[content.index(b"PK\x01\x02", start + 4) : end]
+    more = b"".join(entry.replace(b"w/data/0", f"w/data/{name}".encode()) for name in names[1:])
+    tail = bytearray(content[end:])
+    tail[12:16] = struct.pack("<L", end - start + len(more))
+    path.write_bytes(content[:end] + more + tail)
+    assert "a storage of another size" in refused(path, everything_in)
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
@@ -382,6 +508,15 @@ def test_deep_and_endless_headers_are_refused(tmp_path: Path) -> None:
     assert "not a safetensors file" in refused(tmp_path / "net.safetensors")
 
 
+def test_descriptions_beside_a_file_have_a_depth_and_a_size(tmp_path: Path) -> None:
+    torch.save(rank_4_state(), tmp_path / "weights.pkl")
+    for content, said in ((b"[" * 10**5, "not valid JSON"), (b" " * (headers.MAX_HEADER + 1), "too large")):
+        (tmp_path / "weights.pkl.json").write_bytes(content)
+        assert said in refused(tmp_path / "weights.pkl")
+    (tmp_path / "note").write_bytes(b"x" * 5000)
+    assert descriptions.short_text(tmp_path / "note") == "x" * 1000
+
+
 def test_integers_in_the_place_of_weights_are_refused(tmp_path: Path) -> None:
     path = tiny(tmp_path / "net.safetensors")
     content = {key: value.to(torch.int32) for key, value in safetensors.torch.load_file(path).items()}
@@ -434,6 +569,7 @@ def test_every_published_configuration_is_within_the_ranges() -> None:
         (descriptions, "MAX_NESTING", 0, "nested too deeply"),
         (arguments, "MAX_LAYERS", 0, "expected at most 0 together"),
         (arguments, "MAX_WEIGHTS", 1, "more than 1 weights"),
+        (networks, "MAX_PARAMETERS", 1, "parameters; the limit is 1"),
     ],
 )
 def test_a_sound_file_above_a_limit_is_refused_by_it(

@@ -22,8 +22,9 @@ from PIL import Image, ImageCms
 
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget
+from coda_cli.machine import gate as gates
 from coda_cli.machine.gate import Gate
-from coda_cli.media import profiles, stills
+from coda_cli.media import files, profiles, stills
 from coda_cli.media.files import read_whole
 from coda_cli.media.pictures import for_drawing
 from coda_cli.media.stills import Picture, read_gif_text, read_image, read_png_text
@@ -90,6 +91,13 @@ def test_text_of_a_png_is_looked_for_in_pngs_only(tmp_path: Path) -> None:
     assert read_png_text(tmp_path / "a.png", "comment") is None
 
 
+def test_the_comment_of_a_gif_is_looked_for_in_gifs_only(tmp_path: Path) -> None:
+    patches().save(tmp_path / "a.gif", "JPEG", comment=b"said")
+    assert read_gif_text(tmp_path / "a.gif") is None
+    patches().save(tmp_path / "a.gif", comment=b"said")
+    assert read_gif_text(tmp_path / "a.gif") == "said"
+
+
 # ---- files that are none ---------------------------------------------------------------------------------------------
 
 
@@ -115,6 +123,14 @@ def test_a_file_that_is_read_whole_has_a_limit(tmp_path: Path) -> None:
         read_whole(tmp_path, 4)
 
 
+def test_a_file_that_grows_while_it_is_read_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(files, "regular_size", lambda *_: 3)  # so long it was when it was looked at
+    assert len(read_whole(tmp_path / "a", 4)) <= 5
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +143,48 @@ def test_what_would_take_too_much_memory_is_refused_by_its_header(
     monkeypatch.setattr(budget, "DECODED_BYTES", 48 * 48 * 9)
     monkeypatch.setattr(stills, "_decoded", lambda _: pytest.fail("decoded"))
     assert "48 x 48 pixels, more than the" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize(("mode", "own"), [("L", 1), ("I;16", 2), ("RGB", 4), ("RGBA", 4)])
+def test_the_memory_of_a_picture_is_counted_by_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, own: int
+) -> None:
+    Image.new(mode, (10, 10)).save(tmp_path / "a.png")
+    held: list[int] = []
+
+    class Counting(Gate):
+        def holding(self, amount: int) -> contextlib.AbstractContextManager[None]:
+            held.append(amount)
+            return super().holding(amount)
+
+    monkeypatch.setattr(gates, "PICTURES", Counting(1))
+    read_image(tmp_path / "a.png")
+    assert held == [(tmp_path / "a.png").stat().st_size + 100 * (own + 3)]
+
+
+def test_pictures_that_need_much_memory_are_read_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "PICTURES", Gate(1))
+    patches().save(tmp_path / "a.png")
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def read() -> None:
+        nonlocal inside, most
+        with stills.reading(tmp_path / "a.png"):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.02)
+            with lock:
+                inside -= 1
+
+    workers = [threading.Thread(target=read) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert most == 1
 
 
 def test_a_large_jpeg_is_decoded_smaller_and_its_view_keeps_its_place(
@@ -147,6 +205,8 @@ def test_a_large_jpeg_is_decoded_smaller_and_its_view_keeps_its_place(
     assert of_small.size == of_whole.size
     assert of_small.box == pytest.approx(of_whole.box, abs=4)
     assert np.abs(of_small.rgb.astype(float) - of_whole.rgb).mean() < 2
+    patches().resize((8192, 1024)).save(tmp_path / "narrow.jpg")
+    assert read_image(tmp_path / "narrow.jpg").full_size is None  # its shorter side has no pixel to spare
 
 
 def test_strips_give_the_same_pixels_as_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +267,7 @@ def test_no_more_is_in_use_than_the_gate_lets_in_and_nobody_waits_for_ever() -> 
 
 
 def test_a_picture_that_fails_to_decode_leaves_the_gate_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from coda_cli.machine import gate
-
-    monkeypatch.setattr(gate, "PICTURES", Gate(1))  # one at a time
+    monkeypatch.setattr(gates, "PICTURES", Gate(1))  # one at a time
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 13, b"IHDR"))
     patches().save(tmp_path / "b.png")
     data = (tmp_path / "b.png").read_bytes()
@@ -330,6 +388,56 @@ def test_a_broken_profile_is_left_out_of_account_with_a_note(tmp_path: Path, dam
 def test_a_profile_of_another_kind_of_colours_is_left_out_of_account_with_a_note(tmp_path: Path) -> None:
     Image.new("CMYK", (8, 8), (10, 20, 30, 0)).save(tmp_path / "a.tif", icc_profile=LINEAR)
     assert "its colour profile is for RGB" in read_image(tmp_path / "a.tif").notes[0]
+
+
+def test_a_profile_has_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiles, "LARGEST", len(LINEAR) - 1)
+    patches().save(tmp_path / "a.png", icc_profile=LINEAR)
+    assert read_image(tmp_path / "a.png").notes == (profiles.BROKEN,)
+
+
+def test_white_stays_white_whatever_the_profile_asks_for(tmp_path: Path) -> None:
+    """An absolute intent would show the colour of the paper."""
+    data = bytearray(LINEAR)
+    data[64:68] = struct.pack(">I", ImageCms.Intent.ABSOLUTE_COLORIMETRIC)
+    for n in range(struct.unpack(">I", data[128:132])[0]):
+        name, start, _ = struct.unpack(">4sII", data[132 + 12 * n : 144 + 12 * n])
+        if name == b"wtpt":  # a yellow paper
+            data[start + 8 : start + 20] = struct.pack(">3i", *(round(v * 65536) for v in (0.8, 0.8, 0.3)))
+    Image.new("RGB", (8, 8), (255, 255, 255)).save(tmp_path / "a.png", icc_profile=bytes(data))
+    picture = read_image(tmp_path / "a.png")
+    assert picture.notes[0].startswith(CONVERTED)
+    assert picture.rgb.min() > 250
+
+
+def test_the_name_of_a_profile_is_no_command_for_a_terminal(tmp_path: Path) -> None:
+    name = "built-in".encode("utf-16-be")
+    assert name in LINEAR
+    data = LINEAR.replace(name, "b\x1b[31m\x9b".encode("utf-16-be").ljust(len(name), b"\0")[: len(name)])
+    patches().save(tmp_path / "a.png", icc_profile=data)
+    (note,) = read_image(tmp_path / "a.png").notes
+    assert note.startswith(CONVERTED)
+    assert note.isprintable()
+
+
+def test_profiles_that_pillow_does_not_hand_on_are_used(tmp_path: Path) -> None:
+    rgb = np.asarray(patches())
+    height, width = rgb.shape[:2]
+    masks = struct.pack("<4I", 0, 0, 0, 0)
+    info = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 24, 0, rgb.nbytes, 0, 0, 0, 0) + masks
+    info += b"DEBM" + bytes(36 + 12) + struct.pack("<4I", 4, 124 + rgb.nbytes, len(LINEAR), 0)  # PROFILE_EMBEDDED
+    head = struct.pack("<2sIHHI", b"BM", 14 + len(info) + rgb.nbytes + len(LINEAR), 0, 0, 14 + len(info))
+    (tmp_path / "a.bmp").write_bytes(head + info + rgb[::-1, :, ::-1].tobytes() + LINEAR)
+    patches().quantize(32).save(tmp_path / "a.gif")
+    gif = (tmp_path / "a.gif").read_bytes()
+    parts = b"".join(bytes([len(p)]) + p for p in (LINEAR[i : i + 255] for i in range(0, len(LINEAR), 255)))
+    palette = 13 + (3 << (gif[10] & 7) + 1)
+    block = b"\x21\xff\x0bICCRGBG1012" + parts + b"\0"
+    (tmp_path / "a.gif").write_bytes(gif[:palette] + block + gif[palette:])
+    for name in ("a.bmp", "a.gif"):
+        picture = read_image(tmp_path / name)
+        assert picture.notes[0].startswith(CONVERTED)
+        assert picture.rgb.mean() > rgb.mean() + 20
 
 
 def test_the_profile_of_a_gif_is_found() -> None:

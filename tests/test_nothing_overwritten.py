@@ -23,6 +23,7 @@ from coda_cli.errors import UsageError
 from coda_cli.explanation import compare, files
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
 from coda_cli.explanation.run import explain_many
+from coda_cli.media import files as media_files
 from coda_cli.media.files import TakenError, alone, give_name, write_with
 from coda_cli.schema.pictures import from_json
 from coda_cli.training.recipes import RECIPES
@@ -125,6 +126,24 @@ def test_a_file_that_came_while_a_picture_was_drawn_is_kept(
     assert overlay.read_bytes() == THEIRS
     assert bool(result.errors) == (policy != "skip")
     assert not list(overlay.parent.glob(".coda-*"))
+
+
+@pytest.mark.parametrize("kind", ["overlay", "layers", "depth", "npz", "json"])
+def test_a_file_that_came_at_the_last_moment_is_kept(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """After its name was found free, and before it is given."""
+    photo(tmp_path / "a.png")
+
+    def late(temporary: Path, path: Path, *, replace: bool) -> None:
+        path.write_bytes(THEIRS)
+        give_name(temporary, path, replace=replace)
+
+    for home in (media_files, writing):
+        monkeypatch.setattr(home, "give_name", late)
+    error = coda("explain", "a.png", "--class", "cat", "--write", kind, status=1).error
+    assert "exists from another picture, network or settings" in error
+    assert [path.read_bytes() for path in (tmp_path / "coda-out").iterdir()] == [THEIRS]
 
 
 @pytest.mark.parametrize("policy", ["match", "error", "skip", "rename"])
@@ -245,7 +264,13 @@ REMOVE = ("evaluate", "removal", "--pictures", "2", "--points", "2", "--plot", "
 VERIFY = ("models", "verify", "cifar10", "--logits", "theirs.npz", "--accuracy")
 
 
-@pytest.mark.parametrize("command", [MEASURE, REMOVE, VERIFY], ids=["localisation", "removal", "logits"])
+DEPTH = ("evaluate", "depth", "-m", "cifar10", "--pictures", "1", "--plot", "theirs.png")
+ALL = pytest.mark.parametrize(
+    "command", [MEASURE, REMOVE, DEPTH, VERIFY], ids=["localisation", "removal", "depth", "logits"]
+)
+
+
+@ALL
 def test_figures_and_logits_replace_nothing_unasked(
     coda: Coda, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
@@ -261,6 +286,18 @@ def test_figures_and_logits_replace_nothing_unasked(
     assert path.read_bytes() == THEIRS
     coda(*command, scenes, "--force")
     assert path.read_bytes() != THEIRS
+
+
+@ALL
+def test_a_network_is_never_replaced_by_what_is_measured_of_it(
+    coda: Coda, scenes: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    path = next(word for word in command if word.startswith("theirs"))
+    (tmp_path / path).write_bytes(THEIRS)
+    named = [path if word == "cifar10" else word for word in command]
+    named[2:2] = [] if path in named[2:3] or "-m" in named else ["-m", path]
+    assert f"{path}: is one of the inputs" in coda(*named, scenes, "--force", status=2).error
+    assert (tmp_path / path).read_bytes() == THEIRS
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

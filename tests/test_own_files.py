@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,25 @@ def test_a_link_and_a_target_that_name_two_networks_are_an_error(tmp_path: Path)
     ):
         load(other)
     assert load(other, arch=RANK_4).checkpoint.name == RANK_4
+
+
+def test_links_that_only_seem_to_go_in_a_circle_come_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """.. of a folder that is a link is not the folder that the name says."""
+    weights(tmp_path / "real" / "w.pkl")
+    (tmp_path / "real" / "sub").mkdir()
+    link(tmp_path / "d", tmp_path / "real" / "sub")
+    link(tmp_path / "d" / "w.pkl", Path("../w.pkl"))
+    link(tmp_path / "w.pkl", Path("d/w.pkl"))
+    honest, followed = os.readlink, list[object]()
+
+    def counted(path: Any, **more: Any) -> Any:
+        followed.append(path)
+        assert len(followed) < 500
+        return honest(path, **more)
+
+    monkeypatch.setattr(os, "readlink", counted)
+    with pytest.raises(CheckpointError, match="weights alone do not tell"):
+        load(tmp_path / "w.pkl")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +148,10 @@ def test_the_moving_average_or_the_last_weights_are_taken_as_asked(tmp_path: Pat
     trainer_s_file(path, last=False)
     with pytest.raises(UsageError, match="--no-ema: holds only the moving average"):
         load(path, arch=V2, ema=False)
+    torch.save({"state_dict_ema": rank_4_state()}, path)
+    assert load(path, arch=RANK_4, ema=True).assumed[0] == AVERAGE_TAKEN
+    with pytest.raises(UsageError, match="--no-ema: holds only the moving average"):
+        load(path, arch=RANK_4, ema=False)
     with pytest.raises(UsageError, match="one set of weights"):
         load(small(tmp_path / "net.safetensors"), ema=True)
 
@@ -197,6 +221,8 @@ def test_rescaled_grids_are_made_of_the_originals(tmp_path: Path, coda: Coda, mo
     assert json.loads(coda(*command).out)["rescale"] is False
     assert seen[0].shape == (6, 3, 16, 16)
     assert seen[1] is None
+    coda(*command, "--rescale", "--scores", "kept.jsonl")  # those of version 0.1 are of finished crops that were shrunk
+    assert json.loads((tmp_path / "kept.jsonl").read_text().splitlines()[0])["shrunk"] == "originals"
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -295,6 +321,7 @@ def test_a_state_gives_back_every_bit(tmp_path: Path) -> None:
         lambda s: s["optimiser"]["state"][0].update(exp_avg=torch.zeros(7)),
         lambda s: s["optimiser"]["state"][0].update(exp_avg="x"),
         lambda s: s["optimiser"]["param_groups"][0].update(betas=("a", "b")),
+        lambda s: s.update(more={1, 2}),
         lambda s: s["optimiser"].update(param_groups=[]), lambda s: s["optimiser"].update(param_groups=5),
     ],
 )  # fmt: skip
@@ -321,6 +348,7 @@ def test_a_log_that_was_cut_off_goes_on_and_a_foreign_one_is_an_error(tmp_path: 
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["step", "1", "2"]
     header = ",".join(LOG_FIELDS)
     for foreign in ("a,b\n1,2\n", header + "\nx,1,1,1,1,1,1\n1,1,1,1,1,1,1\n", header + "\n1\n1,1,1,1,1,1,1\n", "\0",
+                    header + "\n" + "9" * 5000 + ",1,1,1,1,1,1\n1,1,1,1,1,1,1\n",
                     "", header + "\n1,1,1,1,1,1,1,9\n2,1,1,1,1,1,1\n"):  # fmt: skip
         path.write_text(foreign)
         with pytest.raises(TrainingError, match="not the log of this run"):

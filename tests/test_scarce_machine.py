@@ -26,7 +26,7 @@ from coda_cli.checkpoints.loading import load
 from coda_cli.core.decompose import decompose
 from coda_cli.explanation import picture as pictures
 from coda_cli.explanation import request, writer
-from coda_cli.machine import budget
+from coda_cli.machine import budget, gate
 from coda_cli.media import files as media_files
 
 # ---- disk ------------------------------------------------------------------------------------------------------------
@@ -167,6 +167,23 @@ def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
         assert result.error == "in/b.png: not enough memory to read or draw it; make it smaller first"
 
 
+@pytest.mark.parametrize(("draws", "kind"), [("draw", "overlay"), ("draw_layers", "layers"), ("draw_layers", "depth")])
+def test_drawings_count_their_memory_while_they_are_drawn(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draws: str, kind: str
+) -> None:
+    photo(tmp_path / "a.png")
+    honest, held = getattr(writer, draws), list[int]()
+
+    def watched(*args: Any) -> Any:
+        held.append(gate.PICTURES._used)
+        return honest(*args)
+
+    monkeypatch.setattr(writer, draws, watched)
+    coda("explain", "a.png", "--class", "cat", "--write", kind)
+    assert len(held) == 1
+    assert held[0] > 0
+
+
 # ---- training, converting, measuring ---------------------------------------------------------------------------------
 
 
@@ -205,6 +222,27 @@ def test_a_decoder_without_threads_is_no_broken_file(
     monkeypatch.setattr("coda_cli.video.decoding.decoder_of", lambda _: none_left)
     error = coda("video", "a.mp4", status=1).error
     assert error == "a.mp4: the system allows no more threads to decode it with; see ulimit -u"
+
+
+def test_a_home_that_cannot_be_read_hides_only_the_networks_in_it(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    hidden, honest = tmp_path / "home", os.stat
+    monkeypatch.setenv("CODA_CACHE_DIR", str(hidden))
+
+    def refused(path: Any, *args: Any, **more: Any) -> Any:
+        if str(path).startswith(str(hidden)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return honest(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    env = {"CODA_CACHE_DIR": str(hidden)}
+    assert coda("explain", "a.png", "-m", "cifar10", env=env).lines
+    assert any(line.startswith("bcos-resnet18 ") for line in coda("models", "list", env=env).lines)
+    assert "cifar10" in coda("explain", "a.png", "-m", "cifar", status=3, env=env).error
+    for name in ("bcos-resnet18", str(hidden / "a.pkl")):
+        assert coda("explain", "a.png", "-m", name, status=3, env=env).error.endswith("(Permission denied)")
 
 
 def test_a_figure_without_a_home_is_drawn_without_lines_of_its_library(coda_process: Coda, scenes: Path) -> None:

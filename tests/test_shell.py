@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import program
 import pytest
 from program import photo
+from rich.console import Console as RichConsole
 
 from coda_cli.cli import console as voice
 from coda_cli.schema.parts import without_controls
@@ -142,6 +144,17 @@ def test_results_on_a_terminal_are_written_out(
     monkeypatch.setattr(voice, "stdout_is_terminal", lambda: False)
     voice.Console().result("out/a\x1b]0;b.png")
     assert capsys.readouterr().out == "out/a\x1b]0;b.png\n"  # a script needs the name
+
+
+def test_a_progress_bar_is_no_command_either() -> None:
+    shown = voice.Console()
+    shown._rich = RichConsole(file=io.StringIO(), force_terminal=True, width=120)
+    with shown.progress("a\x1b]0;b\x9b.mp4: first pass") as advance:
+        advance(1, 2)
+    said = shown._rich.file.getvalue()  # type: ignore[attr-defined]
+    assert "a\\x1b]0;b\\x9b.mp4" in said
+    assert "\x1b]0;" not in said
+    assert "\x9b" not in said
 
 
 def test_a_line_of_a_million_characters_is_cut(coda: Coda) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,9 +46,9 @@ def short_text(path: Path) -> str | None:
         path: of the file.
 
     Returns:
-        At most its first 1000 bytes as text; None where it is no file.
+        At most its first 1000 bytes as text; None where it is no file, or lies in a folder that cannot be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     with path.open("rb") as stream:
         return stream.read(1000).decode(errors="replace")

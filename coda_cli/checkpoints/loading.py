@@ -190,8 +190,13 @@ def _of_module(module: nn.Module, said: Said) -> Net:
 def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | None) -> Net:
     """The network of a name or file. Raises CheckpointError, UsageError."""
     entry = known().get(str(source))
-    path = entry.path if entry else trained_in(Path(source))
-    if not path.is_file():
+    path = entry.path if entry else Path(source)
+    try:
+        path = path if entry else trained_in(path)
+        there = path.is_file()
+    except OSError as error:  # its folder may not be read, or the name is too long
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", item=path) from error
+    if not there:
         raise CheckpointError(_why_missing(str(source), entry))
     if path.stat().st_size > MAX_FILE:
         raise CheckpointError(f"too large: {path.stat().st_size} bytes; the limit is {MAX_FILE}", item=path)

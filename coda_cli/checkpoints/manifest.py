@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,8 +157,8 @@ class KnownCheckpoint(BaseModel):
 
     @property
     def here(self) -> bool:
-        """Whether the file is on this machine."""
-        return self.path.exists()
+        """Whether the file is on this machine, in a folder that can be read."""
+        return os.path.exists(self.path)
 
 
 def parse_checkpoint(text: str, where: str) -> Checkpoint:
@@ -219,8 +220,6 @@ def cache_folder() -> Path:
     Returns:
         ``CODA_CACHE_DIR``, or the platform's cache folder where that is not set.
     """
-    import os
-
     return Path(os.environ.get("CODA_CACHE_DIR") or platformdirs.user_cache_dir("coda", appauthor=False))
 
 

@@ -155,7 +155,7 @@ class TorchFile:
     def _place(self, storage: Storage) -> _Place:
         """Where the bytes of a storage lie."""
         entry = self._places.get(storage.key)
-        if entry is None or self._kinds.get(storage.key, storage) != storage:
+        if entry is None:
             raise PickleError("it lacks the numbers of a tensor")
         return entry if self._kinds else self._of_entry(entry)
 

@@ -132,7 +132,7 @@ class Console:
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # On a terminal, results must be printed above the bar; results that go to a pipe or a file do not disturb it.
         with Progress(*columns, console=self._stderr(), transient=True, redirect_stdout=stdout_is_terminal()) as bar:
-            task = bar.add_task(what, total=None)
+            task = bar.add_task(printable(what), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _plain(self, what: str, unit: str) -> Advance:

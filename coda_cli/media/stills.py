@@ -120,7 +120,6 @@ def _decoded(path: Path) -> Picture:
     """The picture in a file whose header was accepted."""
     data = read_whole(path, budget.PICTURE_FILE)
     with _decoder_errors(path), pillow_silent, open_image(io.BytesIO(data), path) as image:
-        refuse_bombs(path, image.size)
         full, drafted = image.size, _draft(image)
         if (profile := embedded_profile(image.format or "", data)) is not None:
             image.info.setdefault("icc_profile", profile)

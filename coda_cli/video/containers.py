@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 S = TypeVar("S", bound="Stream")
+_FILES_ONLY = {"protocol_whitelist": "file"}  # a playlist that calls itself clip.mp4 opens no connection
 
 
 class Rational(Protocol):
@@ -54,9 +55,8 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     # PyAV 18 must be told to accept a title that is not UTF-8; PyAV 19 accepts it, and does not know the option.
     lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        # With "file:" in front, "pipe:0" or "a:b.mp4" is the name of a file. As no other protocol is allowed, a
-        # playlist that calls itself clip.mp4 opens no connection.
-        with av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"}, **lenient) as container:
+        # With "file:" in front, "pipe:0" or "a:b.mp4" is the name of a file.
+        with av.open(f"file:{path}", "r", options=_FILES_ONLY, **lenient) as container:
             yield container
     except (av.FFmpegError, OSError) as error:
         raise MediaError(
@@ -309,7 +309,7 @@ def _codec_named_by_libav(path: Path) -> str:
     av.logging.set_level(av.logging.WARNING)
     av.logging.set_skip_repeated(False)
     try:
-        with av.logging.Capture(local=True) as lines, av.open(f"file:{path}"):
+        with av.logging.Capture(local=True) as lines, av.open(f"file:{path}", options=_FILES_ONLY):
             pass
     finally:
         av.logging.set_level(level)
