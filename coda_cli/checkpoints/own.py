@@ -1,4 +1,4 @@
-"""Networks that a user has trained: torchvision's and timm's, and those that a function of the user's makes.
+"""Networks that a user has trained: torchvision's and timm's, EfficientNet-Lites, and those that a function makes.
 
 A file of weights does not say which network it is of; ``--arch`` does. How many classes there are is read from the
 file, what they are called from it or from ``--classes``, and what the pictures are like that it was trained on from
@@ -21,9 +21,10 @@ from coda_cli.checkpoints.class_lists import read_class_names, unnamed
 from coda_cli.checkpoints.class_names import wnids_and_synonyms
 from coda_cli.checkpoints.fitting import COUNTS, count_in, last_width, mended, misfit
 from coda_cli.checkpoints.manifest import LIBRARIES, MAX_SIDE, OWN, Checkpoint, Preprocessing
+from coda_cli.checkpoints.packages import LITE, PACKAGED
 from coda_cli.checkpoints.unpickling import StateDict, Weights
 from coda_cli.core.networks import build
-from coda_cli.core.standard_nets import DEVIATION, MEAN, StandardNet, View, timm_view, torchvision_view
+from coda_cli.core.standard_nets import DEVIATION, MEAN, StandardNet, View, lite_view, timm_view, torchvision_view
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.vocabulary import Interpolation
 
@@ -131,7 +132,22 @@ def is_own(arch: Arch | None) -> bool:
     Returns:
         The answer.
     """
-    return arch is not None and (not isinstance(arch, str) or ":" in arch)
+    return arch is not None and (not isinstance(arch, str) or ":" in arch or arch in PACKAGED)
+
+
+def arch_of(checkpoint: Checkpoint) -> str | None:
+    """Tell how ``--arch`` names the ordinary network of a description.
+
+    Args:
+        checkpoint: the description.
+
+    Returns:
+        The text; None for networks that ``is_own`` denies, and for those that a function made.
+    """
+    name = str(checkpoint.arguments.get("name"))
+    if checkpoint.architecture == LITE:
+        return name
+    return f"{checkpoint.architecture}:{name}" if checkpoint.architecture in LIBRARIES else None
 
 
 def read_own(weights: Weights, said: Said) -> Found:
@@ -199,15 +215,18 @@ class _Kind:
 
 
 _USUAL = View(256, 224, MEAN, DEVIATION, "bilinear")
+_VIEWS = {"torchvision": torchvision_view, "timm": timm_view, LITE: lite_view}
 
 
 def _kind(said: Said) -> _Kind:
     """The kind of network that ``--arch`` names. Raises UsageError."""
     arch = said.arch
     library, _, name = arch.partition(":") if isinstance(arch, str) else ("", "", "")
-    if isinstance(arch, str) and library in LIBRARIES:
+    if isinstance(arch, str) and arch in PACKAGED:
+        library, name = LITE, arch
+    if isinstance(arch, str) and library in _VIEWS:
         try:
-            view = said.view({"torchvision": torchvision_view, "timm": timm_view}[library](name))
+            view = said.view(_VIEWS[library](name))
         except ValueError as error:
             raise UsageError(f"--arch {arch}: {error}") from error
         arguments = {"name": name, "mean": list(view.mean), "deviation": list(view.deviation)}
@@ -314,7 +333,8 @@ def _seen(kind: _Kind, said: Said, model: nn.Module) -> str:
     """What was assumed of the network, and of the pictures that it takes."""
     view = kind.view
     mean, deviation = (" ".join(f"{v:g}" for v in values) for values in (view.mean, view.deviation))
-    whose = f"as {kind.architecture} has it" if kind.architecture in LIBRARIES else "as usual for ImageNet"
+    whose = {OWN: "as usual for ImageNet", LITE: "as those it was trained on"}.get(kind.architecture)
+    whose = whose or f"as {kind.architecture} has it"
     given = [o for o, v in (("--size", said.size), ("--mean", said.mean), ("--std", said.deviation)) if v is not None]
     how = f"{whose}, but for {', '.join(given)}" if given else whose
     resized = {"bilinear": "", "bicubic": ", resized bicubically"}.get(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints.packages import PACKAGED
 from coda_cli.cli import catalogue
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
@@ -80,7 +81,7 @@ def show(
     coda models show run/ --json
     coda models show photos.pth --arch torchvision:resnet18
     """
-    said = any((arch, class_names, mean, std, size, text))
+    said = name in PACKAGED or any((arch, class_names, mean, std, size, text))
     details = _read(name, arch, ema) if said else catalogue.details(catalogue.entry_of(name))
     if as_json:
         console.result(_json(details))

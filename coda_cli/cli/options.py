@@ -141,7 +141,8 @@ Model = Annotated[
         "-m",
         envvar="CODA_MODEL",
         metavar="NAME|FILE",
-        help="Use this network: its name (see coda models list) or its file.",
+        help="Use this network: its name (see coda models list) or its file; efficientnet-lite0 (or 1, 2) where the "
+        "extra lite is installed.",
     ),
 ]
 Arch = Annotated[
@@ -150,7 +151,8 @@ Arch = Annotated[
         "--arch",
         metavar="NAME",
         help="Say which network a file of bare weights is of: a published configuration, torchvision:NAME, timm:NAME, "
-        "or package.module:function, a function of yours that makes it and whose code is run.",
+        "efficientnet-lite0 (or 1, 2), or package.module:function, a function of yours that makes it and whose code is "
+        "run.",
     ),
 ]
 ClassNames = Annotated[

