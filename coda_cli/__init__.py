@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING
 from coda_cli.errors import CodaError
 
 if TYPE_CHECKING:
-    from coda_cli.checkpoints.loading import Net, load, save
+    from coda_cli.checkpoints.loading import Net, load
+    from coda_cli.checkpoints.saving import save
     from coda_cli.core.decompose import Decomposition, decompose
     from coda_cli.core.depth import shares_by_layer
     from coda_cli.core.networks import encode
@@ -58,7 +59,7 @@ _HOMES = {
     "explain_many": "explanation.run",
     "load": "checkpoints.loading",
     "quantus_explain": "study.attribution",
-    "save": "checkpoints.loading",
+    "save": "checkpoints.saving",
     "shares_by_layer": "core.depth",
 }
 

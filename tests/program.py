@@ -30,8 +30,8 @@ import typer.main
 from numpy.typing import NDArray
 from PIL import Image
 
-from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
+from coda_cli.checkpoints.saving import save
 from coda_cli.cli import app as cli_app
 from coda_cli.cli.console import console
 from coda_cli.core.networks import build

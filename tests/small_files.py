@@ -11,8 +11,9 @@ import torch
 from foreign import rank_4_state
 from torch import Tensor
 
-from coda_cli.checkpoints.loading import load, save
+from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import Accuracy, Checkpoint, Preprocessing
+from coda_cli.checkpoints.saving import save
 from coda_cli.core.networks import build, encode
 from coda_cli.errors import CheckpointError, CodaError, UsageError
 

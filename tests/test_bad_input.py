@@ -13,7 +13,7 @@ from conftest import Coda
 from PIL import Image
 from program import looked_at, moving, photo, photos, scene, tree
 
-from coda_cli.checkpoints import loading
+from coda_cli.checkpoints import loading, saving
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import build
@@ -140,7 +140,7 @@ def test_a_picture_smaller_than_the_network_s_kernels_fails_alone(coda: Coda, tm
         classes=("x", "y", "z"),
         preprocessing=Preprocessing(resize=16, crop=16),
     )
-    loading.save(build("coda_net", arguments), checkpoint, tmp_path / "k.safetensors")
+    saving.save(build("coda_net", arguments), checkpoint, tmp_path / "k.safetensors")
     result = coda("explain", "in", "-m", "k.safetensors", "--fit", "native", "--json", status=1)
     assert result.error == "in/a.png: 2 x 9 positions are too few for a 5-wide kernel; use --fit crop"
     assert [r["status"] for r in result.records] == ["error", "ok"]

@@ -18,9 +18,10 @@ from small_files import SMALL, authors_file, picture, refusal, small_checkpoint,
 from torch import Tensor
 
 from coda_cli.checkpoints import headers, manifest, proof
-from coda_cli.checkpoints.loading import Net, file_sha256, load, save
+from coda_cli.checkpoints.loading import Net, file_sha256, load
 from coda_cli.checkpoints.manifest import Checkpoint, KnownCheckpoint, known
 from coda_cli.checkpoints.published import PUBLISHED
+from coda_cli.checkpoints.saving import save
 from coda_cli.core.networks import CodaNet, build
 from coda_cli.errors import CheckpointError, ExactnessError, ExitCode, MediaError, UsageError
 

@@ -15,8 +15,8 @@ from conftest import Coda
 from PIL import Image
 from program import photo, woollen
 
-from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
+from coda_cli.checkpoints.saving import save
 from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError

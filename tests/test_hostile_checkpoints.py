@@ -22,8 +22,9 @@ from foreign import RANK_4, rank_4_state
 from torch import Tensor
 
 from coda_cli.checkpoints import descriptions, headers, manifest, pickles, torch_files
-from coda_cli.checkpoints.loading import load, save
+from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
+from coda_cli.checkpoints.saving import save
 from coda_cli.checkpoints.torch_files import TorchFile
 from coda_cli.core import arguments, networks
 from coda_cli.core.arguments import check_side

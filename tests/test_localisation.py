@@ -18,7 +18,7 @@ from PIL import Image
 from program import CIFAR10
 from torch import Tensor, nn
 
-from coda_cli.checkpoints import loading
+from coda_cli.checkpoints import saving
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build, classify, encode
 from coda_cli.errors import ExactnessError, MediaError
@@ -228,7 +228,7 @@ def test_the_command_prints_a_sentence_or_a_record(coda: Coda, tmp_path: Path, m
         classes=names,
         preprocessing=Preprocessing(resize=8, crop=8),
     )
-    loading.save(model, checkpoint, tmp_path / "tiny.safetensors")
+    saving.save(model, checkpoint, tmp_path / "tiny.safetensors")
     for split in ("train", "test"):
         for name in names:
             (tmp_path / "data" / split / name).mkdir(parents=True)

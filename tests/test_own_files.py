@@ -16,9 +16,10 @@ from foreign import RANK_4, rank_4_state
 from PIL import Image
 from torch import Tensor, nn
 
-from coda_cli.checkpoints.loading import load, save
+from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
 from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in
+from coda_cli.checkpoints.saving import save
 from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, MediaError, TrainingError, UsageError

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,6 @@ from coda_cli.checkpoints.headers import read_header, read_metadata
 from coda_cli.checkpoints.manifest import (
     LIBRARIES,
     METADATA_KEY,
-    OWN,
     Checkpoint,
     KnownCheckpoint,
     known,
@@ -40,7 +38,6 @@ from coda_cli.core.cuts import AUTO, find_cut, probes
 from coda_cli.core.networks import build
 from coda_cli.core.ordinary import INPUT, map_layers, near
 from coda_cli.errors import CheckpointError, UsageError
-from coda_cli.media.files import write_with
 
 SUFFIX = ".safetensors"
 
@@ -228,35 +225,6 @@ def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
             f"sha256 is {sha256}, the published one begins with {entry.sha256_prefix}; coda models pull {name} --force",
             item=entry.path,
         )
-
-
-def save(model: nn.Module, checkpoint: Checkpoint, path: Path, *, replace: bool = True, half: bool = False) -> None:
-    """Write a self-describing safetensors file, whole or not at all.
-
-    Args:
-        model: whose weights are written.
-        checkpoint: its description.
-        path: of the file.
-        replace: whether a file of this name may be replaced.
-        half: write kernels and matrices in float16. Vectors keep their type: they are few, and the variances of batch
-            norms can lie outside what float16 holds.
-
-    Raises:
-        UsageError: a function of the user's made the network, so that no file can describe it.
-        TakenError: there is a file of this name that may not be replaced.
-        MediaError: the file cannot be written.
-    """
-    if checkpoint.architecture == OWN:
-        raise UsageError(
-            f"{checkpoint.name} is made by code of yours, which no file can hold; keep its weights, with --arch "
-            "module:function"
-        )
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    if half:
-        tensors = {key: value.half() if value.dim() > 1 else value for key, value in tensors.items()}
-    metadata = {METADATA_KEY: checkpoint.model_dump_json(), "format": "pt"}
-    data = safetensors.torch.save(tensors, metadata)
-    write_with(path, lambda stream: stream.write(data), replace=replace)
 
 
 def file_sha256(path: Path) -> str:

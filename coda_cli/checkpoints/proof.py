@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coda_cli.checkpoints.loading import Net, load, save
+from coda_cli.checkpoints.loading import Net, load
+from coda_cli.checkpoints.saving import save
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import encode
 from coda_cli.errors import CheckpointError, ExactnessError, MediaError

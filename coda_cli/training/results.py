@@ -11,8 +11,8 @@ from torch import nn
 
 from coda_cli.checkpoints.class_names import wnids_and_synonyms
 from coda_cli.checkpoints.headers import read_metadata
-from coda_cli.checkpoints.loading import save
 from coda_cli.checkpoints.manifest import METADATA_KEY, Accuracy, Checkpoint, Preprocessing
+from coda_cli.checkpoints.saving import save
 from coda_cli.errors import CheckpointError
 from coda_cli.training.datasets import Split
 from coda_cli.training.feed import Feed, finite
