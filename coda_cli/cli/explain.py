@@ -257,8 +257,9 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -
 
 
 def _proven(part: Explained) -> bool:
-    """Whether the contributions of the pixels add up, and those at every layer that was asked for."""
-    return part.exact and all(layer.exact or layer.approximate for layer in part.layers)
+    """Whether the contributions of the pixels add up, also those of regions, and at every layer that was asked for."""
+    regions = part.regions is None or part.regions.exact
+    return part.exact and regions and all(layer.exact or layer.approximate for layer in part.layers)
 
 
 def _share_of_tolerance(part: Explained) -> float:
@@ -345,6 +346,8 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "
                 f"its tolerance {layer.tolerance:.1e}"
             )
+        if e.regions and not e.regions.exact:
+            console.error(f"{record.source.path}: NOT EXACT: regions and rest of {name} do not add up to its logit")
         if not e.exact:
             console.error(
                 f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "

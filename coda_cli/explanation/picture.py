@@ -182,8 +182,7 @@ class Explanation:
         from coda_cli.explanation.regions.sums import region_sums
 
         found = [laid(shape_of(name, region), self.view) for name, region in given.items()]
-        sums = (region_sums(self, k, found) for k in range(len(self.targets)))
-        return tuple(one for one in sums if one is not None)
+        return tuple(region_sums(self, k, found) for k in range(len(self.targets)))
 
     def save(
         self,

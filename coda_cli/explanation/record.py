@@ -286,7 +286,7 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found)
         ),
         scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
         layers=tuple(_layer(share, drawing.percentile) for share in layers),
-        regions=region_sums(explanation, k, found.regions),
+        regions=region_sums(explanation, k, found.regions) if explanation.request.regions else None,
     )
 
 

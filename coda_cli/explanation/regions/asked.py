@@ -94,6 +94,22 @@ class Regions:
         named = [path for path in (self._mask_of(place), self._annotations_of(place)) if path]
         return {utf8(path.as_posix()): _sha256(path) for path in named}
 
+    def key(self, place: Place) -> tuple[object, ...]:
+        """Say what the regions of a frame depend on; frames with the same key have the same.
+
+        Args:
+            place: the frame.
+
+        Returns:
+            The boxes of its time, its files with their hashes, and its number where a file may know many frames.
+
+        Raises:
+            MediaError: a folder has no file for the frame, or a file cannot be read.
+        """
+        holding = tuple(text for text in self.boxes if _holds(_parsed(text)[2], place.time))
+        many = self.annotations is not None and not Path(self.annotations).is_dir()
+        return holding, tuple(self.files(place).items()), place.frame if many else None
+
     def found(self, place: Place, view: View) -> Found:
         """Find the regions of a picture, laid on what the network saw of it.
 
@@ -117,7 +133,7 @@ class Regions:
             name, numbers, span = _parsed(text)
             if span and place.time is None:
                 raise UsageError(f"--box {text}: has times, and a picture has none")
-            if span and not span[0] <= (place.time or 0.0) < span[1]:
+            if not _holds(span, place.time):
                 continue
             yield Shape(name or f"box {k}", (box_ring(*_in_pixels(numbers, size, text)),))
 
@@ -161,6 +177,11 @@ def _parsed(text: str) -> tuple[str, tuple[str, ...], tuple[float, float] | None
     if equals and odd_name(name):
         raise UsageError(f"--box {text}: the name before = is empty, too long, or cannot be shown")
     return name, parts, parse_span(times) if at else None
+
+
+def _holds(span: tuple[float, float] | None, time: float | None) -> bool:
+    """Whether a box with these times holds at a time."""
+    return span is None or time is None or span[0] <= time < span[1]
 
 
 def _in_pixels(parts: tuple[str, ...], size: tuple[int, int], text: str) -> Box:

@@ -20,7 +20,7 @@ REST = "rest"
 Values = NDArray[np.float64]
 
 
-def region_sums(explanation: Explanation, k: int, regions: Sequence[Region]) -> RegionSums | None:
+def region_sums(explanation: Explanation, k: int, regions: Sequence[Region]) -> RegionSums:
     """Sum the contributions to one target inside regions, and in what none of them covers.
 
     Sums are taken in float64 of what the network computed, not of the rounded map.
@@ -31,10 +31,8 @@ def region_sums(explanation: Explanation, k: int, regions: Sequence[Region]) -> 
         regions: laid on the explanation's view.
 
     Returns:
-        The sums; None where there are no regions.
+        The sums; without a region everything is in the rest.
     """
-    if not regions:
-        return None
     d = explanation.decomposition
     contributions = (d.inputs[0] * d.dynamic_weights[0, k]).to("cpu", torch.float64).sum(0)
     values = spread(contributions, explanation.view.rgb.shape[:2]).numpy()
