@@ -73,17 +73,20 @@ def _room_for(
     (x0, y0), (x1, y1) = points.min(0), points.max(0)
     wide, tall = text.width(name, letters) + 2 * (letters // 3), round(letters * 1.45)
     gap = max(2, letters // 5)
+    roomy = x1 - x0 > 3 * wide and y1 - y0 > 4 * tall  # a name inside hides little of a large region
+    inside = x0 + gap, y0 + gap
     for x, y in (
         (x0, y0 - tall - gap),
+        inside if roomy else (x0, y1 + gap),
         (x0, y1 + gap),
-        (x0 + gap, y0 + gap),
+        inside,
         (x1 - wide - gap, y1 - tall - gap),
         (x1 - wide, y0 - tall - gap),
     ):
         left, top = round(min(max(x, 0), max(0, width - wide))), round(y)
         place = left, top, left + wide, top + tall
-        inside = top >= 0 and place[3] <= height and place[2] <= width
-        if inside and not any(_meet(place, other) for other in taken):
+        fits = top >= 0 and place[3] <= height and place[2] <= width
+        if fits and not any(_meet(place, other) for other in taken):
             return place
     return None
 
