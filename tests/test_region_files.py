@@ -260,6 +260,13 @@ def test_one_picture_has_no_more_regions_than_can_be_summed(tmp_path: Path) -> N
         Regions(annotations=str(path)).found(PICTURE, VIEW)
 
 
+def test_regions_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "c.json", coco(*[BOX] * 3))
+    monkeypatch.setattr(budget, "REGIONS_BYTES", 2 * 5 * 5 * 8)
+    with pytest.raises(MediaError, match="its 3 regions take too much memory"):
+        Regions(annotations=str(path)).found(PICTURE, VIEW)
+
+
 # ---- labelme, YOLO, Pascal VOC ---------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,10 @@ def test_text_that_is_no_box_is_refused(text: str) -> None:
         Regions(boxes=(text,))
 
 
+def test_four_numbers_do_as_a_box() -> None:
+    assert Regions(boxes=[(1, 2.5, 30, 40)]).boxes == ("1,2.5,30,40",)
+
+
 # ---- sums ------------------------------------------------------------------------------------------------------------
 
 

@@ -55,13 +55,24 @@ class Place:
             name: of a picture, with or without folders.
 
         Returns:
-            For a frame, whether the last digits of the name without its suffix are the frame's number.
+            For a frame, whether the name ends in its number.
         """
-        other = Path(name.replace("\\", "/"))
         if self.frame is None:
-            return other.name == self.path.name
-        digits = re.findall(r"\d+", other.stem)
-        return bool(digits) and len(digits[-1]) < 10 and int(digits[-1]) == self.frame
+            return Path(name.replace("\\", "/")).name == self.path.name
+        return frame_number(name) == self.frame
+
+
+def frame_number(name: str) -> int | None:
+    """Find the number of the frame that a file belongs to.
+
+    Args:
+        name: of the file, with or without folders.
+
+    Returns:
+        The last digits of the name without its suffix, as a number; None where there are none.
+    """
+    digits = re.findall(r"[0-9]+", Path(name.replace("\\", "/")).stem)
+    return int(digits[-1]) if digits and len(digits[-1]) < 10 else None
 
 
 def shapes_in(path: Path, place: Place, wanted: tuple[str, ...] = ()) -> list[Shape]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from coda_cli.checkpoints.headers import odd_name
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explanation.regions.annotations import SUFFIXES_OF_ANNOTATIONS, Place, shapes_in
+from coda_cli.explanation.regions.annotations import SUFFIXES_OF_ANNOTATIONS, Place, frame_number, shapes_in
 from coda_cli.explanation.regions.shapes import Region, Shape, box_ring, laid, with_own_names
 from coda_cli.machine import budget
 from coda_cli.media.files import read_whole, regular_size, utf8
@@ -47,7 +47,8 @@ class Regions:
 
     Attributes:
         boxes: each "X0,Y0,X1,Y1" in pixels of the original, or relative to it where no number is above 1 or all end
-            in %; with a name before it, "dog=10,20,300,200", and for clips with times after it, "0,0,0.5,1@2.5-4".
+            in %; with a name before it, "dog=10,20,300,200", and for clips with times after it, "0,0,0.5,1@2.5-4". Four
+            numbers do as well.
         masks: a picture whose pixels other than 0 are inside, or a folder with one for each picture, or frame.
         labels: of masks, "all" or the values that are regions of their own, each with a name if it is given one:
             "1=dog"; of annotations, the names that are wanted.
@@ -63,7 +64,9 @@ class Regions:
     def __post_init__(self) -> None:
         for name in ("boxes", "labels"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            given = (value,) if isinstance(value, str) else tuple(value)
+            texts = (text if isinstance(text, str) else ",".join(map(str, text)) for text in given)
+            object.__setattr__(self, name, tuple(texts))
         for text in self.boxes:
             _parsed(text)
         for name in ("masks", "annotations"):
@@ -126,7 +129,13 @@ class Regions:
         """
         files = self.files(place)
         shapes = with_own_names((*self._boxes(view.size, place), *self._masks(place), *self._annotated(place)))
-        return Found(tuple(laid(shape, view) for shape in shapes), files)
+        regions, size = list[Region](), 0
+        for shape in shapes:
+            regions.append(laid(shape, view))
+            size += regions[-1].coverage.shares.nbytes
+            if size > budget.REGIONS_BYTES:
+                raise MediaError(f"its {len(shapes)} regions take too much memory at this size; choose some of them")
+        return Found(tuple(regions), files)
 
     def _boxes(self, size: tuple[int, int], place: Place) -> Iterator[Shape]:
         for k, text in enumerate(self.boxes, 1):
@@ -226,7 +235,8 @@ def _file_for(given: str | None, place: Place, suffixes: tuple[str, ...], what: 
     if given is None or not Path(given).is_dir():
         return None if given is None else Path(given)
     if place.frame is not None:
-        matches = [path for path in _numbered(Path(given), suffixes) if place.names(path.name)]
+        found = _numbered(Path(given), suffixes, Path(given).stat().st_mtime_ns).get(place.frame)
+        matches = [found] if found else []
         expected = f"whose name ends in {place.frame}; frames are counted from 0"
     else:
         folders = dict.fromkeys((Path(given) / place.subfolder, Path(given)))
@@ -250,6 +260,9 @@ def _sha256_as_it_is(path: Path, _changed: int, _size: int) -> str:
     return hashlib.sha256(read_whole(path, budget.PICTURE_FILE)).hexdigest()
 
 
-def _numbered(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files of a folder that may belong to frames."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+@lru_cache(maxsize=4)
+def _numbered(folder: Path, suffixes: tuple[str, ...], _changed: int) -> dict[int, Path]:
+    """The files of a folder that belong to frames, by their numbers."""
+    files = sorted((path for path in folder.iterdir() if path.suffix.lower() in suffixes), reverse=True)
+    numbers = ((frame_number(path.name), path) for path in files)
+    return {number: path for number, path in numbers if number is not None}
