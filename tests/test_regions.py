@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from program import photo
 import coda_cli as coda
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.record import settings_hash
 from coda_cli.explanation.regions.asked import Regions
 from coda_cli.explanation.regions.shapes import Shape, box_ring, laid
+from coda_cli.explanation.request import Request
 from coda_cli.media.coverage import Coverage, of_mask, of_rings
 from coda_cli.media.view import View
 from coda_cli.render.outlines import PLATE, outlined
@@ -225,15 +227,15 @@ def test_regions_that_are_asked_for_are_in_the_record_and_drawn(tmp_path: Path) 
     assert (np.asarray(asked.overlay())[:64] != np.asarray(without.overlay())[:64]).any()
 
 
-def test_a_record_without_regions_has_the_settings_it_always_had(tmp_path: Path) -> None:
-    path = photo(tmp_path / "a.png")
+def test_settings_tell_regions_apart_and_are_as_before_without_any() -> None:
     net = coda.load("cifar10")
-    plain = coda.explain(path, net, "cat").record().settings
-    first, second = (
-        coda.explain(path, net, "cat", regions=Regions(boxes=(box,))).record().settings
-        for box in ("0,0,0.5,1", "0,0,0.6,1")
-    )
-    assert len({plain, first, second}) == 3
+    known = asdict(Request())
+    assert known.pop("regions") is None
+    before = make_dataclass("Before", list(known))(**known)  # as a request was when it knew no regions
+    plain = settings_hash(net, Request())
+    assert plain == settings_hash(net, before)
+    asked = [settings_hash(net, Request(regions=Regions(boxes=(box,)))) for box in ("0,0,0.5,1", "0,0,0.6,1")]
+    assert len({plain, *asked}) == 3
 
 
 # ---- outlines --------------------------------------------------------------------------------------------------------
