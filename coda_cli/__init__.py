@@ -16,6 +16,7 @@ quantus_explain        Quantus' explain_func
 encode                 pictures -> the six channels that networks take
 Drawing, ClipDrawing   how pictures and clips are drawn
 Selection              which frames of a clip, and which part of them
+Regions                parts of pictures whose contributions are summed: boxes, masks, annotations
 Explanation            maps, logits, residual, record; overlay(), heatmap(), panel(), save()
 CodaError              base of all errors that coda raises on purpose
 =====================  ================================================================================
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from coda_cli.explanation.clip.run import ClipExplanation, explain_clip
     from coda_cli.explanation.picture import Explanation, explain
     from coda_cli.explanation.record import Drawing
+    from coda_cli.explanation.regions.asked import Regions
     from coda_cli.explanation.run import explain_many
     from coda_cli.study.attribution import Attribution, quantus_explain
     from coda_cli.video.reading import Selection
@@ -51,6 +53,7 @@ _HOMES = {
     "Drawing": "explanation.record",
     "Explanation": "explanation.picture",
     "Net": "checkpoints.loading",
+    "Regions": "explanation.regions.asked",
     "Selection": "video.reading",
     "decompose": "core.decompose",
     "encode": "core.networks",
@@ -75,6 +78,7 @@ __all__ = [
     "Drawing",
     "Explanation",
     "Net",
+    "Regions",
     "Selection",
     "decompose",
     "encode",

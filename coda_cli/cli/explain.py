@@ -28,6 +28,8 @@ from coda_cli.cli.options import (
     Ema,
     FitOption,
     Json,
+    Labels,
+    Masks,
     Mean,
     Model,
     OutputFolder,
@@ -35,6 +37,7 @@ from coda_cli.cli.options import (
     PrecisionOption,
     Quiet,
     Recursive,
+    RegionFile,
     Size,
     Smooth,
     Std,
@@ -44,6 +47,7 @@ from coda_cli.cli.options import (
     Versus,
     full_colour,
     pictures_of_batch,
+    regions_of,
 )
 from coda_cli.errors import ExitCode, UsageError
 from coda_cli.vocabulary import IfExists
@@ -107,6 +111,18 @@ def explain(
     alpha: Alpha = 0.85,
     style: StyleOption = "signed",
     smooth: Smooth = 15,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box",
+            "--region",
+            metavar="[NAME=]X0,Y0,X1,Y1",
+            help="Sum the contributions in this box, in pixels or in shares such as 0,0,0.5,1; can be repeated.",
+        ),
+    ] = None,
+    masks: Masks = None,
+    labels: Labels = None,
+    annotations: RegionFile = None,
     layer: Annotated[
         str | None,
         typer.Option(
@@ -168,7 +184,10 @@ def explain(
     from coda_cli.explanation.run import explain_items
     from coda_cli.explanation.writer import Output
 
-    request = Request(tuple(classes or ()), versus, fit, precision, check, layer)
+    regions = regions_of(boxes, masks, labels, annotations)
+    if regions and regions.have_times:
+        raise UsageError("--box: times after @ are for clips; coda video has them")
+    request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions)
     drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request, ema=ema)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
@@ -238,8 +257,9 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -
 
 
 def _proven(part: Explained) -> bool:
-    """Whether the contributions of the pixels add up, and those at every layer that was asked for."""
-    return part.exact and all(layer.exact or layer.approximate for layer in part.layers)
+    """Whether the contributions of the pixels add up, also those of regions, and at every layer that was asked for."""
+    regions = part.regions is None or part.regions.exact
+    return part.exact and regions and all(layer.exact or layer.approximate for layer in part.layers)
 
 
 def _share_of_tolerance(part: Explained) -> float:
@@ -307,7 +327,7 @@ class _ResultPrinter:
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:
     """Print for people what a record says; with ``many`` inputs only errors, unless -v is given."""
-    from coda_cli.explanation.phrases import equation, standing, title_of
+    from coda_cli.explanation.phrases import equation, regions_text, standing, title_of
 
     say = console.detail if many else console.say
     for note in record.source.notes:
@@ -316,6 +336,8 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
         name = title_of(e)
         chosen = standing(record.network, record.top, e.index, record.confident)
         say(f"{record.source.path}: {equation(e)}; {chosen}{' (already there)' if skipped else ''}")
+        if e.regions:
+            say(f"  {regions_text(e.regions)}; residual {e.regions.residual:.1e}")
         for layer in e.layers if e.carried is not None else ():
             share = "" if layer.carried is None else f"positions carry {layer.carried:.0%} of the logit"
             say(f"  {layer.name}, {layer.height} x {layer.width}: {share}, magnitudes {layer.ratio or 0:.1f} times it")
@@ -324,6 +346,8 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "
                 f"its tolerance {layer.tolerance:.1e}"
             )
+        if e.regions and not e.regions.exact:
+            console.error(f"{record.source.path}: NOT EXACT: regions and rest of {name} do not add up to its logit")
         if not e.exact:
             console.error(
                 f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli.clip_summary import count_of_frames, describe
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
@@ -29,11 +30,15 @@ from coda_cli.cli.options import (
     FitOption,
     Force,
     Json,
+    Labels,
+    Masks,
     Mean,
     Model,
     Percentile,
     PrecisionOption,
     Quiet,
+    RegionBoxes,
+    RegionFile,
     Size,
     Smooth,
     Std,
@@ -43,6 +48,7 @@ from coda_cli.cli.options import (
     Versus,
     full_colour,
     pictures_of_batch,
+    regions_of,
 )
 from coda_cli.errors import CodaError, ExitCode, UsageError
 from coda_cli.vocabulary import ClassPolicy, Layout
@@ -110,6 +116,14 @@ def video(
         str | None,
         typer.Option(metavar="X0,Y0,X1,Y1", help="Explain only this part, in pixels or in shares such as 0,0,0.5,1."),
     ] = None,
+    boxes: RegionBoxes = None,
+    masks: Masks = None,
+    labels: Labels = None,
+    annotations: RegionFile = None,
+    spans: Annotated[
+        list[str] | None,
+        typer.Option("--span", metavar="FROM-TO", help="Sum up this span of time, as in 2.5-4; can be repeated."),
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     layout: Annotated[
         Layout,
@@ -170,15 +184,20 @@ def video(
     from coda_cli.explanation.drawing import refuse_style
     from coda_cli.explanation.request import Request
     from coda_cli.video.reading import Selection, parse_box
+    from coda_cli.video.spans import parse_span
 
-    request = Request(tuple(classes or ()), versus, fit, precision, check)
+    regions = regions_of(boxes, masks, labels, annotations)
+    request = Request(tuple(classes or ()), versus, fit, precision, check, None, regions)
+    summed = tuple(map(parse_span, spans or ()))
     begins, stops = _span(start, end, seconds)
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
     drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
     plans = _plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request, ema=ema)
     refuse_style(net, style)
-    clip_of = partial(ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch)
+    clip_of = partial(
+        ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch, spans=summed
+    )
     counts = _explain_all(plans, clip_of, drawing, json)
     if counts["inexact"]:
         raise typer.Exit(ExitCode.INEXACT)
@@ -314,7 +333,9 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
         """Print how many frames were explained, and where they are."""
         are = "is" if summary.frames == 1 else "are"
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
-        console.interrupted(f"{name}: interrupted: its first {_frames(summary.frames)} {are} in {', '.join(kept)}")
+        console.interrupted(
+            f"{name}: interrupted: its first {count_of_frames(summary.frames)} {are} in {', '.join(kept)}"
+        )
         if json:
             console.result(to_json(summary))
 
@@ -339,7 +360,7 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
     if not json:
         for path in (*outputs.clips.values(), outputs.record):
             console.result(str(path))
-    _describe(name, summary)
+    describe(name, summary)
     return summary
 
 
@@ -361,34 +382,3 @@ def _print_records(
                 advance(n, max(n, frames or 0))
     assert summary is not None
     return summary
-
-
-def _describe(name: str, summary: ClipRecord) -> None:
-    """Print for people what the record of a clip says."""
-    for note in (*summary.source.notes, *summary.notes):
-        console.say(f"{name}: {note}")
-    for e in summary.explained:
-        title = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
-        embedding = f" {e.mean_positional:+.2f} positional" if e.mean_positional else ""
-        leads = sum(end - start for start, end in e.leads)
-        console.say(
-            f"{name}: {title}: {_frames(e.frames)}, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
-            f"{e.mean_negative:+.2f} + bias{embedding}, highest logit for {leads:.1f} s"
-        )
-    console.say(
-        f"{name}: {_frames(summary.frames)} in {summary.seconds:.1f} s, "
-        f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"
-    )
-    if not summary.exact:
-        console.error(f"{name}: NOT EXACT: a residual is above its tolerance; do not trust these maps")
-
-
-def _frames(count: int) -> str:
-    """A number of frames in words."""
-    return f"{count} {'frame' if count == 1 else 'frames'}"
-
-
-def _residual(summary: ClipRecord) -> str:
-    """The largest residual in words; nothing where there is no such ratio."""
-    worst = summary.worst_residual
-    return "" if worst is None else f"; largest residual {worst:.1%} of its tolerance"

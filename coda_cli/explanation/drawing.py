@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import UsageError
-from coda_cli.explanation.phrases import carried_text, name_of_bias, standing, title_of
+from coda_cli.explanation.phrases import carried_text, name_of_bias, regions_text, standing, title_of
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record
 from coda_cli.explanation.request import Input
 from coda_cli.machine import budget
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.colour import OUTSIDE
+from coda_cli.render.outlines import outlined
 from coda_cli.render.overlay import (
     PAPER,
     Colours,
@@ -98,6 +99,10 @@ def draw(
     title, lines = _caption(part, record, hues is not None, bool(bars))
     if hues is None and pixels.shape != view.rgb.shape[:2]:
         lines[1] += f", {pixels.shape[1]} x {pixels.shape[0]} positions, drawn smoothly"
+    if regions := [(region.name, region.outlines) for region in source.found.regions]:
+        scale = size[0] / view.size[0], size[1] / view.size[1]
+        row = [tile if tile is picture else outlined(tile, regions, scale) for tile in row]
+        lines.append(regions_text(part.regions))
     return framed(side_by_side(row), part.scale if bars else None, title, lines, bars=bars)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coda_cli.schema.parts import Network, ScoredClass, Sums
+from coda_cli.schema.regions import RegionSum, RegionSums, SpanPart
 
+MOST_TOLD = 4  # regions on a line
 CONFIDENT = 0.5  # a probability below this is said to be unsure
 
 
@@ -51,6 +53,58 @@ def name_of_bias(part: Sums) -> str:
         A word.
     """
     return "constants" if sum(c.kind != "positional" for c in part.constants) > 1 else "bias"
+
+
+def regions_text(sums: RegionSums | None) -> str:
+    """Say in one line how much of the positive evidence lies in which region.
+
+    Args:
+        sums: of a record.
+
+    Returns:
+        A line such as "dog: 61% of the evidence for it on 20% of the area (3.1 times); rest: 39% on 80% (0.5 times)";
+        nothing without regions.
+    """
+    if sums is None:
+        return ""
+    parts = [_region_text(region, first=n == 0) for n, region in enumerate(sums.regions[:MOST_TOLD])]
+    if len(sums.regions) > MOST_TOLD:
+        parts.append(f"{len(sums.regions) - MOST_TOLD} more regions in the record")
+    return "; ".join([*parts, _region_text(sums.rest, first=not parts)])
+
+
+def _region_text(region: RegionSum, *, first: bool) -> str:
+    """How much of the evidence lies in one region; the words are written out for the first one."""
+    if region.outside is not None and region.outside >= 1:
+        return f"{region.name} is wholly outside the view"
+    share = "no evidence" if region.share is None else f"{region.share:.0%}"
+    share += " of the evidence for it" if first and region.share is not None else ""
+    ratio = "" if region.ratio is None else f" ({region.ratio:.1f} times)"
+    text = f"{region.name}: {share} on {region.area:.0%}{' of the area' if first else ''}{ratio}"
+    return text + (f", {region.outside:.0%} of it is outside the view" if region.outside else "")
+
+
+def span_text(span: SpanPart) -> str:
+    """Say in one line what a class has in a span of time, and in the regions in it.
+
+    Args:
+        span: of a record.
+
+    Returns:
+        A line such as "2.5 to 4 s, 36 frames: mean logit 3.20, 41% of the evidence for it; ball: 30% on 4%".
+    """
+    when = "the whole clip" if span.end is None else f"{span.start:g} to {span.end:g} s"
+    share = "" if span.share is None or span.end is None else f", {span.share:.0%} of the evidence of all frames"
+    frames = f"{span.frames} {'frame' if span.frames == 1 else 'frames'}"
+    parts = [f"{when}, {frames}: mean logit {span.mean_logit:.2f}{share}"]
+    shown = (*span.regions[:-1][:MOST_TOLD], *span.regions[-1:])
+    parts += [
+        f"{r.name}: {'no evidence' if r.share is None else f'{r.share:.0%}'} on {r.mean_area:.0%}"
+        + ("" if r.ratio is None else f" ({r.ratio:.1f} times)")
+        + (f" in {r.frames} of them" if r.frames != span.frames else "")
+        for r in shown
+    ]
+    return "; ".join(parts)
 
 
 def carried_text(part: Sums) -> str:

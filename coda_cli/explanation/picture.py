@@ -22,9 +22,10 @@ from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import forward
-from coda_cli.errors import CodaError, ExactnessError, MediaError, UsageError
-from coda_cli.explanation.request import Input, Request, encoded, input_of, network_of
-from coda_cli.machine.memory import as_many_as_fit, out_of_memory
+from coda_cli.errors import CodaError, UsageError
+from coda_cli.explanation.refusals import refusal, too_small
+from coda_cli.explanation.request import Input, Request, encoded, input_of, network_of, with_regions
+from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.pictures import Image, as_image, as_picture
 from coda_cli.media.png import encode as as_png
 from coda_cli.media.sources import Item
@@ -33,8 +34,11 @@ from coda_cli.vocabulary import Fit, IfExists, Precision, Style
 
 if TYPE_CHECKING:
     from coda_cli.explanation.record import Drawing
+    from coda_cli.explanation.regions.asked import Regions
     from coda_cli.media.pictures import Image, PictureSource
+    from coda_cli.media.view import Box
     from coda_cli.schema.pictures import Record
+    from coda_cli.schema.regions import RegionSums
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,6 +179,25 @@ class Explanation:
         """
         return self._drawn("panel", target, scale, percentile, alpha, style)
 
+    def regions(self, **given: Box | NDArray[np.generic]) -> tuple[RegionSums, ...]:
+        """Sum the contributions inside regions of the picture, exactly.
+
+        Args:
+            given: for each region its name and a box (x0, y0, x1, y1) or a mask [H, W], in pixels of the original; a
+                mask is inside where it is not 0, and may have another size of the same proportions.
+
+        Returns:
+            For each of the K targets the sums inside every region and in the rest; see ``schema.regions``.
+
+        Raises:
+            MediaError: a region is empty or lies beside the picture, or a mask has other proportions.
+        """
+        from coda_cli.explanation.regions.shapes import laid, shape_of
+        from coda_cli.explanation.regions.sums import region_sums
+
+        found = [laid(shape_of(name, region), self.view) for name, region in given.items()]
+        return tuple(region_sums(self, k, found) for k in range(len(self.targets)))
+
     def save(
         self,
         folder: str | Path = "coda-out",
@@ -207,7 +230,7 @@ class Explanation:
         source = self._own_input
         naming = Naming(Path(folder), self.net.checkpoint.name, name or DEFAULT_NAME)
         writer = Writer(self.net, [source.item], self.request, Output(naming, drawing or Drawing(), if_exists))
-        if (there := writer.stored(source.item, source.picture)) is not None:
+        if (there := writer.stored(source.item, source.picture, source.found.files)) is not None:
             return there.written
         return writer.write(source, self).written
 
@@ -256,6 +279,7 @@ def explain(
     precision: Precision = "float32",
     tolerance: float | None = None,
     layer: str | None = None,
+    regions: Regions | None = None,
 ) -> Explanation:
     """Explain one picture: split logits of a network exactly into the contributions of its pixels.
 
@@ -269,6 +293,7 @@ def explain(
         precision: what is computed in; "float64" needs a network that was loaded with that dtype.
         tolerance: replaces the relative tolerance of the residual.
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
+        regions: boxes, masks or annotations: contributions inside them are summed in the record, and they are drawn.
 
     Returns:
         The explanation, which gives maps, drawings and the record.
@@ -286,11 +311,11 @@ def explain(
         >>> e = coda.explain("photo.jpg", classes=["church"])
         >>> e.overlay().save("overlay.png")
     """
-    request = Request(classes, versus, fit, precision, tolerance, layer)  # type: ignore[arg-type]
+    request = Request(classes, versus, fit, precision, tolerance, layer, regions)  # type: ignore[arg-type]
     net = network_of(net, precision)
     targets = request.targets(net)
     item = Item(Path(source if isinstance(source, str | Path) else "picture"))
-    read = input_of(item, as_picture(source), net, fit)
+    read = with_regions(input_of(item, as_picture(source), net, fit), request)
     (result,) = as_many_as_fit(
         net.model, [read.view], read.view.resolution, partial(explain_batch, net=net, request=request, targets=targets)
     )
@@ -325,12 +350,11 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
             chosen = [tuple(targets.of(row)) for row in d.logits.double().numpy()]
             layers = [_layer_shares(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
     except (ValueError, RuntimeError) as error:
-        if (why := _too_small(error, views[0], net)) is None:
+        if (why := too_small(error, views[0], net)) is None:
             raise
         return [why for _ in views]
     return [
-        _refusal(d[b], net)
-        or Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
+        refusal(d[b], net) or Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
         for b, view in enumerate(views)
     ]
 
@@ -355,7 +379,7 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
         with _computing(x, request):
             return list(forward(net.model, x).float().cpu().numpy())
     except (ValueError, RuntimeError) as error:
-        if (why := _too_small(error, views[0], net)) is None:
+        if (why := too_small(error, views[0], net)) is None:
             raise
         raise why from error
 
@@ -363,21 +387,6 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
 def _computing(x: Tensor, request: Request) -> torch.autocast:
     """The context in which a request is computed for x on its device."""
     return torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16")
-
-
-def _too_small(error: ValueError | RuntimeError, view: View, net: Net) -> MediaError | None:
-    """The error about a picture that is too small, if that is what a layer's error means; else None.
-
-    It is returned, not raised: an error that is a local variable in its own traceback keeps all tensors there alive.
-    """
-    if out_of_memory(error):
-        return None
-    if isinstance(error, ValueError):  # from a layer of this package
-        return MediaError(f"{error}; use --fit crop")
-    if min(view.rgb.shape[:2]) >= net.checkpoint.preprocessing.crop:
-        return None
-    reason = str(error).splitlines()[0]  # from a layer of torch
-    return MediaError(f"too small for this network ({reason}); use --fit crop")
 
 
 def _layer_shares(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:
@@ -391,20 +400,3 @@ def _layer_shares(net: Net, x: Tensor, weights: Tensor, request: Request) -> tup
         names = ", ".join(f"{k} ({s.name})" for k, s in enumerate(every[0]))
         raise UsageError(f"--layer {layer}: no such layer that the whole logit passes through; there are {names}")
     return tuple(chosen)
-
-
-def _refusal(d: Decomposition, net: Net) -> ExactnessError | None:
-    """Why nothing is shown of one input, if that is so.
-
-    A residual of a network that is exact by construction is shown: it is a fault of rounding or of the program. That of
-    an ordinary network means that a layer does what coda does not know.
-    """
-    if not (torch.isfinite(d.logits).all() and torch.isfinite(d.residual).all()):
-        return ExactnessError("the network's logits are not finite; nothing can be explained")
-    if d.exactness == "by construction" or d.exact.all():
-        return None
-    used = float((d.residual.abs() / d.tolerance).max())
-    return ExactnessError(
-        f"{net.checkpoint.name} is not understood above {net.cut or 'its input'}: a residual is {used:.2g} times its "
-        f"tolerance; not known to coda: {', '.join(d.unknown) or 'no function by its name'}; --cut names a layer above"
-    )

@@ -27,6 +27,8 @@ from coda_cli.explanation.evidence import Evidence, measure
 from coda_cli.explanation.naming import KINDS
 from coda_cli.explanation.phrases import CONFIDENT
 from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.regions.asked import Found
+from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.explanation.request import Input, refuse_unknown
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
@@ -110,7 +112,8 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
         source=source_part(source),
         network=network_part(net),
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box, notes=view_notes(net, request.fit)),
-        explained=tuple(_explained(explanation, k, drawing) for k in range(len(explanation.targets))),
+        explained=tuple(_explained(explanation, k, drawing, source.found) for k in range(len(explanation.targets))),
+        region_files=dict(source.found.files),
         top=top,
         confident=top[0].probability >= CONFIDENT,
         settings=settings or settings_hash(net, request, drawing),
@@ -182,6 +185,8 @@ def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
         sha256 as hex digits.
     """
     everything = {key: value for part in asked for key, value in asdict(part).items()}
+    if everything.get("regions", ...) is None:
+        del everything["regions"]  # without regions the hash is that of versions which knew none
     everything |= {**more, "network": described(net), "coda": versions()["coda"]}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
@@ -260,7 +265,7 @@ def source_part(source: Input) -> Source:
     )
 
 
-def _explained(explanation: Explanation, k: int, drawing: Drawing) -> Explained:
+def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found) -> Explained:
     """Make the part of a record about target ``k``."""
     view, pixels = explanation.view, explanation.maps[k]
     evidence = measure(pixels)
@@ -281,6 +286,7 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing) -> Explained:
         ),
         scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
         layers=tuple(_layer(share, drawing.percentile) for share in layers),
+        regions=region_sums(explanation, k, found.regions) if explanation.request.regions else None,
     )
 
 

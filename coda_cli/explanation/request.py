@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +16,8 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.networks import encode
 from coda_cli.errors import UsageError
+from coda_cli.explanation.regions.annotations import Place
+from coda_cli.explanation.regions.asked import Found, Regions
 from coda_cli.machine.precision import DTYPES
 from coda_cli.media.pictures import for_drawing
 from coda_cli.media.sources import Item
@@ -37,6 +39,7 @@ class Request:
         tolerance: replaces the relative tolerance of the residual.
         layer: also split the logit over the outputs of layers: "all", a number counted from the input (0), or a
             name.
+        regions: parts of the picture whose contributions are also summed.
     """
 
     classes: tuple[str, ...] = ()
@@ -45,6 +48,7 @@ class Request:
     precision: Precision = "float32"
     tolerance: float | None = None
     layer: str | None = None
+    regions: Regions | None = None
 
     def __post_init__(self) -> None:
         # A text is a sequence as well, of letters.
@@ -77,11 +81,13 @@ class Input:
         item: the input's file, and the folder for its outputs.
         picture: its pixels, fewer of a picture that is too large to be drawn, and what was done to get them.
         view: what the network sees of it.
+        found: the regions that are asked for, laid on the view.
     """
 
     item: Item
     picture: Picture
     view: View
+    found: Found = field(default_factory=Found)
 
 
 def refuse_unknown(option: str, value: object, vocabulary: object) -> None:
@@ -142,6 +148,25 @@ def input_of(item: Item, picture: Picture, net: Net, mode: Fit) -> Input:
     view = fit(picture.rgb, p.resize, p.crop, mode, p.interpolation)
     view = view.of_picture(picture.full_size) if picture.full_size else view
     return Input(item, for_drawing(picture), view)
+
+
+def with_regions(source: Input, request: Request) -> Input:
+    """Find the regions of a picture, where there are any.
+
+    Args:
+        source: the picture, and what the network sees of it.
+        request: what is asked.
+
+    Returns:
+        The same with its regions.
+
+    Raises:
+        MediaError: the regions of this picture cannot be read, or do not fit it.
+    """
+    if request.regions is None:
+        return source
+    item = source.item
+    return replace(source, found=request.regions.found(Place(item.path, item.subfolder), source.view))
 
 
 def encoded(views: Sequence[View], net: Net) -> Tensor:

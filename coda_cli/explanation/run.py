@@ -20,7 +20,8 @@ from coda_cli.explanation.files import prepare, sweep
 from coda_cli.explanation.naming import refuse_collisions
 from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.record import Drawing
-from coda_cli.explanation.request import Input, Request, input_of, network_of
+from coda_cli.explanation.regions.annotations import Place
+from coda_cli.explanation.request import Input, Request, input_of, network_of, with_regions
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads
@@ -284,9 +285,11 @@ def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> R
             _refuse_no_file(item.path)
         opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.path)
         with opened as picture:
-            if writer and (stored := writer.stored(item, picture)) is not None:
+            files = request.regions.files(Place(item.path, item.subfolder)) if request.regions else {}
+            if writer and (stored := writer.stored(item, picture, files)) is not None:
                 return stored
-            return input_of(item, picture, net, request.fit)
+            source = input_of(item, picture, net, request.fit)
+        return with_regions(source, request)  # not in the block: masks are read under the same limit as pictures
     except Exception as error:
         return Outcome(item, error=_error_of_item(error, item))
 

@@ -89,12 +89,13 @@ class Writer:
 
     # ---- files that exist --------------------------------------------------------------------------------------------
 
-    def stored(self, item: Item, picture: Picture) -> Outcome | None:
+    def stored(self, item: Item, picture: Picture, regions: Mapping[str, str]) -> Outcome | None:
         """Look for the results of an input.
 
         Args:
             item: the input.
             picture: the picture as it was read; its hash is compared.
+            regions: the files that its regions are from, with their hashes, which are compared as well.
 
         Returns:
             The outcome of an input whose results exist; None when it has to be explained.
@@ -109,16 +110,16 @@ class Writer:
         if policy == "skip":
             there = tuple(f for f in self._files_of_record(record, path) if f.exists())
             return Outcome(item, record, skipped=True, written=there)
-        if policy == "match" and record and self._matches(record, picture):
+        if policy == "match" and record and self._matches(record, picture, regions):
             # A picture may have been deleted since: then everything is made again.
             files = self._files_of_record(record, path)
             return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
         raise self._policy.in_the_way(path)
 
-    def _matches(self, record: Record, picture: Picture) -> bool:
-        """Whether a stored record is about this picture, network and settings."""
-        own = picture.sha256, self.net.sha256, self.settings
-        return (record.source.sha256, record.network.sha256, record.settings) == own
+    def _matches(self, record: Record, picture: Picture, regions: Mapping[str, str]) -> bool:
+        """Whether a stored record is about this picture, its regions, this network and these settings."""
+        own = picture.sha256, self.net.sha256, self.settings, regions
+        return (record.source.sha256, record.network.sha256, record.settings, record.region_files) == own
 
     def _files_of_record(self, record: Record | None, path: Path) -> tuple[Path, ...]:
         """Every file that the record in ``path`` names, and the record itself."""
@@ -136,7 +137,7 @@ class Writer:
 
     def _is_the_same(self, path: Path, source: Input) -> bool:
         """Whether the file that exists is about this picture, network and settings."""
-        return (stored := stored_record(path)) is not None and self._matches(stored, source.picture)
+        return (stored := stored_record(path)) is not None and self._matches(stored, source.picture, source.found.files)
 
     # ---- files that are written --------------------------------------------------------------------------------------
 

@@ -178,6 +178,13 @@ PNG_BLOCK = 1 << 22
 # without compression, has 384 MB.
 PICTURE_FILE, RECORD_FILE = 512_000_000, 64_000_000
 
+# Bytes of a file of annotations, which as objects takes about ten times as many. COCO's val2017 has 20 MB.
+ANNOTATIONS_FILE = 64_000_000
+
+# Bytes that the regions of one picture may take: eight for each pixel of the view inside their bounding boxes. A whole
+# view of 224 x 224 pixels takes 0.4 MB.
+REGIONS_BYTES = 256_000_000
+
 # Bytes that pictures may take while they are decoded or drawn, those of all threads together; one that needs more has
 # them to itself. Measured: twelve PNGs of 64 million pixels, which is 448 MB each, take turns.
 PICTURES_BYTES = 768_000_000

@@ -91,16 +91,26 @@ def reading(path: Path) -> Iterator[Picture]:
     Raises:
         MediaError: as ``read_image`` does.
     """
-    with gate.PICTURES.holding(_memory_of(path)):
+    with gate.PICTURES.holding(memory_of(path)):
         yield _decoded(path)
 
 
-def _memory_of(path: Path) -> int:
-    """How many bytes decoding a file will take, by its header; raises MediaError where that is too much."""
+def memory_of(path: Path) -> int:
+    """Say how many bytes decoding a file will take, by its header.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Bytes, about.
+
+    Raises:
+        MediaError: it is no picture, or that is too much.
+    """
     size = regular_size(path, budget.PICTURE_FILE)
     if not size:
         raise MediaError("the file is empty", item=path)
-    with _decoder_errors(path), pillow_silent, open_image(path, path) as image:
+    with decoder_errors(path), pillow_silent, open_image(path, path) as image:
         refuse_bombs(path, image.size)
         own = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
         pixels, extra = image.width * image.height, budget.DECODER_BYTES.get(image.format or "", 0)
@@ -119,7 +129,7 @@ def _memory_of(path: Path) -> int:
 def _decoded(path: Path) -> Picture:
     """The picture in a file whose header was accepted."""
     data = read_whole(path, budget.PICTURE_FILE)
-    with _decoder_errors(path), pillow_silent, open_image(io.BytesIO(data), path) as image:
+    with decoder_errors(path), pillow_silent, open_image(io.BytesIO(data), path) as image:
         full, drafted = image.size, _draft(image)
         if (profile := embedded_profile(image.format or "", data)) is not None:
             image.info.setdefault("icc_profile", profile)
@@ -157,8 +167,18 @@ def open_image(file: Path | IO[bytes], name: Path) -> Image.Image:
 
 
 @contextmanager
-def _decoder_errors(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into a MediaError about the file."""
+def decoder_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into a MediaError about the file.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MediaError: for everything but a lack of memory.
+    """
     try:
         yield
     except MediaError as error:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coda_cli.schema.parts import ClassPart, Failed, Network, Part, ScoredClass, Sums, ViewPart, schema_of
+from coda_cli.schema.regions import RegionSums, SpanPart
 
 FRAME_SCHEMA: Literal["coda.frame"] = "coda.frame"
 CLIP_SCHEMA: Literal["coda.clip"] = "coda.clip"
@@ -20,12 +21,14 @@ class ExplainedFrame(Sums):
         half_share: the smallest share of the view's pixels that holds half of the positive evidence, in [0, 1].
         similarity: cosine of this map and the previous frame's of the same class; None for the first.
         scale: the contribution of one view pixel, in logit units, that is drawn in full colour.
+        regions: the sums inside regions that the user gave; None where none were asked for.
     """
 
     centroid: tuple[float, float] | None
     half_share: float | None
     similarity: float | None
     scale: float
+    regions: RegionSums | None = None
 
 
 class FrameRecord(Part):
@@ -119,6 +122,8 @@ class ExplainedClip(ClassPart):
         stability: mean similarity of neighbouring maps; None with fewer than two.
         leads: spans of time (start, end), in seconds, in which the class has the highest logit.
         evidence_per_second: positive evidence integrated over time, divided by the time; None without times.
+        spans: the same for spans of time, that of the whole clip first, with sums inside regions; none where neither
+            spans nor regions were asked for.
     """
 
     versus: ClassPart | None = None
@@ -130,6 +135,7 @@ class ExplainedClip(ClassPart):
     stability: float | None
     leads: tuple[tuple[float, float], ...]
     evidence_per_second: float | None
+    spans: tuple[SpanPart, ...] = ()
 
 
 class ClipRecord(Part):
@@ -153,6 +159,7 @@ class ClipRecord(Part):
             where every frame has its own.
         scale_frames: from how many frames the scale was found.
         files: what was written: kind -> path relative to the output folder, with /.
+        region_files: the files that say what the regions are: path -> sha256.
         notes: what the outputs lack, a phrase each.
         settings: sha256 over everything that decides the result but the source and the weights.
         device: on which it was computed.
@@ -177,6 +184,7 @@ class ClipRecord(Part):
     scale: float | Literal["frame"]
     scale_frames: int | None
     files: dict[str, str]
+    region_files: dict[str, str] = Field(default={})
     notes: tuple[str, ...] = ()
     settings: str
     device: str

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coda_cli.schema.parts import Failed, Network, Part, ScoredClass, Source, Sums, ViewPart, schema_of, to_json
+from coda_cli.schema.regions import RegionSums
 
 SCHEMA: Literal["coda.record"] = "coda.record"
 VERSION: Literal[1] = 1
@@ -88,9 +89,11 @@ class Explained(Sums):
         evidence: where the positive evidence lies.
         scale: the contribution of one view pixel, in logit units, that is drawn in full colour.
         files: what was written for the class: kind -> path relative to the output folder, with /.
+        regions: the sums inside regions that the user gave; None where none were asked for.
     """
 
     layers: tuple[LayerPart, ...] = ()
+    regions: RegionSums | None = None
     evidence: EvidencePart
     scale: float
     files: dict[str, str] = Field(default={})
@@ -110,6 +113,7 @@ class Record(Part):
         top: the classes with the highest logits, the highest first; the second is the runner-up.
         confident: whether the highest probability is at least 0.5. A network knows its own classes only, and says one
             of them of every picture.
+        region_files: the files that say what the regions are: path -> sha256.
         files: what was written once for the picture, whatever the number of classes: kind -> path as in ``explained``.
         settings: sha256 over everything that decides the result but the source and the weights.
         device: on which it was computed.
@@ -127,6 +131,7 @@ class Record(Part):
     explained: tuple[Explained, ...]
     top: tuple[ScoredClass, ...]
     confident: bool | None = None
+    region_files: dict[str, str] = Field(default={})
     files: dict[str, str] = Field(default={})
     settings: str
     device: str

@@ -32,6 +32,27 @@ def parse_time(text: str) -> float:
     return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
 
 
+def parse_span(text: str) -> tuple[float, float]:
+    """Read a span of time.
+
+    Args:
+        text: two times with a dash between them: "2.5-4", "1:20-1:30".
+
+    Returns:
+        Start and end in seconds.
+
+    Raises:
+        UsageError: for anything else, and for a span that does not end after it starts.
+    """
+    first, dash, last = text.partition("-")
+    if not dash:
+        raise UsageError(f"{text!r} is not a span of time: write two times with a dash between them, as in 2.5-4")
+    start, end = parse_time(first), parse_time(last)
+    if end <= start:
+        raise UsageError(f"the span {text!r} does not end after it starts")
+    return start, end
+
+
 def parse_box(text: str, size: tuple[int, int] | None = None) -> Box:
     """Read a box.
 

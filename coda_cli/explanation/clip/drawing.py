@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +16,12 @@ from coda_cli.explanation.clip.survey import Survey, target_name
 from coda_cli.explanation.drawing import colour_explanation_of, coloured_weights
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import refuse_bad_drawing
+from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.request import refuse_unknown
 from coda_cli.media.view import paste_back
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, marked, places, resized
 from coda_cli.render.colour import robust_scale
+from coda_cli.render.outlines import outlined
 from coda_cli.render.overlay import heatmap, overlay
 from coda_cli.schema.clips import ExplainedFrame, FrameRecord
 from coda_cli.video.reading import Frame
@@ -140,13 +143,14 @@ class Painter:
         factor = min(drawn / height, room / width)
         return max(1, round(width * factor)), max(1, round(height * factor))
 
-    def draw(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> RGB:
+    def draw(self, frame: Frame, explanation: Explanation, record: FrameRecord, regions: Sequence[Region] = ()) -> RGB:
         """Draw one frame of the clip.
 
         Args:
             frame: the frame.
             explanation: its explanation.
             record: its record, with the scales.
+            regions: those that are outlined.
 
         Returns:
             uint8 [H, W, 3], of the same size for every frame.
@@ -155,6 +159,7 @@ class Painter:
         size = self._size(frame)
         factor = size[1] / frame.rgb.shape[0]
         picture = resized(frame.rgb, size)
+        lines = [(region.name, region.outlines) for region in regions]
         tiles = []
         for kind in LAYOUTS[self.drawing.layout]:
             if kind == "picture":
@@ -162,6 +167,8 @@ class Painter:
                 continue
             for k, (target, part) in enumerate(zip(explanation.targets, record.explained, strict=True)):
                 shown = self._draw_map(kind, explanation, k, picture, part)
+                if lines:
+                    shown = outlined(shown, lines, (size[0] / frame.rgb.shape[1], factor), self.origin)
                 if self.drawing.centroid and part.centroid:
                     x, y = part.centroid[0] - self.origin[0], part.centroid[1] - self.origin[1]
                     shown = marked(shown, (x * factor, y * factor))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from coda_cli.explanation.clip.drawing import Painter
 from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
 from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.regions.shapes import Region
 from coda_cli.machine import budget
 from coda_cli.media.files import alone, atomic, utf8
 from coda_cli.schema.clips import ClipRecord, FrameRecord
@@ -118,18 +119,19 @@ class Sink:
             kind, error = RuntimeError, RuntimeError()
         self._stack.__exit__(kind, error, trace)
 
-    def put(self, frame: Frame, explanation: Explanation, record: FrameRecord) -> None:
+    def put(self, frame: Frame, explanation: Explanation, record: FrameRecord, regions: Sequence[Region] = ()) -> None:
         """Draw and encode one frame, in threads.
 
         Args:
             frame: the frame.
             explanation: its explanation.
             record: its record.
+            regions: those that are outlined.
         """
         if self._writers:
             self._most = budget.frames_held(budget.FRAMES_UNDER_WAY, frame.rgb.nbytes)
             self.painter.prepare(frame)
-            drawn = self._drawing.submit(self.painter.draw, frame, explanation, record)
+            drawn = self._drawing.submit(self.painter.draw, frame, explanation, record, regions)
             self._pending.append(self._encoding.submit(self._write, drawn, frame))
         if self._lines:
             self._lines.write(to_json(record).encode() + b"\n")

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
+from coda_cli.explanation.clip.over_time import Span, SpanTally, span_parts
 from coda_cli.explanation.evidence import measure
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import class_part, sums, to_source, top_classes
+from coda_cli.explanation.regions.shapes import Region
+from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
 from coda_cli.video.reading import Frame
@@ -67,37 +70,42 @@ class ClipTally:
         net: the network.
         path: what the records call the clip.
         origin: (x, y) of the frames' corner in the source, in its pixels.
+        spans: of time that are summed, in seconds, the whole clip first.
     """
 
-    def __init__(self, net: Net, path: str, origin: tuple[int, int] = (0, 0)) -> None:
-        self.net, self.path, self.origin = net, path, origin
+    def __init__(self, net: Net, path: str, origin: tuple[int, int] = (0, 0), spans: Sequence[Span] = ()) -> None:
+        self.net, self.path, self.origin, self.spans = net, path, origin, spans
         self.frames, self.worst, self.exact, self.no_tolerance = 0, 0.0, True, False
         self._predicted: Counter[int] = Counter()
         self._tallies: dict[Target, _TargetSums] = {}
+        self._over_time: dict[Target, list[SpanTally]] = {}
         self._spans: list[tuple[float, float, int]] = []  # from, to, the class with the highest logit
         self._before: dict[Target, NDArray[np.float32]] = {}
 
-    def add(self, frame: Frame, explanation: Explanation, scales: Sequence[float]) -> FrameRecord:
+    def add(
+        self, frame: Frame, explanation: Explanation, scales: Sequence[float], regions: Sequence[Region] = ()
+    ) -> FrameRecord:
         """Count one frame.
 
         Args:
             frame: the frame, with its duration.
             explanation: its explanation.
             scales: the contribution in full colour of each target.
+            regions: laid on what the network saw of the frame.
 
         Returns:
             The frame's record.
         """
         top = top_classes(self.net, explanation.decomposition.logits[0])
-        parts = tuple(
-            self._explained(explanation, k, target, scales[k]) for k, target in enumerate(explanation.targets)
-        )
+        parts = tuple(self._explained(explanation, k, scales[k], regions) for k in range(len(explanation.targets)))
         self.frames += 1
         self._predicted[top[0].index] += 1
         duration = frame.duration or 0.0
         self._add_span(frame.time, frame.time + duration, top[0].index)
         for target, part in zip(explanation.targets, parts, strict=True):
             self._tallies.setdefault(target, _TargetSums(part)).add(part, duration)
+            for tally in self._over_time.setdefault(target, [SpanTally(span) for span in self.spans]):
+                tally.add(frame.time, part)
             self.exact &= part.exact
             if part.tolerance:
                 self.worst = max(self.worst, abs(part.residual) / part.tolerance)
@@ -114,9 +122,9 @@ class ClipTally:
             top=top,
         )
 
-    def _explained(self, explanation: Explanation, k: int, target: Target, scale: float) -> ExplainedFrame:
+    def _explained(self, explanation: Explanation, k: int, scale: float, regions: Sequence[Region]) -> ExplainedFrame:
         """Make the part of a frame's record about target ``k``."""
-        pixels = explanation.maps[k]
+        pixels, target = explanation.maps[k], explanation.targets[k]
         evidence = measure(pixels, parts=False)
         return ExplainedFrame(
             **sums(explanation, k, evidence).model_dump(),
@@ -124,6 +132,7 @@ class ClipTally:
             half_share=evidence.half_share,
             similarity=_cosine(self._before.get(target), pixels),
             scale=scale,
+            regions=region_sums(explanation, k, regions) if explanation.request.regions else None,
         )
 
     def _to_source(self, view: View, x: float, y: float) -> tuple[float, float]:
@@ -153,8 +162,9 @@ class ClipTally:
                 stability=t.similarity / t.similar if t.similar else None,
                 leads=tuple((start, end) for start, end, leader in self._spans if leader == t.first.index),
                 evidence_per_second=t.evidence / t.length if t.length else None,
+                spans=span_parts(self._over_time[target]),
             )
-            for t in self._tallies.values()
+            for target, t in self._tallies.items()
         )
 
     def shares(self) -> tuple[PredictedShare, ...]:

@@ -20,12 +20,16 @@ from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.clip.drawing import ClipDrawing, Painter
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
+from coda_cli.explanation.clip.over_time import WHOLE
 from coda_cli.explanation.clip.record import ClipTally
 from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
 from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import network_part, settings_hash, versions
+from coda_cli.explanation.regions.annotations import Place
+from coda_cli.explanation.regions.asked import Regions
+from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.request import Request, network_of, refuse_unknown
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
@@ -46,6 +50,7 @@ class ClipExplanation:
         selection: which frames, and which part of them.
         policy: the predicted class is that of the whole clip ("clip") or each frame's own ("frame").
         batch: how many frames to compute together; decided by their size unless given.
+        spans: of time that are summed up, (start, end) in seconds.
 
     Raises:
         UsageError: the network has no such class.
@@ -60,7 +65,9 @@ class ClipExplanation:
         *,
         policy: ClassPolicy = "clip",
         batch: int | None = None,
+        spans: Sequence[tuple[float, float]] = (),
     ) -> None:
+        self.spans = tuple(spans)
         self.source, self.net, self.request = source, net, request
         self.selection, self.policy, self.batch = selection or Selection(), policy, batch
         refuse_unknown("policy", policy, ClassPolicy)
@@ -151,8 +158,9 @@ class ClipExplanation:
                     for frame, explanation in zip(group, explanations, strict=True):
                         sink.wait()
                         with uninterrupted():
-                            record = run.tally.add(frame, explanation, sink.painter.scales(explanation))
-                            sink.put(frame, explanation, record)
+                            regions = run.regions(frame, explanation.view)
+                            record = run.tally.add(frame, explanation, sink.painter.scales(explanation), regions)
+                            sink.put(frame, explanation, record, regions)
                         yield record
             except BaseException as error:
                 # After Ctrl-C, or when the generator is closed or the process ends, the frames so far become a clip. An
@@ -180,6 +188,8 @@ def explain_clip(
     selection: Selection | None = None,
     policy: ClassPolicy = "clip",
     batch: int | None = None,
+    regions: Regions | None = None,
+    spans: Sequence[tuple[float, float]] = (),
 ) -> ClipExplanation:
     """Explain a clip frame by frame.
 
@@ -196,6 +206,8 @@ def explain_clip(
         selection: which frames, and which part of them.
         policy: the predicted class is that of the whole clip ("clip") or each frame's own ("frame").
         batch: how many frames to compute together; decided by their size unless given.
+        regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn.
+        spans: of time that are summed up, (start, end) in seconds.
 
     Returns:
         The explanation of the clip.
@@ -207,8 +219,9 @@ def explain_clip(
     Example:
         >>> coda.explain_clip("clip.mp4", classes=["parachute"]).save("clip.gif")
     """
-    request = Request(classes, versus, fit, precision, tolerance)  # type: ignore[arg-type]
-    return ClipExplanation(source, network_of(net, precision), request, selection, policy=policy, batch=batch)
+    request = Request(classes, versus, fit, precision, tolerance, None, regions)  # type: ignore[arg-type]
+    net = network_of(net, precision)
+    return ClipExplanation(source, net, request, selection, policy=policy, batch=batch, spans=spans)
 
 
 class _ClipRun:
@@ -225,14 +238,18 @@ class _ClipRun:
         self.clip, self.drawing, self.outputs = clip, drawing, outputs
         self.start, self.targets = time.perf_counter(), clip.targets
         source, selection = clip.source, clip.selection
-        self.settings = settings_hash(clip.net, clip.request, selection, drawing, policy=clip.policy)
+        more = {"spans": clip.spans} if clip.spans else {}
+        self.settings = settings_hash(clip.net, clip.request, selection, drawing, policy=clip.policy, **more)
         self.info = probe(source, selection.fps)
         path = None if isinstance(source, int) else Path(source)
         self.sha256 = file_sha256(path) if path and path.is_file() else None
         self.reader = Reader(source, selection)
         corner = pixel_box(selection.box, (self.info.width, self.info.height)) if selection.box else (0, 0)
         self.origin = corner[0], corner[1]  # of the frames, in the source's pixels
-        self.tally = ClipTally(clip.net, utf8(source_name(source)), self.origin)
+        spans = (WHOLE, *clip.spans) if clip.spans or clip.request.regions else ()
+        self.tally = ClipTally(clip.net, utf8(source_name(source)), self.origin, spans)
+        self.region_files: dict[str, str] = {}
+        self._regions: tuple[object, tuple[Region, ...]] = (None, ())
         self.found: Survey | None = None
         self.scale_frames: int | None = None
         self.view: View | None = None
@@ -277,6 +294,25 @@ class _ClipRun:
                 self.view = group.views[0]
                 yield group.frames, explanations
 
+    def regions(self, frame: Frame, view: View) -> tuple[Region, ...]:
+        """Find the regions of a frame; those of the frame before are taken where they are the same."""
+        if (asked := self.clip.request.regions) is None:
+            return ()
+        source = self.clip.source
+        place = Place(Path(source_name(source)), frame=frame.index, time=frame.time)
+        key = asked.key(place), view.box
+        if self._regions[0] != key:
+            shown = View(view.rgb, self._box(view), (self.info.width, self.info.height))
+            found = asked.found(place, shown)
+            self.region_files |= found.files
+            self._regions = key, found.regions
+        return self._regions[1]
+
+    def _box(self, view: View) -> tuple[float, float, float, float]:
+        """What a view covers, in pixels of the source."""
+        (x0, y0, x1, y1), (dx, dy) = view.box, self.origin
+        return x0 + dx, y0 + dy, x1 + dx, y1 + dy
+
     def summary(self, status: Literal["ok", "interrupted"]) -> ClipRecord:
         """Make the record of the clip, as far as it was explained."""
         clip, tally, drawing = self.clip, self.tally, self.drawing
@@ -295,6 +331,7 @@ class _ClipRun:
             scale="frame" if isinstance(drawing.scale, str) else drawing.scale,
             scale_frames=self.scale_frames,
             files={kind: utf8(path.as_posix()) for kind, path in self.outputs.clips.items()},
+            region_files=self.region_files,
             settings=self.settings,
             device=str(clip.net.device),
             precision=clip.request.precision,
@@ -318,10 +355,8 @@ class _ClipRun:
     def _view_part(self) -> ViewPart:
         """Make the part of the record that says what the network saw, in pixels of the source."""
         assert self.view is not None
-        (x0, y0, x1, y1), (dx, dy) = self.view.box, self.origin
         width, height = self.view.resolution
-        box = x0 + dx, y0 + dy, x1 + dx, y1 + dy
-        return ViewPart(fit=self.clip.request.fit, width=width, height=height, box=box)
+        return ViewPart(fit=self.clip.request.fit, width=width, height=height, box=self._box(self.view))
 
 
 def _with_durations(reader: Reader) -> Iterator[Frame]:

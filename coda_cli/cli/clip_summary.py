@@ -1,0 +1,45 @@
+"""What ``coda video`` says at the end about a clip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coda_cli.cli.console import console
+
+if TYPE_CHECKING:
+    from coda_cli.schema.clips import ClipRecord
+
+
+def describe(name: str, summary: ClipRecord) -> None:
+    """Print for people what the record of a clip says."""
+    from coda_cli.explanation.phrases import span_text
+
+    for note in (*summary.source.notes, *summary.notes):
+        console.say(f"{name}: {note}")
+    for e in summary.explained:
+        title = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
+        embedding = f" {e.mean_positional:+.2f} positional" if e.mean_positional else ""
+        leads = sum(end - start for start, end in e.leads)
+        console.say(
+            f"{name}: {title}: {count_of_frames(e.frames)}, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
+            f"{e.mean_negative:+.2f} + bias{embedding}, highest logit for {leads:.1f} s"
+        )
+        for span in e.spans:
+            console.say(f"{name}:   {span_text(span)}")
+    console.say(
+        f"{name}: {count_of_frames(summary.frames)} in {summary.seconds:.1f} s, "
+        f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"
+    )
+    if not summary.exact:
+        console.error(f"{name}: NOT EXACT: a residual is above its tolerance; do not trust these maps")
+
+
+def count_of_frames(count: int) -> str:
+    """A number of frames in words."""
+    return f"{count} {'frame' if count == 1 else 'frames'}"
+
+
+def _residual(summary: ClipRecord) -> str:
+    """The largest residual in words; nothing where there is no such ratio."""
+    worst = summary.worst_residual
+    return "" if worst is None else f"; largest residual {worst:.1%} of its tolerance"

@@ -1,0 +1,324 @@
+"""Regions in files of annotations: labelme, YOLO and Pascal VOC here, COCO in ``coco``.
+
+The files are of others and are read strictly; only what is needed is taken. XML may have no document type, so that it
+can define no entities.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+import numpy as np
+
+from coda_cli.checkpoints.descriptions import read_json
+from coda_cli.checkpoints.headers import odd_name
+from coda_cli.errors import MediaError
+from coda_cli.explanation.regions.shapes import Shape, box_ring, polygon
+from coda_cli.machine import budget
+from coda_cli.media.files import read_whole
+
+SUFFIXES_OF_ANNOTATIONS = (".json", ".xml", ".txt")
+NAMES_OF_YOLO = "classes.txt"  # beside the files: a name on each line
+DEEPEST = 50  # elements of an XML file inside each other
+CIRCLE = 360  # corners of the polygon that stands for a circle; its area is 0.005 % less
+
+
+@dataclass(frozen=True)
+class Place:
+    """What regions are looked for: a picture, or a frame of a clip.
+
+    Attributes:
+        path: the picture's file, or the clip's.
+        subfolder: its place in a scanned tree of folders.
+        frame: number of the frame, from 0; None for a picture.
+        time: of the frame, in seconds; None for a picture.
+    """
+
+    path: Path
+    subfolder: Path = Path()
+    frame: int | None = None
+    time: float | None = None
+
+    def names(self, name: str) -> bool:
+        """Say whether a file of that name is this picture, or frame.
+
+        Args:
+            name: of a picture, with or without folders.
+
+        Returns:
+            For a frame, whether the name ends in its number.
+        """
+        if self.frame is None:
+            return Path(name.replace("\\", "/")).name == self.path.name
+        return frame_number(name) == self.frame
+
+
+def frame_number(name: str) -> int | None:
+    """Find the number of the frame that a file belongs to.
+
+    Args:
+        name: of the file, with or without folders.
+
+    Returns:
+        The last digits of the name without its suffix, as a number; None where there are none.
+    """
+    digits = re.findall(r"[0-9]+", Path(name.replace("\\", "/")).stem)
+    return int(digits[-1]) if digits and len(digits[-1]) < 10 else None
+
+
+def shapes_in(path: Path, place: Place, wanted: tuple[str, ...] = ()) -> list[Shape]:
+    """Read the regions of a picture from a file.
+
+    Args:
+        path: a .json file of COCO or labelme, an .xml file of Pascal VOC, or a .txt file of YOLO.
+        place: the picture, or frame.
+        wanted: the names that are taken; all unless given.
+
+    Returns:
+        The shapes, in the order of the file.
+
+    Raises:
+        MediaError: the file cannot be read, is none of these, knows nothing of the picture, or has no such name.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        shapes = list(_of_voc(read_xml(read_whole(path, budget.ANNOTATIONS_FILE))))
+    elif suffix == ".txt":
+        shapes = list(_of_yolo(path))
+    elif suffix == ".json":
+        return _of_json(path, place, wanted)
+    else:
+        raise MediaError("expected .json (COCO or labelme), .xml (Pascal VOC) or .txt (YOLO)")
+    return chosen(shapes, wanted, {shape.name for shape in shapes})
+
+
+def _of_json(path: Path, place: Place, wanted: tuple[str, ...]) -> list[Shape]:
+    from coda_cli.explanation.regions.coco import Coco
+
+    content = _json(path)
+    if isinstance(content, Coco):
+        return content.shapes(place, wanted)
+    shapes = list(_of_labelme(content))
+    return chosen(shapes, wanted, {shape.name for shape in shapes})
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds: a ``Coco``, or an object of labelme; the last few files are kept. Raises MediaError."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror or error})") from error
+    with _READING:  # of several threads that want the same file, one reads it
+        return _json_as_it_is(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _json_as_it_is(path: Path, _changed: int, _size: int) -> Any:
+    from coda_cli.explanation.regions.coco import Coco
+
+    try:
+        content = read_json(read_whole(path, budget.ANNOTATIONS_FILE).decode("utf-8-sig"))
+    except ValueError as error:
+        raise MediaError(f"is not JSON that can be read ({' '.join(str(error).split())[:150]})") from error
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        return Coco(content, path)
+    if isinstance(content, dict) and isinstance(content.get("shapes"), list):
+        return content
+    raise MediaError("is JSON of neither COCO (images and annotations) nor labelme (shapes)")
+
+
+_READING = Lock()
+
+
+def chosen(shapes: Iterable[Shape], wanted: tuple[str, ...], known: Iterable[str]) -> list[Shape]:
+    """Take the shapes with the names that are wanted.
+
+    Args:
+        shapes: those of the picture.
+        wanted: names; none means all.
+        known: the names that the file has.
+
+    Returns:
+        The shapes, at least one.
+
+    Raises:
+        MediaError: a name is not known, or nothing is left.
+    """
+    names = sorted(set(known))
+    if unknown := [name for name in wanted if name not in names]:
+        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise MediaError(f"there is no {unknown[0]} among its names: {listed or 'it has none'}")
+    kept = [shape for shape in shapes if not wanted or shape.name in wanted]
+    if not kept:
+        raise MediaError("has no region for this picture" + (f" with the name {', '.join(wanted)}" if wanted else ""))
+    return kept
+
+
+def plain(value: object, what: str) -> str:
+    """Check a name in a file.
+
+    Args:
+        value: what stands there.
+        what: what it names, for the message.
+
+    Returns:
+        The name.
+
+    Raises:
+        MediaError: it is none that can be shown.
+    """
+    text = str(value) if isinstance(value, str | int) else ""
+    if odd_name(text):
+        raise MediaError(f"a {what} has no name that can be shown")
+    return text
+
+
+def number(value: object) -> float:
+    """Check a number in a file.
+
+    Args:
+        value: what stands there.
+
+    Returns:
+        The number.
+
+    Raises:
+        MediaError: it is none, or too large for a place in a picture.
+    """
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if isinstance(value, bool) or not abs(found) < 1e7:
+        raise MediaError(f"{str(value)[:40]!r} stands where a number of pixels is expected")
+    return found
+
+
+# ---- labelme ---------------------------------------------------------------------------------------------------------
+
+
+def _of_labelme(content: Mapping[str, Any]) -> Iterator[Shape]:
+    """The shapes of a labelme file."""
+    size = (number(content.get("imageWidth")), number(content.get("imageHeight")))
+    for entry in content["shapes"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("points"), list):
+            raise MediaError("a shape has no points")
+        name, kind, points = plain(entry.get("label"), "shape"), entry.get("shape_type") or "polygon", entry["points"]
+        if not all(isinstance(point, list) and len(point) == 2 for point in points):
+            raise MediaError(f"the shape {name} has points that are not x, y")
+        flat = [number(value) for point in points for value in point]
+        if kind == "rectangle" and len(points) == 2:
+            (x0, x1), (y0, y1) = sorted(flat[::2]), sorted(flat[1::2])
+            ring = box_ring(x0, y0, x1, y1)
+        elif kind == "circle" and len(points) == 2:
+            angles = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
+            radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
+            ring = np.stack([flat[0] + radius * np.cos(angles), flat[1] + radius * np.sin(angles)], 1)
+        elif kind in ("polygon", "rectangle", "rotation"):
+            ring = polygon(flat)
+        else:
+            raise MediaError(f"the shape {name} is a {str(kind)[:20]}; polygons, rectangles and circles are read")
+        yield Shape(name, (ring,), size=size)
+
+
+# ---- YOLO ------------------------------------------------------------------------------------------------------------
+
+
+def _of_yolo(path: Path) -> Iterator[Shape]:
+    """The shapes of a YOLO file: boxes "class x y width height" or polygons "class x y x y ...", relative to 1."""
+    beside = path.parent / NAMES_OF_YOLO
+    names = _lines(beside) if beside.is_file() and beside != path else []
+    for n, line in enumerate(_lines(path), 1):
+        first, *rest = line.split()
+        if not first.isdecimal() or len(first) > 6:
+            raise MediaError(f"line {n} does not begin with the number of a class")
+        index = int(first)
+        if names and index >= len(names):
+            raise MediaError(f"line {n} is of class {index}, and {NAMES_OF_YOLO} beside it has {len(names)} names")
+        name = plain(names[index] if names else first, "class")
+        try:
+            values = [float(value) for value in rest]
+        except ValueError as error:
+            raise MediaError(f"line {n} holds something that is no number") from error
+        if not all(-1e-6 <= value <= 1 + 1e-6 for value in values):
+            raise MediaError(f"line {n} has numbers outside 0 to 1; YOLO's are relative to the picture")
+        if len(values) == 4:
+            x, y, w, h = values
+            ring = box_ring(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        elif len(values) >= 6:
+            ring = polygon(values)
+        else:
+            raise MediaError(f"line {n} has {len(values)} numbers after its class; expected 4, or 6 and more")
+        yield Shape(name, (ring,), relative=True)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises MediaError."""
+    try:
+        text = read_whole(path, budget.ANNOTATIONS_FILE).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MediaError("is not a text in UTF-8", item=path) from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+# ---- Pascal VOC ------------------------------------------------------------------------------------------------------
+
+
+def _of_voc(root: ElementTree.Element) -> Iterator[Shape]:
+    """The boxes of a Pascal VOC file; its pixels are counted from 1, and the last one belongs to the box."""
+    if root.tag != "annotation":
+        raise MediaError("is XML, but not a Pascal VOC annotation")
+    width, height = root.findtext("size/width"), root.findtext("size/height")
+    size = (number(width), number(height)) if width and height else None
+    for entry in root.findall("object"):
+        name = plain((entry.findtext("name") or "").strip(), "object")
+        x0, y0, x1, y1 = (number(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+        yield Shape(name, (box_ring(x0 - 1, y0 - 1, x1, y1),), size=size)
+
+
+def read_xml(data: bytes) -> ElementTree.Element:
+    """Read XML of somebody else.
+
+    Args:
+        data: the file.
+
+    Returns:
+        Its root.
+
+    Raises:
+        MediaError: it is no XML, has a document type (which may define entities), or is nested too deeply.
+    """
+    builder, depth = ElementTree.TreeBuilder(), 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise MediaError("is XML that is nested too deeply")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def refuse(*_: object) -> None:
+        raise MediaError("is XML with a document type, which could define entities; remove the line <!DOCTYPE ...>")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
+    try:
+        parser.Parse(data, True)
+        return builder.close()
+    except (expat.ExpatError, ValueError, LookupError) as error:  # an encoding that nobody knows is a LookupError
+        raise MediaError(f"is not XML that can be read ({error})") from error
