@@ -145,6 +145,14 @@ def test_what_would_take_too_much_memory_is_refused_by_its_header(
     assert "48 x 48 pixels, more than the" in refusal(tmp_path / name)
 
 
+def test_a_picture_has_a_number_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they take: those of two colours need little memory until they are drawn."""
+    patches().convert("1").save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")
+    monkeypatch.setattr(stills, "MAX_PIXELS", 48 * 48 - 1)
+    assert "48 x 48 pixels, more than 0 million" in refusal(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(("mode", "own"), [("L", 1), ("I;16", 2), ("RGB", 4), ("RGBA", 4)])
 def test_the_memory_of_a_picture_is_counted_by_its_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, own: int
