@@ -263,7 +263,7 @@ def imported(script: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(script, EXAMPLES / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[script] = importlib.util.module_from_spec(spec)  # dataclasses look for themselves there
     spec.loader.exec_module(module)
     return module
 
