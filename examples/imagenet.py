@@ -300,11 +300,26 @@ def unknown(bench: Bench) -> None:
 
 
 def write(bench: Bench, path: Path) -> None:
-    """Writes the network with the accuracy that one of each class gave."""
-    right = classify(bench.net.model, bench.one_of_each.images).argmax(1) == bench.one_of_each.labels
-    measured = Accuracy(value=float(right.double().mean()), pictures=len(right), split="one photograph of each class")
-    described = bench.net.checkpoint.model_copy(update={"name": path.stem, "accuracy": measured})
-    coda_cli.save(bench.net.model, described, path, half=True)
+    """Writes the network with the accuracy that one of each class gave, and a constant that makes its p true.
+
+    The ordinary network was trained to be less sure than it is right, and the layer learned that from it. One number,
+    added to every logit, mends most of it: with it the mean p on Imagenette's held-out pictures is how often the
+    network is right about them. No prediction changes, and no map.
+    """
+    checkpoint, model = bench.net.checkpoint, bench.net.model
+    logits = classify(model, bench.imagenette.images).double()
+    right = float((logits.argmax(1) == bench.imagenette.labels).double().mean())
+    low, high = -8.0, 8.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = float((logits.max(1).values + middle).sigmoid().mean()) < right
+        low, high = (middle, high) if below else (low, middle)
+    found = classify(model, bench.one_of_each.images).argmax(1) == bench.one_of_each.labels
+    measured = Accuracy(value=float(found.double().mean()), pictures=len(found), split="one photograph of each class")
+    arguments = {**checkpoint.arguments, "bias": round(checkpoint.arguments["bias"] + low, 3)}
+    described = checkpoint.model_copy(update={"name": path.stem, "accuracy": measured, "arguments": arguments})
+    coda_cli.save(model, described, path, half=True)
+    print(f"\nthe constant of every logit is {arguments['bias']}, raised by {low:.3f}")
 
 
 TABLES: dict[str, Callable[[Bench], None]] = {

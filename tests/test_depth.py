@@ -92,6 +92,19 @@ def test_a_share_is_the_rest_of_the_network_s_decomposition() -> None:
         torch.testing.assert_close(shares[f"layers.{k}"].pixels, expected)
 
 
+def test_magnitudes_are_those_of_the_map_that_is_shown() -> None:
+    """What cancels between the channels of one position cannot be seen, and does not count."""
+    model = coda_net(
+        channels=[6, 8, 3], kernels=[3, 3], strides=[1, 1], ranks=[2, 2], norm="SQ", temperature=8.0, bias=-1.0
+    ).eval()
+    x = encode(torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
+    for share in shares_by_layer(model, x, torch.tensor([1.0, 0.0, 0.0])):
+        assert share.magnitude == pytest.approx(float(share.pixels.double().abs().sum()))
+    d = decompose(model, x, 0)
+    channels = float(d.contributions.abs().sum())
+    assert channels > 1.05 * float(d.pixels.abs().sum())  # else this would say nothing
+
+
 def test_a_branch_of_a_residual_block_is_not_among_them() -> None:
     names = [
         s.name for s in shares_by_layer(network("resnet"), encode(torch.rand(1, 3, 32, 32).double()), torch.ones(3))

@@ -181,14 +181,14 @@ def _of_one(
         above = [c for c in constants if c.node is None or c.node in around]
         positional = sum(c.share for c in above if c.kind == "positional")
         bias = sum(c.share for c in above if c.kind != "positional")
-        magnitude = float(products.abs().sum())
         residual = logit - float(products.sum()) - positional - bias
-        tolerance = rtol * (magnitude + sum(c.size for c in above))
+        tolerance = rtol * (float(products.abs().sum()) + sum(c.size for c in above))
+        pixels = _placed(products, x)
         approximate = name == INPUT and abilities.cut(model) is not None and dynamic_linear
         found.append(
             LayerShare(
                 name,
-                _placed(products, x),
+                pixels,
                 residual,
                 tolerance,
                 exact=not approximate and abs(residual) <= tolerance,
@@ -196,7 +196,7 @@ def _of_one(
                 approximate=approximate,
                 bias=bias,
                 of_classifier=constants[-1].share if constants else 0.0,
-                magnitude=magnitude,
+                magnitude=float(pixels.double().abs().sum()),
                 logit=logit,
             )
         )
