@@ -9,17 +9,17 @@ from drawing import Array, Colour, Points, Scene, curve, drawn_out, foliage, mix
 from PIL import Image, ImageDraw, ImageFilter
 
 BILL = np.array((0.262, 0.262))  # feathers lie away from here: over the head, down the breast and along the back
-SHOULDER = np.array((0.470, 0.330))  # and those of the wing away from here
+SHOULDER = np.array((0.495, 0.330))  # and those of the wing away from here
 SUN = np.array((-0.46, -0.62, 0.64))  # y runs down here, as in the picture
 
 BODY = [
     *((0.290, 0.235), (0.300, 0.165), (0.355, 0.108), (0.430, 0.100), (0.490, 0.145), (0.520, 0.220), (0.565, 0.300)),
-    *((0.625, 0.420), (0.665, 0.550), (0.690, 0.660), (0.660, 0.725), (0.590, 0.745), (0.500, 0.735), (0.420, 0.695)),
+    *((0.625, 0.420), (0.665, 0.550), (0.690, 0.650), (0.660, 0.700), (0.590, 0.715), (0.500, 0.708), (0.420, 0.675)),
     *((0.340, 0.620), (0.285, 0.530), (0.265, 0.445), (0.278, 0.375), (0.300, 0.315)),
 ]
 WING = [
-    *((0.455, 0.350), (0.520, 0.318), (0.590, 0.365), (0.650, 0.470), (0.700, 0.590), (0.745, 0.720), (0.780, 0.825)),
-    *((0.725, 0.795), (0.640, 0.740), (0.555, 0.665), (0.480, 0.575), (0.432, 0.475), (0.425, 0.400)),
+    *((0.490, 0.355), (0.540, 0.322), (0.595, 0.365), (0.652, 0.470), (0.700, 0.590), (0.745, 0.720), (0.780, 0.825)),
+    *((0.725, 0.795), (0.645, 0.740), (0.570, 0.665), (0.505, 0.580), (0.464, 0.485), (0.458, 0.410)),
 ]
 
 
@@ -35,15 +35,15 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "face": Kind((46, 44, 160), (84, 100, 228), (24, 22, 84), 0.30, 0.026, 0.0042),
-    "crown": Kind((44, 52, 176), (96, 130, 244), (24, 26, 96), 0.30, 0.034, 0.0048),
-    "nape": Kind((52, 44, 128), (70, 84, 190), (26, 26, 76), 0.40, 0.036, 0.0065),
-    "collar": Kind((172, 200, 44), (216, 230, 80), (120, 150, 34), 0.35, 0.040, 0.0090),
-    "breast": Kind((226, 52, 18), (252, 112, 28), (60, 18, 62), 0.70, 0.046, 0.0140),
-    "side": Kind((244, 138, 22), (254, 200, 56), (204, 70, 20), 0.60, 0.048, 0.0140),
-    "belly": Kind((40, 40, 140), (70, 78, 200), (20, 20, 76), 0.60, 0.046, 0.0140),
-    "thigh": Kind((76, 150, 38), (150, 196, 56), (214, 216, 70), 0.75, 0.046, 0.0130),
-    "back": Kind((44, 138, 40), (100, 194, 60), (24, 84, 28), 0.50, 0.048, 0.0150),
+    "face": Kind((46, 44, 160), (84, 100, 228), (24, 22, 84), 0.18, 0.029, 0.0029),
+    "crown": Kind((44, 52, 176), (96, 130, 244), (24, 26, 96), 0.18, 0.041, 0.0034),
+    "nape": Kind((52, 44, 128), (70, 84, 190), (26, 26, 76), 0.24, 0.040, 0.0039),
+    "collar": Kind((172, 200, 44), (216, 230, 80), (120, 150, 34), 0.18, 0.044, 0.0045),
+    "breast": Kind((226, 52, 18), (252, 112, 28), (60, 18, 62), 0.56, 0.046, 0.0105),
+    "side": Kind((244, 138, 22), (254, 200, 56), (204, 70, 20), 0.30, 0.048, 0.0070),
+    "belly": Kind((40, 40, 140), (70, 78, 200), (20, 20, 76), 0.24, 0.046, 0.0063),
+    "thigh": Kind((76, 150, 38), (150, 196, 56), (214, 216, 70), 0.45, 0.046, 0.0065),
+    "back": Kind((44, 138, 40), (100, 194, 60), (24, 84, 28), 0.25, 0.048, 0.0075),
 }
 ZONES = (  # where on the body each kind grows
     *((0.300, 0.250, "face"), (0.330, 0.190, "crown"), (0.390, 0.140, "crown"), (0.440, 0.150, "crown")),
@@ -68,6 +68,25 @@ def closed(corners: Points, steps: int = 12) -> Points:
     return [(float(x), float(y)) for x, y in points.reshape(-1, 2)]
 
 
+class Tilted(Scene):
+    """A scene whose points are turned anticlockwise about the middle of the bird; ``tilt`` in degrees."""
+
+    def __init__(self, tilt: float) -> None:
+        super().__init__()
+        c, s = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
+        self.turn, self.middle = np.array([[c, s], [-s, c]]), np.array((0.54, 0.53))
+        x, y = self.x - self.middle[0], self.y - self.middle[1]
+        self.x, self.y = c * x - s * y + self.middle[0], s * x + c * y + self.middle[1]
+
+    def pixels(self, points: Points) -> Points:
+        turned = (np.array(points) - self.middle) @ self.turn.T + self.middle
+        return [(float(x), float(y)) for x, y in turned * self.unit]
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float | None = None) -> Image.Image:
+        turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        return self.polygon([(x + rx * float(np.cos(a)), y + (ry or rx) * float(np.sin(a))) for a in turns])
+
+
 class Plumage:
     """Feathers laid one over another, with the area that they cover."""
 
@@ -76,6 +95,11 @@ class Plumage:
         self.colours, self.cover = Image.new("RGB", scene.size, (40, 80, 40)), scene.polygon(outline)
         self.inside = np.asarray(self.cover) > 0
         self.paint, self.hide = ImageDraw.Draw(self.colours, "RGBA"), ImageDraw.Draw(self.cover)
+
+    def grows(self, root: Array) -> bool:
+        """Whether feathers grow at this point, which is inside the outline."""
+        x, y = self.scene.pixels([(root[0], root[1])])[0]
+        return bool(self.inside[int(y), int(x)])
 
     def feather(self, root: Array, way: Array, kind: Kind, blunt: float = 0.72) -> None:
         """One feather: its shadow, its vane with a rim about the tip, its barbs and its shaft."""
@@ -91,8 +115,8 @@ class Plumage:
         def tone(colour: Array, opaque: int) -> tuple[int, ...]:
             return (*(int(v) for v in np.clip(colour, 0, 255)), opaque)
 
-        colour = mix(kind.low, kind.high, np.clip(self.rng.normal(0.5, 0.28), 0, 1))
-        self.paint.polygon(vane(1.30), fill=(10, 14, 24, 34))
+        colour = mix(kind.low, kind.high, np.clip(self.rng.normal(0.5, 0.30), 0, 1))
+        self.paint.polygon(vane(1.30), fill=(10, 14, 24, 36))
         self.paint.polygon(vane(1.0), fill=tone(mix(colour, kind.rim, kind.shown), 255))
         self.paint.polygon(vane(0.80), fill=tone(colour, 255))
         self.hide.polygon(vane(1.0), fill=255)
@@ -100,7 +124,7 @@ class Plumage:
             spot, reach = root + way * at * kind.length, float(np.interp(at, along, wide))
             for side in (-1, 1):
                 end = spot + (side * across + way) * reach * 0.92
-                shade = tone(colour * self.rng.uniform(0.74, 1.34), 130)
+                shade = tone(colour * self.rng.uniform(0.72, 1.36), 130)
                 self.paint.line(self.scene.pixels([(spot[0], spot[1]), (end[0], end[1])]), fill=shade, width=1)
         a, b = root + way * kind.length * 0.2, root + way * kind.length * 0.94
         shaft = self.scene.pixels([(a[0], a[1]), (b[0], b[1])])
@@ -130,8 +154,7 @@ def body(scene: Scene) -> Plumage:
     rng = feathers.rng
     roots = rng.random((26_000, 2)) * (0.46, 0.68) + (0.25, 0.08)
     for root in roots[np.argsort(-np.linalg.norm(roots - BILL, axis=1))]:
-        column, row = (int(v * scene.unit) for v in root)
-        if not feathers.inside[row, column]:
+        if not feathers.grows(root):
             continue
         kind = KINDS[ZONES[np.linalg.norm(zones - root - rng.normal(0, 0.009, 2), axis=1).argmin()][2]]
         if rng.random() > (0.0038 / kind.width) ** 1.35:  # the larger, the fewer
@@ -148,7 +171,7 @@ def wing(scene: Scene) -> Plumage:
     feathers = Plumage(scene, 12, closed(WING))
     rng = feathers.rng
     for k in np.linspace(0, 1, 12):  # the flight feathers, the lowest first
-        start = np.array((0.490, 0.520)) + k * np.array((0.130, -0.100))
+        start = np.array((0.510, 0.525)) + k * np.array((0.120, -0.100))
         end = np.array((0.655, 0.765)) + k * np.array((0.125, 0.075))
         long = float(np.linalg.norm(end - start))
         kind = Kind((34, 112, 38), (74, 166, 56), (16, 44, 30), 0.85, long, 0.0170)
@@ -157,12 +180,12 @@ def wing(scene: Scene) -> Plumage:
     for root in roots[np.argsort(-np.linalg.norm(roots - SHOULDER, axis=1))]:
         far = float(np.linalg.norm(root - SHOULDER))
         size = 0.55 + 2.4 * far
-        if far > 0.265 or not feathers.inside[int(root[1] * scene.unit), int(root[0] * scene.unit)]:
+        if far > 0.265 or not feathers.grows(root):
             continue
-        if rng.random() > 0.30 / size**2:
+        if rng.random() > 0.24 / size**2:
             continue
         way = np.array((0.50, 0.86)) + rng.normal(0, 0.07, 2) + (root - SHOULDER) * 0.6
-        kind = Kind((44, 142, 40), (104, 200, 62), (20, 82, 30), 0.65, 0.052 * size, 0.0150 * size)
+        kind = Kind((44, 142, 40), (104, 200, 62), (24, 92, 34), 0.55, 0.056 * size, 0.0165 * size)
         feathers.feather(root, way / np.linalg.norm(way), kind, 0.6)
     return feathers
 
@@ -211,7 +234,9 @@ def branch(scene: Scene) -> None:
     bark = 0.40 + 0.60 * drawn_out(scene.size, 32, 0.95, 5) + 0.45 * scene.noise(33, 0.9, (4, 9))
     light = np.clip(0.95 - 0.50 * across - 0.36 * across**2, 0.16, 1.4)
     grey = mix((150, 126, 104), (150, 152, 128), smooth(scene.noise(34, 0.7, (3, 7)), 0.5, 0.7))
-    scene.paint(scene.where(np.abs(across) < 1), grey * (bark * light)[..., None], thing=False)
+    wood = np.abs(across) < 1
+    scene.paint(scene.where(wood), grey * (bark * light)[..., None], thing=False)
+    scene.mask *= ~wood
 
 
 def twig(scene: Scene, seed: int, x: float, y: float, turned: int) -> None:
@@ -233,7 +258,7 @@ def twig(scene: Scene, seed: int, x: float, y: float, turned: int) -> None:
 def foot(scene: Scene, x: float, y: float) -> None:
     """Three ringed toes with claws about the branch."""
     for k in (1, -1, 0):
-        toe = curve((x + 0.004 * k, y - 0.040), (x + 0.022 * k - 0.012, y - 0.044), (x + 0.026 * k - 0.016, y + 0.018),
+        toe = curve((x + 0.004 * k, y - 0.040), (x + 0.026 * k - 0.014, y - 0.040), (x + 0.031 * k - 0.018, y + 0.012),
                     steps=12)  # fmt: skip
         scene.shadow(scene.line([(u + 0.007, v + 0.005) for u, v in toe], 0.018), 0.45, 0.004)
         u, v = toe[-1]
@@ -241,7 +266,7 @@ def foot(scene: Scene, x: float, y: float) -> None:
         scene.stroke(claw, 0.007, (40, 36, 38), light=(1.5, 0.8))
         for j, (u, v) in enumerate(toe[::-1]):
             tone = (122, 116, 118) if j % 2 else (104, 98, 102)
-            scene.paint(scene.ellipse(u, v, 0.0105, 0.0085), tone, light=(1.35, 0.95, 0.65), soft=0.001)
+            scene.paint(scene.ellipse(u, v, 0.0098, 0.0080), tone, light=(1.45, 1.0, 0.6), soft=0.001)
 
 
 def garden(scene: Scene) -> None:
@@ -260,18 +285,21 @@ def garden(scene: Scene) -> None:
 
 
 def lorikeet() -> tuple[Image.Image, Image.Image]:
-    scene = Scene()
+    scene = Tilted(8)
     garden(scene)
     twig(scene, 25, 0.90, 0.72, 1)
     twig(scene, 26, 0.10, 0.75, -1)
     scene.behind()
     tail(scene).lay(0.05)
-    branch(scene)
+    branch(scene)  # before the tail, behind the body
     body(scene).lay(0.13)
+    for x, y in ((0.445, 0.730), (0.535, 0.726)):
+        foot(scene, x, y)
     folded = wing(scene)
     scene.shadow(folded.cover, 0.5, 0.010)
     folded.lay(0.09)
     face(scene)
-    for x, y in ((0.450, 0.735), (0.540, 0.730)):
-        foot(scene, x, y)
-    return scene.finish(24)
+    return scene.finish(24, sharp=0.3)
+
+
+SCENES = {"lorikeet": lorikeet}
