@@ -14,12 +14,13 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+import scenes_animals
 import scenes_cifar10
 import scenes_golf
 import scenes_imagenette
 
 HERE = Path(__file__).parent
-SETS = {HERE: scenes_imagenette.SCENES, HERE / "cifar10": scenes_cifar10.SCENES}
+SETS = {HERE: scenes_imagenette.SCENES | scenes_animals.SCENES, HERE / "cifar10": scenes_cifar10.SCENES}
 
 
 def main() -> None:
