@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core.abilities import above, cut, is_ordinary, shares_gradients, to_cut
-from coda_cli.core.held import Held, held
+from coda_cli.core.held import Constant, Held, held
 from coda_cli.machine import budget
 
 
@@ -98,52 +99,46 @@ def held_gradients(held_pass: HeldPass, weightings: Tensor) -> HeldGradients:
     Returns:
         The rows of W(x), and the sums of the contributions.
     """
-    x, at_once = held_pass.x, held_pass.at_once
-    columns = weightings.transpose(0, 1)  # [K, B, classes]
+    x, logits, reported, at_once = held_pass
+    constants, B = reported.constants, len(x)
+    parts = weightings.transpose(0, 1).split(at_once)  # of [K, B, classes]
     rows, of_constants = list[Tensor](), list[Tensor]()
     with torch.inference_mode(False), torch.enable_grad():
-        parts = columns.split(at_once)
         for part in parts:
-            take = _gradients_of_several if len(part) > 1 else _gradient_of_one
-            row, sums = take(held_pass, part, further=part is not parts[-1])
+            further, k = part is not parts[-1], len(part)
+            if k > 1:
+                leaves: list[Any] = [x, *(c.edge for c in constants)]
+                row, *found = torch.vmap(partial(torch.autograd.grad, logits, leaves, retain_graph=further))(part)
+                sums = [constant_sums(c.value, g, k, B) for c, g in zip(constants, found, strict=True)]
+            else:
+                with _summed_as_they_come(constants, B) as sums:
+                    # Of a sum: torch's first gradient with weights given to it costs 0.3 s of imports.
+                    row = torch.autograd.grad((logits * part[0]).sum(), x, retain_graph=further)[0][None]
             rows.append(row)
-            none = torch.zeros(len(part), len(x), 0, 2, dtype=torch.float64)
+            none = torch.zeros(k, B, 0, 2, dtype=torch.float64)
             of_constants.append(torch.cat([none, *(s.cpu()[:, :, None] for s in sums)], 2))
     W = joined(rows).transpose(0, 1)
     return HeldGradients(W, sums_of_products(x.detach(), W), torch.cat(of_constants).transpose(0, 1))
 
 
-def _gradients_of_several(held_pass: HeldPass, columns: Tensor, *, further: bool) -> tuple[Tensor, list[Tensor]]:
-    """The gradients of several weightings [k, B, classes] in one call, and the sums of the constants."""
-    constants = held_pass.reported.constants
-    leaves: list[Any] = [held_pass.x, *(constant.edge for constant in constants)]
-    row, *found = torch.vmap(partial(torch.autograd.grad, held_pass.logits, leaves, retain_graph=further))(columns)
-    counts = len(columns), len(held_pass.x)
-    return row, [constant_sums(c.value, g, *counts) for c, g in zip(constants, found, strict=True)]
+@contextmanager
+def _summed_as_they_come(constants: Sequence[Constant], B: int) -> Iterator[list[Tensor]]:
+    """The sums of the constants, of B inputs, as long as the gradient of one weighting is taken.
 
-
-def _gradient_of_one(held_pass: HeldPass, column: Tensor, *, further: bool) -> tuple[Tensor, list[Tensor]]:
-    """The same of one weighting [1, B, classes].
-
-    The constants' gradients are summed as they come: all of them together are as large as the graph, and memory that
-    is new costs more time than the sums.
+    All gradients of constants together are as large as the graph, and memory that is new costs more time than the sums.
     """
-    x, logits, reported, _ = held_pass
-    sums = [constant_sums(c.value, None, 1, len(x)) for c in reported.constants]
+    sums = [constant_sums(c.value, None, 1, B) for c in constants]
 
     def add(n: int, gradients: Sequence[Tensor | None]) -> None:
-        constant = reported.constants[n]
-        if (g := gradients[constant.edge.output_nr]) is not None:
-            sums[n] = constant_sums(constant.value, g[None], 1, len(x))
+        if (g := gradients[constants[n].edge.output_nr]) is not None:
+            sums[n] = constant_sums(constants[n].value, g[None], 1, B)
 
-    hooks = [c.edge.node.register_prehook(partial(add, n)) for n, c in enumerate(reported.constants)]
+    hooks = [c.edge.node.register_prehook(partial(add, n)) for n, c in enumerate(constants)]
     try:
-        # Of a sum: torch's first gradient with weights given to it costs 0.3 s of imports.
-        (gradient,) = torch.autograd.grad((logits * column[0]).sum(), x, retain_graph=further)
+        yield sums
     finally:
         for hook in hooks:
             hook.remove()
-    return gradient[None], sums
 
 
 def constant_sums(value: Tensor, gradients: Tensor | None, K: int, B: int) -> Tensor:

@@ -80,10 +80,8 @@ class Explanation:
         Returns:
             float32 [h', w'], in logit units for each pixel of the view, whatever the resolution.
         """
-        pixels = self.decomposition.pixels[0, target].to("cpu", torch.float32).numpy()
-        height, width = self.view.rgb.shape[:2]
-        share: NDArray[np.float32] = pixels * np.float32(pixels.size / (height * width))
-        return share
+        positions = self.decomposition.pixels[0, target].to("cpu", torch.float32)
+        return (positions * (positions.numel() / self.view.rgb[..., 0].size)).numpy()
 
     @property
     def logits(self) -> NDArray[np.float32]:
