@@ -508,22 +508,26 @@ def test_a_clip_that_is_not_what_was_written_is_refused(tmp_path: Path, monkeypa
 # ---- a full disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MediaError("too many"), ValueError("odd")])
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a"])
-def test_no_encoder_is_called_after_one_failed(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_encoder_is_called_after_one_failed(
+    tmp_path: Path, name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = ClipWriter(tmp_path / name)
     writer.write(picture(0), 0.0)
     calls = []
 
     def fail(*_: Any) -> None:
         calls.append(1)
-        raise OSError(28, "No space left on device")
+        raise error
 
     for method in ("add", "finish"):
         monkeypatch.setattr(writer._encoder, method, fail)
-    for _ in range(2):
-        with pytest.raises(MediaError, match="cannot be written"):
-            writer.write(picture(1), 1.0)
-    with pytest.raises(MediaError, match="cannot be written"):
+    with pytest.raises((MediaError, ValueError), match=r"No space left|too many|odd"):
+        writer.write(picture(1), 1.0)
+    with pytest.raises(MediaError, match="failed before"):
+        writer.write(picture(1), 1.0)
+    with pytest.raises(MediaError, match="failed before"):
         writer.finish()
     assert len(calls) == 1
     assert list(tmp_path.iterdir()) == []

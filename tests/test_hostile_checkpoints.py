@@ -147,6 +147,27 @@ def test_a_hostile_pickle_is_refused_at_once_and_changes_nothing(tmp_path: Path,
     assert torch.UntypedStorage.nbytes is nbytes
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (b"\x80\x02NK\x01a.", "it adds items to what is no list"),
+        (b"\x80\x02NK\x01K\x02s.", "it adds entries to what is no dictionary"),
+    ],
+    ids=["items", "entries"],
+)
+def test_what_no_torch_file_does_is_said(tmp_path: Path, code: bytes, said: str) -> None:
+    (tmp_path / "a.pkl").write_bytes(TORCH_HEAD + code + b"\x80\x02].")
+    assert said in refused(tmp_path / "a.pkl", arch=RANK_4)
+
+
+def test_what_made_a_tensor_is_no_command_for_a_terminal(tmp_path: Path) -> None:
+    code = b"\x80\x02}" + text("a") + b"ctorch\nodd\x1b[31m\xc2\x9b_tensor" + b"r" * 500 + b"\n)Rs."
+    (tmp_path / "a.pkl").write_bytes(TORCH_HEAD + code + b"\x80\x02].")
+    said = refused(tmp_path / "a.pkl", arch=RANK_4)
+    assert "a needs torch.odd\\x1b[31m\\x9b_tensor" in said
+    assert len(said) < 300 + len(str(tmp_path))
+
+
 def test_the_head_of_the_test_above_is_torch_s(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(TORCH_HEAD + b"\x80\x02N.\x80\x02].")
     assert "holds no state dict" in refused(tmp_path / "a.pkl", arch=RANK_4)

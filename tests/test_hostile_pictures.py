@@ -274,6 +274,31 @@ def test_no_more_is_in_use_than_the_gate_lets_in_and_nobody_waits_for_ever() -> 
     assert 4 < most <= 10
 
 
+def test_who_needs_much_is_not_overtaken_for_ever_by_those_who_need_little() -> None:
+    gate, came = Gate(10), list[int]()
+
+    def use(amount: int) -> None:
+        with gate.holding(amount):
+            came.append(amount)
+
+    workers = [threading.Thread(target=use, args=(amount,)) for amount in (8, 2)]
+    with gate.holding(6):
+        for number, worker in enumerate(workers, start=1):
+            worker.start()
+            while len(gate._queue) < number and worker.is_alive():
+                time.sleep(0.001)
+        assert came == []  # 2 would have room at once
+    for worker in workers:
+        worker.join(20)
+    assert came == [8, 2]
+
+
+def test_the_frames_that_wait_are_bounded_by_their_size() -> None:
+    assert budget.frames_held(12, 1000) == 12
+    assert budget.frames_held(12, budget.FRAME_BYTES // 3) == 3
+    assert budget.frames_held(12, 2 * budget.FRAME_BYTES) == 1
+
+
 def test_a_picture_that_fails_to_decode_leaves_the_gate_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "PICTURES", Gate(1))  # one at a time
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 13, b"IHDR"))
@@ -379,6 +404,15 @@ def test_a_profile_is_used_in_every_mode(tmp_path: Path, mode: str) -> None:
     picture = read_image(tmp_path / "a.png")
     assert picture.notes[0].startswith(CONVERTED)
     assert picture.rgb.mean() > np.asarray(image.convert("RGB")).mean() + 20
+
+
+def test_what_is_transparent_stays_so_beside_a_profile(tmp_path: Path) -> None:
+    image = patches().convert("RGBA")
+    image.putalpha(0)
+    image.save(tmp_path / "a.png", icc_profile=LINEAR)
+    picture = read_image(tmp_path / "a.png")
+    assert picture.rgb.min() == 255
+    assert picture.notes[-1] == "transparency laid on white"
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty header", "zero size"])

@@ -183,6 +183,13 @@ def test_show_reads_the_description_in_a_file_of_ours(models: Models) -> None:
     assert "holds no description; coda models convert weights.pkl" in models.error("show", "weights.pkl", status=2)
 
 
+def test_json_of_a_network_holds_no_command_for_a_terminal(models: Models) -> None:
+    torch.save(rank_4_state(), models.folder / "a\x9b.pkl")
+    ran = models("show", "a\x9b.pkl", "--arch", RANK_4, "--json")
+    assert "\x9b" not in ran.out
+    assert ran.record["file"] == "a\x9b.pkl"
+
+
 def test_show_suggests_for_a_slip(models: Models) -> None:
     assert "did you mean '9L-S-CoDA-SQ-10" in models.error("show", "9L-S-CoDA-SQ-1O", status=2)
 

@@ -13,7 +13,8 @@ from program import names_of, photo, photos, tree, woollen
 
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError
-from coda_cli.explanation import writer
+from coda_cli.explanation import files, writer
+from coda_cli.machine import budget
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
@@ -284,3 +285,18 @@ def test_a_whole_array_of_the_same_name_is_in_the_way(coda: Coda, tmp_path: Path
     with (tmp_path / "coda-out" / "a.coda.npz").open("wb") as stream:
         np.save(stream, np.zeros(3))
     assert "a.coda.npz: exists" in coda("explain", "a.png", "--write", "npz", status=1).error
+
+
+@pytest.mark.parametrize("ending", [".json", ".npz", ".png"])
+def test_a_record_of_any_length_is_not_read(
+    coda: Coda, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    coda("explain", "a.png", "--write", "overlay,npz,json")
+    (path,) = (tmp_path / "coda-out").glob(f"*{ending}")
+    assert files.stored_record(path) is not None
+    if ending == ".png":
+        monkeypatch.setattr(files, "MAX_READ", path.stat().st_size - 1)
+    else:
+        monkeypatch.setattr(budget, "RECORD_FILE", 100)
+    assert files.stored_record(path) is None

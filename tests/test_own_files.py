@@ -360,6 +360,14 @@ def test_a_log_that_was_cut_off_goes_on_and_a_foreign_one_is_an_error(tmp_path: 
         Log(path, 3)
 
 
+def test_a_log_that_cannot_be_written_any_more_is_named(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.csv", 0)
+    log.path.unlink()
+    log.path.mkdir()
+    with pytest.raises(MediaError, match=r"log\.csv: cannot be written"):
+        log.write(1, 1, 2.5, 0.1, 0.2, 0.3, 100.0)
+
+
 def test_names_that_no_file_can_hold_are_refused_before_training(tmp_path: Path, coda: Coda) -> None:
     for name in ("a", "b\x07"):
         (tmp_path / "data" / "train" / name).mkdir(parents=True)

@@ -52,6 +52,22 @@ def test_an_answer_without_an_end_is_left(lying: Callable[..., Liar], monkeypatc
         fetch.pull(NAME)
 
 
+def test_an_answer_longer_than_it_says_is_left(lying: Callable[..., Liar], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pieces have lengths of their own, which are those that count for HTTP."""
+    monkeypatch.setattr(fetch, "LARGEST", 50_000_000)
+    lying(head(length=5000, **{"Transfer-Encoding": "chunked"}), endless=b"3e8\r\n" + bytes(1000) + b"\r\n")
+    with pytest.raises(DownloadError, match="and does not end") as caught:
+        fetch.pull(NAME)
+    assert int(str(caught.value).split(" bytes")[0].split()[-1]) < 5000 + 2 * fetch.PIECE
+
+
+def test_an_answer_shorter_than_it_says_can_be_gone_on_with(lying: Callable[..., Liar]) -> None:
+    pieces = b"3e8\r\n" + bytes(1000) + b"\r\n0\r\n\r\n"
+    lying(head(length=5000, **{"Transfer-Encoding": "chunked"}), pieces)
+    with pytest.raises(DownloadError, match="the answer ended after 1000 of 5000 bytes; pull again"):
+        fetch.pull(NAME)
+
+
 def test_a_pull_has_a_longest_time(lying: Callable[..., Liar], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "LONGEST", 0.5)
     lying(head(length=10**9), endless=bytes(1000), pause=0.01)

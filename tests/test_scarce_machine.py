@@ -23,11 +23,14 @@ from program import FullDisk, looked_at, photo, photos, scene, tree
 from squares import folders
 
 from coda_cli.checkpoints.loading import load
+from coda_cli.checkpoints.proof import convert
 from coda_cli.core.decompose import decompose
+from coda_cli.errors import MediaError
 from coda_cli.explanation import picture as pictures
 from coda_cli.explanation import request, writer
 from coda_cli.machine import budget, gate
 from coda_cli.media import files as media_files
+from coda_cli.study.scores import Scores
 
 # ---- disk ------------------------------------------------------------------------------------------------------------
 
@@ -208,6 +211,17 @@ def test_a_full_disk_ends_training_and_converting_with_one_line(tmp_path: Path, 
         assert result.error == f"{name}: cannot be written (File too large)"
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts}
     assert left <= {"a.safetensors", "log.csv"}
+
+
+def test_scores_and_networks_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    with Scores(tmp_path / "kept.jsonl", {"grid": "2x2"}, 2) as kept:
+        assert kept.path
+        kept.path.unlink()
+        kept.path.mkdir()
+        with pytest.raises(MediaError, match=r"kept\.jsonl: cannot be written"):
+            kept.add([0.5, 0.5])
+    with pytest.raises(MediaError, match=r"b\.safetensors: cannot be written"):
+        convert(load("cifar10"), tmp_path / "gone" / "b.safetensors")
 
 
 def test_a_decoder_without_threads_is_no_broken_file(

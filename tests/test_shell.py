@@ -149,10 +149,10 @@ def test_results_on_a_terminal_are_written_out(
 def test_a_progress_bar_is_no_command_either() -> None:
     shown = voice.Console()
     shown._rich = RichConsole(file=io.StringIO(), force_terminal=True, width=120)
-    with shown.progress("a\x1b]0;b\x9b.mp4: first pass") as advance:
+    with shown.progress("[red]a\x1b]0;b\x9b.mp4: first pass") as advance:
         advance(1, 2)
     said = shown._rich.file.getvalue()  # type: ignore[attr-defined]
-    assert "a\\x1b]0;b\\x9b.mp4" in said
+    assert "[red]a\\x1b]0;b\\x9b.mp4" in said
     assert "\x1b]0;" not in said
     assert "\x9b" not in said
 
