@@ -16,7 +16,7 @@ from PIL import Image
 import coda_cli
 
 here = Path(__file__).parent
-net = coda_cli.load("imagenette")
+net = coda_cli.load("imagenet")
 print(f"{'picture':17}{'class':17}{'p':>6}{'on the object':>15}{'object covers':>15}")
 for path in sorted((here / "pictures").glob("*.png")):
     explanation = coda_cli.explain(path, net)

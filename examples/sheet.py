@@ -29,7 +29,7 @@ APART = 24  # pixels more above a network's name, which else seems to belong to 
 def main(folder: str, output: str, *networks: str) -> None:
     paths = sorted(Path(folder).glob("*.png"))
     rows = [np.concatenate([tile(np.asarray(Image.open(path).convert("RGB"))) for path in paths], 1)]
-    for name in networks or ("imagenette",):
+    for name in networks or ("imagenet",):
         net = coda_cli.load(name)
         tiles, said = zip(*(explained(path, net) for path in paths), strict=True)
         rows.append(np.concatenate(tiles, 1))
@@ -42,7 +42,7 @@ def main(folder: str, output: str, *networks: str) -> None:
 def explained(path: Path, net: coda_cli.Net) -> tuple[np.ndarray, str]:
     """The tile of a picture's overlay, and what the network says of the picture."""
     explanation = coda_cli.explain(path, net)
-    rgb, values = np.asarray(Image.open(path).convert("RGB")), explanation.maps[0]
+    rgb, values = np.asarray(Image.open(path).convert("RGB")), explanation.drawn_map(0)
     placed = paste_back(values, explanation.view, (rgb.shape[1], rgb.shape[0]))
     part = explanation.record().explained[0]
     return tile(overlay(rgb, placed, robust_scale(values, 99.5))), f"{part.name}, p {part.probability:.2f}"

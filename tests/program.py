@@ -7,6 +7,7 @@ coda's own lines, and, with --json, nothing on stdout but strict JSON that says 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -39,6 +41,7 @@ from coda_cli.errors import STOPPING
 from coda_cli.schema.pictures import from_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
 MODEL = "cifar10"  # what the tests run, whatever the default is: small pictures, known classes, fast
 _COMMAND = cache(typer.main.get_command)  # reading the signatures of all commands takes 40 ms, a fifth of many a run
@@ -355,3 +358,14 @@ def woollen(path: Path) -> Path:
     )
     save(build("coda_net", arguments), checkpoint, path)
     return path
+
+
+def example(script: str) -> ModuleType:
+    """A program of examples/ as a module."""
+    spec = importlib.util.spec_from_file_location(script, EXAMPLES / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module

@@ -170,7 +170,7 @@ def test_neither_name_nor_file_says_what_is_near_or_here() -> None:
     assert "coda models list shows all" in message
     message = refusal("imagenett")
     assert re.search("no such file, and no network has that name", message)
-    assert "did you mean 'imagenette'?" in message
+    assert "did you mean 'imagenette' or 'imagenet'?" in message
 
 
 def test_a_published_network_that_is_not_here_says_how_to_get_it(

@@ -34,7 +34,7 @@ from coda_cli.vocabulary import Interpolation
 
 FORMAT = 1  # of the metadata; a file with a higher number was written by a newer coda
 METADATA_KEY = "coda"
-DEFAULT = "imagenette"
+DEFAULT = "imagenet"
 LIBRARIES = ("torchvision", "timm")  # that have classifiers: architectures, and words before ":" in --arch
 OWN = "own"  # the architecture of what a user's function makes: no file can describe it
 STANDARD = ("standard_vit", LITE, *LIBRARIES, OWN)  # ordinary networks, explained at a cut
