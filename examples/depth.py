@@ -3,7 +3,7 @@
 python examples/depth.py photos/                                  ordinary networks, and the bundled ones
 python examples/depth.py photos/ imagenette torchvision:resnet18 --pictures 8
 
-A network is whatever coda's -m takes. Of torchvision:NAME no trained weights come with coda: they are drawn at random.
+The bundled networks are shown the example pictures, whose classes they know. A network is whatever coda's -m takes. Of torchvision:NAME no trained weights come with coda: they are drawn at random.
 Each row is one coda evaluate depth. "Interpretable from": the layer nearest to the input from which on maps can be
 trusted, and how many positions it has. Shares of the logit less the last bias: the median over the pictures.
 """
@@ -24,8 +24,15 @@ import torchvision
 NETWORKS = (
     "efficientnet-lite0",
     *(f"torchvision:{name}" for name in ("resnet50", "vgg16", "densenet121")),
-    *("imagenette", "cifar10", "cifar10-bcos"),
+    *("imagenet", "imagenette", "cifar10", "cifar10-bcos"),
 )
+HERE = Path(__file__).parent
+KNOWN = {  # pictures of each bundled network's classes
+    "imagenet": HERE / "pictures",
+    "imagenette": HERE / "pictures",
+    "cifar10": HERE / "cifar10" / "pictures",
+    "cifar10-bcos": HERE / "cifar10" / "pictures",
+}
 HEADS = (
     "network",
     "layers",
@@ -47,7 +54,7 @@ def main() -> None:
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks:
-            record = measured(options.data, name, options.pictures, Path(folder) / "drawn.pth")
+            record = measured(KNOWN.get(name, options.data), name, options.pictures, Path(folder) / "drawn.pth")
             if record is not None:
                 print(f"| {' | '.join(row(name, record['layers']))} |", flush=True)
 
