@@ -57,8 +57,8 @@ class SameConv2d(nn.Conv2d):
         across, down = self._around(x)
         if across[0] == across[1] and down[0] == down[1]:  # torch's own zeros, without a copy of the input
             padding = (down[0], across[0])
-            return F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
-        return F.conv2d(self.padded(x), self.weight, None, self.stride, 0, self.dilation, self.groups)
+            return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(self.padded(x), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def padded(self, x: Tensor) -> Tensor:
         """Put the zeros around an input.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core.folding import Folded
 from coda_cli.core.held import is_held
 
 
@@ -24,11 +25,14 @@ class HybridNet(nn.Module):
         below: the backbone; it makes the cut float [B, C, h, w] of an encoded picture [B, 6, H, W].
         above: the CoDA layers, which make logits of the cut; it has a ``bias`` and a ``temperature``.
         cut: the name of the backbone's last layer.
+        folds: whether every batch norm of the backbone that is defined right behind a convolution takes its output, so
+            that it can be made a part of it where nothing is learned; see ``folding``.
     """
 
-    def __init__(self, below: nn.Module, above: nn.Module, cut: str) -> None:
+    def __init__(self, below: nn.Module, above: nn.Module, cut: str, *, folds: bool = False) -> None:
         super().__init__()
         self.below, self.above, self.cut = below, above, cut
+        self._folded = Folded() if folds else None
 
     @property
     def temperature(self) -> float:
@@ -67,7 +71,7 @@ class HybridNet(nn.Module):
         """
         if is_held() and self.below.training:
             raise ValueError("the backbone of a hybrid is decomposed in eval mode only: call model.eval() first")
-        a: Tensor = self.below(x)
+        a: Tensor = (self._folded.of(self.below) if self._folded else self.below)(x)
         return a.to(x.dtype)
 
 

@@ -246,7 +246,7 @@ def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], dilated: boo
     if channels[0] != width:
         raise ValueError(f"{backbone} has {width} channels at {cut}; the CoDA layers expect {channels[0]}")
     seen = standard_nets.StandardNet(below, *(normalisation(backbone) or ()))
-    return HybridNet(seen, coda_net(channels=channels, **table), cut)
+    return HybridNet(seen, coda_net(channels=channels, **table), cut, folds=True)
 
 
 def hybrid_table(name: str, cut: str, temperature: float = 512.0) -> dict[str, Any]:
