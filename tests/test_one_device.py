@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from coda_cli.checkpoints.manifest import DEFAULT, known
+from coda_cli.checkpoints.manifest import known
 from coda_cli.core.dau_kernels import NormFactors, pull_back
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.gradients import held_pass, sums_of_products
@@ -20,7 +20,7 @@ from coda_cli.study import methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a key of a cache
 SIZE = 64
-NAMES = [*{entry.checkpoint.architecture: name for name, entry in known().items()}.values(), DEFAULT]  # with blurs
+NAMES = [*{entry.checkpoint.architecture: name for name, entry in known().items()}.values(), "imagenette"]  # with blurs
 
 
 @pytest.fixture(autouse=True)

@@ -52,9 +52,9 @@ def _is(a: Tensor, b: Tensor) -> bool:
 
 @torch.no_grad()
 def _folded(module: nn.Module) -> nn.Module:
-    """A copy in which each batch norm behind a convolution is part of it."""
-    with torch.inference_mode(False):
-        whole = copy.deepcopy(module).requires_grad_(False)
+    """A copy in which each batch norm behind a convolution is part of it; all other tensors are the module's own."""
+    same = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}  # tensors are not copied
+    whole = copy.deepcopy(module, same)
     for owner in list(whole.modules()):
         children = list(owner.named_children())
         for (_, conv), (name, norm) in itertools.pairwise(children):
@@ -64,7 +64,7 @@ def _folded(module: nn.Module) -> nn.Module:
         for _, child in children:
             if isinstance(child, nn.ReLU | nn.ReLU6):
                 child.inplace = True  # what they take is new, and nothing else sees it
-    return whole.to(memory_format=torch.channels_last)
+    return whole
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -78,5 +78,6 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     if conv.bias is not None:
         shift = shift + conv.bias.double() * factor
     kernel = conv.weight.double() * factor[:, None, None, None]
-    conv.weight = nn.Parameter(kernel.to(conv.weight.dtype), requires_grad=False)
+    kernel = kernel.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+    conv.weight = nn.Parameter(kernel, requires_grad=False)
     conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
