@@ -102,7 +102,7 @@ def test_depth_over_a_folder(file: Path, tmp_path: Path) -> None:
     assert last["carried"] == pytest.approx([1, 1, 1], abs=1e-4)
     assert layers[0]["name"] == "input"
     done = run(*arguments, "--plot", tmp_path / "depth.png")
-    assert [line.split()[:4] for line in done.lines if " layer4 " in line] == [["layer4", "2", "x", "2"]]
+    assert [line.strip("* ").split()[:4] for line in done.lines if " layer4 " in line] == [["layer4", "2", "x", "2"]]
     assert (tmp_path / "depth.png").stat().st_size > 10_000
 
 
