@@ -13,8 +13,8 @@ from conftest import Coda
 from PIL import Image
 from program import looked_at, moving, photo, photos, scene, tree
 
-from coda_cli.checkpoints import loading, saving
-from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, weights_folder
+from coda_cli.checkpoints import loading, saving, targets
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, known, weights_folder
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import build
 from coda_cli.errors import UsageError
@@ -283,8 +283,12 @@ def test_a_slip_in_a_class_costs_no_model_load(
     assert result.out == ""
 
 
-def test_a_class_of_another_network_is_pointed_to(coda: Coda, tmp_path: Path) -> None:
+def test_a_class_of_another_network_is_pointed_to(coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo(tmp_path / "a.png")
+    result = coda("explain", "a.png", "--class", "lorikeet", status=2)
+    assert result.error.endswith("'imagenet' has: add --model imagenet")
+    others = {name: entry for name, entry in known().items() if name != "imagenet"}
+    monkeypatch.setattr(targets, "known", lambda: others)
     result = coda("explain", "a.png", "--class", "lorikeet", status=2)
     assert "'9L-L-CoDA-SQ-100000' has: add --model 9L-L-CoDA-SQ-100000" in result.error
     assert "get it with: coda models pull 9L-L-CoDA-SQ-100000" in result.error
