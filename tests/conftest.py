@@ -15,6 +15,7 @@ import program
 import pytest
 import squares
 import torch
+import torchvision
 from PIL import Image
 
 from coda_cli.checkpoints.loading import load
@@ -22,6 +23,7 @@ from coda_cli.core import decompose
 from coda_cli.core.networks import classify
 from coda_cli.machine import budget
 from coda_cli.training.datasets import Split
+from coda_cli.training.origins import Origin, find_origin
 
 Coda = Callable[..., program.Result]
 
@@ -105,3 +107,18 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """The inputs of a batch meet in every layer, on whatever machine this runs; for the lanes see test_lanes.py."""
     monkeypatch.setattr(decompose, "parts", lambda x: (x,))
+
+
+@pytest.fixture(scope="session")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a ResNet-18 of torchvision with 1,000 classes; its weights are random."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("ordinary") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def origin(ordinary: Path) -> Origin:
+    """That network, to start from."""
+    return find_origin("torchvision:resnet18", ordinary)

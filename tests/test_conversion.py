@@ -35,20 +35,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LITE = {"name": "efficientnet-lite0", "classes": 3, "depthwise": False, "mean": [0.5] * 3, "deviation": [0.5] * 3}
 
 
-@pytest.fixture(scope="module")
-def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a ResNet-18 of torchvision with 1,000 classes; its weights are random."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("ordinary") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def origin(ordinary: Path) -> Origin:
-    return find_origin("torchvision:resnet18", ordinary)
-
-
 def recipe_of(origin: Origin, *, distil: bool = False, **changes: Any) -> Recipe:
     chosen = choice.from_origin(origin, Counted(3, 32, 64), size=32, distil=distil, becomes="bcos")
     return replace(chosen, **{"epochs": 2, "batch": 16, "precision": "float32", "room": 1.0, **changes})

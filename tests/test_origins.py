@@ -37,20 +37,6 @@ from coda_cli.training.results import Destination, Kept, Result, finish
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a ResNet-18 of torchvision with 1,000 classes; its weights are random."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("ordinary") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def origin(ordinary: Path) -> Origin:
-    return find_origin("torchvision:resnet18", ordinary)
-
-
 def recipe_of(origin: Origin, **changes: Any) -> Recipe:
     options = {key: changes.pop(key, False) for key in ("distil", "dilated")}
     chosen = choice.from_origin(origin, Counted(3, 90, 64), size=64, **options)

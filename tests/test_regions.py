@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import settings_hash
 from coda_cli.explanation.regions.asked import Regions
-from coda_cli.explanation.regions.shapes import Shape, box_ring, laid
+from coda_cli.explanation.regions.shapes import Shape, box_ring, laid, with_own_names
 from coda_cli.explanation.request import Request
 from coda_cli.media.coverage import Coverage, of_mask, of_rings
-from coda_cli.media.view import View
+from coda_cli.media.view import View, fit
 from coda_cli.render.outlines import PLATE, outlined
 
 VIEW = View(np.zeros((20, 24, 3), np.uint8), (10.3, -2.2, 110.7, 95.5), (120, 90))  # reaches beyond the picture
@@ -73,6 +74,26 @@ def test_polygons_of_one_region_count_once_where_they_overlap() -> None:
     pixels = np.isclose(whole(one), 1)  # of pixels that are cut, the two shares are added up
     np.testing.assert_allclose(whole(both)[pixels], 1)
     assert pixels.sum() > 40
+
+
+def test_a_polygon_of_edges_that_all_cross_the_picture_takes_little_memory() -> None:
+    n = 10_000
+    x, y = np.where(np.arange(n) % 2, 0.0, 224.0), np.linspace(0, 224, n)
+    ring = np.concatenate([np.stack([x, y], 1), [[0.0, 224.0]]])
+    tracemalloc.start()
+    try:
+        coverage = of_rings([ring], fit(np.zeros((224, 224, 3), np.uint8), 224, 224))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0 < coverage.shares.sum() < 224 * 224
+    assert peak < 100e6  # all pieces at once take 216 MB
+
+
+def test_polygons_of_too_many_points_are_refused() -> None:
+    ring = np.stack([np.arange(60_000.0), np.arange(60_000.0) % 7], 1)
+    with pytest.raises(MediaError, match="polygons of more than 100,000 points for one picture"):
+        with_own_names([Shape("a", (ring,)), Shape("b", (ring,))])
 
 
 def test_a_mask_covers_pixels_by_its_average(monkeypatch: pytest.MonkeyPatch) -> None:

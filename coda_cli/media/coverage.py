@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from coda_cli.machine import budget
 from coda_cli.media.view import Box, View
 
+EDGES = 2000  # of a polygon that are cut at a time: each may cross the whole grid, and its pieces take memory
 Ring = NDArray[np.float64]
 Shares = NDArray[np.float64]
 
@@ -129,9 +130,10 @@ def _areas(ring: Ring, box: Box, size: tuple[int, int]) -> Shares:
     """
     w, h = size
     running = np.zeros((h, w + 1))
-    if len(ring) >= 3:
-        points = (ring - (box[0], box[1])) / _pixel(box, size)
-        starts, ends = _pieces(points.clip(0, (w, h)))
+    points = ((ring - (box[0], box[1])) / _pixel(box, size)).clip(0, (w, h)) if len(ring) >= 3 else np.zeros((0, 2))
+    following = np.roll(points, -1, 0)
+    for first in range(0, len(points), EDGES):
+        starts, ends = _pieces(points[first : first + EDGES], following[first : first + EDGES])
         middle = (starts + ends) / 2
         column = np.floor(middle[:, 0]).astype(int).clip(0, w - 1)
         row = np.floor(middle[:, 1]).astype(int).clip(0, h - 1)
@@ -141,10 +143,10 @@ def _areas(ring: Ring, box: Box, size: tuple[int, int]) -> Shares:
     return running.cumsum(1)[:, :w]
 
 
-def _pieces(points: Ring) -> tuple[Ring, Ring]:
-    """The edges of a polygon, cut at all whole numbers: their starts and ends [m, 2]."""
+def _pieces(points: Ring, following: Ring) -> tuple[Ring, Ring]:
+    """Edges of a polygon, from points to those that follow, cut at all whole numbers: starts and ends [m, 2]."""
     starts, ends = [], []
-    for a, b in zip(points, np.roll(points, -1, 0), strict=True):
+    for a, b in zip(points, following, strict=True):
         if a[1] == b[1]:
             continue  # a level edge adds nothing
         cuts = [np.array([0.0, 1.0])]

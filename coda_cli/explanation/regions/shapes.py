@@ -15,7 +15,7 @@ from coda_cli.media.masks import outlines_of
 from coda_cli.media.view import View
 
 MOST_REGIONS = 200  # of one picture
-MOST_POINTS = 100_000  # of one polygon
+MOST_POINTS = 100_000  # of all polygons of one picture
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def shape_of(name: str, given: Sequence[float] | NDArray[np.generic]) -> Shape:
 
 
 def with_own_names(shapes: Iterable[Shape]) -> list[Shape]:
-    """Number the shapes whose name others have: "dog", "dog 2".
+    """Number the shapes whose name others have: "dog", "dog 2"; there may be no more than can be laid on a view.
 
     Args:
         shapes: the regions of one picture.
@@ -121,10 +121,13 @@ def with_own_names(shapes: Iterable[Shape]) -> list[Shape]:
         The same with a name each.
 
     Raises:
-        MediaError: there are too many.
+        MediaError: there are too many, or too many points of polygons.
     """
-    seen, named = Counter[str](), list[Shape]()
+    seen, named, points = Counter[str](), list[Shape](), 0
     for shape in shapes:
+        points += sum(map(len, shape.rings))
+        if points > MOST_POINTS:
+            raise MediaError(f"polygons of more than {MOST_POINTS:,} points for one picture; choose some with --labels")
         seen[shape.name] += 1
         named.append(shape if seen[shape.name] == 1 else replace(shape, name=f"{shape.name} {seen[shape.name]}"))
         if len(named) > MOST_REGIONS:
