@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 import coda_cli
@@ -129,11 +130,11 @@ class Bench:
                 tar.extractall(folder, filter="data")
         return sorted(folder.rglob("*.webp"))
 
-    def read(self, labelled: Sequence[tuple[Path, int]]) -> Pictures:
-        images = []
+    def read(self, labelled: Sequence[tuple[Path, int]], side: int | None = None) -> Pictures:
+        side, images = side or self.side, []
         for path, _ in labelled:
             with reading(path) as picture:
-                images.append(fit(picture.rgb, self.side, self.side).rgb)
+                images.append(fit(picture.rgb, side, side).rgb)
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         return Pictures(pixels, torch.tensor([label for _, label in labelled]))
 
@@ -214,6 +215,17 @@ def one_of_each(bench: Bench) -> None:
 
 def imagenette(bench: Bench) -> None:
     accuracy(bench, "Imagenette, pictures of ILSVRC's validation set", bench.imagenette)
+    ten = coda_cli.load("imagenette")
+    names = list(ten.checkpoint.classes)
+    files = [path for path in bench.files("imagenette160-val.tar") if path.name.startswith("ILSVRC2012_val")]
+    labelled = [(path, names.index(path.parent.name)) for path in files]
+    seen, small = bench.read(labelled), bench.read(labelled, ten.checkpoint.preprocessing.crop)
+    of_ten = [bench.classes.index(name) for name in names]
+    print(f"\nThe {len(files)} of them that the network imagenette was not trained on, among its ten classes\n")
+    print("| | right |\n|---|---|")
+    first = classify(bench.net.model, seen.images)[:, of_ten].argmax(1)
+    second = classify(ten.model, small.images).argmax(1)
+    print(f"| {bench.name} | {share(first == seen.labels)} |\n| imagenette | {share(second == seen.labels)} |")
 
 
 def caltech(bench: Bench) -> None:
@@ -290,7 +302,16 @@ def unknown(bench: Bench) -> None:
     drawn[mouth] = 0
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     stripes = np.repeat(((rows // 24) % 2 * 255)[..., None], 3, 2).astype(np.uint8)
-    made = {"a face, drawn": drawn, "noise": noise, "stripes": stripes, "grey": np.full_like(drawn, 128)}
+    page = Image.new("RGB", (side, side), "white")
+    for line in range(12):
+        ImageDraw.Draw(page).text((30, 30 + 35 * line), "A logit is a sum of contributions.", "black", font_size=24)
+    made = {
+        "a face, drawn": drawn,
+        "text": np.asarray(page),
+        "noise": noise,
+        "stripes": stripes,
+        "grey": np.full_like(drawn, 128),
+    }
     print("\n| picture | predicted | p | next | p |\n|---|---|---|---|---|")
     for name, rgb in made.items():
         seen = torch.from_numpy(fit(rgb, bench.side, bench.side).rgb.copy()).permute(2, 0, 1)[None]

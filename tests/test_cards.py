@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,27 @@ def test_the_card_states_the_localisation_that_was_measured(entry: KnownCheckpoi
         assert scores.shape == (found["grids"], int(found["grid"][0]) ** 2)
         assert found["mean"] == pytest.approx(scores.mean())
         assert f"{found['mean']:.3f}" in card(entry.checkpoint.name)
+
+
+def test_what_the_card_of_the_default_says_of_pictures_it_has_no_class_for(tmp_path: Path) -> None:
+    for row in table_of("unknown", tmp_path):  # p may round differently elsewhere
+        _, picture, predicted, *_ = row.split("|")
+        assert f"|{picture}|{predicted}|" in card("imagenet"), row
+
+
+def test_the_default_network_knows_a_lorikeet(tmp_path: Path) -> None:
+    if not (PHOTOGRAPHS / "birds525-val-144.tar").exists():
+        pytest.skip("needs birds525-val-144.tar; CODA_TEST_DATA names its folder")
+    rows = [[cell.strip() for cell in row.split("|")] for row in table_of("lorikeets", tmp_path)]
+    assert [row[2] for row in rows] == 5 * ["lorikeet"]
+    assert all(float(row[3]) >= 0.5 for row in rows)
+
+
+def table_of(name: str, folder: Path) -> list[str]:
+    """The rows of a table that examples/imagenet.py prints."""
+    command = [sys.executable, str(ROOT / "examples" / "imagenet.py"), str(PHOTOGRAPHS), str(folder), name]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if line.startswith("|")][2:]
 
 
 def class_of(member: str, checkpoint: Checkpoint) -> str:
