@@ -11,7 +11,7 @@ import pytest
 import torch
 from maps import RGB
 from numpy.typing import NDArray
-from program import photo
+from program import EXAMPLES, photo
 
 import coda_cli as coda
 from coda_cli.errors import MediaError, UsageError
@@ -200,6 +200,19 @@ def test_regions_and_rest_add_up_to_the_logit_less_constants(explanation: Explan
         assert result.residual == pytest.approx(float(d.logit[0, k]) - total, abs=1e-12)
         assert result.exact
         assert sum(part.area for part in parts) == pytest.approx(1)
+
+
+def test_regions_of_the_default_network_are_sums_of_its_map() -> None:
+    """A hybrid: its positions of 16 x 16 pixels are cut by the border of the box."""
+    e = coda.explain(EXAMPLES / "pictures" / "church.png", "imagenet")
+    columns = overlap(100, 300, np.linspace(0, 480, 225))
+    (result,) = e.regions(box=(100, 0, 300, 480))
+    values = e.maps[0].astype(np.float64)
+    assert values.shape == (224, 224)
+    assert e.decomposition.pixels.shape[2:] == (14, 14)
+    assert result.regions[0].positive == pytest.approx((values.clip(0) * columns).sum(), rel=1e-5)
+    assert result.rest.positive == pytest.approx((values.clip(0) * (1 - columns)).sum(), rel=1e-5)
+    assert result.exact
 
 
 def test_what_overlapping_regions_count_twice_is_stated(explanation: Explanation) -> None:
