@@ -27,6 +27,11 @@ from coda_cli.training.origins import Origin, find_origin
 
 Coda = Callable[..., program.Result]
 
+# What rich draws depends on these; the tests, and the children they start, always see an ordinary terminal's.
+os.environ["TERM"] = "xterm-256color"
+for _name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+
 # A shell starts programs in the background with SIGINT ignored, and their children inherit that. The tests of Ctrl-C
 # need the usual handler, in this process and in its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
