@@ -472,6 +472,93 @@ def test_sound_that_does_not_arrive_is_noticed(tmp_path: Path, monkeypatch: pyte
     assert numbers(tmp_path / "a.mp4") == [0, 1, 2]
 
 
+def test_sound_that_cannot_be_copied_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("odd packet")
+
+    source = sounding(tmp_path / "s.mkv", "aac", 48000)
+    monkeypatch.setattr(sound.Sound, "_copy", fail)
+    assert write(tmp_path / "a.mp4", counted(3), [0, 0.4, 0.8], audio=source).notes == []
+    assert held_in(tmp_path / "a.mp4").sound_length == pytest.approx(1.2, abs=0.1)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), av.FFmpegError(1, "odd"), OSError(5, "odd")])
+def test_sound_that_cannot_be_read_costs_the_pictures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    source = sounding(tmp_path / "s.mkv", "aac", 48000)
+    monkeypatch.setattr(sound.Sound, "__init__", fail)
+    writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)
+    assert writer.notes == ["without sound: it cannot be read (odd)"]
+    assert numbers(tmp_path / "a.mp4") == [0, 1, 2]
+
+
+class Stuck:
+    """A container that gives nothing more after a seek, which fails: what libav's readers of some formats do."""
+
+    def __init__(self, container: Any) -> None:
+        self._container, self._broken = container, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def seek(self, *_: Any, **__: Any) -> None:
+        self._broken = True
+        raise av.FFmpegError(1, "cannot seek")
+
+    def demux(self, *streams: Any) -> Any:
+        return iter(()) if self._broken else self._container.demux(*streams)
+
+
+def test_sound_of_a_clip_that_cannot_be_sought_is_read_from_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, opened, honest = sounding(tmp_path / "s.mkv", "aac", 48000), [0], sound.Sound._open
+
+    def stuck(self: sound.Sound) -> Any:
+        opened[0] += 1
+        return honest(self) if opened[0] % 2 == 0 else Stuck(honest(self))
+
+    monkeypatch.setattr(sound.Sound, "_open", stuck)
+    with ClipWriter(tmp_path / "a.mp4", rate=Fraction(25), audio=source) as writer:
+        for frame in read_frames(source, start=1.6):
+            writer.write(frame.rgb, frame.time)
+    assert (opened[0], writer.notes) == (2, [])
+    assert held_in(tmp_path / "a.mp4").sound_length == pytest.approx(0.4, abs=0.1)
+
+
+@pytest.mark.parametrize("change", [{"frames": 2}, {"length": 9.0}])
+def test_pictures_that_change_beside_their_sound_are_kept_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    source = sounding(tmp_path / "s.mkv", "aac", 48000)
+
+    def changed(path: Path) -> Any:
+        return held_in(path)._replace(**change) if path.name.endswith(".sound.part") else held_in(path)
+
+    monkeypatch.setattr(sound, "held_in", changed)
+    writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)
+    assert writer.notes == ["without sound: it cannot be written (beside it the pictures do not keep their times)"]
+    assert (held_in(tmp_path / "a.mp4").sounds, numbers(tmp_path / "a.mp4")) == (0, [0, 1, 2])
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_no_file_beside_is_left_by_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no room")
+
+    source, path = sounding(tmp_path / "s.mkv", "aac", 48000), tmp_path / "a.mp4"
+    write(path, counted(3), [0, 0.1, 0.2])
+    if fails:
+        monkeypatch.setattr(sound.Sound, "finish", fail)
+    notes = sound.add_sound(path, "mp4", source, 0.0, 0.3)
+    assert notes == (["without sound: it cannot be written (no room)"] if fails else [])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mp4", "s.mkv"]
+
+
 def test_a_part_without_sound_is_said(tmp_path: Path) -> None:
     source = matroska(tmp_path / "s.mkv", [k / 10 for k in range(30)], tone_from=2.0)
     writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)

@@ -13,6 +13,7 @@ import torch
 from test_bcos import SMALL, small
 from torch import Tensor, nn
 
+from coda_cli.checkpoints.loading import load
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer
@@ -232,3 +233,16 @@ def test_a_decomposition_can_be_copied_and_pickled() -> None:
     found = answer(made("coda"))
     for other in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         assert_same(other, found)
+
+
+@pytest.mark.parametrize("network", ["cifar10", "an ordinary one"])
+def test_a_network_that_is_loaded_without_gradients_can_have_them_later(network: str) -> None:
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    with torch.inference_mode():
+        net = load("cifar10") if network == "cifar10" else load(plain, size=8)
+    assert not any(t.is_inference() for t in [*net.model.parameters(), *net.model.buffers()])
+    x = (encode(colours()) if network == "cifar10" else colours()).requires_grad_()
+    net.model(x).sum().backward()
+    assert x.grad is not None

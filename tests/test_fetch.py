@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from foreign import flat_file
 from local_server import FileServer
 
 from coda_cli.checkpoints import fetch, manifest
 from coda_cli.checkpoints.fetch import pull
 from coda_cli.checkpoints.loading import load
+from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, DownloadError, ExitCode, MediaError, UsageError
 
 NAME = "9L-S-CoDA-SQ-10"
@@ -336,6 +338,22 @@ def test_a_first_pull_that_brings_something_else_is_refused_and_not_recorded(ser
     server.files[ADDRESS] = flat_file(NAME)
     pull(NAME)
     assert target.exists()
+
+
+@pytest.mark.usefixtures("target")
+def test_a_network_whose_published_hash_differs_is_refused(tmp_path: Path, server: FileServer) -> None:
+    """The hash's first digits are in the link of a B-cos network; the file may well be such a network."""
+    name = "bcos-resnet18"
+    entry = manifest.known()[name]
+    torch.save(build(entry.checkpoint.architecture, entry.checkpoint.arguments).state_dict(), tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
+    assert not hashlib.sha256(content).hexdigest().startswith(entry.sha256_prefix)
+    server.files[f"/{name}/{entry.path.name}"] = content
+    said = f"not the checkpoint {name} .*the published one begins with {entry.sha256_prefix}"
+    with pytest.raises(CheckpointError, match=said):
+        pull(name)
+    assert not entry.path.exists()
+    assert manifest.known()[name].sha256 is None
 
 
 def test_a_first_pull_that_brings_another_network_is_refused(server: FileServer, target: Path) -> None:

@@ -151,6 +151,8 @@ def test_a_picture_has_a_number_of_pixels(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_image(tmp_path / "a.png")
     monkeypatch.setattr(stills, "MAX_PIXELS", 48 * 48 - 1)
     assert "48 x 48 pixels, more than 0 million" in refusal(tmp_path / "a.png")
+    with pytest.raises(MediaError, match="more than 0 million"):
+        stills.memory_of(tmp_path / "a.png")  # before anything is decoded
 
 
 @pytest.mark.parametrize(("mode", "own"), [("L", 1), ("I;16", 2), ("RGB", 4), ("RGBA", 4)])
