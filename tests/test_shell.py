@@ -135,6 +135,45 @@ def test_escaped_json_is_the_same_value() -> None:
     assert not any(c in without_controls(text) for c in "\x7f\x80\x9b")
 
 
+LOSES = """
+import os, sys
+from coda_cli.checkpoints import loading
+from coda_cli.cli import app
+from coda_cli.errors import CheckpointError
+
+def load(*_, **__):
+    try:  # as libraries do that call Python from C: the exception is forgotten
+        os.kill(os.getpid(), number)
+    except BaseException as error:
+        assert type(error).__name__ in ("KeyboardInterrupt", "_Terminated")
+    try:
+        os.kill(os.getpid(), number)
+    except BaseException:
+        assert app.LONGEST_WAY_OUT < 0
+        raise
+    assert app.LONGEST_WAY_OUT > 0
+    raise CheckpointError("no shape", item="m.pt")
+
+number, app.LONGEST_WAY_OUT = int(sys.argv.pop()), float(sys.argv.pop())
+loading.load = load
+app.process()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize("patience", ["20", "-1"])
+def test_a_signal_that_a_library_loses_ends_the_program_even_so(
+    tmp_path: Path, number: signal.Signals, status: int, said: str, patience: str
+) -> None:
+    """With an error that is none, or at the next signal, where the way out takes so long that there cannot be one."""
+    photo(tmp_path / "a.png")
+    command = [sys.executable, "-c", LOSES, "explain", "a.png", patience, str(int(number))]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=program.PATIENCE)
+    assert (ended.returncode, ended.stderr) == (status, f"coda: {said}\n")
+
+
 def test_results_on_a_terminal_are_written_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import time
 from typing import Annotated, NoReturn
 
 import typer
@@ -92,23 +93,52 @@ class _Terminated(BaseException):
     """SIGTERM or SIGHUP as an exception, so that temporary files are removed before the program ends."""
 
 
+LONGEST_WAY_OUT = 20.0  # seconds from a signal to the end of the program
+
+
+class _Stop:
+    """The first signal that asked the program to end.
+
+    Attributes:
+        by: the exception that it was raised as; None as long as none came.
+        since: when it came, ``time.monotonic`` seconds.
+    """
+
+    by: type[BaseException] | None = None
+    since: float = 0.0
+
+
 def _terminate(*_: object) -> NoReturn:
     """Raise ``_Terminated``; the handler of SIGTERM and SIGHUP."""
-    _ignore_further_signals()
-    raise _Terminated
+    _stop(_Terminated)
 
 
 def _interrupt(*_: object) -> NoReturn:
     """Raise KeyboardInterrupt; the handler of SIGINT."""
+    _stop(KeyboardInterrupt)
+
+
+def _stop(by: type[BaseException]) -> NoReturn:
+    """Remember that a signal came, and raise it."""
+    _Stop.by, _Stop.since = by, time.monotonic()
     _ignore_further_signals()
-    raise KeyboardInterrupt
+    raise by
 
 
 def _ignore_further_signals() -> None:
     """Let nothing disturb the way out, on which temporary files are removed and results are closed."""
     for number in STOPPING:
         # Not SIG_IGN: Python would print that a signal that came just before was lost.
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _further)
+
+
+def _further(*_: object) -> None:
+    """Ignore one more signal on the way out; raise it again where the first seems to be lost.
+
+    Libraries written in C or Rust can swallow an exception that is raised while they call Python.
+    """
+    if _Stop.by and time.monotonic() - _Stop.since > LONGEST_WAY_OUT:
+        _stop(_Stop.by)
 
 
 class _WarningsToConsole(logging.Handler):
@@ -140,6 +170,7 @@ def main() -> NoReturn:
     logging.getLogger("coda_cli").handlers = [_WarningsToConsole()]
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of folders for its settings, and of fonts
     _prepare_stdout()
+    _Stop.by = None
     try:
         ended = app(prog_name="coda", standalone_mode=False)  # else typer prints its errors itself, in four lines
         if ended == ExitCode.INTERRUPTED:
@@ -152,13 +183,23 @@ def main() -> NoReturn:
             console.error(_one_line(error))
         sys.exit(ExitCode.USAGE)
     except (CodaError, RuntimeError, MemoryError, OSError, ImportError) as error:
+        if _Stop.by:  # a library made this error of it
+            _end_stopped()
         if _show_traceback or (message := _message_of(error)) is None:
             raise
         console.error(message)
         sys.exit(error.exit_code if isinstance(error, CodaError) else ExitCode.FAILED)
     except _Terminated:
+        _end_stopped()
+
+
+def _end_stopped() -> NoReturn:
+    """Say that a signal stopped the program, and exit as such programs do."""
+    if _Stop.by is _Terminated:
         console.say("terminated")
         sys.exit(ExitCode.TERMINATED)
+    console.interrupted()
+    sys.exit(ExitCode.INTERRUPTED)
 
 
 def _message_of(error: Exception) -> str | None:

@@ -44,7 +44,6 @@ def prepare() -> None:
 
 def child(request: dict[str, Any], writing: dict[str, int]) -> NoReturn:
     """Become the run that a request describes."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # what comes before it has begun, comes when it has
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -181,9 +180,11 @@ def main() -> None:
         request = json.loads(line)
         # Pipes, not files: a limit on the size of files would meet the streams, too.
         pipes = {name: os.pipe() for name in ("stdout", "stderr")}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # what comes before the child has begun, comes when it has
         pid = os.fork()
         if not pid:
             child(request, {name: writing for name, (_, writing) in pipes.items()})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         for reading, writing in pipes.values():
             os.close(writing)
             os.set_blocking(reading, False)
