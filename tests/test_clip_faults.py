@@ -21,7 +21,7 @@ from coda_cli.errors import MediaError
 from coda_cli.explanation.clip.run import _with_durations
 from coda_cli.media.stills import read_image
 from coda_cli.video import colours, sound
-from coda_cli.video.checking import held_in
+from coda_cli.video.checking import held_in, verify
 from coda_cli.video.reading import ClipWriter, Reader, Selection, probe, read_frames
 
 # ---- how clips are shown ---------------------------------------------------------------------------------------------
@@ -559,6 +559,57 @@ def test_no_file_beside_is_left_by_the_sound(tmp_path: Path, monkeypatch: pytest
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mp4", "s.mkv"]
 
 
+class Broken:
+    """A packet whose sound cannot be decoded."""
+
+    def __init__(self, packet: Any) -> None:
+        self._packet = packet
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._packet, name)
+
+    def decode(self) -> Any:
+        raise av.InvalidDataError(1, "broken")
+
+
+def test_broken_pieces_of_sound_are_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, honest = sounding(tmp_path / "s.mkv", "ac3", 48000), sound.Sound._open
+
+    def with_broken(self: sound.Sound) -> Any:
+        container: Any = Stuck(honest(self))
+        demuxed = container._container.demux
+
+        def demux(*streams: Any) -> Any:
+            return (Broken(packet) if 10 <= n < 12 else packet for n, packet in enumerate(demuxed(*streams)))
+
+        container.demux = demux
+        return container
+
+    monkeypatch.setattr(sound.Sound, "_open", with_broken)
+    writer = write(tmp_path / "a.webm", counted(10), [k / 10 for k in range(10)], audio=source)
+    assert writer.notes == ["pieces of the sound that are broken and left out: 2"]
+    assert held_in(tmp_path / "a.webm").sound_length == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_default_track_of_sound_goes_along(tmp_path: Path) -> None:
+    from av.stream import Disposition
+
+    with av.open(str(tmp_path / "s.mkv"), "w") as output:
+        stream: Any = output.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = W, H, "bgr0"
+        tones: list[Any] = [output.add_stream("pcm_s16le", rate=rate) for rate in (8000, 48000)]
+        for tone, disposition in zip(tones, (Disposition(0), Disposition.default), strict=True):
+            tone.codec_context.layout, tone.disposition = "mono", disposition
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24").reformat(format="bgr0")))
+        output.mux(stream.encode(None))
+        for tone in tones:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, tone.rate), np.int16), format="s16", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = tone.rate, 0, Fraction(1, tone.rate)
+            output.mux(tone.encode(samples))
+            output.mux(tone.encode(None))
+    assert sound.Sound(tmp_path / "s.mkv", "mp4", 0.0)._rate == 48000
+
+
 def test_a_part_without_sound_is_said(tmp_path: Path) -> None:
     source = matroska(tmp_path / "s.mkv", [k / 10 for k in range(30)], tone_from=2.0)
     writer = write(tmp_path / "a.mp4", counted(3), [0, 0.1, 0.2], audio=source)
@@ -590,6 +641,15 @@ def test_a_clip_that_is_not_what_was_written_is_refused(tmp_path: Path, monkeypa
     with pytest.raises(MediaError, match="read back, it has"):
         write(tmp_path / "a.mp4", counted(120), times, 0.02)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_a_clip_without_a_frame_of_those_written_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, counted(3), [0, 0.1, 0.2])
+    kind = name.rpartition(".")[2]
+    verify(tmp_path / name, kind, 3, 0.3)
+    with pytest.raises(MediaError, match=r"read back, it has 3 frames and .* instead of 4"):
+        verify(tmp_path / name, kind, 4, 0.3)
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------

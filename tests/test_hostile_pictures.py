@@ -155,6 +155,19 @@ def test_a_picture_has_a_number_of_pixels(tmp_path: Path, monkeypatch: pytest.Mo
         stills.memory_of(tmp_path / "a.png")  # before anything is decoded
 
 
+def test_cielab_becomes_srgb(tmp_path: Path) -> None:
+    """Without a profile, the white of D50 is meant, which is white in sRGB, too."""
+    Image.merge("LAB", [Image.new("L", (8, 8), v) for v in (255, 128, 128)]).save(tmp_path / "white.tif")
+    picture = read_image(tmp_path / "white.tif")
+    assert picture.rgb.min() >= 254
+    assert picture.notes == ("colours converted from CIELAB to sRGB",)
+
+
+def test_pillow_s_log_is_no_line_on_stderr() -> None:
+    code = "import coda_cli.media.quiet, logging; logging.getLogger('PIL.TiffImagePlugin').error('More samples')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr == b""
+
+
 @pytest.mark.parametrize(("mode", "own"), [("L", 1), ("I;16", 2), ("RGB", 4), ("RGBA", 4)])
 def test_the_memory_of_a_picture_is_counted_by_its_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, own: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import program
 import pytest
 import torch
 from conftest import Coda
-from films import write
+from films import counted, write
 from program import FullDisk, looked_at, photo, photos, scene, tree
 from squares import folders
 
@@ -29,8 +30,11 @@ from coda_cli.errors import MediaError
 from coda_cli.explanation import picture as pictures
 from coda_cli.explanation import request, writer
 from coda_cli.machine import budget, gate
+from coda_cli.machine.memory import refuse_little_memory
 from coda_cli.media import files as media_files
 from coda_cli.study.scores import Scores
+
+TRAINING = ("train", "data", "-o", "run", "--recipe", "cifar10", "--no-compile")
 
 # ---- disk ------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +172,28 @@ def test_memory_that_runs_out_while_reading_or_drawing_costs_one_picture(
             result = coda("explain", "in", "--json", "-o", f"out-{name}", status=1)
         assert [r["status"] for r in result.records] == ["ok", "error", "ok"]
         assert result.error == "in/b.png: not enough memory to read or draw it; make it smaller first"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "command", [("explain", "a.png"), ("video", "a.mp4"), ("models", "verify", "cifar10"), TRAINING]
+)
+def test_a_limit_that_leaves_too_little_memory_is_said_before_any_work(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    import resource
+
+    photo(tmp_path / "a.png")
+    write(tmp_path / "a.mp4", counted(2), [0, 0.1])
+    folders(tmp_path / "data", 2)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 10_000_000_000,) * 2)
+    refuse_little_memory()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 100_000_000,) * 2)
+    said = coda(*command, status=1).error
+    assert re.fullmatch(r"the limit on memory \(ulimit -v\) leaves \d+ MB to work with; allow 400 MB or more", said)
+    assert not [path for path in tmp_path.rglob("*") if path not in before and path.is_file()]
 
 
 @pytest.mark.parametrize(("draws", "kind"), [("draw", "overlay"), ("draw_layers", "layers"), ("draw_layers", "depth")])

@@ -38,6 +38,7 @@ from coda_cli.core.cuts import AUTO, find_cut, probes
 from coda_cli.core.networks import build
 from coda_cli.core.ordinary import INPUT, map_layers, near
 from coda_cli.errors import CheckpointError, UsageError
+from coda_cli.machine.memory import refuse_little_memory
 
 SUFFIX = ".safetensors"
 
@@ -120,11 +121,13 @@ def load(
     Raises:
         CheckpointError: the file is missing, damaged, of another network, or nothing names its configuration.
         UsageError: there is no network ``arch``, or what was said does not fit the file.
+        CodaError: a limit on memory leaves too little to work with.
 
     Example:
         >>> net = load("imagenette")
         >>> net.checkpoint.classes[0]
     """
+    refuse_little_memory()
     said = Said.checked(arch, classes, mean, std, size)
     texts = None if text is None else read_texts(Path(text))
     net = _of_module(source, said) if isinstance(source, nn.Module) else _of_file(source, said, ema, texts)

@@ -339,9 +339,11 @@ def _run(
     import torch
 
     from coda_cli.checkpoints.loading import SUFFIX
+    from coda_cli.machine.memory import refuse_little_memory
     from coda_cli.training.loop import train
     from coda_cli.training.results import Destination, finish
 
+    refuse_little_memory()
     splits = _read(recipe, data, origin)
     path = output / f"{stated['name']}{SUFFIX}"
     with console.progress("training", " steps") as advance:

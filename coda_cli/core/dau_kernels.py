@@ -195,7 +195,7 @@ def factored(
         b: [O, d].
         factors: those of U and b.
         scale: the function g.
-        product: the type of the product with U; everything else, the norms above all, keeps the type of ``X``.
+        product: the type of the products with U and b; everything else, the norms above all, keeps that of ``X``.
 
     Returns:
         y [P, O], z [P, r] and g [P, O].
@@ -204,9 +204,9 @@ def factored(
     R, c, e = factors
     m = R.shape[1]
     z = X @ V.t()
-    dot = X @ b.t()
+    U, b, X = U.to(product), b.to(product), X.to(product)
+    dot = (X @ b.t()).to(z.dtype)
     n = torch.empty_like(dot)
-    U, X = U.to(product), X.to(product)
     # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
     u_buffer, w_buffer = X.new_empty(0), z.new_empty(0)
     for p, o in blocks(len(X), O, max(r, m), X.device):

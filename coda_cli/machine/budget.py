@@ -32,6 +32,10 @@ REMOVED_PIXELS = 1 << 18
 # such layers. On GPUs 32 times as many, 2 GB in float32, for the sake of their memory.
 GRAPH_NUMBERS = 1 << 24
 
+# Bytes that a limit on memory must leave for work, beside all that is loaded. In the campaign, runs with 500 MB go well
+# or say in one line that they do not; one with 120 MB was ended by the C library with a line of its own.
+WORKING_MEMORY = 400_000_000
+
 # Weightings whose gradients are taken in one call, where layers share work among them: their memory grows with them.
 SHARED_GRADIENTS = 16
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,7 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from coda_cli.errors import MediaError
+from coda_cli.errors import CodaError, MediaError
+from coda_cli.machine import budget
 
 S = TypeVar("S", Sequence[Any], Tensor)
 T = TypeVar("T")
@@ -35,6 +38,28 @@ def out_of_memory(error: BaseException) -> bool:
         The answer.
     """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _MESSAGES)
+
+
+def refuse_little_memory() -> None:
+    """Refuse to begin work under a limit on memory, ``ulimit -v``, that leaves too little for it.
+
+    Where nothing at all is left, the C library ends a process as a thread starts, with a line of its own and no way
+    out on which temporary files are removed.
+
+    Raises:
+        CodaError: that is so.
+    """
+    with contextlib.suppress(ImportError, OSError):  # Windows has no such limits, and only Linux tells what is used
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            used = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        if most != resource.RLIM_INFINITY and most - used < budget.WORKING_MEMORY:
+            raise CodaError(
+                f"the limit on memory (ulimit -v) leaves {max(0, most - used) // 10**6} MB to work with; allow "
+                f"{budget.WORKING_MEMORY // 10**6} MB or more"
+            )
 
 
 def as_many_as_fit(
