@@ -626,3 +626,12 @@ def test_integers_have_a_length(code: bytes) -> None:
     assert isinstance(read(pickles.MAX_INTEGER_BYTES), int)
     with pytest.raises(pickles.PickleError, match="an integer that is too long"):
         read(pickles.MAX_INTEGER_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [b"X\x10\0\0\0abc.", b"U\x10abc.", b"C\x10abc.", b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.", b"J\x01.", b"G1234."],
+)
+def test_what_is_longer_than_the_file_ends_too_early(code: bytes) -> None:
+    with pytest.raises(pickles.PickleError, match="it ends too early"):
+        pickles.PickleReader(b"\x80\x02" + code).load()
