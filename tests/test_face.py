@@ -163,9 +163,13 @@ def test_saved_files_are_those_of_the_command(coda: Coda, net: Net, tmp_path: Pa
     assert tree(tmp_path / "library") == before
     # The command finds them as its own.
     assert "already there" in coda("explain", "a.png", "-o", "library", "--class", "top:2").err
+    explain(Path("a.png"), net, "dog").save("library")  # beside it
+    after = tree(tmp_path / "library")
+    assert before.items() < after.items()
+    photo(tmp_path / "a.png", seed=9)
     with pytest.raises(MediaError, match="exists from another"):
         explain(Path("a.png"), net, "dog").save("library")
-    assert tree(tmp_path / "library") == before
+    assert tree(tmp_path / "library") == after
 
 
 def test_a_picture_without_a_file_is_saved_too(net: Net, tmp_path: Path) -> None:

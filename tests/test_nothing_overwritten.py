@@ -142,7 +142,7 @@ def test_a_file_that_came_at_the_last_moment_is_kept(
     for home in (media_files, writing):
         monkeypatch.setattr(home, "give_name", late)
     error = coda("explain", "a.png", "--class", "cat", "--write", kind, status=1).error
-    assert "exists from another picture, network or settings" in error
+    assert "exists from another picture, or is not coda's" in error
     assert [path.read_bytes() for path in (tmp_path / "coda-out").iterdir()] == [THEIRS]
 
 

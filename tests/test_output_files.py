@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.errors import MediaError
 from coda_cli.explanation import files, writer
 from coda_cli.machine import budget
+from coda_cli.schema.pictures import from_json
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
@@ -111,18 +113,49 @@ def test_running_again_skips_what_is_there_and_touches_nothing(coda: Coda, tmp_p
     assert there == [f"coda-out/{file}" for group in files for file in group]
 
 
-@pytest.mark.parametrize("change", ["settings", "picture"])
-def test_results_of_other_settings_or_another_picture_are_not_replaced_by_default(
-    coda: Coda, tmp_path: Path, change: str
-) -> None:
+def test_results_of_another_picture_are_not_replaced_by_default(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     coda("explain", "a.png", "--class", "cat")
     before = tree(tmp_path / "coda-out")
-    if change == "picture":
-        photo(tmp_path / "a.png", seed=9)
-    result = coda("explain", "a.png", "--class", "dog" if change == "settings" else "cat", status=1)
-    assert result.error.startswith("coda-out/a.coda.json: exists from another picture, network or settings; use ")
+    photo(tmp_path / "a.png", seed=9)
+    result = coda("explain", "a.png", "--class", "cat", status=1)
+    assert result.error.startswith("coda-out/a.coda.json: exists from another picture, or is not coda's; use ")
     assert tree(tmp_path / "coda-out") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "same_overlay"),
+    [
+        (("--class", "dog"), False),
+        (("--class", "cat", "--alpha", "0.1"), True),
+        (("--class", "cat", "--precision", "bfloat16"), True),
+        (("--class", "cat", "--style", "colour"), True),
+        (("--class", "cat", "-m", "cifar10-bcos"), True),
+    ],
+)
+def test_results_of_other_settings_live_side_by_side(
+    coda: Coda, tmp_path: Path, change: tuple[str, ...], same_overlay: bool
+) -> None:
+    photo(tmp_path / "a.png")
+    kinds = ("--write", "overlay,npz,json")
+    coda("explain", "a.png", "--class", "cat", *kinds)
+    before = tree(tmp_path / "coda-out")
+    overlay, arrays, record = coda("explain", "a.png", *change, *kinds).lines
+    after = tree(tmp_path / "coda-out")
+    assert before.items() <= after.items()
+    assert {f"coda-out/{name}" for name in after.keys() - before.keys()} == {overlay, arrays, record}
+    mark = re.fullmatch(r"coda-out/a\.([0-9a-f]{8})\.coda\.json", record)
+    assert mark
+    assert arrays == f"coda-out/a.{mark[1]}.coda.npz"
+    assert overlay == (f"coda-out/a.cat.{mark[1]}.overlay.png" if same_overlay else "coda-out/a.dog.overlay.png")
+    named = from_json((tmp_path / record).read_text())
+    assert [named.explained[0].files["overlay"], named.files["npz"]] == [Path(p).name for p in (overlay, arrays)]
+    # Both are found again, and a third has a name of its own.
+    assert "already there" in coda("explain", "a.png", *change, *kinds).err
+    assert "already there" in coda("explain", "a.png", "--class", "cat", *kinds).err
+    assert tree(tmp_path / "coda-out") == after
+    coda("explain", "a.png", "--class", "ship", *kinds)
+    assert len(tree(tmp_path / "coda-out")) == 9
 
 
 def test_error_refuses_even_the_same(coda: Coda, tmp_path: Path) -> None:
@@ -168,7 +201,7 @@ def test_a_description_that_changed_is_another_network(coda: Coda, tmp_path: Pat
     }
     torch.save(authors_state(arguments), tmp_path / "bare.pkl")
     photo(tmp_path / "a.png")
-    for temperature, status in ((1.0, 0), (1.0, 0), (2.0, 1)):
+    for temperature in (1.0, 1.0, 2.0):
         checkpoint = Checkpoint(
             name="bare",
             architecture="coda_net",
@@ -177,8 +210,9 @@ def test_a_description_that_changed_is_another_network(coda: Coda, tmp_path: Pat
             preprocessing=Preprocessing(resize=16, crop=16),
         )
         (tmp_path / "bare.pkl.json").write_text(checkpoint.model_dump_json())
-        result = coda("explain", "a.png", "-m", "bare.pkl", status=status)
-    assert "exists from another picture, network or settings" in result.error
+        result = coda("explain", "a.png", "-m", "bare.pkl")
+    assert "(already there)" not in result.err
+    assert len(result.lines) == 2  # beside the results of the other
 
 
 @pytest.mark.parametrize("option", ["--force", "--if-exists=overwrite"])

@@ -136,8 +136,8 @@ def explain(
     if_exists: Annotated[
         IfExists,
         typer.Option(
-            help="Decide about files that exist; match keeps those of the same picture, network and settings, else "
-            "fails."
+            help="Decide about files that exist; match keeps those of the same picture, puts results of another "
+            "network or of other settings beside them, and fails for another picture."
         ),
     ] = "match",
     force: Annotated[

@@ -137,7 +137,7 @@ class FilePolicy:
         Returns:
             The error, which says what to do.
         """
-        why = "exists from another picture, network or settings" if self.if_exists == "match" else "exists"
+        why = "exists from another picture, or is not coda's" if self.if_exists == "match" else "exists"
         return self._error(f"{why}; {self._advice}", item=path)
 
 

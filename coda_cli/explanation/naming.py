@@ -148,6 +148,22 @@ class Naming:
         return name
 
 
+def marked(path: Path, mark: str) -> Path:
+    """Put a mark into the name of an output file, before what says which kind of file it is.
+
+    Args:
+        path: the path that its name gives.
+        mark: letters and digits.
+
+    Returns:
+        The path with the mark, for one ``a.cat.1f2e3d4c.overlay.png``.
+    """
+    stem, _, ext = path.name.rpartition(".")
+    before, dot, kind = stem.rpartition(".")
+    name = f"{before}.{mark}.{kind}.{ext}" if dot and kind in (*EXTENSIONS, "coda") else f"{stem}.{mark}.{ext}"
+    return path.with_name(name)
+
+
 def slug(text: str) -> str:
     """Write a class name as it stands in a file name.
 

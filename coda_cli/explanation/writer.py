@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, memory_of
 from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
-from coda_cli.explanation.naming import Naming
+from coda_cli.explanation.naming import Naming, marked
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
@@ -103,7 +104,8 @@ class Writer:
         Raises:
             MediaError: results exist that may not be replaced.
         """
-        policy, path = self.output.if_exists, self.output.naming.record_path(item)
+        policy = self.output.if_exists
+        path = self._beside(self.output.naming.record_path(item), picture, regions)
         if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
             return None
         record = stored_record(path)
@@ -115,6 +117,21 @@ class Writer:
             files = self._files_of_record(record, path)
             return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
         raise self._policy.in_the_way(path)
+
+    def _beside(self, path: Path, picture: Picture, regions: Mapping[str, str]) -> Path:
+        """Where a file goes: beside one about the same picture that another network or other settings made.
+
+        The mark in its name is the same each time, so that the next run with these settings finds it.
+        """
+        stored = stored_record(path) if self.output.if_exists == "match" else None
+        if not stored or stored.source.sha256 != picture.sha256 or self._matches(stored, picture, regions):
+            return path
+        decides = self.settings, self.net.sha256, *sorted(regions.items())
+        return marked(path, hashlib.sha256(repr(decides).encode()).hexdigest()[:8])
+
+    def _place(self, path: Path, source: Input) -> Path:
+        """``_beside`` for an input that was read."""
+        return self._beside(path, source.picture, source.found.files)
 
     def _matches(self, record: Record, picture: Picture, regions: Mapping[str, str]) -> bool:
         """Whether a stored record is about this picture, its regions, this network and these settings."""
@@ -175,13 +192,13 @@ class Writer:
         if "json" in kinds:  # last: its presence says that everything else is there
             text = to_json(record).encode() + b"\n"
             write = partial(write_with, write=lambda stream: stream.write(text))
-            if path := self._write(naming.record_path(source.item), source, write):
+            if path := self._write(self._place(naming.record_path(source.item), source), source, write):
                 written.append(path)
         return Outcome(source.item, record, written=tuple(written))
 
     def _prepare_folder(self, source: Input) -> None:
         """Make the folder, and remove an old record, which would say that the files now being replaced are complete."""
-        kinds, path = self.output.drawing.kinds, self.output.naming.record_path(source.item)
+        kinds, path = self.output.drawing.kinds, self._place(self.output.naming.record_path(source.item), source)
         if kinds and not (path.parent in self._ready and path.parent.is_dir()):
             prepare(path.parent)
             self._ready.add(path.parent)
@@ -202,7 +219,7 @@ class Writer:
         kinds = [kind for kind in drawing.kinds if kind in STYLES]
         hues = colour_explanation_of(explanation, k, drawing.smooth) if kinds and drawing.style == "colour" else None
         for kind in kinds:
-            wanted = self._path_of_class_file(source.item, kind, part, taken)
+            wanted = self._place(self._path_of_class_file(source.item, kind, part, taken), source)
             if not self._is_written(wanted, source):
                 continue
             with gate.PICTURES.holding(memory_of(kind, source, hues=hues is not None)):
@@ -221,7 +238,7 @@ class Writer:
             return files
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
-            wanted = self._path_of_class_file(source.item, kind, part, taken)
+            wanted = self._place(self._path_of_class_file(source.item, kind, part, taken), source)
             if not self._is_written(wanted, source):
                 continue
             with gate.PICTURES.holding(memory_of(kind, source, len(shares))):
@@ -238,7 +255,7 @@ class Writer:
 
     def _write_arrays(self, source: Input, explanation: Explanation, record: Record) -> dict[str, Path]:
         """Write the arrays, with the record inside."""
-        wanted = self.output.naming.array_path(source.item)
+        wanted = self._place(self.output.naming.array_path(source.item), source)
         if not self._is_written(wanted, source):
             return {}
         content = {**arrays(explanation), "record": np.array(to_json(record))}
