@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,7 +18,7 @@ import pytest
 from conftest import Coda
 from numpy.typing import NDArray
 from PIL import Image
-from program import photo, scene, strict_json
+from program import photo, scene, strict_json, tree
 
 import coda_cli
 from coda_cli.errors import MediaError
@@ -332,6 +333,32 @@ def test_existing_outputs_stay_unless_forced(coda: Coda, tmp_path: Path) -> None
     clip(tmp_path / "sub/a.mkv", frames=2)
     assert "would both be written to" in coda("video", "a.mkv", "sub/a.mkv", "-o", "out", status=2).error
     assert coda("video", "missing.mp4", status=2).error == "missing.mp4: no such file or folder"
+
+
+def test_clips_of_other_settings_and_formats_live_side_by_side(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=2)
+    coda("video", "a.mkv", "--class", "cat", "--format", "gif")
+    first = tree(tmp_path / "coda-out")
+    names = set(first)
+    changes = [
+        ("--class", "dog", "--format", "gif"),
+        ("--class", "cat", "--format", "gif", "--layout", "heatmap"),
+        ("--class", "cat", "--format", "webp"),
+        ("--class", "cat", "--format", "gif", "-m", "cifar10-bcos"),
+    ]
+    for change in changes:
+        written = coda("video", "a.mkv", *change).lines
+        added = set(tree(tmp_path / "coda-out")) - names
+        assert {f"coda-out/{name}" for name in added} == set(written)
+        assert all(re.search(r"/a\.[0-9a-f]{8}\.coda\.(gif|webp|jsonl)$", name) for name in written)
+        assert lines_of(tmp_path / written[-1])[-1]["status"] == "ok"
+        names |= added
+    assert first.items() < tree(tmp_path / "coda-out").items()
+    for change in [("--class", "cat", "--format", "gif"), *changes]:  # all of it is there
+        assert "exists; --force replaces it" in coda("video", "a.mkv", *change, status=2).error
+    clip(tmp_path / "a.mkv", frames=3)  # another clip of the same name
+    assert "exists; --force replaces it" in coda("video", "a.mkv", "--format", "gif", status=2).error
+    assert set(tree(tmp_path / "coda-out")) == names
 
 
 def test_an_inexact_frame_has_its_exit_code(coda: Coda, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli.clip_files import plans, settle
 from coda_cli.cli.clip_summary import count_of_frames, describe
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from coda_cli.explanation.clip.files import ClipOutputs
     from coda_cli.explanation.clip.run import ClipExplanation
     from coda_cli.schema.clips import ClipRecord, FrameRecord
-    from coda_cli.video.reading import Kind
 
 EPILOG = """
 \b
@@ -192,13 +192,14 @@ def video(
     begins, stops = _span(start, end, seconds)
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
     drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
-    plans = _plans(sources, output, formats, audio, force)
+    planned = plans(sources, output, formats, audio, force)
     net = load_network(model, arch, device, request, ema=ema)
     refuse_style(net, style)
     clip_of = partial(
         ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch, spans=summed
     )
-    counts = _explain_all(plans, clip_of, drawing, json)
+    settled = [(source, settle(clip_of(source), drawing, outputs)) for source, outputs in planned]
+    counts = _explain_all(settled, clip_of, drawing, json)
     if counts["inexact"]:
         raise typer.Exit(ExitCode.INEXACT)
     if counts["failed"]:
@@ -251,77 +252,6 @@ def _failure(source: str | int, error: CodaError) -> str:
     from coda_cli.video.reading import source_name
 
     return to_json(FailedClip.of(source_name(source), error))
-
-
-def _plans(
-    sources: list[str], output: Path, formats: str | None, audio: bool, force: bool
-) -> list[tuple[str | int, ClipOutputs]]:
-    """What is written about each source; everything that can be wrong with it is found before any work starts."""
-    from coda_cli.explanation.clip.files import ClipOutputs
-    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep
-    from coda_cli.explanation.naming import one_file
-
-    kinds, single = _kinds_of_clips(sources, output, formats)
-    plans: list[tuple[str | int, ClipOutputs]] = []
-    taken: dict[str, str] = {}
-    policy = FilePolicy("overwrite" if force else "error", map(Path, sources), advice=FORCE_REPLACES, error=UsageError)
-    for text in sources:
-        source = _source(text)
-        clips, record = _paths_of(source, output, kinds, single)
-        for path in (*clips.values(), record):
-            if (key := one_file(path)) in taken:
-                raise UsageError(f"{text} and {taken[key]} would both be written to {path}; explain them in two runs")
-            taken[key] = text
-            policy.place(path)
-        plans.append((source, ClipOutputs(clips, record, audio, replace=force)))
-    folder = output.parent if single else output
-    prepare(folder)
-    sweep(folder)
-    return plans
-
-
-def _kinds_of_clips(sources: list[str], output: Path, formats: str | None) -> tuple[list[Kind], bool]:
-    """The kinds of clips that --output and --format ask for, and whether --output is one file. Raises UsageError."""
-    from coda_cli.video.reading import KINDS
-
-    asked = [k.strip() for k in (formats or "mp4").split(",") if k.strip() and k.strip() != "none"]
-    if unknown := [k for k in asked if k not in KINDS]:
-        raise UsageError(f"--format {unknown[0]}: choose from {', '.join(KINDS)}, or none")
-    kinds = [k for k in KINDS if k in asked]
-    suffix = output.suffix.lower().lstrip(".") if not output.is_dir() else ""
-    if suffix and suffix not in KINDS:
-        raise UsageError(f"--output {output}: clips are written as .mp4, .webm, .gif or .webp, or into a folder")
-    if suffix and formats is not None:
-        raise UsageError(f"--output {output}: is one file, whose name says its format; --format is for a folder")
-    if suffix and len(sources) > 1:
-        raise UsageError(f"--output {output}: is one file for {len(sources)} clips; name a folder")
-    return kinds, bool(suffix)
-
-
-def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bool) -> tuple[dict[Kind, Path], Path]:
-    """The paths of the clips about one source, by kind, and of its records."""
-    from coda_cli.media.files import shown_name
-    from coda_cli.video.reading import kind_of
-
-    if single:
-        return {kind_of(output): output}, output.with_suffix(".coda.jsonl")
-    stem = f"camera-{source}" if isinstance(source, int) else shown_name(Path(source).absolute().stem).replace("%", "")
-    clips = {kind: output / (f"{stem}.coda" + ("" if kind == "png" else f".{kind}")) for kind in kinds}
-    return clips, output / f"{stem}.coda.jsonl"
-
-
-def _source(text: str) -> str | int:
-    """The path, or the number of the camera, that a source names. Raises UsageError."""
-    if not text:
-        raise UsageError("a source is an empty name; write . for this folder")
-    number = text.removeprefix("camera:")
-    if number != text:
-        if not number.isdecimal():
-            raise UsageError("a camera is named by its number, as in camera:0", item=text)
-        return int(number)
-    if "%" not in text and not Path(text).exists():
-        raise UsageError("no such file or folder", item=text)
-    return text
 
 
 def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutputs, json: bool) -> ClipRecord:

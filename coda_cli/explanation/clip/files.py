@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +18,15 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.checkpoints.loading import Net
+from coda_cli.errors import CodaError
 from coda_cli.explanation.clip.drawing import Painter
 from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
+from coda_cli.explanation.naming import marked
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.regions.shapes import Region
 from coda_cli.machine import budget
-from coda_cli.media.files import alone, atomic, utf8
+from coda_cli.media.files import alone, atomic, regular_size, utf8
 from coda_cli.schema.clips import ClipRecord, FrameRecord
 from coda_cli.schema.parts import to_json
 from coda_cli.video.reading import ClipWriter, Frame, Kind
@@ -65,6 +71,45 @@ class ClipOutputs:
             for path in paths:
                 policy.place(path)
             yield
+
+
+def stored_clip(path: Path) -> ClipRecord | None:
+    """Read the record of a clip from a file of records, of which it is the last line.
+
+    Args:
+        path: a .coda.jsonl file.
+
+    Returns:
+        The record; None where there is no such file, or it does not end in a record of a clip.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-min(regular_size(path, sys.maxsize), budget.RECORD_FILE), os.SEEK_END)
+            return ClipRecord.model_validate_json(stream.read(budget.RECORD_FILE).rstrip().rpartition(b"\n")[2])
+    except (CodaError, OSError, ValueError):
+        return None
+
+
+def beside(outputs: ClipOutputs, stored: ClipRecord, sha256: str | None, net: Net, settings: str) -> ClipOutputs:
+    """Choose names beside those of the same clip that another network, other settings or another format made.
+
+    Args:
+        outputs: the files as their names say.
+        stored: the record that is there.
+        sha256: of the clip that is to be explained.
+        net: the network.
+        settings: the hash of what is asked.
+
+    Returns:
+        The same with a mark in all names. The names themselves where these results are there already, or those of
+        another clip.
+    """
+    there = (stored.network.sha256, stored.settings) == (net.sha256, settings) and {*outputs.clips} <= {*stored.files}
+    if there or sha256 is None or stored.source.sha256 != sha256:
+        return outputs
+    mark = hashlib.sha256(repr((settings, net.sha256, sorted(outputs.clips))).encode()).hexdigest()[:8]
+    clips = {kind: marked(path, mark) for kind, path in outputs.clips.items()}
+    return replace(outputs, clips=clips, record=outputs.record and marked(outputs.record, mark))
 
 
 OWN = '{"schema":"coda.clip"}'  # the comment of a GIF, by which a scan of its folder knows that coda drew it

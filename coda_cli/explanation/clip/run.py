@@ -81,6 +81,18 @@ class ClipExplanation:
     def __repr__(self) -> str:
         return f"<ClipExplanation of {source_name(self.source)} by {self.net.checkpoint.name}>"
 
+    def settings(self, drawing: ClipDrawing) -> str:
+        """Compute a hash of everything that decides the result, except the clip and the weights.
+
+        Args:
+            drawing: how frames are drawn.
+
+        Returns:
+            sha256 as hex digits, as the clip's record has it.
+        """
+        more = {"spans": self.spans} if self.spans else {}
+        return settings_hash(self.net, self.request, self.selection, drawing, policy=self.policy, **more)
+
     def save(
         self, path: str | Path, *, drawing: ClipDrawing | None = None, audio: bool = True, force: bool = False
     ) -> ClipRecord:
@@ -238,8 +250,7 @@ class _ClipRun:
         self.clip, self.drawing, self.outputs = clip, drawing, outputs
         self.start, self.targets = time.perf_counter(), clip.targets
         source, selection = clip.source, clip.selection
-        more = {"spans": clip.spans} if clip.spans else {}
-        self.settings = settings_hash(clip.net, clip.request, selection, drawing, policy=clip.policy, **more)
+        self.settings = clip.settings(drawing)
         self.info = probe(source, selection.fps)
         path = None if isinstance(source, int) else Path(source)
         self.sha256 = file_sha256(path) if path and path.is_file() else None
