@@ -635,3 +635,93 @@ def test_integers_have_a_length(code: bytes) -> None:
 def test_what_is_longer_than_the_file_ends_too_early(code: bytes) -> None:
     with pytest.raises(pickles.PickleError, match="it ends too early"):
         pickles.PickleReader(b"\x80\x02" + code).load()
+
+
+PLAIN = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        json.dumps({"a": {**PLAIN, "shape": [True, 2]}}),
+        json.dumps({"a": {**PLAIN, "shape": [-1, -2]}}),
+        json.dumps({"a": {**PLAIN, "shape": None}}),
+        json.dumps({"a": {**PLAIN, "shape": [1] * 9 + [2]}}),
+        json.dumps({"a": {**PLAIN, "data_offsets": [0.0, 8.0]}}),
+        json.dumps({"a": {**PLAIN, "data_offsets": [0, 8, 8]}}),
+        json.dumps({"a": {**PLAIN, "data_offsets": [0, 4]}, "b": {**PLAIN, "data_offsets": [0, 8]}}),
+        json.dumps({"a": {**PLAIN, "dtype": 32}}),
+        json.dumps({"a": PLAIN, "__metadata__": {"b": 1}}),
+        json.dumps({"a": PLAIN, "__metadata__": [1]}),
+        json.dumps({"a": {**PLAIN, "more": float("nan")}}),
+        json.dumps({"": PLAIN}),
+        json.dumps([PLAIN]),
+    ],
+)
+def test_a_header_that_is_none_is_refused_though_the_size_fits(tmp_path: Path, header: str) -> None:
+    def written(text: str) -> Path:
+        (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(8))
+        return tmp_path / "a.safetensors"
+
+    assert headers.read_header(written(json.dumps({"a": PLAIN}))).shapes == {"a": (2,)}
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        headers.read_header(written(header))
+
+
+def test_json_has_only_numbers_that_are_finite() -> None:
+    assert descriptions.read_json('{"a": [1.5]}') == {"a": [1.5]}
+    for constant in ("NaN", "Infinity", "-Infinity"):
+        with pytest.raises(ValueError, match="no number"):
+            descriptions.read_json(f'{{"a": [{constant}]}}')
+    # 1e400 is JSON, and becomes infinite as it is read.
+    with pytest.raises(ValueError, match="not finite"):
+        descriptions.plain_data(descriptions.read_json('{"a": [1e400]}'))
+
+
+@pytest.mark.parametrize("make", [lambda: torch.zeros(2, dtype=torch.complex64), lambda: torch.ones(3).to_sparse()])
+def test_tensors_of_other_kinds_are_named(tmp_path: Path, make: Callable[[], Tensor]) -> None:
+    torch.save({"weight": make()}, tmp_path / "weights.pkl")
+    assert "holds no state dict of plain tensors: weight needs" in refused(tmp_path / "weights.pkl", arch=RANK_4)
+
+
+def test_storages_of_the_legacy_form_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    torch.save({"a": torch.ones(3, dtype=torch.complex64)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="numbers that no network has"):
+        everything_in(path)
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    everything_in(path)
+    at = whole.rindex(struct.pack("<q", 3))
+    path.write_bytes(whole[:at] + struct.pack("<q", 2) + whole[at + 8 :])
+    with pytest.raises(CheckpointError, match="it ends too early, or is damaged"):
+        everything_in(path)
+
+
+@pytest.mark.parametrize("made", [b"N", b"K\x01", b"]", text("a"), b"cbuiltins\nlist\n"], ids=repr)
+def test_attributes_are_set_on_nothing_else(made: bytes) -> None:
+    with pytest.raises(pickles.PickleRefusedError, match="it changes what it did not make"):
+        pickles.PickleReader(b"\x80\x02" + made + b"}b.").load()
+
+
+def test_an_entry_of_a_zip_that_reaches_beyond_the_file_is_refused(tmp_path: Path) -> None:
+    """Its directory agrees with itself: the entry is said to be longer than what is left of the file."""
+    path = tmp_path / "weights.pkl"
+    torch.save({"a": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    while b"data/0" not in whole[start + 46 : start + 46 + 40].split(b"PK")[0]:
+        start = whole.index(b"PK\x01\x02", start + 4)
+    sizes = struct.pack("<LL", 1 << 20, 1 << 20)
+    path.write_bytes(whole[: start + 20] + sizes + whole[start + 28 :])
+    with pytest.raises(CheckpointError, match="it ends too early"):
+        everything_in(path)
+
+
+def test_an_entry_of_a_zip_that_says_it_is_compressed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    torch.save({"a": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    path.write_bytes(whole[: start + 10] + struct.pack("<H", 8) + whole[start + 12 :])
+    assert "compressed" in refused(path, everything_in)
