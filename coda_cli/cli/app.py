@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from coda_cli.cli import compare, depth, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
+from coda_cli.cli.once import Once
 from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
 
 EPILOG = """
@@ -49,6 +50,11 @@ app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
 evaluate.app.command(name="depth")(depth.depth)
 app.add_typer(evaluate.app, name="evaluate")
+
+
+for _commands in (app, models.app, evaluate.app):
+    for _command in _commands.registered_commands:
+        _command.cls = Once
 
 
 def _version(value: bool) -> None:

@@ -1,0 +1,53 @@
+"""An option that has one value is refused when it is given twice: the last one would win in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+from conftest import Coda
+from typer.core import TyperOption
+
+from coda_cli.cli.app import app
+
+
+def _options() -> Iterator[tuple[tuple[str, ...], str, TyperOption]]:
+    """Every option with a value of every command: the command, a name of the option, and the option."""
+
+    def below(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, TyperOption]]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from below(inner, (*path, name))
+        if not hasattr(command, "commands"):
+            for param in command.params:
+                if isinstance(param, TyperOption) and not param.is_flag and not param.count:
+                    yield from ((path, name, param) for name in param.opts)
+
+    yield from below(typer.main.get_command(app), ())
+
+
+@pytest.mark.parametrize(("command", "name", "option"), list(_options()), ids=str)
+def test_every_option_with_one_value_is_refused_twice(
+    coda: Coda, command: tuple[str, ...], name: str, option: TyperOption
+) -> None:
+    one = [name, "1"]
+    glued = [f"{name}=1"] if name.startswith("--") else [f"{name}1"]
+    for twice in ([*one, *one], [*one, *glued], [*glued, *glued]):
+        said = coda(*command, *twice, "missing", status=2).error
+        assert (
+            said == f"{name}: is given twice, and only one counts; run the command once for each"
+        ) != option.multiple
+
+
+def test_two_names_of_an_option_are_one(coda: Coda) -> None:
+    assert coda("explain", "a", "-m", "cifar10", "--model", "imagenette", status=2).error.startswith(
+        "--model: is given"
+    )
+    assert coda("explain", "a", "-o", "x", "-oy", status=2).error.startswith("-o: is given twice")
+
+
+def test_what_only_looks_like_an_option_is_none(coda: Coda) -> None:
+    assert "given twice" not in coda("explain", "a", "--name", "-m", "-m", "cifar10", status=2).err
+    assert "given twice" not in coda("explain", "-m", "cifar10", "--", "-m", "-m", status=2).err
+    assert "given twice" not in coda("explain", "a", "-qq", "-q", "--json", "--json", status=2).err
