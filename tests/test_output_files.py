@@ -334,3 +334,14 @@ def test_a_record_of_any_length_is_not_read(
     else:
         monkeypatch.setattr(budget, "RECORD_FILE", 100)
     assert files.stored_record(path) is None
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_the_name_of_a_file_is_none_of_a_folder(coda: Coda, tmp_path: Path, command: str) -> None:
+    photo(tmp_path / "a.png")
+    said = coda(command, "a.png", "-o", "result.PNG", status=2).error
+    assert said.startswith("--output result.PNG: is the name of a file, and results go into a folder; -o DIR names it")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    (tmp_path / "of.png").mkdir()
+    coda("explain", "a.png", "-o", "of.png")
+    assert len(list((tmp_path / "of.png").iterdir())) == 2

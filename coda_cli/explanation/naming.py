@@ -28,6 +28,7 @@ EXTENSIONS = {**KINDS, "compare": "png"}  # also what coda compare writes
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
+_OF_FILES = (*(f".{ext}" for ext in KINDS.values()), ".jpg", ".jpeg", ".webp", ".tif", ".mp4", ".webm", ".csv", ".html")
 _NO_CLASS = "\0"  # stands for the class in the name of a record; no file name holds it
 
 
@@ -41,7 +42,7 @@ class Naming:
         template: a format string with the fields of FIELDS.
 
     Raises:
-        UsageError: the template is not valid, or would give several files one name.
+        UsageError: the template is not valid, or would give several files one name; the folder has a file's name.
     """
 
     folder: Path
@@ -49,6 +50,11 @@ class Naming:
     template: str = DEFAULT_NAME
 
     def __post_init__(self) -> None:
+        if self.folder.suffix.lower() in _OF_FILES and not self.folder.is_dir():
+            raise UsageError(
+                f"--output {self.folder}: is the name of a file, and results go into a folder; -o DIR names it, and "
+                "--name the files in it"
+            )
         try:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:
