@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from coda_cli.cli import compare, depth, evaluate, explain, models, schema, train, video
+from coda_cli.cli import compare, evaluate, explain, models, schema, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.once import Once
 from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
@@ -48,7 +48,6 @@ app.command("compare")(compare.compare)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
-evaluate.app.command(name="depth")(depth.depth)
 app.add_typer(evaluate.app, name="evaluate")
 
 

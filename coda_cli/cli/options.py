@@ -160,6 +160,16 @@ Model = Annotated[
         "extra lite is installed.",
     ),
 ]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="CODA_MODEL",
+        metavar="NAME|FILE",
+        help="Measure this network: its name or file; repeatable.",
+    ),
+]
 Arch = Annotated[
     str | None,
     typer.Option(
@@ -360,9 +370,14 @@ OutputFolder = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Do not use the internet connection.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
-MethodOption = Annotated[
-    str,
-    typer.Option("--method", metavar="NAME[:KEY=N,...]", help="Make maps by this method; see coda compare --help."),
+Methods = Annotated[
+    list[str],
+    typer.Option(
+        "--method", metavar="NAME[:KEY=N,...]", help="Make maps by this method; repeatable; see coda compare --help."
+    ),
+]
+AllPictures = Annotated[
+    bool, typer.Option("--all", help="Use all pictures of a folder without test/ or val/, not every tenth.")
 ]
 ScoresFile = Annotated[
     Path | None,

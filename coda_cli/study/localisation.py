@@ -182,9 +182,10 @@ def choose_grids(
     chosen = chosen_pictures(logits, labels, n, threshold, p)
     wanted = list(itertools.islice(grids(chosen, labels, n, protocol), count))
     if not wanted:
+        smaller = "--grid 2x2, " if side > 2 else ""
         raise MediaError(
             f"no {side} x {side} grid can be made: more than {n} classes need a picture that is classified correctly "
-            f"with a probability above {threshold:g}; try --grid 2x2, a lower --threshold, or more pictures"
+            f"with a probability above {threshold:g}; try {smaller}a lower --threshold, or more pictures"
         )
     return wanted
 

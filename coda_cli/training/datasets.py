@@ -188,7 +188,12 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def load_held_out(
-    root: Path, checkpoint: Checkpoint, progress: Progress | None = None, *, parts: int = 1
+    root: Path,
+    checkpoint: Checkpoint,
+    progress: Progress | None = None,
+    *,
+    parts: int = 1,
+    everything: bool = False,
 ) -> tuple[Split, str]:
     """Read the pictures that a network is measured on, as the network sees them.
 
@@ -201,6 +206,7 @@ def load_held_out(
         progress: is called with the number of pictures read and of all.
         parts: what both lengths of the preprocessing are divided by, rounded down: from 256 and 224 pixels, 3 makes 85
             and 74.
+        everything: whether all pictures are taken where none are set aside; every tenth otherwise.
 
     Returns:
         The pictures, with labels that are indices into all of the network's classes, and a note for the user where they
@@ -225,11 +231,11 @@ def load_held_out(
     names = tuple(_class_folders(folder or root))
     indices = _indices(folder or root, names, checkpoint)
     listing = _listing(folder or root, names)
-    if folder is None:
+    if folder is None and not everything:
         listing, total = listing[::EVERY], len(listing)
         note = (
-            f"{root}: {len(listing)} of {total} pictures, every tenth, as coda train holds them out; to use all, move "
-            f"the folders into {root / HELD_OUT_FOLDERS[0]}"
+            f"{root}: {len(listing)} of {total} pictures, every tenth, as coda train holds them out; --all takes all, "
+            "for networks that were trained on none of them"
         )
     if not listing:
         raise UsageError(f"{folder or root}: no pictures in its folders")
