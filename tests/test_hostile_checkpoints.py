@@ -725,3 +725,22 @@ def test_an_entry_of_a_zip_that_says_it_is_compressed_is_refused(tmp_path: Path)
     start = whole.index(b"PK\x01\x02")
     path.write_bytes(whole[: start + 10] + struct.pack("<H", 8) + whole[start + 12 :])
     assert "compressed" in refused(path, everything_in)
+
+
+def test_layers_that_cannot_be_are_said_with_their_reason() -> None:
+    chain = {"channels": [6, 4, 2], "kernels": [3, 9], "strides": [2, 1], "paddings": [0, 0]}
+    arguments.check_side("coda_net", chain, 40)
+    with pytest.raises(ValueError, match="nothing is left of it for a 9-wide kernel"):
+        arguments.check_side("coda_net", chain, 8)
+    arguments.check_side("bcos_vit", {"patch": 16}, 32)
+    with pytest.raises(ValueError, match="no whole number of patches of 16"):
+        arguments.check_side("bcos_vit", {"patch": 16}, 40)
+    arguments.check_arguments("coda_net", {"channels": [6, 4, 2]})
+    with pytest.raises(ValueError, match="expected 6 for the first"):
+        arguments.check_arguments("coda_net", {"channels": [3, 4, 2]})
+
+
+def test_the_number_of_a_format_is_not_said_with_all_its_digits(tmp_path: Path) -> None:
+    assert "newer coda (format 1000000)" in refused(
+        tiny(tmp_path / "net.safetensors", "coda_net", lambda d: d.update(format=10**4000))
+    )

@@ -12,6 +12,9 @@ from conftest import Coda
 from PIL import Image
 from program import looked_at, photo, photos, scene, tree
 
+from coda_cli.checkpoints import class_lists
+from coda_cli.errors import UsageError
+
 # ---- lists -----------------------------------------------------------------------------------------------------------
 
 
@@ -156,3 +159,12 @@ def test_the_names_that_are_advised_do_tell_the_inputs_apart(
 def test_inputs_that_no_name_tells_apart_are_for_two_runs(coda: Coda, tmp_path: Path) -> None:
     photos(tmp_path, "1/x/a.png", "2/x/a.png")
     assert "in two runs, with an --output each" in coda("explain", "1/x/a.png", "2/x/a.png", status=2).error
+
+
+def test_a_list_of_names_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("hen\ntench\n")
+    assert class_lists.read_class_names(path) == ("hen", "tench")
+    monkeypatch.setattr(class_lists, "MAX_HEADER", 9)
+    with pytest.raises(UsageError, match="too large for a list of names; the limit is 9 bytes"):
+        class_lists.read_class_names(path)

@@ -352,3 +352,16 @@ def test_the_figure_has_the_lines_of_a_perfect_and_an_even_map() -> None:
     across = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
     assert across == [1.0, 1 / 9]
     assert {text.get_text() for text in axes.texts} == {"perfect", "even"}
+
+
+def test_grids_are_made_of_the_small_pictures_where_there_are_some() -> None:
+    images, labels = pictures(100)
+    wanted = choose_grids(classify(Reader(), images), labels, side=2, count=3)
+    small = images.flip(0)[:, :, ::2, ::2]
+
+    def red(_: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
+        return x[0, 0].expand(len(classes), -1, -1)
+
+    made = list(score_grids(Reader(), images, labels, wanted, small=small, method=red))
+    expected = list(score_grids(Reader(), small, labels, wanted, method=red))
+    assert made == expected != list(score_grids(Reader(), images, labels, wanted, method=red))

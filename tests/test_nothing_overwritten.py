@@ -27,7 +27,7 @@ from coda_cli.media import files as media_files
 from coda_cli.media.files import TakenError, alone, give_name, write_with
 from coda_cli.schema.pictures import from_json
 from coda_cli.training.recipes import RECIPES
-from coda_cli.training.state import LOG_FIELDS, LOG_FILE, Log
+from coda_cli.training.state import LOG_FIELDS, LOG_FILE, STATE_FILE, Log
 from coda_cli.video import writing
 
 THEIRS = b"somebody else's\n"
@@ -386,3 +386,32 @@ def test_scores_replace_no_link_to_nothing(coda: Coda, scenes: Path, tmp_path: P
     error = coda(*MEASURE[:-2], scenes, "--scores", "s.jsonl", status=1).error
     assert error == "s.jsonl: is no file that scores can be kept in; name another one"
     assert os.readlink(tmp_path / "s.jsonl") == "nowhere"
+
+
+def test_a_state_that_is_a_link_to_nothing_is_there(train: Callable[..., program.Result], tmp_path: Path) -> None:
+    state = tmp_path / "run" / STATE_FILE
+    state.parent.mkdir()
+    state.symlink_to("nowhere")
+    assert train(status=2).error.startswith("run: holds a run already")
+    assert os.readlink(state) == "nowhere"
+    assert [path.name for path in state.parent.iterdir()] == [STATE_FILE]
+
+
+def test_a_log_of_something_else_is_found_before_any_picture_is_read(
+    train: Callable[..., program.Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOG_FILE).write_bytes(THEIRS)
+    monkeypatch.setattr("coda_cli.training.datasets.load", read)
+    assert "run/log.csv: exists" in train(status=2).error
+
+
+def test_two_runs_train_in_no_folder_at_once(train: Callable[..., program.Result], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run" / STATE_FILE, "-"):
+        said = train(status=2).error
+    assert "-o DIR starts another" in said
+    assert not list((tmp_path / "run").glob("*.safetensors"))

@@ -24,7 +24,9 @@ from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError, MediaError, TrainingError, UsageError
 from coda_cli.media.view import fit
+from coda_cli.study import scores
 from coda_cli.study.scores import Scores
+from coda_cli.training import state as training_state
 from coda_cli.training.datasets import Split, load_held_out
 from coda_cli.training.recipes import RECIPES
 from coda_cli.training.state import LOG_FIELDS, Log, load_state, save_state
@@ -377,3 +379,46 @@ def test_names_that_no_file_can_hold_are_refused_before_training(tmp_path: Path,
     assert "--name" in coda("train", "data", "--name", "a\x07", status=2).error
     assert "--data-note" in coda("train", "data", "--data-note", "\x1b[2J", status=2).error
     assert "rename it" in coda("train", "data", "--no-compile", status=2).error
+
+
+@pytest.mark.parametrize("row", ["1,a,1,1,1,1,1", "1,1,1,1,1,1,", "1,1,1,1,1,1,1e"])
+def test_a_log_with_what_is_no_number_is_foreign(tmp_path: Path, row: str) -> None:
+    path, header = tmp_path / "log.csv", ",".join(LOG_FIELDS)
+    path.write_text(f"{header}\n1,1,1,1,1,1,1\n2,1,1,1,1,1,1\n")
+    Log(path, 3)
+    path.write_text(f"{header}\n{row}\n2,1,1,1,1,1,1\n")
+    with pytest.raises(TrainingError, match="not the log of this run"):
+        Log(path, 3)
+
+
+def test_a_log_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(LOG_FIELDS) + "\n1,1,1,1,1,1,1\n")
+    Log(path, 3)
+    monkeypatch.setattr(training_state, "MAX_LOG", path.stat().st_size - 1)
+    with pytest.raises(TrainingError, match="not the log of this run"):
+        Log(path, 3)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_state_that_is_no_file_is_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "training-state.pt"
+    recipe, data, model, optimiser = run(tmp_path / "other.pt")
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(TrainingError, match="damaged, or not the state of a run"):
+        load_state(path, recipe, data, model, optimiser)
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "1", "[null]", "[true]", "[[1]]", "[1,"])
+def test_a_line_of_scores_is_a_row_of_numbers(line: str) -> None:
+    assert scores._row("[1, 2.5]") == [1.0, 2.5]
+    assert scores._row(line) is None
+
+
+def test_two_runs_keep_no_scores_in_one_file(tmp_path: Path) -> None:
+    with Scores(tmp_path / "s.jsonl", {"a": 1}, 2) as kept:
+        kept.add([1, 2])
+        with pytest.raises(UsageError, match="name another file"), Scores(tmp_path / "s.jsonl", {"a": 1}, 2):
+            pass
+    with Scores(tmp_path / "s.jsonl", {"a": 1}, 2) as kept:
+        assert kept.rows == [[1, 2]]

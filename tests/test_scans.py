@@ -131,3 +131,25 @@ def test_the_command_says_what_it_leaves_out(coda: Coda, tmp_path: Path) -> None
     line = "coda: p: left out 1 link to nothing (gone.png), 1 file of other kinds (1 .mp4)"
     assert line in result.err.splitlines()
     assert line not in coda("explain", "p", "--write", "none", "-q", cwd=tmp_path).err
+
+
+def test_a_deep_folder_has_its_own_place_before_a_link_to_it_that_lies_nearer() -> None:
+    picture("p/b/c/x.png")
+    Path("p/a").mkdir()
+    link("p/a/link", "p/b/c")
+    assert scanned("p") == (["p/b/c/x.png"], [])
+
+
+def test_nothing_in_the_output_folder_is_looked_at() -> None:
+    picture("p/a.png")
+    Path("p/out/deep").mkdir(parents=True)
+    Path("p/out/deep/b.png").symlink_to("nowhere")
+    assert scanned("p", leave_out="p/out") == (["p/a.png"], [])
+
+
+def test_a_gif_of_a_clip_is_none_of_the_pictures_beside_it(coda: Coda) -> None:
+    picture("p/a.png")
+    for n in range(2):
+        picture(f"frames/{n}.png")
+    coda("video", "frames", "--fps", "5", "-o", "p/clip.gif")
+    assert scanned("p")[0] == ["p/a.png"]
