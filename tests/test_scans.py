@@ -153,3 +153,17 @@ def test_a_gif_of_a_clip_is_none_of_the_pictures_beside_it(coda: Coda) -> None:
         picture(f"frames/{n}.png")
     coda("video", "frames", "--fps", "5", "-o", "p/clip.gif")
     assert scanned("p")[0] == ["p/a.png"]
+
+
+def test_folders_that_cannot_be_read_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("p/a.png")
+    picture("p/locked/b.png")
+    honest = Path.iterdir
+
+    def refused(path: Path) -> object:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return honest(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # for root, every folder can be read
+    assert scanned("p") == (["p/a.png"], ["p: left out 1 folder that cannot be read (locked)"])

@@ -48,7 +48,7 @@ class HeldGradients(NamedTuple):
 
 
 def differentiable(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it where gradients cannot pass through its tensors.
+    """The model, or a copy of it where gradients cannot pass through its tensors; outside ``torch.inference_mode()``.
 
     These are tensors made inside ``torch.inference_mode()``: they stay what they are for ever, so every call makes a
     new copy. A model that is made outside is not copied.
@@ -60,8 +60,7 @@ def differentiable(model: nn.Module) -> nn.Module:
         A model that computes the same.
     """
     if any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers())):
-        with torch.inference_mode(False):
-            return copy.deepcopy(model)
+        return copy.deepcopy(model)
     return model
 
 
