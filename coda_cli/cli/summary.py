@@ -92,13 +92,13 @@ def summary(
         found = summarise(asked, sys.stdin.buffer, say_error, advance)
     for line in [to_json(found)] if json else lines(found):
         console.result(line)
-    _tell(found, output)
+    _tell(found, output, labels)
 
 
-def _tell(found: Summary, output: Path | None) -> None:
+def _tell(found: Summary, output: Path | None, labels: Path | None) -> None:
     """Say on stderr what the numbers do not show, and exit with the right code."""
-    if found.labels == "file" and not found.overall.labelled:
-        console.warn("--labels: names none of the pictures")
+    if labels is not None and not found.overall.labelled:
+        console.warn(f"{labels}: names none of the pictures; their paths are in the records, under source")
     if found.no_classes and found.labels == "folders":
         names = ", ".join(f"{name} ({n})" for name, n in found.no_classes.items())
         console.warn(f"no label: the records show no class that is called as these folders: {names}; see --labels")

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +19,7 @@ from coda_cli.schema.pictures import SCHEMA, FailedRecord, Record
 SUFFIX = ".coda.json"  # of the records that are looked for in folders
 STDIN = "-"
 MOST_ERRORS = 20  # lines of one file that are complained about one by one
+T = TypeVar("T")
 _RECORD_LINE = re.compile(rb'^[ \t]*\{"schema"', re.MULTILINE)
 
 
@@ -81,13 +82,13 @@ def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecor
         The records, and an error for everything that is none.
     """
     if source == STDIN:
-        yield from _limited(_of_lines("stdin", stdin, stdin.readline(budget.RECORD_FILE + 1)), "stdin")
+        yield from _of_lines("stdin", stdin, stdin.readline(budget.RECORD_FILE + 1))
         return
     path = Path(source)
     try:
         regular_size(path, sys.maxsize)  # of lines, it may be of any size; a pipe would wait for somebody to write
         with path.open("rb") as stream:
-            yield from _limited(_of_file(path, stream), source)
+            yield from _of_file(path, stream)
     except MediaError as error:
         yield error
     except OSError as error:
@@ -130,10 +131,16 @@ def _of_lines(name: str, stream: IO[bytes], line: bytes) -> Iterator[Record | Fa
         number += 1
 
 
-def _limited(
-    found: Iterable[Record | FailedRecord | MediaError], name: str
-) -> Iterator[Record | FailedRecord | MediaError]:
-    """The same with at most MOST_ERRORS errors, and then one that says how many more there are."""
+def limited(found: Iterable[T | MediaError], name: str) -> Iterator[T | MediaError]:
+    """Pass on what a file holds, with at most MOST_ERRORS errors, and then one that says how many more there are.
+
+    Args:
+        found: what it holds.
+        name: of the file.
+
+    Yields:
+        The same.
+    """
     errors = 0
     for one in found:
         errors += isinstance(one, MediaError)

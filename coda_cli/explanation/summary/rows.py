@@ -67,7 +67,7 @@ def row_of(record: Record) -> Row:
         MediaError: the record has no classes, or numbers that no explanation has.
     """
     if not record.top or not record.explained:
-        raise MediaError("its record names no class; explain the picture again", item=record.source.path)
+        raise MediaError(f"the record of {record.source.path} names no class; explain it again")
     best = record.top[0]
     runner = record.top[1] if len(record.top) > 1 else None
     own = (e for e in record.explained if e.versus is None and e.index == best.index)
@@ -90,7 +90,7 @@ def row_of(record: Record) -> Row:
         regions=_regions(part),
     )
     if not _is_possible(row):
-        raise MediaError("its record has numbers that no explanation has; explain it again", item=record.source.path)
+        raise MediaError(f"the record of {row.path} has numbers that no explanation has; explain it again")
     return row
 
 

@@ -7,7 +7,7 @@ to know of all of them first (which classes and regions there are) is known only
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,8 +16,8 @@ from typing import IO
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.summary import tables
-from coda_cli.explanation.summary.records import find_records, read_records
-from coda_cli.explanation.summary.rows import REST, Spool, row_of
+from coda_cli.explanation.summary.records import STDIN, find_records, limited, read_records
+from coda_cli.explanation.summary.rows import REST, Row, Spool, row_of
 from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
 from coda_cli.explanation.summary.truth import Classes, Truth, folder_of, read_labels
 from coda_cli.media.files import atomic
@@ -66,11 +66,12 @@ class Seen:
         self.regions = dict[str, None]()  # in the order of their appearance
         self.failed = self.unreadable = 0
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, row: Row) -> None:
         """Take note of a record.
 
         Args:
             record: of an explained picture.
+            row: what is kept of it.
 
         Raises:
             UsageError: the records are of too many networks or classes to belong together.
@@ -81,6 +82,9 @@ class Seen:
             raise UsageError(f"the records are of more than {MOST_NETWORKS} networks; summarise fewer together")
         if len(self.settings) < MOST_NETWORKS:
             self.settings.add(record.settings)
+        for region in row.regions:
+            if len(self.regions) < MOST_REGIONS or region.name == REST:
+                self.regions.setdefault(region.name)
 
 
 def summarise(
@@ -143,7 +147,17 @@ def _kinds(asked: Asked) -> tuple[str, ...]:
 
 
 def _read(source: str, stdin: IO[bytes], seen: Seen, spool: Spool, on_error: Callable[[MediaError], None]) -> None:
-    """Read the records of one source."""
+    """Read the records of one source. Raises UsageError."""
+    name = "stdin" if source == STDIN else source
+    for found in limited(_rows(source, stdin, seen), name):
+        if isinstance(found, MediaError):
+            on_error(found.about(name))
+        else:
+            spool.add(found)
+
+
+def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaError]:
+    """The rows of the records of one source, of which note is taken. Raises UsageError."""
     for found in read_records(source, stdin):
         if isinstance(found, FailedRecord):
             seen.failed += 1
@@ -154,13 +168,10 @@ def _read(source: str, stdin: IO[bytes], seen: Seen, spool: Spool, on_error: Cal
             row = row_of(found)
         except MediaError as error:
             seen.unreadable += 1
-            on_error(error)
+            yield error
             continue
-        seen.add(found)
-        for region in row.regions:
-            if len(seen.regions) < MOST_REGIONS or region.name == REST:
-                seen.regions.setdefault(region.name)
-        spool.add(row)
+        seen.add(found, row)
+        yield row
 
 
 def _add_up(asked: Asked, seen: Seen, spool: Spool, truth: Truth) -> Summary:

@@ -5,6 +5,7 @@ Both are written as the lines come, so that memory does not grow with the number
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import io
@@ -65,12 +66,15 @@ def csv_table(stream: IO[bytes], regions: Sequence[str]) -> Iterator[Add]:
     """
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns(regions))
-    yield lambda line: writer.writerow(
-        str(cell).lower() if isinstance(cell, bool) else cell for cell in cells(line, regions)
-    )
-    text.flush()
-    text.detach()  # the stream is closed by whoever opened it
+    try:
+        writer.writerow(columns(regions))
+        yield lambda line: writer.writerow(
+            str(cell).lower() if isinstance(cell, bool) else cell for cell in cells(line, regions)
+        )
+        text.flush()
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk, which the flush has told
+            text.detach()  # the stream is closed by whoever opened it
 
 
 def require_parquet() -> None:
