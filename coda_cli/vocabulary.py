@@ -52,6 +52,9 @@ TrainingPrecision = Literal["float32", "bfloat16"]
 # What an ordinary network becomes: CoDA layers on its last map, or B-cos layers in the place of all of its own.
 Conversion = Literal["hybrid", "bcos"]
 
+# Where the labels of summarised pictures are from: the folders that they lie in, a file of the user, or nowhere.
+LabelSource = Literal["folders", "file", "none"]
+
 
 def one_of(value: object, vocabulary: object) -> bool:
     """Whether a value is a word of a vocabulary.

@@ -35,6 +35,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "skimage": ("study/masks.py",),
     "timm": ("core/standard_nets.py",),
     "matplotlib": ("study/plots.py",),
+    "pyarrow": ("explanation/summary/tables.py",),
 }
 UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from coda_cli.cli import compare, evaluate, explain, models, schema, train, video
+from coda_cli.cli import compare, evaluate, explain, models, schema, summary, train, video
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.once import Once
 from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.command("explain", epilog=explain.EPILOG)(explain.explain)
 app.command("video", epilog=video.EPILOG)(video.video)
 app.command("compare")(compare.compare)
+app.command("summary")(summary.summary)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
@@ -80,6 +81,7 @@ def coda(
     coda explain photo.jpg                  explain the predicted class
     coda explain photos/ -o out/ --json     a folder, with records for scripts
     coda video clip.mp4                     a clip, frame by frame
+    coda summary out/                       what the evidence of a whole folder says
     coda compare photo.jpg                  compare with Grad-CAM, occlusion, LIME and others
     coda models list                        all networks that coda knows
     """

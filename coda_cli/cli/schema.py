@@ -9,7 +9,7 @@ import typer
 
 from coda_cli.cli.console import console
 
-Command = Literal["explain", "video", "compare", "evaluate"]  # those that write records
+Command = Literal["explain", "video", "compare", "evaluate", "summary"]  # those that write records
 
 
 def schema(
@@ -21,12 +21,13 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.schema import clips, comparisons, measurements, pictures
+    from coda_cli.schema import clips, comparisons, measurements, pictures, summaries
 
     schemas = {
         "explain": pictures.json_schema,
         "video": clips.json_schema,
         "compare": comparisons.json_schema,
         "evaluate": measurements.json_schema,
+        "summary": summaries.json_schema,
     }
     console.result(json.dumps(schemas[command](), indent=2))

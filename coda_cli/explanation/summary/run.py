@@ -1,0 +1,224 @@
+"""Summarise records: read each of them once, then add up and write what was kept of them.
+
+Memory does not grow with the records. Of each one a row of numbers goes to a temporary file, since what a summary has
+to know of all of them first (which classes and regions there are) is known only at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+from coda_cli.errors import MediaError, UsageError
+from coda_cli.explanation.summary import tables
+from coda_cli.explanation.summary.records import STDIN, find_records, limited, read_records
+from coda_cli.explanation.summary.rows import REST, Row, Spool, row_of
+from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
+from coda_cli.explanation.summary.truth import Classes, Truth, folder_of, read_labels
+from coda_cli.media.files import atomic
+from coda_cli.schema.parts import to_json
+from coda_cli.schema.pictures import FailedRecord, Record
+from coda_cli.schema.summaries import NetworkCount, Summary
+
+NAMES = {"csv": "summary.csv", "parquet": "summary.parquet", "json": "summary.json"}
+MOST_NETWORKS = 1000  # different networks and settings that are counted
+MOST_FOLDERS = 1000  # different folders without a class that are counted
+FOLDERS_TOLD = 20  # of which so many are told
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is summarised, and how.
+
+    Attributes:
+        sources: files and folders of records, and "-".
+        recursive: whether sub-folders are looked into.
+        labels: a file of labels; None takes the names of the pictures' folders.
+        folders: whether those are labels, as far as they are classes.
+        top: how many pictures of each kind of outlier.
+        output: the folder that files are written to; None writes nothing.
+        parquet: whether a Parquet table is written, too.
+        force: whether files that exist are replaced.
+    """
+
+    sources: Sequence[str]
+    recursive: bool = False
+    labels: Path | None = None
+    folders: bool = True
+    top: int = 10
+    output: Path | None = None
+    parquet: bool = False
+    force: bool = False
+
+
+class Seen:
+    """What is known of the records once all were read."""
+
+    def __init__(self) -> None:
+        self.classes = Classes()
+        self.networks = Counter[tuple[str, str]]()
+        self.settings = set[str]()
+        self.regions = dict[str, None]()  # in the order of their appearance
+        self.failed = self.unreadable = 0
+
+    def add(self, record: Record, row: Row) -> None:
+        """Take note of a record.
+
+        Args:
+            record: of an explained picture.
+            row: what is kept of it.
+
+        Raises:
+            UsageError: the records are of too many networks or classes to belong together.
+        """
+        self.classes.add((*record.top, *record.explained), record.network)
+        self.networks[record.network.name, record.network.sha256] += 1
+        if len(self.networks) > MOST_NETWORKS:
+            raise UsageError(f"the records are of more than {MOST_NETWORKS} networks; summarise fewer together")
+        if len(self.settings) < MOST_NETWORKS:
+            self.settings.add(record.settings)
+        for region in row.regions:
+            if len(self.regions) < MOST_REGIONS or region.name == REST:
+                self.regions.setdefault(region.name)
+
+
+def summarise(
+    asked: Asked,
+    stdin: IO[bytes],
+    on_error: Callable[[MediaError], None],
+    on_file: Callable[[float, int], None],
+) -> Summary:
+    """Summarise records, and write the tables that are asked for.
+
+    Args:
+        asked: what is summarised, and how.
+        stdin: what the source "-" is read from.
+        on_error: hears of everything that is no record; the rest is summarised.
+        on_file: hears how many files were read, of how many.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UsageError: a source or the file of labels cannot be used, or a file exists that may not be replaced.
+        MediaError: there is no record of an explained picture, or a file cannot be written.
+    """
+    given = None if asked.labels is None else read_labels(asked.labels)
+    sources = find_records(asked.sources, recursive=asked.recursive)
+    if asked.output is not None:
+        _prepare(asked, asked.output)
+    seen = Seen()
+    with Spool(asked.output) as spool:
+        for number, source in enumerate(sources, 1):
+            _read(source, stdin, seen, spool, on_error)
+            on_file(number, len(sources))
+        if not spool.rows:
+            failed = f"; {seen.failed} pictures could not be explained" if seen.failed else ""
+            raise MediaError(f"no record of an explained picture was found{failed}; coda explain writes records")
+        return _add_up(asked, seen, spool, Truth(seen.classes, given, folders=asked.folders))
+
+
+def _prepare(asked: Asked, output: Path) -> None:
+    """Find out before any work whether the files can be written. Raises UsageError."""
+    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep  # they need torch
+
+    if asked.parquet:
+        tables.require_parquet()
+    policy = FilePolicy(
+        "overwrite" if asked.force else "error",
+        map(Path, asked.sources),
+        advice=FORCE_REPLACES,
+        error=UsageError,
+    )
+    for kind in _kinds(asked):
+        policy.place(output / NAMES[kind])
+    prepare(output)
+    sweep(output)
+
+
+def _kinds(asked: Asked) -> tuple[str, ...]:
+    """The kinds of files that are written, the JSON first."""
+    return ("json", "csv", "parquet") if asked.parquet else ("json", "csv")
+
+
+def _read(source: str, stdin: IO[bytes], seen: Seen, spool: Spool, on_error: Callable[[MediaError], None]) -> None:
+    """Read the records of one source. Raises UsageError."""
+    name = "stdin" if source == STDIN else source
+    for found in limited(_rows(source, stdin, seen), name):
+        if isinstance(found, MediaError):
+            on_error(found.about(name))
+        else:
+            spool.add(found)
+
+
+def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaError]:
+    """The rows of the records of one source, of which note is taken. Raises UsageError."""
+    for found in read_records(source, stdin):
+        if isinstance(found, FailedRecord):
+            seen.failed += 1
+            continue
+        try:
+            if isinstance(found, MediaError):
+                raise found
+            row = row_of(found)
+        except MediaError as error:
+            seen.unreadable += 1
+            yield error
+            continue
+        seen.add(found, row)
+        yield row
+
+
+def _add_up(asked: Asked, seen: Seen, spool: Spool, truth: Truth) -> Summary:
+    """Go over the rows: add them up, and write them as they come. Raises MediaError."""
+    regions = sorted(seen.regions, key=lambda name: name == REST)  # the rest last
+    tally, others = Tally(asked.top, frozenset(regions)), Counter[str]()
+    with ExitStack() as stack:
+        add_to_tables, streams = [], dict[str, IO[bytes]]()
+        if asked.output is not None:
+            for kind in _kinds(asked):
+                # Left in reverse: the JSON, which says that the tables are complete, gets its name last.
+                streams[kind] = stack.enter_context(atomic(asked.output / NAMES[kind], replace=asked.force))
+        for kind, table in (("csv", tables.csv_table), ("parquet", tables.parquet_table)):
+            if kind in streams:
+                add_to_tables.append(stack.enter_context(table(streams[kind], regions)))
+        for row in spool:
+            line = line_of(row, seen.classes, truth)
+            tally.add(line)
+            for add in add_to_tables:
+                add(line)
+            folder = None if line.label is not None else folder_of(row.path)
+            if folder and (len(others) < MOST_FOLDERS or folder in others):
+                others[folder] += 1
+        summary = _summary(asked, seen, tally, truth, others)
+        if "json" in streams:
+            streams["json"].write(to_json(summary).encode() + b"\n")
+    return summary
+
+
+def _summary(asked: Asked, seen: Seen, tally: Tally, truth: Truth, others: Counter[str]) -> Summary:
+    """Put the summary together."""
+    return Summary(
+        pictures=tally.overall.pictures,
+        failed=seen.failed,
+        unreadable=seen.unreadable,
+        labels=truth.source if tally.has_labels else "none",
+        grouped_by="label" if tally.has_labels else "predicted",
+        overall=tally.overall.group(None),
+        classes=tuple(tally.groups()),
+        confusion=tally.confusion(),
+        calibration=tally.calibration(),
+        outliers=tally.outliers(),
+        networks=tuple(
+            NetworkCount(name=name, sha256=sha256, pictures=n) for (name, sha256), n in seen.networks.most_common()
+        ),
+        settings=len(seen.settings),
+        no_classes=dict(others.most_common(FOLDERS_TOLD)) if truth.source == "folders" else {},
+        files={kind: NAMES[kind] for kind in _kinds(asked)} if asked.output else {},
+        versions={"coda": version("coda-cli")},
+    )
