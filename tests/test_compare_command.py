@@ -227,11 +227,26 @@ def test_the_sheet_states_every_method_s_sum_its_distance_from_the_logit_its_sca
         assert f"logit − bias = {record['logit'] - record['bias']:.2f}" in lines[0]
         for part, (title, lines, unit) in zip(record["methods"], methods, strict=True):
             assert title == part["method"]
-            assert lines == [
-                f"sum {part['sum']:.3g}, off by {part['off']:+.2g}",
-                f"full colour ±{part['scale']:.2g}, {part['seconds']:.2g} s for each of 2 classes",
-            ]
+            *sums, colours = lines
+            # Only of methods that claim it is said how far the sum is from the logit.
+            assert sums == [f"sum {part['sum']:.3g}, off by {part['off']:+.2g}"] * part["complete"]
+            assert part["complete"] == (part["method"] in ("ours", "input-x-gradient"))
+            assert colours == f"full colour ±{part['scale']:.2g}, {part['seconds']:.2g} s for each of 2 classes"
             assert unit == ("" if part["method"] == "gradient" else "logit")
+
+
+def test_a_map_of_positive_values_is_drawn_from_its_least_value_on(coda: Coda, tmp_path: Path) -> None:
+    """Maps by RISE are probabilities that differ little: from 0 on, all of them would be one red."""
+    photo(tmp_path / "a.png")
+    record = coda("compare", "a.png", "--method", "rise:masks=40", "-c", "cat", "--json").record
+    (part,) = record["methods"]
+    with np.load(tmp_path / "coda-out" / record["files"]["npz"]) as content:
+        assert part["white"] == pytest.approx(float(content["maps"].min()))
+        assert part["white"] > 0
+    assert part["white"] < part["scale"]
+    tile = np.asarray(Image.open(tmp_path / "coda-out" / record["files"]["png"]))
+    reds = np.unique(tile[..., 0].astype(int) - tile[..., 2])
+    assert len(reds) > 50  # from white to full colour
 
 
 def test_an_input_is_never_written_over(coda: Coda, tmp_path: Path) -> None:

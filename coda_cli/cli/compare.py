@@ -168,4 +168,5 @@ def _describe(item: Item, record: Comparison, many: bool) -> None:
     for name, reason in record.left_out.items():
         console.say(f"{item.path}: without {name}: {reason}")
     for m in record.methods:
-        console.detail(f"{item.path}: {m.method}: sum {m.sum:.4g}, off by {m.off:+.2g}")
+        off = f"sum {m.sum:.4g}, off by {m.off:+.2g}" if m.complete else "its sum is no logit"
+        console.detail(f"{item.path}: {m.method}: {off}")

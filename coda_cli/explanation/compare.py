@@ -29,7 +29,16 @@ from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.schema.comparisons import Comparison, MethodPart
 from coda_cli.schema.parts import ViewPart, to_json
-from coda_cli.study.by_name import METHODS, is_exact, libraries_of, method_of, parameters_of, unit_of, usual
+from coda_cli.study.by_name import (
+    METHODS,
+    is_complete,
+    is_exact,
+    libraries_of,
+    method_of,
+    parameters_of,
+    unit_of,
+    usual,
+)
 from coda_cli.vocabulary import Fit
 
 RGB = NDArray[np.uint8]
@@ -208,6 +217,8 @@ def _method_part(method: _MethodMaps, k: int, expected: float) -> MethodPart:
         parameters=parameters_of(method.text),
         sum=total,
         off=total - expected,
+        complete=is_complete(method.text),
+        white=max(0.0, float(pixels.min())),
         # Nearly all pixels of a map by LIME are 0, so that the percentile can be 0, too.
         scale=robust_scale(pixels, 99.5) or float(np.abs(pixels).max()),
         seconds=method.seconds,
@@ -244,10 +255,16 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     lines = [f"{record.network.title}: pixels should sum to logit − bias = {logit - bias:.2f}"]
     tiles = [framed(enlarged(rgb, size), None, title, lines)]
     for pixels, part in zip(maps, record.methods, strict=True):
-        large = heatmap(enlarged(pixels, size), part.scale)
+        large = heatmap(enlarged(pixels - np.float32(part.white), size), part.scale - part.white)
         took = f"{part.seconds:.2g} s" + (f" for each of {record.together} classes" if record.together > 1 else "")
-        numbers = [f"sum {part.sum:.3g}, off by {part.off:+.2g}", f"full colour ±{part.scale:.2g}, {took}"]
-        tiles.append(framed(large, part.scale, part.method, numbers, unit_of(part.method)))
+        colour = (
+            f"white {part.white:.3g}, full colour {part.scale:.3g}" if part.white else f"full colour ±{part.scale:.2g}"
+        )
+        numbers = [f"{colour}, {took}"]
+        if part.complete:
+            numbers.insert(0, f"sum {part.sum:.3g}, off by {part.off:+.2g}")
+        # The bar is one around 0: of positive values the caption says what white and full colour are.
+        tiles.append(framed(large, None if part.white else part.scale, part.method, numbers, unit_of(part.method)))
     return in_rows(tiles, COLUMNS)
 
 

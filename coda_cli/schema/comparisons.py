@@ -20,7 +20,9 @@ class MethodPart(Part):
         sum: of the map's values.
         off: how far the sum is from what the map should share out, logit - bias (for coda's own map: the residual, with
             the positional share). It says little of methods whose maps are not in logit units.
+        complete: whether the method claims that the map sums to logit - bias.
         scale: the value of one pixel that is drawn in full colour.
+        white: the value of one pixel that is drawn white: 0, or the least of a map whose values are all positive.
         seconds: the time of the method. Classes that are asked for in one call take equal shares of it.
     """
 
@@ -28,7 +30,9 @@ class MethodPart(Part):
     parameters: dict[str, float]
     sum: float
     off: float
+    complete: bool = False
     scale: float
+    white: float = 0.0
     seconds: float
 
 

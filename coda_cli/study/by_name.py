@@ -35,6 +35,7 @@ class KnownMethod:
     Attributes:
         function: a ``Method`` (see ``study.methods``) with its parameters as keyword arguments.
         unit: of its maps; "" where their sum means nothing.
+        complete: whether its maps are to sum to the logit less what belongs to no pixel.
         libraries: distributions that must be installed for it.
         exact: whether it needs an exact decomposition, which not every network has.
         quick: where the published parameters take long: gives those that are used when the user chose none, as text,
@@ -43,6 +44,7 @@ class KnownMethod:
 
     function: Callable[..., Tensor]
     unit: Literal["logit", ""] = "logit"
+    complete: bool = False
     libraries: tuple[str, ...] = ()
     exact: bool = False
     quick: Callable[[int], str] | None = None
@@ -50,15 +52,15 @@ class KnownMethod:
 
 CAPTUM = ("captum",)
 METHODS: dict[str, KnownMethod] = {
-    "ours": KnownMethod(ours, exact=True),
-    "gradient": KnownMethod(gradient, "", CAPTUM),  # logits per unit of colour
-    "input-x-gradient": KnownMethod(input_x_gradient, "logit", CAPTUM),
-    "integrated-gradients": KnownMethod(integrated_gradients, "logit", CAPTUM),
-    "deeplift": KnownMethod(deeplift, "logit", CAPTUM),
-    "grad-cam": KnownMethod(grad_cam, "", CAPTUM),
-    "guided-backprop": KnownMethod(guided_backprop, "", CAPTUM),
+    "ours": KnownMethod(ours, complete=True, exact=True),
+    "gradient": KnownMethod(gradient, "", libraries=CAPTUM),  # logits per unit of colour
+    "input-x-gradient": KnownMethod(input_x_gradient, complete=True, libraries=CAPTUM),
+    "integrated-gradients": KnownMethod(integrated_gradients, complete=True, libraries=CAPTUM),
+    "deeplift": KnownMethod(deeplift, complete=True, libraries=CAPTUM),
+    "grad-cam": KnownMethod(grad_cam, "", libraries=CAPTUM),
+    "guided-backprop": KnownMethod(guided_backprop, "", libraries=CAPTUM),
     "occlusion": KnownMethod(occlusion, quick=lambda side: f"window={max(4, side // 8)},stride={max(2, side // 16)}"),
-    "lime": KnownMethod(lime, "", (*CAPTUM, "scikit-learn", "scikit-image")),
+    "lime": KnownMethod(lime, "", libraries=(*CAPTUM, "scikit-learn", "scikit-image")),
     "rise": KnownMethod(rise, "", quick=lambda _: "masks=1000"),
 }
 CHOICES = {"absolute": (0, 1), "channels": (3, 6)}  # parameters of few values
@@ -207,6 +209,18 @@ def unit_of(text: str) -> str:
         "logit", or "" where the sum of a map means nothing.
     """
     return METHODS[without_parameters(text)].unit
+
+
+def is_complete(text: str) -> bool:
+    """Tell whether a method's maps are to sum to the logit less what belongs to no pixel.
+
+    Args:
+        text: the name, with or without parameters.
+
+    Returns:
+        Whether they are.
+    """
+    return METHODS[without_parameters(text)].complete
 
 
 def is_exact(text: str) -> bool:
