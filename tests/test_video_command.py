@@ -435,3 +435,26 @@ def test_ctrl_c_before_the_first_frame_says_that_nothing_is_kept(
 
     monkeypatch.setattr("coda_cli.explanation.clip.run.ClipExplanation.records", stopped_later)
     assert coda("video", "a.mkv", status=130).err == "coda: interrupted\n"
+
+
+def test_a_colour_explanation_of_an_unlikely_class_can_be_seen(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "a.mkv", frames=1)
+    (frame, _) = coda("video", "a.mkv", "-c", "all", "--format", "none", "--json", "-q").records
+    least = min(frame["explained"], key=lambda part: part["probability"])
+    assert least["probability"] < 0.05
+    coda(
+        "video",
+        "a.mkv",
+        "-c",
+        least["name"],
+        "--style",
+        "colour",
+        "--layout",
+        "overlay",
+        "--format",
+        "png",
+        "--no-strip",
+    )
+    (drawn,) = (tmp_path / "coda-out").rglob("*.png")
+    pixels = np.asarray(Image.open(drawn)).astype(int)
+    assert (pixels.max(2) - pixels.min(2)).max() > 25  # it was white

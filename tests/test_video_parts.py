@@ -26,9 +26,12 @@ from PIL import Image
 from program import strict_json
 
 import coda_cli
+from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
+from coda_cli.explanation.clip.survey import MOST_CURVES, Survey
+from coda_cli.explanation.request import Request
 from coda_cli.render import clip
 from coda_cli.render.clip import GAP, Curve, Sheet, Tile, places
 from coda_cli.video.reading import Reader, probe
@@ -327,3 +330,18 @@ def test_the_axis_of_a_strip_says_what_it_shows_and_how_far_down_it_reaches(monk
     Sheet(["a"], (400, 300), [Curve("cat", times, times * 4)], "")
     assert {"4", "0"} <= {*written}
     assert not any(text.startswith("−") for text in written)
+
+
+def test_where_each_frame_explains_its_own_class_the_curves_are_of_these_classes() -> None:
+    net = load("cifar10")
+    logits = np.full((10, 10), -5.0, np.float32)
+    for n, leading in enumerate((3, 3, 3, 3, 7, 7, 7, 0, 0, 9)):
+        logits[n, leading] = 2 + n
+    found = Survey(times=[n / 10 for n in range(10)], logits=list(logits))
+    curves = found.curves(found.targets_of_frames(net, Request()), net)
+    classes = net.checkpoint.classes
+    assert [curve.name for curve in curves] == [classes[n] for n in (3, 7, 0, 9)]
+    for curve, leading in zip(curves, (3, 7, 0, 9), strict=True):
+        np.testing.assert_array_equal(curve.values, logits[:, leading])
+    every = Survey(times=found.times, logits=list(np.eye(10, dtype=np.float32)))
+    assert len(every.curves(every.targets_of_frames(net, Request()), net)) == MOST_CURVES

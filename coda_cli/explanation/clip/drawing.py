@@ -70,6 +70,9 @@ class ClipDrawing:
         refuse_unknown("style", self.style, Style)
 
 
+FAINTEST = 0.3  # opacity of a colour explanation at its maximum, however unlikely its class is
+
+
 class Painter:
     """Draws the frames of one clip.
 
@@ -189,10 +192,11 @@ class Painter:
         size = picture.shape[1], picture.shape[0]
         if self.drawing.style == "colour" and (kind == "overlay" or self.drawing.layout == "heatmap"):
             # Not as in a single picture: full opacity is at the frame's own maximum, times the probability, so that a
-            # clip shows when the network is sure.
+            # clip shows when the network is sure. The original leaves frames blank where another class leads.
             hues = colour_explanation_of(explanation, k, self.drawing.smooth, 100.0)
             p = part.probability
-            hues[..., 3] *= torch.tensor(part.logit, dtype=torch.float64).sigmoid().item() if p is None else p
+            p = torch.tensor(part.logit, dtype=torch.float64).sigmoid().item() if p is None else p
+            hues[..., 3] *= max(FAINTEST, p)
             return coloured_weights(hues, explanation.view, size)
         values = paste_back(explanation.drawn_map(k), explanation.view, size)
         if kind == "heatmap":

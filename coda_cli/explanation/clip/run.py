@@ -286,7 +286,7 @@ class _ClipRun:
         """Make the painter that draws the frames."""
         clip, lasting = self.clip, self.targets
         if clip.policy == "frame" and self.found and self.targets.depend_on_logits:
-            lasting = self.found.targets(clip.net, clip.request)
+            lasting = self.found.targets_of_frames(clip.net, clip.request)
         return Painter(clip.net, self.drawing, self.found, lasting, self.targets, self.origin)
 
     def rate_and_sound(self) -> tuple[Fraction | None, Path | None]:

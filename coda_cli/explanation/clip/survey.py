@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from coda_cli.media.view import View, fit
 from coda_cli.render.clip import Curve
 from coda_cli.render.colour import Magnitudes
 from coda_cli.video.reading import Frame
+
+MOST_CURVES = 5  # that people with any common form of colour blindness can tell apart
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,21 @@ class Survey:
         mean[self.predicted()] = mean.max() + 1
         chosen = request.targets(net).of(mean)
         return replace(request, classes=tuple(str(t.index) for t in chosen)).targets(net)
+
+    def targets_of_frames(self, net: Net, request: Request) -> Targets:
+        """Choose the classes of which curves are drawn where each frame explains its own: the most frequent of these.
+
+        Args:
+            net: the network.
+            request: what is asked.
+
+        Returns:
+            At most MOST_CURVES targets.
+        """
+        asked = request.targets(net)
+        counts = Counter(target.index for row in self.logits for target in asked.of(row.astype(np.float64)))
+        chosen = tuple(str(index) for index, _ in counts.most_common(MOST_CURVES))
+        return replace(request, classes=chosen).targets(net)
 
     def curves(self, targets: Targets, net: Net) -> list[Curve]:
         """Make the curves of the logits of targets over time.
