@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from conftest import Coda
 from PIL import Image
 from program import photo, strict_json, tree
 from test_documents import ROOT, blocks
+from torch import nn
 
 import coda_cli
 import coda_cli.explanation.inside as inside
 from coda_cli.core.neurons import NeuronMap
+from coda_cli.errors import UsageError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.render import overlay
 from coda_cli.schema import pictures
@@ -185,6 +188,24 @@ def test_neurons_are_there_from_python(tmp_path: Path) -> None:
     every = coda_cli.strongest_channels(net.model, x, 1, e.decomposition.weights[0, 0], len(channels.shares))
     together = torch.stack([n.pixels for n in every.strongest]).sum(0)
     assert float((together - e.decomposition.pixels[0, 0]).abs().max()) < 1e-4 * float(together.abs().max())
+
+
+def test_neurons_of_an_ordinary_network_end_at_its_cut(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = {
+        "first": nn.Conv2d(3, 4, 3, padding=1), "act": nn.ReLU(), "second": nn.Conv2d(4, 5, 3, padding=1),
+        "last": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(5, 3),
+    }  # fmt: skip
+    net = coda_cli.load(nn.Sequential(OrderedDict(layers)), size=8, cut="act")
+    picture = photo(tmp_path / "a.png", 40, 40)
+    e = coda_cli.explain(picture, net, 0, neurons=["second:2:1,1", "last:top:2"])
+    (neuron,) = e.record().neurons
+    assert neuron.exact
+    assert neuron.constants == pytest.approx(float(layers["second"].bias[2].detach()))
+    assert [n.exact for n in e.inside.channels[0][0].strongest] == [True, True]
+    for layer in ("first", "0"):
+        with pytest.raises(UsageError, match=f"--neuron {layer}:0: (first|input) lies below act, the cut"):
+            coda_cli.explain(picture, net, 0, neurons=[f"{layer}:0"])
 
 
 def test_the_commands_of_the_document_run(coda: Coda, tmp_path: Path) -> None:

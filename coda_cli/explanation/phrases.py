@@ -128,7 +128,7 @@ def activation_text(neuron: NeuronPart) -> str:
         neuron: its part of a record.
 
     Returns:
-        A line such as "activation 3.210 of layers.6, channel 17 at 4,9 = 3.900 -0.690, residual 2.5e-07".
+        A line such as "activation 3.21 of layers.6, channel 17 at 4,9 = 3.9 -0.69, residual 2.5e-07".
     """
     what = "activation" if neuron.position else "sum of activations"
     constants = f" {neuron.constants:+.3g} constants" if neuron.constants else ""
