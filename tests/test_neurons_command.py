@@ -19,7 +19,7 @@ from torch import nn
 
 import coda_cli
 import coda_cli.explanation.inside as inside
-from coda_cli.core.neurons import NeuronMap
+from coda_cli.core.neurons import NeuronMap, decompose_neurons
 from coda_cli.errors import UsageError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.render import overlay
@@ -151,11 +151,21 @@ def test_a_name_that_would_be_given_twice_is_refused(coda: Coda, tmp_path: Path)
     assert "needs {class_slug} or {index}" in result.error
 
 
+def test_a_difference_is_called_so_and_indices_name_files(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    named = ("--name", "{stem}.{index}.{kind}.{ext}", "-c", "3", "--versus", "5")
+    result = coda("explain", "a.png", "-m", "cifar10", "--neuron", "1:3:4,9", "--neurons", "1:top:1", *named, "--json")
+    best = result.record["explained"][0]["channels"][0]["strongest"][0]
+    assert best["files"]["overlay"] == f"a.3-5-layers.0-{best['channel']}.overlay.png"
+    assert result.record["neurons"][0]["files"]["overlay"] == "a.layers.0-3-4-9.overlay.png"
+    assert " of the difference of logits; " in result.err
+
+
 def test_a_neuron_that_does_not_add_up_has_its_exit_code(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo(tmp_path / "a.png")
-    honest = inside.decompose_neurons
+    honest = decompose_neurons
 
     def off(*given: Any, **more: Any) -> list[NeuronMap]:
         return [NeuronMap(**{**vars(n), "residual": 1.0}) for n in honest(*given, **more)]
@@ -201,14 +211,16 @@ def test_neurons_of_an_ordinary_network_end_at_its_cut(tmp_path: Path) -> None:
     e = coda_cli.explain(picture, net, 0, neurons=["second:2:1,1", "last:top:2"])
     (neuron,) = e.record().neurons
     assert neuron.exact
-    assert neuron.constants == pytest.approx(float(layers["second"].bias[2].detach()))
+    assert neuron.constants == pytest.approx(float(layers["second"].state_dict()["bias"][2]))
     assert [n.exact for n in e.inside.channels[0][0].strongest] == [True, True]
     for layer in ("first", "0"):
         with pytest.raises(UsageError, match=f"--neuron {layer}:0: (first|input) lies below act, the cut"):
             coda_cli.explain(picture, net, 0, neurons=[f"{layer}:0"])
 
 
-def test_the_commands_of_the_document_run(coda: Coda, tmp_path: Path) -> None:
+def test_the_commands_and_the_code_of_the_document_run(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photo(tmp_path / "photo.jpg", 64, 64)
     commands = [line.split("#")[0].split() for line in "".join(blocks(ROOT / "docs" / "neurons.md", "sh")).splitlines()]
     assert len(commands) >= 3
@@ -216,3 +228,6 @@ def test_the_commands_of_the_document_run(coda: Coda, tmp_path: Path) -> None:
         assert program == "coda"
         coda(*args, "-o", f"out{n}")
         assert len(tree(tmp_path / f"out{n}")) > 2
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks(ROOT / "docs" / "neurons.md", "python")
+    exec(compile(code, "docs/neurons.md", "exec"), {})

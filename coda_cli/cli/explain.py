@@ -362,7 +362,7 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
             share = "" if layer.carried is None else f"positions carry {layer.carried:.0%} of the logit"
             say(f"  {layer.name}, {layer.height} x {layer.width}: {share}, magnitudes {layer.ratio or 0:.1f} times it")
         for channels in e.channels:
-            say(f"  {channels_text(channels)}; residual {channels.residual:.1e}")
+            say(f"  {channels_text(channels, e)}; residual {channels.residual:.1e}")
             if not (channels.exact and all(neuron.exact for neuron in channels.strongest)):
                 console.error(f"{record.source.path}: NOT EXACT: the channels of {channels.layer} do not add up")
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):

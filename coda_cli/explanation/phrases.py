@@ -138,17 +138,20 @@ def activation_text(neuron: NeuronPart) -> str:
     )
 
 
-def channels_text(part: ChannelsPart) -> str:
+def channels_text(part: ChannelsPart, of: Sums) -> str:
     """Say in one line what the channels of a layer have of a logit, and the strongest of them.
 
     Args:
         part: of a record.
+        of: the class or the difference that the logit is of.
 
     Returns:
         A line such as "layers.6: its 64 channels have 9.464 of the logit; 17: +1.200 (13%), 3: -0.800 (-8%)".
+        Percentages are of what all channels have together.
     """
     shown = ", ".join(f"{n.channel}: {n.share:+.3f}{_percent(n.share, part.sum)}" for n in part.strongest)
-    return f"{part.layer}: its {part.channels} channels have {part.sum:.3f} of the logit; {shown}"
+    whole = "logit" if of.versus is None else "difference of logits"
+    return f"{part.layer}: its {part.channels} channels have {part.sum:.3f} of the {whole}; {shown}"
 
 
 def _percent(share: float | None, whole: float) -> str:

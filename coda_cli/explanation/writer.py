@@ -282,7 +282,10 @@ class Writer:
         drawing, files = self.output.drawing, dict[str, Path]()
         where = "-".join(map(str, part.position)) if part.position else "sum" if target is None else ""
         own = f"{part.layer}-{part.channel}" + (f"-{where}" if where else "")
-        name, index = (own, own) if target is None else (f"{n} {own}" for n in _name_and_index(target))
+        name, index = own, own
+        if target is not None:
+            of_class, at = _name_and_index(target)
+            name, index = f"{of_class} {own}", f"{at}-{own}"
         for kind in (kind for kind in drawing.kinds if kind in STYLES):
             wanted = self._path_of_class_file(source.item, kind, name, index, taken)
             if not self._is_written(wanted, source):
