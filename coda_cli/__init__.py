@@ -11,6 +11,7 @@ explain_clip           a clip, frame by frame -> ClipExplanation
 load, save             a network from its name or file -> Net, and back
 decompose              the mathematics alone: any module that qualifies -> Decomposition
 shares_by_layer        the same at every layer
+decompose_neurons      the same for activations of a layer; strongest_channels: what its channels have of a logit
 Attribution            captum's interface
 quantus_explain        Quantus' explain_func
 encode                 pictures -> the six channels that networks take
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from coda_cli.core.decompose import Decomposition, decompose
     from coda_cli.core.depth import shares_by_layer
     from coda_cli.core.networks import encode
+    from coda_cli.core.neurons import decompose_neurons, strongest_channels
     from coda_cli.explanation.clip.drawing import ClipDrawing
     from coda_cli.explanation.clip.run import ClipExplanation, explain_clip
     from coda_cli.explanation.picture import Explanation, explain
@@ -56,6 +58,7 @@ _HOMES = {
     "Regions": "explanation.regions.asked",
     "Selection": "video.reading",
     "decompose": "core.decompose",
+    "decompose_neurons": "core.neurons",
     "encode": "core.networks",
     "explain": "explanation.picture",
     "explain_clip": "explanation.clip.run",
@@ -64,6 +67,7 @@ _HOMES = {
     "quantus_explain": "study.attribution",
     "save": "checkpoints.saving",
     "shares_by_layer": "core.depth",
+    "strongest_channels": "core.neurons",
 }
 
 _ALSO_OLD = {"explain_clip", "explain_many"}  # of deprecated.py, where they also take what version 0.1 did
@@ -81,6 +85,7 @@ __all__ = [
     "Regions",
     "Selection",
     "decompose",
+    "decompose_neurons",
     "encode",
     "explain",
     "explain_clip",
@@ -89,6 +94,7 @@ __all__ = [
     "quantus_explain",
     "save",
     "shares_by_layer",
+    "strongest_channels",
 ]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from program import photo
 from torch import nn
 
-import coda_cli.explanation.picture as explain_module
+import coda_cli.explanation.inside as explain_module
 from coda_cli.core.bcos_nets import bcos_convnext, bcos_densenet, bcos_resnet
 from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import LayerShare, shares_by_layer

@@ -130,6 +130,16 @@ def explain(
             help="Also draw the contributions of layers' outputs: a sheet, and for all an animation.",
         ),
     ] = None,
+    neurons: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--neuron",
+            "--neurons",
+            metavar="LAYER:CHANNEL[:Y,X]",
+            help="Also explain an activation, where its channel is strongest or at Y,X (:sum for all positions); "
+            "LAYER:top:K the K channels with the largest shares of the logit. Can be repeated.",
+        ),
+    ] = None,
     name: Annotated[
         str, typer.Option("--name", metavar="TEMPLATE", help="Name the files by this template; see below.")
     ] = ("{stem}.{class_slug}.{kind}.{ext}"),
@@ -187,7 +197,7 @@ def explain(
     regions = regions_of(boxes, masks, labels, annotations)
     if regions and regions.have_times:
         raise UsageError("--box: times after @ are for clips; coda video has them")
-    request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions)
+    request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request, ema=ema)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
@@ -259,7 +269,8 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -
 def _proven(part: Explained) -> bool:
     """Whether the contributions of the pixels add up, also those of regions, and at every layer that was asked for."""
     regions = part.regions is None or part.regions.exact
-    return part.exact and regions and all(layer.exact or layer.approximate for layer in part.layers)
+    channels = all(c.exact and all(neuron.exact for neuron in c.strongest) for c in part.channels)
+    return part.exact and regions and channels and all(layer.exact or layer.approximate for layer in part.layers)
 
 
 def _share_of_tolerance(part: Explained) -> float:
@@ -294,6 +305,7 @@ class _ResultPrinter:
         self.counts["skipped" if outcome.skipped else "explained"] += 1
         if record := outcome.record:
             self.counts["inexact"] += sum(not _proven(e) for e in record.explained)
+            self.counts["inexact"] += sum(not neuron.exact for neuron in record.neurons)
             self.worst = max([self.worst, *(_share_of_tolerance(e) for e in record.explained)])
             if self.json:
                 console.result(to_json(record))
@@ -327,7 +339,15 @@ class _ResultPrinter:
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:
     """Print for people what a record says; with ``many`` inputs only errors, unless -v is given."""
-    from coda_cli.explanation.phrases import equation, regions_text, standing, title_of
+    from coda_cli.explanation.phrases import (
+        activation_text,
+        channels_text,
+        equation,
+        neuron_name,
+        regions_text,
+        standing,
+        title_of,
+    )
 
     say = console.detail if many else console.say
     for note in record.source.notes:
@@ -341,6 +361,10 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
         for layer in e.layers if e.carried is not None else ():
             share = "" if layer.carried is None else f"positions carry {layer.carried:.0%} of the logit"
             say(f"  {layer.name}, {layer.height} x {layer.width}: {share}, magnitudes {layer.ratio or 0:.1f} times it")
+        for channels in e.channels:
+            say(f"  {channels_text(channels, e)}; residual {channels.residual:.1e}")
+            if not (channels.exact and all(neuron.exact for neuron in channels.strongest)):
+                console.error(f"{record.source.path}: NOT EXACT: the channels of {channels.layer} do not add up")
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
             console.error(
                 f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "
@@ -353,3 +377,7 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
                 f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "
                 f"{e.tolerance:.1e}; do not trust this map"
             )
+    for neuron in record.neurons:
+        say(f"  {activation_text(neuron)}")
+        if not neuron.exact:
+            console.error(f"{record.source.path}: NOT EXACT: {neuron_name(neuron)} does not add up")

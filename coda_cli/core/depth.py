@@ -73,12 +73,36 @@ class LayerShare:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """A held forward pass of one input with the outputs of its layers, all with their graph."""
+class LayerPass:
+    """A held forward pass of one input with the outputs of its layers, all with their graph.
 
-    layers: list[tuple[str, Tensor]]  # name and output, the input first
-    logits: Tensor  # [1, classes]
+    Attributes:
+        layers: name and output, the input first.
+        logits: [1, classes].
+        reported: what layers added that is no function of the input.
+        ordinary: whether its layers may give maps [1, h, w, C], as those of Swin transformers do.
+    """
+
+    layers: list[tuple[str, Tensor]]
+    logits: Tensor
     reported: Held
+    ordinary: bool = False
+
+    def arranged(self, t: Tensor) -> Tensor:
+        """Put what belongs to a layer's output in the order of maps.
+
+        Args:
+            t: [C, h, w], or [h, w, C]; or tokens [N, C], row by row in a grid of the input's shape.
+
+        Returns:
+            [C, h, w], without a copy where that can be.
+        """
+        if t.ndim == 3:
+            return t.permute(2, 0, 1) if self.ordinary and is_channels_last(t[None]) else t
+        n, (H, W) = len(t), self.layers[0][1].shape[2:]
+        rows = max(1, round((n * H / W) ** 0.5))
+        rows = next(r for r in range(rows, 0, -1) if n % r == 0)
+        return t.T.reshape(-1, rows, n // rows)
 
 
 def shares_by_layer(
@@ -135,15 +159,22 @@ def _shares(
 ) -> list[list[LayerShare]]:
     """Share out every weighting that is chosen by the logits [classes] of one input."""
     with torch.inference_mode(False), torch.no_grad(), true_float32():
-        p = _held_pass(with_cut(differentiable(model), None, x), x)
-        layers, weightings = _passed_by_all(p), chosen(p.logits[0].detach())
+        p = held_layers(with_cut(differentiable(model), None, x), x)
+        layers, weightings = passed_by_all(p), chosen(p.logits[0].detach())
         rtol = tolerance_for(x) if relative_tolerance is None else relative_tolerance
         last = len(weightings) - 1
-        return [_of_one(model, p, layers, w, x, rtol, further=n < last) for n, w in enumerate(weightings)]
+        return [_of_one(model, p, layers, w, rtol, further=n < last) for n, w in enumerate(weightings)]
 
 
-def _passed_by_all(p: _Pass) -> list[tuple[int, set[Any]]]:
-    """The layers that all ways from the input to the logits pass through, as numbers, and what lies above each."""
+def passed_by_all(p: LayerPass) -> list[tuple[int, set[Any]]]:
+    """Find the layers that all ways from the input to the logits pass through.
+
+    Args:
+        p: the pass.
+
+    Returns:
+        For each its place in ``p.layers``, and the nodes of the graph above it.
+    """
     start, bottom = node_of(p.logits), node_of(p.layers[0][1])
     way, found = shortest_way(start, bottom), list[tuple[int, set[Any]]]()
     for n, (name, a) in enumerate(p.layers):
@@ -156,10 +187,9 @@ def _passed_by_all(p: _Pass) -> list[tuple[int, set[Any]]]:
 
 def _of_one(
     model: nn.Module,
-    p: _Pass,
+    p: LayerPass,
     layers: Sequence[tuple[int, set[Any]]],
     weighting: Tensor,
-    x: Tensor,
     rtol: float,
     *,
     further: bool,
@@ -177,13 +207,13 @@ def _of_one(
         (name, a), g = p.layers[n], gradients[n]
         if g is None:
             continue
-        products = _products(a, g)
+        products = products_of(a, g)
         above = [c for c in constants if c.node is None or c.node in around]
         positional = sum(c.share for c in above if c.kind == "positional")
         bias = sum(c.share for c in above if c.kind != "positional")
         residual = logit - float(products.sum()) - positional - bias
         tolerance = rtol * (float(products.abs().sum()) + sum(c.size for c in above))
-        pixels = _placed(products, x)
+        pixels = p.arranged(products).sum(0).float()
         approximate = name == INPUT and abilities.cut(model) is not None and dynamic_linear
         found.append(
             LayerShare(
@@ -203,12 +233,20 @@ def _of_one(
     return found
 
 
-def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
-    """Compute the logits of one input, and note what its layers give on the way."""
+def held_layers(model: nn.Module, x: Tensor) -> LayerPass:
+    """Compute the logits of one input, and note what its layers give on the way.
+
+    Args:
+        model: the network.
+        x: the input, float [1, C, H, W]; not modified.
+
+    Returns:
+        The pass, as long as which its graph is kept.
+    """
     if abilities.is_ordinary(model):
         with held() as reported:
             found = model.pass_from(x, INPUT, layers=True)  # type: ignore[operator]
-        return _Pass([(INPUT, found.leaf), *found.layers], found.logits, reported)
+        return LayerPass([(INPUT, found.leaf), *found.layers], found.logits, reported, ordinary=True)
     upper, cut, caller = abilities.above(model), abilities.cut(model), threading.get_ident()
     names = {module: name for name, module in upper.named_modules()}
     outputs: dict[int, tuple[str, Tensor]] = {}
@@ -231,7 +269,7 @@ def _held_pass(model: nn.Module, x: Tensor) -> _Pass:
         finally:
             for hook in hooks:
                 hook.remove()
-    return _Pass([("input", x), *outputs.values()], logits, reported)
+    return LayerPass([("input", x), *outputs.values()], logits, reported)
 
 
 class _Added(NamedTuple):
@@ -243,7 +281,7 @@ class _Added(NamedTuple):
     size: float  # sum of magnitudes
 
 
-def _gradients(p: _Pass, weighting: Tensor, *, further: bool) -> tuple[Sequence[Tensor | None], list[_Added]]:
+def _gradients(p: LayerPass, weighting: Tensor, *, further: bool) -> tuple[Sequence[Tensor | None], list[_Added]]:
     """The gradients of a weighted logit in the layers, and the shares of the constants."""
     constants = p.reported.constants
     with torch.enable_grad():
@@ -257,16 +295,14 @@ def _gradients(p: _Pass, weighting: Tensor, *, further: bool) -> tuple[Sequence[
     return gradients[: len(p.layers)], added
 
 
-def _products(a: Tensor, gradient: Tensor) -> Tensor:
-    """a * gradient of the only input, [...] float64 on the CPU."""
+def products_of(a: Tensor, gradient: Tensor) -> Tensor:
+    """Multiply a layer's output of the only input by its gradient.
+
+    Args:
+        a: [1, ...].
+        gradient: of the same shape.
+
+    Returns:
+        [...] float64 on the CPU.
+    """
     return (a.detach() * gradient)[0].cpu().double()
-
-
-def _placed(products: Tensor, x: Tensor) -> Tensor:
-    """[C, h, w], or tokens [N, C] row by row in a grid of the input's shape, summed over channels: float32 [h, w]."""
-    if products.ndim == 3:
-        return products.sum(2 if is_channels_last(products[None]) else 0).float()
-    n, (H, W) = len(products), x.shape[2:]
-    rows = max(1, round((n * H / W) ** 0.5))
-    rows = next(r for r in range(rows, 0, -1) if n % r == 0)
-    return products.sum(1).float().reshape(rows, n // rows)

@@ -75,6 +75,19 @@ class HybridNet(nn.Module):
         return a.to(x.dtype)
 
 
+def per_pixel(positions: Tensor, size: Sequence[int]) -> Tensor:
+    """Say what each pixel has of the contribution of its position, at the resolution of the positions.
+
+    Args:
+        positions: a map [h, w].
+        size: (H, W) of the view.
+
+    Returns:
+        [h, w]: each position's contribution over the number of pixels that it stands for.
+    """
+    return positions * (positions.numel() / (size[0] * size[1]))
+
+
 def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Spread each position's contribution in equal shares over the pixels it stands for; sums are kept.
 

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import UsageError
-from coda_cli.explanation.phrases import carried_text, name_of_bias, regions_text, standing, title_of
+from coda_cli.explanation.phrases import (
+    activation_text,
+    carried_text,
+    name_of_bias,
+    neuron_name,
+    regions_text,
+    standing,
+    title_of,
+)
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record
 from coda_cli.explanation.request import Input
@@ -33,6 +41,7 @@ from coda_cli.render.overlay import (
     side_by_side,
 )
 from coda_cli.render.weights import colour_explanation, on_paper
+from coda_cli.schema.neurons import NeuronPart
 from coda_cli.schema.pictures import Explained, Record
 from coda_cli.vocabulary import Style
 
@@ -84,6 +93,65 @@ def draw(
     Returns:
         uint8 [H', W', 3].
     """
+    title, lines = _caption(part, record, hues is not None, hues is None or kind == "panel")
+    if hues is None:
+        lines[1] += _resolution(pixels, source.view)
+    if source.found.regions:
+        lines.append(regions_text(part.regions))
+    return _laid_over(kind, source, pixels, part.scale, alpha, (title, lines), hues)
+
+
+def draw_neuron(
+    kind: str, source: Input, pixels: Map, neuron: NeuronPart, record: Record, alpha: float, part: Explained | None
+) -> RGB:
+    """Draw the map of a neuron over its picture, or beside it, with colour bar and caption.
+
+    Args:
+        kind: one of STYLES.
+        source: the picture as it was read, and what the network saw of it.
+        pixels: the map as ``draw`` takes it, in units of the activation, or in logit units.
+        neuron: what the map is of, with its scale.
+        record: the record that ``neuron`` is of.
+        alpha: opacity of full colour in an overlay, from 0 to 1.
+        part: the class whose logit the neuron has a share of; None for an activation.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
+    unit = "activation" if part is None else "logit"
+    proof = f"residual {neuron.residual:.1e}" + ("" if neuron.exact else " ABOVE ITS TOLERANCE")
+    if part is None:
+        title = activation_text(neuron).split(" = ")[0]
+        value = "activation" if neuron.position else "sum"
+    else:
+        what = "logit" if part.versus is None else "difference of logits"
+        title = f"{title_of(part)} · {neuron.share:+.2f} of {what} {part.logit:.2f} by {neuron_name(neuron)}"
+        value = "share"
+    constants = f"{_added(neuron.constants)} constants" if neuron.constants else ""
+    sums = f"{value} = {neuron.positive:.3g} for − {abs(neuron.negative):.3g} against{constants}, {proof}"
+    network = f"{record.network.title}, {record.precision}, full colour ±{neuron.scale:.2g} {unit} a pixel"
+    lines = [sums, network + _resolution(pixels, source.view), *record.view.notes]
+    return _laid_over(kind, source, pixels, neuron.scale, alpha, (title, lines), measured_in=unit)
+
+
+def _resolution(pixels: Map, view: View) -> str:
+    """The end of a line about a map that is coarser than the view."""
+    if pixels.shape == view.rgb.shape[:2]:
+        return ""
+    return f", {pixels.shape[1]} x {pixels.shape[0]} positions, drawn smoothly"
+
+
+def _laid_over(
+    kind: str,
+    source: Input,
+    pixels: Map,
+    scale: float,
+    alpha: float,
+    caption: tuple[str, list[str]],
+    hues: Map | None = None,
+    measured_in: str = "logit",
+) -> RGB:
+    """A map in one of STYLES, with the outlines of regions, a colour bar, and title and lines of a caption."""
     rgb, view = source.picture.rgb, source.view
     size = drawing_size((rgb.shape[1], rgb.shape[0]), budget.SHEET_PIXELS // 3)
     picture, values = enlarged(rgb, size), paste_back(pixels, view, size)
@@ -91,19 +159,15 @@ def draw(
     if hues is not None:
         row.append(coloured_weights(hues, view, size))
     elif kind != "heatmap":
-        row.append(overlay(picture, values, part.scale, alpha))
+        row.append(overlay(picture, values, scale, alpha))
         bars.append(of_overlay(alpha))
     if kind == "panel" or (kind == "heatmap" and hues is None):
-        row.append(heatmap(values, part.scale))
+        row.append(heatmap(values, scale))
         bars.append(of_heatmap)
-    title, lines = _caption(part, record, hues is not None, bool(bars))
-    if hues is None and pixels.shape != view.rgb.shape[:2]:
-        lines[1] += f", {pixels.shape[1]} x {pixels.shape[0]} positions, drawn smoothly"
     if regions := [(region.name, region.outlines) for region in source.found.regions]:
-        scale = size[0] / view.size[0], size[1] / view.size[1]
-        row = [tile if tile is picture else outlined(tile, regions, scale) for tile in row]
-        lines.append(regions_text(part.regions))
-    return framed(side_by_side(row), part.scale if bars else None, title, lines, bars=bars)
+        factor = size[0] / view.size[0], size[1] / view.size[1]
+        row = [tile if tile is picture else outlined(tile, regions, factor) for tile in row]
+    return framed(side_by_side(row), scale if bars else None, *caption, measured_in=measured_in, bars=bars)
 
 
 def draw_layers(kind: str, source: Input, shares: Sequence[Map], part: Explained, record: Record) -> list[RGB]:

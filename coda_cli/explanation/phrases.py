@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 from coda_cli.schema.parts import Network, ScoredClass, Sums
 from coda_cli.schema.regions import RegionSum, RegionSums, SpanPart
 
@@ -105,6 +106,56 @@ def span_text(span: SpanPart) -> str:
         for r in shown
     ]
     return "; ".join(parts)
+
+
+def neuron_name(neuron: NeuronPart) -> str:
+    """Name a neuron.
+
+    Args:
+        neuron: its part of a record.
+
+    Returns:
+        A phrase such as "layers.6, channel 17 at 4,9", y before x.
+    """
+    where = "" if neuron.position is None else f" at {neuron.position[0]},{neuron.position[1]}"
+    return f"{neuron.layer}, channel {neuron.channel}{where}"
+
+
+def activation_text(neuron: NeuronPart) -> str:
+    """Write in one line what an activation is made of.
+
+    Args:
+        neuron: its part of a record.
+
+    Returns:
+        A line such as "activation 3.21 of layers.6, channel 17 at 4,9 = 3.9 -0.69, residual 2.5e-07".
+    """
+    what = "activation" if neuron.position else "sum of activations"
+    constants = f" {neuron.constants:+.3g} constants" if neuron.constants else ""
+    return (
+        f"{what} {neuron.activation:.3g} of {neuron_name(neuron)} = {neuron.positive:.3g} {neuron.negative:+.3g}"
+        f"{constants}, residual {neuron.residual:.1e}"
+    )
+
+
+def channels_text(part: ChannelsPart, of: Sums) -> str:
+    """Say in one line what the channels of a layer have of a logit, and the strongest of them.
+
+    Args:
+        part: of a record.
+        of: the class or the difference that the logit is of.
+
+    Returns:
+        A line such as "layers.6: its 64 channels have 9.464 of the logit; 17: +1.200 (13%), 3: -0.800 (-8%)".
+        Percentages are of what all channels have together.
+    """
+    shown = ", ".join(f"{n.channel}: {n.share:+.3f}{_percent(n.share, part.sum)}" for n in part.strongest)
+    whole = "logit" if of.versus is None else "difference of logits"
+    return f"{part.layer}: its {part.channels} channels have {part.sum:.3f} of the {whole}; {shown}"
+
+
+def _percent(share: float | None, whole: float) -> str:
+    return f" ({share / whole:.0%})" if share is not None and whole else ""
 
 
 def carried_text(part: Sums) -> str:

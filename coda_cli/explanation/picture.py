@@ -19,10 +19,11 @@ from torch import Tensor
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
-from coda_cli.core.depth import LayerShare, shares_by_layer
-from coda_cli.core.hybrid import spread
+from coda_cli.core.depth import LayerShare
+from coda_cli.core.hybrid import per_pixel, spread
 from coda_cli.core.networks import forward
 from coda_cli.errors import CodaError, UsageError
+from coda_cli.explanation.inside import Inside, LayerShares, find, layer_shares
 from coda_cli.explanation.refusals import refusal, too_small
 from coda_cli.explanation.request import Input, Request, encoded, input_of, network_of, with_regions
 from coda_cli.machine.memory import as_many_as_fit
@@ -53,6 +54,7 @@ class Explanation:
         layers: for every target, the contributions at each layer asked for, from the input on.
         net: the network that is explained.
         request: what was asked.
+        inside: the neurons that were asked for.
         input: the picture as it was read; None for a frame of a clip.
     """
 
@@ -63,6 +65,7 @@ class Explanation:
     layers: tuple[tuple[LayerShare, ...], ...]
     net: Net
     request: Request
+    inside: Inside = field(default_factory=Inside)
     input: Input | None = field(default=None, compare=False)
 
     @cached_property
@@ -81,7 +84,7 @@ class Explanation:
             float32 [h', w'], in logit units for each pixel of the view, whatever the resolution.
         """
         positions = self.decomposition.pixels[0, target].to("cpu", torch.float32)
-        return (positions * (positions.numel() / self.view.rgb[..., 0].size)).numpy()
+        return per_pixel(positions, self.view.rgb.shape[:2]).numpy()
 
     @property
     def logits(self) -> NDArray[np.float32]:
@@ -278,6 +281,7 @@ def explain(
     tolerance: float | None = None,
     layer: str | None = None,
     regions: Regions | None = None,
+    neurons: Sequence[str] = (),
 ) -> Explanation:
     """Explain one picture: split logits of a network exactly into the contributions of its pixels.
 
@@ -292,13 +296,14 @@ def explain(
         tolerance: replaces the relative tolerance of the residual.
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
         regions: boxes, masks or annotations: contributions inside them are summed in the record, and they are drawn.
+        neurons: also explain activations, or a layer's strongest channels, each written as for ``inside.asked``.
 
     Returns:
         The explanation, which gives maps, drawings and the record.
 
     Raises:
         MediaError: the picture cannot be read, or is too small for the network.
-        UsageError: there is no such class or layer, or the source is not a picture.
+        UsageError: there is no such class, layer or neuron, or the source is not a picture.
         CheckpointError: the network cannot be loaded.
         ExactnessError: the logits are not finite.
 
@@ -309,7 +314,7 @@ def explain(
         >>> e = coda.explain("photo.jpg", classes=["church"])
         >>> e.overlay().save("overlay.png")
     """
-    request = Request(classes, versus, fit, precision, tolerance, layer, regions)  # type: ignore[arg-type]
+    request = Request(classes, versus, fit, precision, tolerance, layer, regions, neurons)  # type: ignore[arg-type]
     net = network_of(net, precision)
     targets = request.targets(net)
     item = Item(Path(source if isinstance(source, str | Path) else "picture"))
@@ -336,7 +341,7 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
         than a kernel of the network.
 
     Raises:
-        UsageError: the network has no such layer.
+        UsageError: the network has no such layer or neuron.
         RuntimeError, MemoryError: memory ran out; ``machine.memory`` tries again with fewer pictures.
     """
     try:
@@ -346,13 +351,14 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)
             chosen = [tuple(targets.of(row)) for row in d.logits.double().numpy()]
-            layers = [_layer_shares(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
+            found = [_inside(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
     except (ValueError, RuntimeError) as error:
         if (why := too_small(error, views[0], net)) is None:
             raise
         return [why for _ in views]
     return [
-        refusal(d[b], net) or Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, layers[b], net, request)
+        refusal(d[b], net)
+        or Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, found[b][0], net, request, found[b][1])
         for b, view in enumerate(views)
     ]
 
@@ -387,14 +393,7 @@ def _computing(x: Tensor, request: Request) -> torch.autocast:
     return torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16")
 
 
-def _layer_shares(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[tuple[LayerShare, ...], ...]:
-    """Contributions at the layers asked for, for each weighting [K, classes] of the logits of one input x."""
-    layer = request.layer
-    if layer is None:
-        return ()
-    every = [shares_by_layer(net.model, x, w, relative_tolerance=request.tolerance) for w in weights]
-    chosen = [tuple(s for k, s in enumerate(shares) if layer in ("all", str(k), s.name)) for shares in every]
-    if not all(chosen):
-        names = ", ".join(f"{k} ({s.name})" for k, s in enumerate(every[0]))
-        raise UsageError(f"--layer {layer}: no such layer that the whole logit passes through; there are {names}")
-    return tuple(chosen)
+def _inside(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[LayerShares, Inside]:
+    """What the layers inside the network say about one input x and each weighting [K, classes] of its logits."""
+    tolerance = request.tolerance
+    return layer_shares(net, x, weights, request.layer, tolerance), find(net, x, weights, request.neurons, tolerance)

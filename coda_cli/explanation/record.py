@@ -25,6 +25,7 @@ from coda_cli.core.depth import LayerShare
 from coda_cli.errors import UsageError
 from coda_cli.explanation.evidence import Evidence, measure
 from coda_cli.explanation.naming import KINDS
+from coda_cli.explanation.neurons import activation_part, channels_part
 from coda_cli.explanation.phrases import CONFIDENT
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.regions.asked import Found
@@ -113,6 +114,7 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
         network=network_part(net),
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box, notes=view_notes(net, request.fit)),
         explained=tuple(_explained(explanation, k, drawing, source.found) for k in range(len(explanation.targets))),
+        neurons=tuple(activation_part(neuron, view, drawing.percentile) for neuron in explanation.inside.activations),
         region_files=dict(source.found.files),
         top=top,
         confident=top[0].probability >= CONFIDENT,
@@ -185,8 +187,9 @@ def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
         sha256 as hex digits.
     """
     everything = {key: value for part in asked for key, value in asdict(part).items()}
-    if everything.get("regions", ...) is None:
-        del everything["regions"]  # without regions the hash is that of versions which knew none
+    for key in ("regions", "neurons"):
+        if not everything.get(key, ...):
+            del everything[key]  # without them the hash is that of versions which knew none
     everything |= {**more, "network": described(net), "coda": versions()["coda"]}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
@@ -276,6 +279,8 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found)
         for r in evidence.regions
     )
     layers = explanation.layers[k] if explanation.layers else ()
+    channels = explanation.inside.channels[k] if explanation.inside.channels else ()
+    scale = robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale
     return Explained(
         **sums(explanation, k, evidence).model_dump(),
         evidence=EvidencePart(
@@ -284,8 +289,9 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found)
             regions=regions,
             grid=evidence.grid,
         ),
-        scale=robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale,
+        scale=scale,
         layers=tuple(_layer(share, drawing.percentile) for share in layers),
+        channels=tuple(channels_part(shares, view, drawing.scale, drawing.percentile) for shares in channels),
         regions=region_sums(explanation, k, found.regions) if explanation.request.regions else None,
     )
 

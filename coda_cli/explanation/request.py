@@ -16,6 +16,7 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.networks import encode
 from coda_cli.errors import UsageError
+from coda_cli.explanation.inside import asked
 from coda_cli.explanation.regions.annotations import Place
 from coda_cli.explanation.regions.asked import Found, Regions
 from coda_cli.machine.precision import DTYPES
@@ -40,6 +41,7 @@ class Request:
         layer: also split the logit over the outputs of layers: "all", a number counted from the input (0), or a
             name.
         regions: parts of the picture whose contributions are also summed.
+        neurons: activations, and layers' strongest channels, that are also explained; each a text for ``inside.asked``.
     """
 
     classes: tuple[str, ...] = ()
@@ -49,12 +51,16 @@ class Request:
     tolerance: float | None = None
     layer: str | None = None
     regions: Regions | None = None
+    neurons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A text is a sequence as well, of letters.
         one = isinstance(self.classes, str) or not isinstance(self.classes, Iterable)
         classes = (self.classes,) if one else self.classes
         object.__setattr__(self, "classes", tuple(str(name) for name in classes))
+        object.__setattr__(self, "neurons", (self.neurons,) if isinstance(self.neurons, str) else tuple(self.neurons))
+        for text in self.neurons:
+            asked(text)
         refuse_unknown("fit", self.fit, Fit)
         refuse_unknown("precision", self.precision, Precision)
 

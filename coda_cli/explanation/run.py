@@ -162,9 +162,9 @@ def explain_items(
 
 def _prepare_output(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
     """Refuse names that would be given twice, and make the output folder ready."""
-    naming, several = output.naming, _may_explain_several(net, request)
+    naming, several = output.naming, _may_explain_several(net, request) or bool(request.neurons)
     if several and not naming.tells_classes_apart and any(kind in DRAWN for kind in output.drawing.kinds):
-        raise UsageError("--name: needs {class_slug} or {index}, or all classes would get the same name")
+        raise UsageError("--name: needs {class_slug} or {index}, or all classes and neurons would get the same name")
     refuse_collisions(items, naming.record_path, _advice_on_names)
     prepare(naming.folder)
     sweep(*{naming.folder / item.subfolder for item in items})
@@ -192,7 +192,7 @@ def run_scale(
     Returns:
         The percentile in logit units, within 0.3 %.
     """
-    magnitudes, counting, request = Magnitudes(), Lock(), replace(request, layer=None)
+    magnitudes, counting, request = Magnitudes(), Lock(), replace(request, layer=None, neurons=())
 
     def count(_: ReadOrDone, result: Explanation | CodaError | None) -> None:
         if isinstance(result, Explanation):  # the second pass reports what cannot be explained

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
+from coda_cli.core.neurons import NeuronMap
 from coda_cli.errors import CodaError, MediaError
-from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, memory_of
+from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, draw_neuron, memory_of
 from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
 from coda_cli.explanation.naming import Naming, marked
+from coda_cli.explanation.neurons import drawn_map
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
@@ -24,8 +26,9 @@ from coda_cli.media.files import write_with
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_png
 from coda_cli.render.colour import TABLE
+from coda_cli.schema.neurons import NeuronPart
 from coda_cli.schema.parts import to_json
-from coda_cli.schema.pictures import Explained, Record, core_json
+from coda_cli.schema.pictures import Explained, Record, core_json, neuron_json
 from coda_cli.video.writing import write_gif
 from coda_cli.vocabulary import IfExists
 
@@ -141,6 +144,7 @@ class Writer:
     def _files_of_record(self, record: Record | None, path: Path) -> tuple[Path, ...]:
         """Every file that the record in ``path`` names, and the record itself."""
         named = [f for e in record.explained for f in e.files.values()] if record else []
+        named += [f for neuron in _neurons_of(record) for f in neuron.files.values()] if record else []
         named += record.files.values() if record else []
         return (*(self.output.naming.folder / f for f in named), path)
 
@@ -189,6 +193,7 @@ class Writer:
         )
         record = record.model_copy(update={"explained": explained, "files": self._names_in_record(shared)})
         written = [path for files in (*of_classes, shared) for path in files.values()]
+        record = self._write_neurons(source, explanation, record, taken, written)
         if "json" in kinds:  # last: its presence says that everything else is there
             text = to_json(record).encode() + b"\n"
             write = partial(write_with, write=lambda stream: stream.write(text))
@@ -219,7 +224,7 @@ class Writer:
         kinds = [kind for kind in drawing.kinds if kind in STYLES]
         hues = colour_explanation_of(explanation, k, drawing.smooth) if kinds and drawing.style == "colour" else None
         for kind in kinds:
-            wanted = self._place(self._path_of_class_file(source.item, kind, part, taken), source)
+            wanted = self._place(self._path_of_class_file(source.item, kind, *_name_and_index(part), taken), source)
             if not self._is_written(wanted, source):
                 continue
             with gate.PICTURES.holding(memory_of(kind, source, hues=hues is not None)):
@@ -238,7 +243,7 @@ class Writer:
             return files
         shares = [share.pixels.cpu().numpy() for share in explanation.layers[k]]
         for kind in (kind for kind in ("layers", "depth") if kind in self.output.drawing.kinds):
-            wanted = self._place(self._path_of_class_file(source.item, kind, part, taken), source)
+            wanted = self._place(self._path_of_class_file(source.item, kind, *_name_and_index(part), taken), source)
             if not self._is_written(wanted, source):
                 continue
             with gate.PICTURES.holding(memory_of(kind, source, len(shares))):
@@ -249,6 +254,63 @@ class Writer:
                     write = partial(
                         write_gif, frames=frames, seconds=LAYER_SECONDS, comment=text, fixed_colours=TABLE[::4]
                     )
+                if path := self._write(wanted, source, write):
+                    files[kind] = path
+        return files
+
+    def _write_neurons(
+        self, source: Input, explanation: Explanation, record: Record, taken: set[Path], written: list[Path]
+    ) -> Record:
+        """Write the maps of all neurons, and add them to ``written``; gives the record with the names of the files."""
+        inside = explanation.inside
+
+        def with_files(part: NeuronPart, neuron: NeuronMap, target: Explained | None = None) -> NeuronPart:
+            files = self._write_neuron(source, neuron, part, record, target, taken)
+            written.extend(files.values())
+            return part.model_copy(update={"files": self._names_in_record(files)})
+
+        activations = tuple(map(with_files, record.neurons, inside.activations))
+        explained = []
+        for target, layers in zip(record.explained, inside.channels or [()] * len(record.explained), strict=True):
+            channels = [
+                part.model_copy(
+                    update={
+                        "strongest": tuple(
+                            with_files(n, neuron, target)
+                            for n, neuron in zip(part.strongest, shares.strongest, strict=True)
+                        )
+                    }
+                )
+                for part, shares in zip(target.channels, layers, strict=True)
+            ]
+            explained.append(target.model_copy(update={"channels": tuple(channels)}))
+        return record.model_copy(update={"neurons": activations, "explained": tuple(explained)})
+
+    def _write_neuron(
+        self,
+        source: Input,
+        neuron: NeuronMap,
+        part: NeuronPart,
+        record: Record,
+        target: Explained | None,
+        taken: set[Path],
+    ) -> dict[str, Path]:
+        """Write the overlay, heat map and panel of one neuron, those that are asked for."""
+        drawing, files = self.output.drawing, dict[str, Path]()
+        where = "-".join(map(str, part.position)) if part.position else "sum" if target is None else ""
+        own = f"{part.layer}-{part.channel}" + (f"-{where}" if where else "")
+        name, index = own, own
+        if target is not None:
+            of_class, at = _name_and_index(target)
+            name, index = f"{of_class} {own}", f"{at}-{own}"
+        for kind in (kind for kind in drawing.kinds if kind in STYLES):
+            wanted = self._place(self._path_of_class_file(source.item, kind, name, index, taken), source)
+            if not self._is_written(wanted, source):
+                continue
+            with gate.PICTURES.holding(memory_of(kind, source)):
+                pixels = drawn_map(neuron, source.view)
+                picture = draw_neuron(kind, source, pixels, part, record, drawing.alpha, target)
+                write = partial(write_png, rgb=picture, text={RECORD_KEY: neuron_json(record, part, target)})
                 if path := self._write(wanted, source, write):
                     files[kind] = path
         return files
@@ -267,10 +329,8 @@ class Writer:
         """The names of files as a record holds them: relative to the output folder, with forward slashes."""
         return {kind: path.relative_to(self.output.naming.folder).as_posix() for kind, path in files.items()}
 
-    def _path_of_class_file(self, item: Item, kind: str, part: Explained, taken: set[Path]) -> Path:
-        """The path of a file about one class; it is added to the paths that are ``taken``."""
-        name = part.name if part.versus is None else f"{part.name} vs {part.versus.name}"
-        index = str(part.index) if part.versus is None else f"{part.index}-{part.versus.index}"
+    def _path_of_class_file(self, item: Item, kind: str, name: str, index: str, taken: set[Path]) -> Path:
+        """The path of a file about one class or neuron; it is added to the paths that are ``taken``."""
         path = self.output.naming.path(item, kind, name, index)
         if path in taken:  # different class names can give one file name: Cardigan and cardigan
             path = self.output.naming.path(item, kind, f"{name} {index}", index)
@@ -278,6 +338,18 @@ class Writer:
             raise MediaError("two classes would get this name; add {index} to --name", item=path)
         taken.add(path)
         return path
+
+
+def _name_and_index(part: Explained) -> tuple[str, str]:
+    """How a class, or a difference of two, is called in the names of files, and its index there."""
+    if part.versus is None:
+        return part.name, str(part.index)
+    return f"{part.name} vs {part.versus.name}", f"{part.index}-{part.versus.index}"
+
+
+def _neurons_of(record: Record) -> list[NeuronPart]:
+    """All neurons of a record."""
+    return [*record.neurons, *(n for e in record.explained for c in e.channels for n in c.strongest)]
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:

@@ -223,7 +223,7 @@ def framed(
     height, width = picture.shape[:2]
     unit = _unit(picture)
     m, small = margin(picture), max(10, round(unit * 0.8))
-    inner = width + (0 if scale is None else m + _bar_width(scale, small, unit))
+    inner = width + (0 if scale is None else m + _bar_width(scale, small, unit, measured_in))
     title_lines = text.wrapped(title, unit, inner)
     small_lines = [part for line in lines for part in text.wrapped(line, small, inner)]
     leading, small_leading = round(unit * 1.45), round(unit * 1.2)
@@ -266,10 +266,10 @@ def _bar_labels(scale: float) -> tuple[str, str, str]:
     )  # without evidence the ends have no value
 
 
-def _bar_width(scale: float, letters: int, unit: int) -> int:
-    """Width in pixels of a colour bar with its labels."""
-    widest = max(text.width(label, letters) for label in (*_bar_labels(scale), "logit"))
-    return round(unit + unit * 0.5 + widest)
+def _bar_width(scale: float, letters: int, unit: int, measured_in: str) -> int:
+    """Width in pixels of a colour bar with its labels, and with its unit, which stands above both."""
+    labels = max(text.width(label, letters) for label in (*_bar_labels(scale), "logit"))
+    return max(round(unit + unit * 0.5 + labels), text.width(measured_in, letters))
 
 
 def _draw_bar(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 from coda_cli.schema.parts import Failed, Network, Part, ScoredClass, Source, Sums, ViewPart, schema_of, to_json
 from coda_cli.schema.regions import RegionSums
 
@@ -86,6 +87,7 @@ class Explained(Sums):
 
     Attributes:
         layers: the same at every layer, where it was asked for.
+        channels: the same over the channels of layers, and their strongest channels, where it was asked for.
         evidence: where the positive evidence lies.
         scale: the contribution of one view pixel, in logit units, that is drawn in full colour.
         files: what was written for the class: kind -> path relative to the output folder, with /.
@@ -93,6 +95,7 @@ class Explained(Sums):
     """
 
     layers: tuple[LayerPart, ...] = ()
+    channels: tuple[ChannelsPart, ...] = ()
     regions: RegionSums | None = None
     evidence: EvidencePart
     scale: float
@@ -113,6 +116,7 @@ class Record(Part):
         top: the classes with the highest logits, the highest first; the second is the runner-up.
         confident: whether the highest probability is at least 0.5. A network knows its own classes only, and says one
             of them of every picture.
+        neurons: activations that were asked for, each split over the input.
         region_files: the files that say what the regions are: path -> sha256.
         files: what was written once for the picture, whatever the number of classes: kind -> path as in ``explained``.
         settings: sha256 over everything that decides the result but the source and the weights.
@@ -131,6 +135,7 @@ class Record(Part):
     explained: tuple[Explained, ...]
     top: tuple[ScoredClass, ...]
     confident: bool | None = None
+    neurons: tuple[NeuronPart, ...] = ()
     region_files: dict[str, str] = Field(default={})
     files: dict[str, str] = Field(default={})
     settings: str
@@ -175,8 +180,26 @@ def core_json(record: Record, part: Explained) -> str:
     Returns:
         One line of JSON, without names of files.
     """
-    alone = part.model_copy(update={"files": {}})
-    return to_json(record.model_copy(update={"explained": (alone,), "files": {}}))
+    alone = part.model_copy(update={"files": {}, "channels": ()})
+    return to_json(record.model_copy(update={"explained": (alone,), "neurons": (), "files": {}}))
+
+
+def neuron_json(record: Record, neuron: NeuronPart, part: Explained | None) -> str:
+    """Write a record with only the neuron that one drawing shows.
+
+    Args:
+        record: of the whole picture.
+        neuron: the neuron of the drawing.
+        part: the class whose logit the neuron has a share of; None for an activation.
+
+    Returns:
+        One line of JSON, without names of files.
+    """
+    if part is None:
+        return to_json(record.model_copy(update={"explained": (), "neurons": (neuron,), "files": {}}))
+    channels = tuple(c.model_copy(update={"strongest": (neuron,)}) for c in part.channels if c.layer == neuron.layer)
+    alone = part.model_copy(update={"files": {}, "channels": channels})
+    return to_json(record.model_copy(update={"explained": (alone,), "neurons": (), "files": {}}))
 
 
 def json_schema() -> dict[str, Any]:
