@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import random
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -476,19 +475,18 @@ def test_memory_does_not_grow_with_the_records(real: dict[str, Any], tmp_path: P
 
 
 def test_the_story_of_the_document_runs(coda: Coda, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "summary.md").read_text("utf-8")
+    document = ROOT / "docs" / "summary.md"
     for folder in ("pictures", "masks"):
         shutil.copytree(program.EXAMPLES / folder, tmp_path / "examples" / folder)
     names = sorted(path.name for path in (tmp_path / "examples" / "pictures").iterdir())
     listed = "path,label\n" + "".join(f"{name},{name.removesuffix('.png').replace('-', ' ')}\n" for name in names)
-    begun = next(block for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) if block.startswith("path,label"))
+    (begun,) = blocks(document, "csv")
     assert set(begun.splitlines()) <= set(listed.splitlines())
     (tmp_path / "labels.csv").write_text(listed)
-    (story,) = blocks(ROOT / "docs" / "summary.md", "sh")
+    (story,) = blocks(document, "sh")
     for line in story.splitlines():
         result = coda(*shlex.split(line)[1:], env={"CODA_MODEL": "imagenette"})
-    (said,) = re.findall(r"```\n(\d+ pictures.*)\n```", text)
-    assert result.lines[0] == said
+    assert result.lines[:1] == blocks(document, "text")[0].splitlines()
     assert sorted(tree(tmp_path / "report")) == ["summary.csv", "summary.json"]
     found = json.loads((tmp_path / "report" / "summary.json").read_text("utf-8"))
     assert found["overall"]["mean_inside"] > found["overall"]["mean_inside_area"]  # what the story asks
