@@ -21,7 +21,7 @@ from many_records import records
 from program import Result, photo, tree
 from test_documents import blocks
 
-from coda_cli.explanation.summary.tally import BINS, bin_of
+from coda_cli.explanation.summary.tally import BINS, bin_of, line_of
 from coda_cli.machine import budget
 from coda_cli.media import files
 
@@ -431,6 +431,38 @@ def test_nothing_is_overwritten_unasked(coda: Coda, many: list[dict[str, Any]], 
     assert tree(report) == {"summary.csv": b"mine"}
     coda("summary", "-", "-o", "report", "--force", input=lines(many))
     assert len((report / "summary.csv").read_text("utf-8").splitlines()) == 1 + len(many)
+
+
+def test_a_file_that_comes_meanwhile_is_kept(
+    coda: Coda, many: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line_while_another_run_writes(*args: Any) -> Any:
+        (tmp_path / "report" / "summary.csv").write_text("another's")
+        return line_of(*args)
+
+    monkeypatch.setattr("coda_cli.explanation.summary.run.line_of", line_while_another_run_writes)
+    result = coda("summary", "-", "-o", "report", input=lines(many), status=1)
+    assert "summary.csv: exists, and is not replaced" in result.err
+    assert tree(tmp_path / "report") == {"summary.csv": b"another's"}
+
+
+def test_a_reader_that_goes_away_is_no_error_message(many: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(many))
+    with program.started("summary", "a.jsonl", "-q", cwd=tmp_path) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(program.PATIENCE) == 1
+
+
+def test_torch_is_not_imported(many: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(many))
+    command = ("summary", "a.jsonl", "-o", "report")
+    said = program.run_process(*command, cwd=tmp_path, python=("-X", "importtime")).err
+    imported = {line.split("|")[-1].strip() for line in said.splitlines() if line.startswith("import time:")}
+    assert "coda_cli.explanation.summary.run" in imported
+    assert "torch" not in imported
 
 
 def test_a_full_disk_leaves_nothing(
