@@ -38,7 +38,8 @@ def _change(part: dict[str, Any], numbers: random.Random, index: int, probabilit
     positive, negative = numbers.uniform(0, 10), -numbers.uniform(0, 8)
     part |= {"index": index, "name": CLASSES[index], "probability": probability}
     part |= {"positive": positive, "negative": negative}
-    part["logit"] = positive + negative + part["bias"] + part["residual"]
+    part["positional"] = numbers.uniform(-1, 1)
+    part["logit"] = positive + negative + part["positional"] + part["bias"] + part["residual"]
     part["evidence"]["half_share"] = numbers.random()
     if part["regions"]:
         share, area = numbers.random(), numbers.uniform(0.1, 0.9)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import random
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -22,7 +21,7 @@ from many_records import records
 from program import Result, photo, tree
 from test_documents import blocks
 
-from coda_cli.explanation.summary.tally import BINS, bin_of
+from coda_cli.explanation.summary.tally import BINS, bin_of, line_of
 from coda_cli.machine import budget
 from coda_cli.media import files
 
@@ -434,6 +433,38 @@ def test_nothing_is_overwritten_unasked(coda: Coda, many: list[dict[str, Any]], 
     assert len((report / "summary.csv").read_text("utf-8").splitlines()) == 1 + len(many)
 
 
+def test_a_file_that_comes_meanwhile_is_kept(
+    coda: Coda, many: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line_while_another_run_writes(*args: Any) -> Any:
+        (tmp_path / "report" / "summary.csv").write_text("another's")
+        return line_of(*args)
+
+    monkeypatch.setattr("coda_cli.explanation.summary.run.line_of", line_while_another_run_writes)
+    result = coda("summary", "-", "-o", "report", input=lines(many), status=1)
+    assert "summary.csv: exists, and is not replaced" in result.err
+    assert tree(tmp_path / "report") == {"summary.csv": b"another's"}
+
+
+def test_a_reader_that_goes_away_is_no_error_message(many: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(many))
+    with program.started("summary", "a.jsonl", "-q", cwd=tmp_path) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(program.PATIENCE) == 1
+
+
+def test_torch_is_not_imported(many: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(many))
+    command = ("summary", "a.jsonl", "-o", "report")
+    said = program.run_process(*command, cwd=tmp_path, python=("-X", "importtime")).err
+    imported = {line.split("|")[-1].strip() for line in said.splitlines() if line.startswith("import time:")}
+    assert "coda_cli.explanation.summary.run" in imported
+    assert "torch" not in imported
+
+
 def test_a_full_disk_leaves_nothing(
     coda: Coda, many: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,19 +507,18 @@ def test_memory_does_not_grow_with_the_records(real: dict[str, Any], tmp_path: P
 
 
 def test_the_story_of_the_document_runs(coda: Coda, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "summary.md").read_text("utf-8")
+    document = ROOT / "docs" / "summary.md"
     for folder in ("pictures", "masks"):
         shutil.copytree(program.EXAMPLES / folder, tmp_path / "examples" / folder)
     names = sorted(path.name for path in (tmp_path / "examples" / "pictures").iterdir())
     listed = "path,label\n" + "".join(f"{name},{name.removesuffix('.png').replace('-', ' ')}\n" for name in names)
-    begun = next(block for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) if block.startswith("path,label"))
+    (begun,) = blocks(document, "csv")
     assert set(begun.splitlines()) <= set(listed.splitlines())
     (tmp_path / "labels.csv").write_text(listed)
-    (story,) = blocks(ROOT / "docs" / "summary.md", "sh")
+    (story,) = blocks(document, "sh")
     for line in story.splitlines():
         result = coda(*shlex.split(line)[1:], env={"CODA_MODEL": "imagenette"})
-    (said,) = re.findall(r"```\n(\d+ pictures.*)\n```", text)
-    assert result.lines[0] == said
+    assert result.lines[:1] == blocks(document, "text")[0].splitlines()
     assert sorted(tree(tmp_path / "report")) == ["summary.csv", "summary.json"]
     found = json.loads((tmp_path / "report" / "summary.json").read_text("utf-8"))
     assert found["overall"]["mean_inside"] > found["overall"]["mean_inside_area"]  # what the story asks

@@ -16,13 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explanation.request import refuse_unknown
 from coda_cli.machine import budget
 from coda_cli.media.files import TEMPORARY_PREFIX, TakenError, read_whole
 from coda_cli.media.sources import RECORD_KEY, identity
 from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
-from coda_cli.vocabulary import IfExists
+from coda_cli.vocabulary import IfExists, one_of
 
 FORCE_REPLACES = "--force replaces it, --output names another place"  # advice of commands with that option
 ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
@@ -63,7 +62,10 @@ class FilePolicy:
         other: str = "--output",
         error: type[CodaError] = MediaError,
     ) -> None:
-        refuse_unknown("if_exists", if_exists, IfExists)
+        if not one_of(if_exists, IfExists):
+            from coda_cli.explanation.request import refuse_unknown  # needs torch, which coda summary does without
+
+            refuse_unknown("if_exists", if_exists, IfExists)
         self.if_exists, self._advice, self._other, self._error = if_exists, advice, other, error
         self._inputs = {identity(path) for path in inputs}
 

@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from coda_cli.errors import MediaError
 from coda_cli.explanation.phrases import title_of
@@ -159,13 +159,11 @@ class Spool:
     def __iter__(self) -> Iterator[Row]:
         self._file.seek(0)
         for line in self._file:
-            row = Row._make(json.loads(line))  # with lists in the place of tuples
-            yield row._replace(
-                predicted=tuple(row.predicted),
-                runner_up=tuple(row.runner_up) if row.runner_up else None,
-                centroid=tuple(row.centroid) if row.centroid else None,
-                regions=tuple(map(RegionRow._make, row.regions)),
-            )
+            values: dict[str, Any] = dict(zip(Row._fields, json.loads(line), strict=True))
+            for name in ("predicted", "runner_up", "centroid"):  # JSON has lists only
+                values[name] = tuple(values[name]) if values[name] else None
+            values["regions"] = tuple(map(RegionRow._make, values["regions"]))
+            yield Row(**values)
 
 
 def ratio_of(share: float | None, area: float | None) -> float | None:
