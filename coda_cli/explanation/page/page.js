@@ -228,11 +228,12 @@
   // ---- numbers as text ----------------------------------------------------------------------------------------------
 
   const signed = (text) => (text.startsWith("-") ? MINUS + text.slice(1) : `+${text}`);
-  // With as many places as rounding leaves certain.
+  // With four digits, or as many as rounding leaves certain.
   function number(value, off) {
     if (value && Math.abs(value) < 1e-4) return signed(value.toExponential(1));
-    const places = off > 0 ? Math.ceil(-Math.log10(off)) : 4;
-    return signed(value.toFixed(Math.min(6, Math.max(1, places))));
+    const certain = off > 0 ? Math.ceil(-Math.log10(off)) : 4;
+    const wanted = 3 - Math.floor(Math.log10(Math.abs(value) || 1));
+    return signed(value.toFixed(Math.max(0, Math.min(6, certain, wanted))));
   }
   // Rounded up to one digit.
   function limit(off) {
@@ -349,7 +350,7 @@
     context.scale(dense, dense);
     const x = (u) => (u / map.source[0]) * wide, y = (v) => (v / map.source[1]) * tall;
     const stroke = (path, dashes = []) => {
-      for (const [ink, thick] of [["#000", 3], ["#fff", 1]]) {
+      for (const [ink, thick] of [["rgb(0 0 0 / .6)", 2.5], ["#fff", 1]]) {
         context.setLineDash(ink === "#fff" ? dashes : []);
         Object.assign(context, { strokeStyle: ink, lineWidth: thick });
         context.stroke(path);
@@ -418,27 +419,40 @@
     delete sum.dataset.box;
     if (pointer) {
       const { value, off } = contribution(map, ...pointer), [row, column] = pointer;
-      pixel.textContent = `Pixel ${column}, ${row} of what the network saw: ${number(value, off)} logit (${limit(off)})`;
+      pixel.textContent = `Pixel ${column}, ${row}: ${number(value, off)} logit (${limit(off)})`;
       Object.assign(pixel.dataset, { row, column, value, off });
     } else {
-      pixel.textContent = rectangle ? "" : "Point at the picture to read a pixel; drag to add up a rectangle.";
+      pixel.textContent = rectangle ? "" : "\u00a0";
     }
     sum.replaceChildren();
     if (!rectangle) return;
     const found = sums(map, rectangle), share = part.positive > 0 ? found.plus / part.positive : null;
-    const said = [
-      `Inside: ${number(found.plus, found.off[0])} for (${limit(found.off[0])}), ${found.minus ? number(found.minus, found.off[1]) : "0"} against (${limit(found.off[1])}), together ${number(found.plus + found.minus, found.off[2])} (${limit(found.off[2])}).`,
+    const cells = [
+      ["for", number(found.plus, found.off[0]), limit(found.off[0]), "plus"],
+      ["against", found.minus ? number(found.minus, found.off[1]) : "0", limit(found.off[1]), "minus"],
+      ["together", number(found.plus + found.minus, found.off[2]), limit(found.off[2]), ""],
     ];
     if (found.area > 0 && share !== null) {
-      said.push(`${percent(share)} of the evidence for it on ${percent(found.area)} of the area, ${(share / found.area).toFixed(1)} times.`);
+      cells.push(["of the evidence for it", percent(share), `on ${percent(found.area)} of the area: ${(share / found.area).toFixed(1)} times`, ""]);
     }
-    if (found.outside > 0.001) said.push(`The network did not see ${percent(found.outside)} of the rectangle.`);
-    const command = document.createElement("code");
+    const said = found.outside > 0.001 ? `The network did not see ${percent(found.outside)} of it. ` : "";
+    const last = document.createElement("p"), command = document.createElement("code");
     command.textContent = `--box ${rectangle.join(",")}`;
-    sum.append(`${said.join(" ")} The same from coda: `, command);
+    last.append(`${said}The same from coda: `, command);
+    sum.append(...cells.map(cellOf), last);
     Object.assign(sum.dataset, {
       box: rectangle.join(","), plus: found.plus, minus: found.minus, off: found.off.join(","), area: found.area, outside: found.outside,
     });
+  }
+  function cellOf([name, value, more, kind]) {
+    const cell = document.createElement("span");
+    cell.append(...[["small", `${name} `], ["b", `${value} `], ["small", more]].map(([tag, text]) => {
+      const part = document.createElement(tag);
+      part.textContent = text;
+      if (tag === "b") part.className = kind;
+      return part;
+    }));
+    return cell;
   }
 
   let start = null; // where a drag began, in pixels of the original and of the window
