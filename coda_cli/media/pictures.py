@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Image", "PictureSource", "as_image", "as_picture"]
 
 _AS_THEY_ARE = 128  # pixels; of pictures up to this size JPEG would show more of itself than of the picture
-_QUALITY = 80  # of JPEG
+_QUALITY = 75  # of JPEG
 
 PictureSource: TypeAlias = Union[str, Path, Image, NDArray[Any], "Tensor"]  # what as_picture takes
 

@@ -1,4 +1,4 @@
-"""Maps as 16-bit integers, with a proven limit on what rounding does to any sum of them."""
+"""Maps as small integers, with a proven limit on what rounding does to any sum of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = 32767  # the greatest integer: a map's largest |contribution|
+# The integer of a map's largest |contribution|. Of a map of 128 x 128, sums are then known to 0.0002 logit. Its second
+# differences fit in 16 bits. Four times as many levels would take a quarter more bytes.
+LEVELS = 8191
+FEWEST_LEVELS = 255
+MOST_LETTERS = 75_000  # of a packed map: 300 of them and their pictures have at most 40 MB
 _MOST_EXACT = 512  # rows or columns of a map for which every rectangle is looked at
-Errors = NDArray[np.float64]
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,12 @@ class Packed:
 
 
 def pack(values: NDArray[np.float32]) -> Packed:
-    """Round a map to 16-bit integers and compress them.
+    """Round a map to integers and compress them.
 
-    The low bytes of all integers follow the high bytes: few values are large, so high bytes compress well and low
-    bytes hardly, which together is a third less than the integers as they are.
+    Neighbours are alike, so what is kept of each integer is how it differs from those at its left and above: the
+    difference along rows of the difference along columns. It is kept as twice its size, less 1 where it is negative,
+    and all high bytes come before all low bytes, since most high bytes are 0. Of maps of 128 x 128 this takes 1.35
+    letters a pixel, where the integers as they are take 1.75. A map that takes too many is rounded more coarsely.
 
     Args:
         values: contribution map [h, w], signed, in logit units.
@@ -47,21 +53,33 @@ def pack(values: NDArray[np.float32]) -> Packed:
         The integers, base64 of a zlib stream, with their step and what rounding can do to sums.
     """
     exact = values.astype(np.float64)
-    step = float(np.abs(exact).max(initial=0.0)) / LEVELS
-    integers = np.rint(exact / step).astype(np.int16) if step else np.zeros(exact.shape, np.int16)
-    planes = integers.astype("<i2").view(np.uint8).reshape(-1, 2).T[::-1]
-    error = integers * step - exact
+    levels, peak = LEVELS, float(np.abs(values).max(initial=0.0))
+    integers, data = _rounded(exact, peak, levels)
+    while len(data) > MOST_LETTERS and levels > FEWEST_LEVELS:  # a very large map, or noise
+        levels //= 2
+        integers, data = _rounded(exact, peak, levels)
+    error = integers * (peak / levels) - exact
     gain = np.where(exact > 0, error, 0)
     return Packed(
         rows=values.shape[0],
         columns=values.shape[1],
-        step=step,
+        step=peak / levels,
         off=(largest_sum(gain), largest_sum(error - gain), largest_sum(error)),
-        data=base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode(),
+        data=data,
     )
 
 
-def largest_sum(errors: Errors) -> float:
+def _rounded(values: Values, peak: float, levels: int) -> tuple[NDArray[np.int32], str]:
+    """A map as integers up to ``levels``, and the same compressed."""
+    step = peak / levels
+    integers = np.rint(values / step).astype(np.int32) if step else np.zeros(values.shape, np.int32)
+    change = np.diff(np.diff(integers, axis=0, prepend=0), axis=1, prepend=0)
+    folded = ((change << 1) ^ (change >> 31)).astype(np.uint16).ravel()
+    planes = np.stack([folded >> 8, folded & 255]).astype(np.uint8)
+    return integers, base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()
+
+
+def largest_sum(errors: Values) -> float:
     """Find how far from 0 the sum over a rectangle can be.
 
     It holds for rectangles with any borders: where a border cuts an element in proportion to its covered area, the sum

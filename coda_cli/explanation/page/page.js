@@ -24,12 +24,14 @@
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const planes = new Uint8Array(await new Response(stream).arrayBuffer());
     const count = packed.rows * packed.columns;
-    const values = new Float64Array(count);
-    let peak = 0;
-    for (let n = 0; n < count; n++) {
-      values[n] = ((((planes[n] << 8) | planes[count + n]) << 16) >> 16) * packed.step;
-      peak = Math.max(peak, Math.abs(values[n]));
+    const integers = new Int32Array(count); // from the differences that `pack` in maps.py keeps
+    for (let n = 0, change = 0; n < count; n++) {
+      const folded = (planes[n] << 8) | planes[count + n];
+      change = ((folded >> 1) ^ -(folded & 1)) + (n % packed.columns ? change : 0); // from the row above
+      integers[n] = change + (n < packed.columns ? 0 : integers[n - packed.columns]);
     }
+    const values = Float64Array.from(integers, (integer) => integer * packed.step);
+    const peak = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     const { width, height, box } = record.view;
     return {
       ...packed, values, width, height, box, source: [record.source.width, record.source.height],
