@@ -230,12 +230,12 @@
   // ---- numbers as text ----------------------------------------------------------------------------------------------
 
   const signed = (text) => (text.startsWith("-") ? MINUS + text.slice(1) : `+${text}`);
-  // With four digits, or as many as rounding leaves certain.
-  function number(value, off) {
+  // With four digits, or as many as rounding leaves certain, and at most so many places.
+  function number(value, off, most = 6) {
     if (value && Math.abs(value) < 1e-4) return signed(value.toExponential(1));
     const certain = off > 0 ? Math.ceil(-Math.log10(off)) : 4;
     const wanted = 3 - Math.floor(Math.log10(Math.abs(value) || 1));
-    return signed(value.toFixed(Math.max(0, Math.min(6, certain, wanted))));
+    return signed(value.toFixed(Math.max(0, Math.min(most, certain, wanted))));
   }
   // Rounded up to one digit.
   function limit(off) {
@@ -326,6 +326,7 @@
     const factor = Math.min(room[0] / width, room[1] / height, 1400 / Math.max(width, height));
     original.style.width = `${Math.round(width * factor)}px`;
     original.style.height = `${Math.round(height * factor)}px`;
+    viewer.style.setProperty("--wide", original.style.width);
     stage.classList.toggle("coarse", factor >= 3);
     draw();
   }
@@ -430,9 +431,9 @@
     if (!rectangle) return;
     const found = sums(map, rectangle), share = part.positive > 0 ? found.plus / part.positive : null;
     const cells = [
-      ["for", number(found.plus, found.off[0]), limit(found.off[0]), "plus"],
-      ["against", found.minus ? number(found.minus, found.off[1]) : "0", limit(found.off[1]), "minus"],
-      ["together", number(found.plus + found.minus, found.off[2]), limit(found.off[2]), ""],
+      ["for", number(found.plus, found.off[0], 4), limit(found.off[0]), "plus"],
+      ["against", found.minus ? number(found.minus, found.off[1], 4) : "0", limit(found.off[1]), "minus"],
+      ["together", number(found.plus + found.minus, found.off[2], 4), limit(found.off[2]), ""],
     ];
     if (found.area > 0 && share !== null) {
       cells.push(["of the evidence for it", percent(share), `on ${percent(found.area)} of the area: ${(share / found.area).toFixed(1)} times`, ""]);
