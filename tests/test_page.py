@@ -216,6 +216,16 @@ def test_wrong_is_what_the_folder_says_and_the_network_does_not(coda: Coda, tmp_
     assert list(said.values()) == [(True, True)]
 
 
+def test_a_map_of_another_class_than_the_predicted_one_says_so(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    best, other = coda("explain", "a.png", "-c", "top:2", "--write", "none", "--json").record["explained"]
+    said = []
+    for name in (best["name"], other["name"]):
+        coda("explain", "a.png", "--class", name, "--write", "none", "--html", f"{name}.html")
+        said.append("map of " in (tmp_path / f"{name}.html").read_text("utf-8"))
+    assert said == [False, True]
+
+
 def test_a_folder_names_a_class_by_its_whole_name_only() -> None:
     checkpoint = load("cifar10").checkpoint
     assert class_of_folder("Dog", checkpoint) == program.CIFAR10.index("dog")
