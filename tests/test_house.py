@@ -44,6 +44,10 @@ def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tm
         "weights/cifar10.safetensors",
         "weights/cifar10-bcos.safetensors",
         "checkpoints/classes.json",
+        "explanation/page/page.html",
+        "explanation/page/entry.html",
+        "explanation/page/page.css",
+        "explanation/page/page.js",
         "py.typed",
     ]
     wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in (ROOT / "coda_cli").rglob("*.py")]

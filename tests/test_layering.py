@@ -21,6 +21,8 @@ RANKS = {"errors": 0, "vocabulary": 0, "_help": 0, "machine": 1, "core": 2, "med
 
 # Library: the folders (with a slash) and files that may import it.
 HOMES: dict[str, tuple[str, ...]] = {
+    "jinja2": ("explanation/page/",),
+    "markupsafe": ("explanation/page/",),
     "typer": ("cli/",),
     "click": ("cli/",),
     "rich": ("cli/",),

@@ -34,6 +34,28 @@ def resolve_class(text: str, checkpoint: Checkpoint, others: Mapping[str, KnownC
     return index
 
 
+def class_of_folder(name: str, checkpoint: Checkpoint) -> int | None:
+    """Find the class that a folder of labelled pictures is named after.
+
+    Args:
+        name: of the folder.
+        checkpoint: the network's description.
+
+    Returns:
+        The index of the class with this WordNet id or whole name, or else synonym; None where there is none, or where
+        there are several.
+    """
+    wanted = _folded(name)
+    if checkpoint.wnids and wanted in checkpoint.wnids:
+        return checkpoint.wnids.index(wanted)
+    own = [{_folded(text)} for text in checkpoint.classes]
+    others = [{_folded(text) for text in group} for group in checkpoint.synonyms or ()]
+    for names in (own, others):
+        if found := [i for i, group in enumerate(names) if wanted in group]:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
 def _find(text: str, checkpoint: Checkpoint) -> int | None:
     """The class that ``text`` names, None where it names none. Raises UsageError where it could be several."""
     wanted = _folded(text.removeprefix("name:"))

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -94,6 +95,15 @@ def explain(
         ),
     ] = "overlay,json",
     json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            show_default=False,
+            help="Also write all pictures and maps into one page for a browser, where they can be read and summed.",
+        ),
+    ] = None,
     recursive: Recursive = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Read a list on stdin that is separated by NUL, not by lines.")
@@ -177,6 +187,7 @@ def explain(
     coda explain photo.jpg
     coda explain photos/ -r -o out/ --class top:3
     coda explain photos/ --json -q | jq '.explained[0].name'
+    coda explain photos/ -r --write none --html report.html
     find . -name '*.jpg' -print0 | coda explain -0 - --versus tench
     """
     kinds, layer = _kinds_and_layer(write, layer)
@@ -201,18 +212,32 @@ def explain(
     drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request, ema=ema)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
+    report = None
+    if html is not None:
+        from coda_cli.explanation.page.entry import entry_of
+        from coda_cli.explanation.page.report import Report
+
+        report = Report(html, out.if_exists, items, net, request, alpha)
+        out = replace(out, entry=entry_of)
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)
     printer = _ResultPrinter(json, many=len(items) > FEW)
     try:
-        with console.progress("explaining", " pictures") as advance, contextlib.closing(outcomes):
+        with (
+            console.progress("explaining", " pictures") as advance,
+            contextlib.closing(outcomes),
+            report or contextlib.nullcontext(),
+        ):
             for n, outcome in enumerate(outcomes, 1):
                 printer.add(outcome)
+                if report:
+                    report.add(outcome)
                 advance(n, len(items))
                 if fail_fast and printer.failed:
                     break
+            printer.page(report.finish() if report else None)
     except KeyboardInterrupt:
-        resumes = out.if_exists in ("match", "skip") and "json" in kinds
+        resumes = out.if_exists in ("match", "skip") and "json" in kinds and report is None
         console.interrupted(
             f"interrupted: {printer.summary()}" + ("; the same command continues from here" if resumes else "")
         )
@@ -314,6 +339,13 @@ class _ResultPrinter:
                 console.result(str(path))
         if record:
             _describe(record, outcome.skipped, self.many)
+
+    def page(self, path: Path | None) -> None:
+        """Print the page's path: on stdout, or for people where stdout is for records."""
+        if path and self.json:
+            console.say(f"{path}: the page")
+        elif path:
+            console.result(str(path))
 
     def summary(self) -> str:
         """What happened to all inputs, in one line."""

@@ -46,6 +46,7 @@ class Outcome:
         error: why it failed.
         skipped: whether its results existed already.
         written: its files in the order of writing; for an input that was skipped, those that exist.
+        entry: its part of a page, where there is to be one.
     """
 
     item: Item
@@ -53,6 +54,7 @@ class Outcome:
     error: CodaError | None = None
     skipped: bool = False
     written: tuple[Path, ...] = ()
+    entry: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,14 @@ class Output:
         naming: the folder, and the names of files.
         drawing: which files, and how they are drawn.
         if_exists: what happens to files that exist.
+        entry: makes an input's part of a page from what was read, its explanation and its record. With it every input
+            is explained, since files that exist do not hold what a page needs.
     """
 
     naming: Naming
     drawing: Drawing
     if_exists: IfExists = "match"
+    entry: Callable[[Input, Explanation, Record], bytes] | None = None
 
 
 class Writer:
@@ -112,10 +117,12 @@ class Writer:
         if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
             return None
         record = stored_record(path)
+        if self.output.entry and policy != "error" and (policy == "skip" or self._matches(record, picture, regions)):
+            return None
         if policy == "skip":
             there = tuple(f for f in self._files_of_record(record, path) if f.exists())
             return Outcome(item, record, skipped=True, written=there)
-        if policy == "match" and record and self._matches(record, picture, regions):
+        if policy == "match" and self._matches(record, picture, regions):
             # A picture may have been deleted since: then everything is made again.
             files = self._files_of_record(record, path)
             return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
@@ -136,8 +143,10 @@ class Writer:
         """``_beside`` for an input that was read."""
         return self._beside(path, source.picture, source.found.files)
 
-    def _matches(self, record: Record, picture: Picture, regions: Mapping[str, str]) -> bool:
+    def _matches(self, record: Record | None, picture: Picture, regions: Mapping[str, str]) -> bool:
         """Whether a stored record is about this picture, its regions, this network and these settings."""
+        if record is None:
+            return False
         own = picture.sha256, self.net.sha256, self.settings, regions
         return (record.source.sha256, record.network.sha256, record.settings, record.region_files) == own
 
@@ -158,7 +167,7 @@ class Writer:
 
     def _is_the_same(self, path: Path, source: Input) -> bool:
         """Whether the file that exists is about this picture, network and settings."""
-        return (stored := stored_record(path)) is not None and self._matches(stored, source.picture, source.found.files)
+        return self._matches(stored_record(path), source.picture, source.found.files)
 
     # ---- files that are written --------------------------------------------------------------------------------------
 
@@ -199,7 +208,8 @@ class Writer:
             write = partial(write_with, write=lambda stream: stream.write(text))
             if path := self._write(self._place(naming.record_path(source.item), source), source, write):
                 written.append(path)
-        return Outcome(source.item, record, written=tuple(written))
+        entry = self.output.entry(source, explanation, record) if self.output.entry else b""
+        return Outcome(source.item, record, written=tuple(written), entry=entry)
 
     def _prepare_folder(self, source: Input) -> None:
         """Make the folder, and remove an old record, which would say that the files now being replaced are complete."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
@@ -14,12 +15,16 @@ from PIL.Image import Image
 
 from coda_cli.errors import UsageError
 from coda_cli.machine.budget import within_drawings
+from coda_cli.media import png
 from coda_cli.media.stills import Picture, read_image, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Image", "PictureSource", "as_image", "as_picture"]
+
+_AS_THEY_ARE = 128  # pixels; of pictures up to this size JPEG would show more of itself than of the picture
+_QUALITY = 75  # of JPEG
 
 PictureSource: TypeAlias = Union[str, Path, Image, NDArray[Any], "Tensor"]  # what as_picture takes
 
@@ -128,3 +133,26 @@ def as_image(rgb: NDArray[np.uint8]) -> Image:
         The image, which shows itself in a notebook.
     """
     return PIL.Image.fromarray(rgb)
+
+
+def small_copy(rgb: NDArray[np.uint8], longest: int) -> tuple[str, bytes, tuple[int, int]]:
+    """Make a copy of a picture that takes few bytes, to be looked at.
+
+    Args:
+        rgb: uint8 [H, W, 3] sRGB.
+        longest: pixels that the longer side may have.
+
+    Returns:
+        "jpeg", or "png" for a very small picture, which is kept as it is; the file's bytes; (width, height) in pixels.
+    """
+    import cv2
+
+    height, width = rgb.shape[:2]
+    if max(width, height) <= _AS_THEY_ARE:
+        return "png", png.encode(rgb), (width, height)
+    factor = min(1.0, longest / max(width, height))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = rgb if factor == 1 else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    stream = io.BytesIO()
+    as_image(small).save(stream, "JPEG", quality=_QUALITY, optimize=True)
+    return "jpeg", stream.getvalue(), size
