@@ -1,0 +1,141 @@
+"""What ``coda explain`` says of each input: results on stdout, lines for people on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from coda_cli.cli.console import console
+from coda_cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from coda_cli.explanation.writer import Outcome
+    from coda_cli.schema.pictures import Explained, Record
+
+
+def _proven(part: Explained) -> bool:
+    """Whether the contributions of the pixels add up, also those of regions, and at every layer that was asked for."""
+    regions = part.regions is None or part.regions.exact
+    channels = all(c.exact and all(neuron.exact for neuron in c.strongest) for c in part.channels)
+    return part.exact and regions and channels and all(layer.exact or layer.approximate for layer in part.layers)
+
+
+def _share_of_tolerance(part: Explained) -> float:
+    """The residual as a share of its tolerance."""
+    return abs(part.residual) / part.tolerance if part.tolerance else (0.0 if part.exact else float("inf"))
+
+
+class ResultPrinter:
+    """Prints what happened to each input, on stdout and stderr, and counts it."""
+
+    def __init__(self, json: bool, many: bool) -> None:
+        self.json, self.many = json, many
+        self.counts: Counter[str] = Counter()
+        self.worst, self.start = 0.0, time.monotonic()
+
+    @property
+    def failed(self) -> bool:
+        """Whether an input failed or is not exact."""
+        return bool(self.counts["failed"] or self.counts["inexact"])
+
+    def add(self, outcome: Outcome) -> None:
+        """Print the results of one input on stdout, and a line for people on stderr."""
+        from coda_cli.schema.parts import to_json
+        from coda_cli.schema.pictures import FailedRecord
+
+        if outcome.error:
+            console.error(str(outcome.error))
+            if self.json:
+                console.result(to_json(FailedRecord.of(outcome.item.path.as_posix(), outcome.error)))
+            self.counts["inexact" if outcome.error.exit_code == ExitCode.INEXACT else "failed"] += 1
+            return
+        self.counts["skipped" if outcome.skipped else "explained"] += 1
+        if record := outcome.record:
+            self.counts["inexact"] += sum(not _proven(e) for e in record.explained)
+            self.counts["inexact"] += sum(not neuron.exact for neuron in record.neurons)
+            self.worst = max([self.worst, *(_share_of_tolerance(e) for e in record.explained)])
+            if self.json:
+                console.result(to_json(record))
+        if not self.json:
+            for path in outcome.written:
+                console.result(str(path))
+        if record:
+            _describe(record, outcome.skipped, self.many)
+
+    def page(self, path: Path | None) -> None:
+        """Print the page's path: on stdout, or for people where stdout is for records."""
+        if path and self.json:
+            console.say(f"{path}: the page")
+        elif path:
+            console.result(str(path))
+
+    def summary(self) -> str:
+        """What happened to all inputs, in one line."""
+        counts = self.counts
+        parts = [f"{counts['explained']} explained"]
+        parts += [f"{counts[k]} {k}" for k in ("skipped", "failed") if counts[k]]
+        text = f"{', '.join(parts)} in {time.monotonic() - self.start:.1f} s"
+        if counts["explained"] or counts["skipped"]:
+            text += f"; largest residual {self.worst:.1%} of its tolerance"
+        if counts["inexact"]:
+            text += f"; {counts['inexact']} NOT EXACT"
+        return text
+
+    def end(self, total: int) -> None:
+        """Print the summary where there was more than one input or a failure, and exit with the right code."""
+        if total > 1 or self.counts["failed"]:
+            console.say(self.summary())
+        if self.counts["inexact"]:
+            raise typer.Exit(ExitCode.INEXACT)
+        if self.counts["failed"]:
+            raise typer.Exit(ExitCode.FAILED)
+
+
+def _describe(record: Record, skipped: bool, many: bool) -> None:
+    """Print for people what a record says; with ``many`` inputs only errors, unless -v is given."""
+    from coda_cli.explanation.phrases import (
+        activation_text,
+        channels_text,
+        equation,
+        neuron_name,
+        regions_text,
+        standing,
+        title_of,
+    )
+
+    say = console.detail if many else console.say
+    for note in record.source.notes:
+        say(f"{record.source.path}: {note}")
+    for e in record.explained:
+        name = title_of(e)
+        chosen = standing(record.network, record.top, e.index, record.confident)
+        say(f"{record.source.path}: {equation(e)}; {chosen}{' (already there)' if skipped else ''}")
+        if e.regions:
+            say(f"  {regions_text(e.regions)}; residual {e.regions.residual:.1e}")
+        for layer in e.layers if e.carried is not None else ():
+            share = "" if layer.carried is None else f"positions carry {layer.carried:.0%} of the logit"
+            say(f"  {layer.name}, {layer.height} x {layer.width}: {share}, magnitudes {layer.ratio or 0:.1f} times it")
+        for channels in e.channels:
+            say(f"  {channels_text(channels, e)}; residual {channels.residual:.1e}")
+            if not (channels.exact and all(neuron.exact for neuron in channels.strongest)):
+                console.error(f"{record.source.path}: NOT EXACT: the channels of {channels.layer} do not add up")
+        for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
+            console.error(
+                f"{record.source.path}: NOT EXACT at {layer.name}: residual {layer.residual:.1e} of {name} is above "
+                f"its tolerance {layer.tolerance:.1e}"
+            )
+        if e.regions and not e.regions.exact:
+            console.error(f"{record.source.path}: NOT EXACT: regions and rest of {name} do not add up to its logit")
+        if not e.exact:
+            console.error(
+                f"{record.source.path}: NOT EXACT: residual {e.residual:.1e} of {name} is above its tolerance "
+                f"{e.tolerance:.1e}; do not trust this map"
+            )
+    for neuron in record.neurons:
+        say(f"  {activation_text(neuron)}")
+        if not neuron.exact:
+            console.error(f"{record.source.path}: NOT EXACT: {neuron_name(neuron)} does not add up")
