@@ -120,7 +120,7 @@ def test_only_a_run_that_would_go_on_says_so(
         raise KeyboardInterrupt
 
     photo(tmp_path / "a.png")
-    monkeypatch.setattr("coda_cli.cli.explain._ResultPrinter.add", interrupted)
+    monkeypatch.setattr("coda_cli.cli.outcomes.ResultPrinter.add", interrupted)
     said = coda("explain", "a.png", *more, status=130).err
     assert ("the same command continues from here" in said) == goes_on
 
