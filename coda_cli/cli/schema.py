@@ -9,7 +9,7 @@ import typer
 
 from coda_cli.cli.console import console
 
-Command = Literal["explain", "video", "compare", "evaluate"]  # those that write records
+Command = Literal["explain", "video", "compare", "evaluate", "diff", "verify", "rerun"]  # those that write records
 
 
 def schema(
@@ -21,12 +21,15 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.schema import clips, comparisons, measurements, pictures
+    from coda_cli.schema import clips, comparisons, measurements, pictures, runs
 
     schemas = {
         "explain": pictures.json_schema,
         "video": clips.json_schema,
         "compare": comparisons.json_schema,
         "evaluate": measurements.json_schema,
+        "diff": runs.json_schema_of_differences,
+        "verify": runs.json_schema_of_proofs,
+        "rerun": runs.json_schema_of_proofs,
     }
     console.result(json.dumps(schemas[command](), indent=2))
