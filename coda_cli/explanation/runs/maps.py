@@ -257,4 +257,4 @@ def folder_of(where: Where, run: str) -> Path:
         The folder, relative to the run; . for a file that was named itself.
     """
     folder = Path(where.file).parent
-    return folder.relative_to(run) if folder.is_relative_to(run) else Path()
+    return Path(shown_name(str(folder.relative_to(run)))) if run and folder.is_relative_to(run) else Path()
