@@ -259,9 +259,10 @@ class TargetProof(ClassPart):
         versus: the class that is subtracted, where a difference was explained.
         recorded: its logit in the record.
         again: its logit now.
-        difference: the largest difference between a number of the record and the same number now, in logit units.
+        difference: between a number of the record and the same number now, in logit units: of all numbers the one that
+            is farthest off, as a share of what is allowed.
         number: which number that is.
-        allowed: the largest difference that rounding in the record's precision explains.
+        allowed: the largest difference of this number that rounding in the record's precision explains.
         residual: of the decomposition now.
         tolerance: the largest |residual| that counts as exact.
         map_difference: where the record's map was kept: sum of |differences| as a share of sum |contributions|.
