@@ -93,7 +93,7 @@ def test_every_precision_and_kind_of_record_is_proven_and_repeated(
 def test_a_record_of_an_ordinary_network_is_proven_at_its_cut(coda: Coda, tmp_path: Path, ordinary: Path) -> None:
     photo(tmp_path / "a.png", 90, 70)
     own = ("-m", ordinary, "--arch", "torchvision:resnet18")
-    coda("explain", "a.png", *own, "--cut", "layer3", "--class", "7", "--write", "npz,json", "--layer", "layer4")
+    coda("explain", "a.png", *own, "--cut", "layer3", "--class", "7", "--write", "npz,json", "--layer", "all")
     record = json.loads((tmp_path / "coda-out" / "a.coda.json").read_text())
     assert record["network"]["cut"] == "layer3"
     for command in ("verify", "rerun"):
@@ -121,14 +121,14 @@ def scaled(*keys: str | int, by: float = 1.01) -> Callable[[dict[str, Any]], Non
         (scaled("explained", 1, "logit"), "ship: logit is off by"),
         (scaled("explained", 0, "positive"), "positive is off by"),
         (scaled("explained", 0, "negative", by=1.5), "negative is off by"),
-        (scaled("explained", 0, "negative"), "the cells of the grid of the record do not add up"),
+        (scaled("explained", 0, "negative"), "grid: the terms of the record do not add up"),
         (scaled("explained", 0, "bias"), "bias is off by"),
         (scaled("explained", 0, "evidence", "grid", 1, 1, by=-1), "cell 2,2 of its grid is off by"),
         (scaled("explained", 0, "probability", by=0.5), "p of cat is"),
         (scaled("top", 0, "logit"), "the logit of"),
         (scaled("top", 1, "probability", by=0), "p of"),
         (lambda r: r["top"].reverse(), "its highest class is not the first one"),
-        (lambda r: r["explained"][0].update(residual=0.5), "the terms of the logit of the record do not add up"),
+        (lambda r: r["explained"][0].update(residual=0.5), "logit: the terms of the record do not add up"),
         (lambda r: r["explained"][0].update(exact=False), "the record itself says that it is not exact"),
         (lambda r: r["explained"][0].update(name="dog"), "class 3 is 'dog' in the record, 'cat' in the network"),
         (lambda r: r["explained"][0].update(index=5000), "class 5000 is 'cat' in the record, none in the network"),
@@ -155,7 +155,7 @@ def test_a_tampered_record_of_low_precision_is_not_proven(coda: Coda, tmp_path: 
     coda("explain", "a.png", "--class", "cat", "--write", "json", "--precision", "bfloat16")
     path = tmp_path / "coda-out" / "a.coda.json"
     tampered(path, scaled("explained", 0, "logit"))
-    assert "cat: the terms of the logit of the record do not add up" in coda("verify", path, status=4).error
+    assert "cat: logit: the terms of the record do not add up" in coda("verify", path, status=4).error
 
 
 def test_a_tampered_map_is_not_proven(coda: Coda, run: Path) -> None:
@@ -172,7 +172,7 @@ def test_regions_that_do_not_add_up_are_not_proven(coda: Coda, tmp_path: Path) -
     path = tmp_path / "coda-out" / "a.coda.json"
     assert proof_of(coda, str(path))["proven"]
     tampered(path, scaled("explained", 0, "regions", "regions", 0, "positive"))
-    assert "cat: the regions of the record do not add up" in coda("verify", path, status=4).error
+    assert "cat: regions: the terms of the record do not add up" in coda("verify", path, status=4).error
 
 
 def test_a_picture_that_was_changed_or_is_missing(coda: Coda, run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,15 +162,17 @@ def _target_proof(
     """What was found about a target, and why it is not proven."""
     d, magnitude = explanation.decomposition, _magnitude(explanation, j)
     of_logit = (RELATIVE_TOLERANCE[_type_of(recorded)] + ROUNDING) * magnitude
-    of_sums = MAP_ALLOWED[recorded] * magnitude
     evidence = measure(explanation.maps[j])
     now = _numbers_now(explanation, j, evidence)
     before = {**_numbers(part), **{f"sum at {layer.name}": layer.sum for layer in part.layers}}
     reasons = [] if before.keys() == now.keys() else ["its layers are not those of the network"]
     differences = {name: abs(before[name] - now[name]) for name in before if name in now}
-    allowed = {name: of_logit if name == "logit" else of_sums for name in differences}
-    number = max(differences, key=lambda name: differences[name] / allowed[name] if allowed[name] else 0)
-    away = None if kept is None else float(np.abs(kept.astype(np.float64) - explanation.maps[j]).sum()) / magnitude
+    sizes = _sizes(explanation, j, magnitude)
+    allowed = {name: of_logit if name == "logit" else MAP_ALLOWED[recorded] * sizes[name] for name in differences}
+    number = max(differences, key=lambda name: differences[name] / (allowed[name] or 1e-300))
+    away = (
+        None if kept is None else float(np.abs(kept.astype(np.float64) - explanation.maps[j]).sum()) / (magnitude or 1)
+    )
     proof = TargetProof(
         **{name: getattr(part, name) for name in ("index", "name", "wnid", "versus")},
         recorded=part.logit,
@@ -183,11 +186,17 @@ def _target_proof(
         map_allowed=None if away is None else MAP_ALLOWED[recorded],
         proven=False,
     )
-    reasons += _reasons(part, proof, magnitude)
+    reasons += _reasons(part, proof, sizes)
     return proof.model_copy(update={"proven": not reasons}), [f"{part.name}: {reason}" for reason in reasons]
 
 
-def _reasons(part: Explained, proof: TargetProof, magnitude: float) -> list[str]:
+def _sizes(explanation: Explanation, j: int, magnitude: float) -> defaultdict[str, float]:
+    """Of what rounding is a share: for sums at a layer its own contributions, which can be larger than the map's."""
+    layers = explanation.layers[j] if explanation.layers else ()
+    return defaultdict(lambda: magnitude, {f"sum at {s.name}": max(magnitude, s.magnitude) for s in layers})
+
+
+def _reasons(part: Explained, proof: TargetProof, sizes: defaultdict[str, float]) -> list[str]:
     """Why a target is not proven; none where it is."""
     share = proof.map_difference
     found = {
@@ -196,7 +205,10 @@ def _reasons(part: Explained, proof: TargetProof, magnitude: float) -> list[str]
         f"its residual now is {proof.residual:.2g}, above its tolerance {proof.tolerance:.2g}": abs(proof.residual)
         <= proof.tolerance,
         "the record itself says that it is not exact": part.exact,
-        **{f"{what} of the record do not add up": abs(off) <= OWN_SUM * magnitude for what, off in _own_sums(part)},
+        **{
+            f"{what}: the terms of the record do not add up": abs(off) <= OWN_SUM * sizes[what]
+            for what, off in _own_sums(part)
+        },
         f"its map is off by {share or 0:.2g} of the sum of all contributions": share is None
         or share <= (proof.map_allowed or 0),
     }
@@ -206,15 +218,15 @@ def _reasons(part: Explained, proof: TargetProof, magnitude: float) -> list[str]
 def _own_sums(part: Explained) -> Iterator[tuple[str, float]]:
     """By how much the sums of a record miss what they should be, without anything that was computed again."""
     inside, constants = part.positive + part.negative, part.bias + part.positional
-    yield "the terms of the logit", part.logit - inside - constants - part.residual
-    yield "the cells of the grid", inside - sum(map(sum, part.evidence.grid))
+    yield "logit", part.logit - inside - constants - part.residual
+    yield "grid", inside - sum(map(sum, part.evidence.grid))
     for layer in part.layers:
         if layer.bias is not None:
-            yield f"the terms at {layer.name}", part.logit - layer.sum - layer.positional - layer.bias - layer.residual
+            yield f"sum at {layer.name}", part.logit - layer.sum - layer.positional - layer.bias - layer.residual
     if part.regions:
         found = part.regions
         parts = sum(region.positive + region.negative for region in (*found.regions, found.rest))
-        yield "the regions", part.logit - constants - (parts - found.overlap) - found.residual
+        yield "regions", part.logit - constants - (parts - found.overlap) - found.residual
 
 
 def _numbers(part: Explained) -> dict[str, float]:
