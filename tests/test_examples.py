@@ -99,7 +99,18 @@ def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_p
 
 
 COMMANDS = [
-    *((), ("explain",), ("video",), ("train",), ("compare",), ("summary",), ("schema",)),
+    *(
+        (),
+        ("explain",),
+        ("video",),
+        ("train",),
+        ("compare",),
+        ("summary",),
+        ("schema",),
+        ("diff",),
+        ("verify",),
+        ("rerun",),
+    ),
     *(("evaluate", name) for name in ("localisation", "removal", "depth")),
     *(("models", name) for name in ("list", "show", "pull", "convert", "verify")),
 ]

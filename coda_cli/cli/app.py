@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from coda_cli.cli import compare, evaluate, explain, models, schema, summary, train, video
+from coda_cli.cli import compare, diff, evaluate, explain, models, schema, summary, train, verify, video
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.once import Once
 from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
@@ -46,6 +46,9 @@ app.command("explain", epilog=explain.EPILOG)(explain.explain)
 app.command("video", epilog=video.EPILOG)(video.video)
 app.command("compare")(compare.compare)
 app.command("summary")(summary.summary)
+app.command("diff")(diff.diff)
+app.command("verify")(verify.verify)
+app.command("rerun")(verify.rerun)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")

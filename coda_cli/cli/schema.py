@@ -9,7 +9,8 @@ import typer
 
 from coda_cli.cli.console import console
 
-Command = Literal["explain", "video", "compare", "evaluate", "summary"]  # those that write records
+# Those that write records.
+Command = Literal["explain", "video", "compare", "evaluate", "summary", "diff", "verify", "rerun"]
 
 
 def schema(
@@ -21,7 +22,7 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.schema import clips, comparisons, measurements, pictures, summaries
+    from coda_cli.schema import clips, comparisons, measurements, pictures, runs, summaries
 
     schemas = {
         "explain": pictures.json_schema,
@@ -29,5 +30,8 @@ def schema(
         "compare": comparisons.json_schema,
         "evaluate": measurements.json_schema,
         "summary": summaries.json_schema,
+        "diff": runs.json_schema_of_differences,
+        "verify": runs.json_schema_of_proofs,
+        "rerun": runs.json_schema_of_proofs,
     }
     console.result(json.dumps(schemas[command](), indent=2))

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -27,6 +28,21 @@ FORCE_REPLACES = "--force replaces it, --output names another place"  # advice o
 ABANDONED_AFTER = 3600.0  # seconds without a byte written to a temporary file
 
 MAX_READ = 1 << 30  # bytes of an output that is there; a map of 64 megapixels in an npz file has about 0.25 GB
+
+# What reading an npz raises where it is broken; numpy has headers parsed as Python.
+BROKEN = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    RuntimeError,  # of zip files: encrypted, or compressed in a way that Python does not know; RecursionError is one
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Place(NamedTuple):
@@ -231,17 +247,7 @@ def stored_record(path: Path) -> Record | None:
                     return None
                 return from_json(str(content["record"]))
         return from_json(read_whole(path, budget.RECORD_FILE).decode())
-    except (
-        MediaError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+    except (MediaError, *BROKEN):
         return None
 
 

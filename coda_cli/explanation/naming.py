@@ -24,7 +24,7 @@ KINDS = {
     "npz": "npz",
     "json": "json",
 }
-EXTENSIONS = {**KINDS, "compare": "png"}  # also what coda compare writes
+EXTENSIONS = {**KINDS, "compare": "png", "difference": "png"}  # also what coda compare and coda diff write
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
