@@ -85,7 +85,7 @@ def test_outputs_by_weights_written_out(size: tuple[int, int, int, int], norm: s
 def test_outputs_without_the_weights(size: tuple[int, int, int, int], norm: str) -> None:
     X, V, U, b = drawn(*size)
     factors = kernels.norm_factors(torch.cat([U, b[:, None]], 1))
-    y, z, g = kernels.factored(X, V, U, b, factors, partial(scale_of_norm, norm=norm), X.dtype)
+    y, z, g = kernels.factored(X, V, U, b, factors, partial(scale_of_norm, norm=norm))
     close(y, by_definition(X, V, U, b, norm))
     close(z, X @ V.t())
     close(g, scale_of_norm(dynamic_weights(X, V, U, b).norm(dim=2), norm))
@@ -94,7 +94,7 @@ def test_outputs_without_the_weights(size: tuple[int, int, int, int], norm: str)
 def test_outputs_of_factors_that_leave_out_the_bias_are_others() -> None:
     X, V, U, b = drawn(7, 3, 4, 18)
     factors = kernels.norm_factors(torch.cat([U, 0 * b[:, None]], 1))
-    y, *_ = kernels.factored(X, V, U, b, factors, partial(scale_of_norm, norm="SQ"), X.dtype)
+    y, *_ = kernels.factored(X, V, U, b, factors, partial(scale_of_norm, norm="SQ"))
     assert (y - by_definition(X, V, U, b, "SQ")).abs().max() > 1e-3
 
 

@@ -146,6 +146,13 @@ def test_a_batch_bounds_pixels_and_dynamic_weights(side: int, targets: int, coun
     assert budget.pictures_at_once("cpu", side * side, targets) == count
 
 
+def test_a_hybrid_takes_more_pictures_together_on_cpus() -> None:
+    """Below its cut nothing is kept; 16 pictures at most, however small they are."""
+    sizes = [(224, 1, 16), (128, 1, 16), (500, 1, 4), (2000, 1, 1), (224, 1000, 1)]
+    assert [budget.pictures_at_once("cpu", s * s, t, hybrid=True) for s, t, _ in sizes] == [n for *_, n in sizes]
+    assert budget.pictures_at_once("cuda", 1 << 16, hybrid=True) == budget.pictures_at_once("cuda", 1 << 16)
+
+
 def test_lanes_are_made_before_the_threads_that_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     start = lanes._start
 

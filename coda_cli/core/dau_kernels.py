@@ -184,27 +184,25 @@ def written_out(X: Tensor, V: Tensor, U: Tensor, b: Tensor, scale: Scale) -> tup
 
 
 def factored(
-    X: Tensor, V: Tensor, U: Tensor, b: Tensor, factors: NormFactors, scale: Scale, product: torch.dtype
+    X: Tensor, V: Tensor, U: Tensor, b: Tensor, factors: NormFactors, scale: Scale
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the outputs without the dynamic weights.
 
     Args:
         X: patches [P, d].
         V: [r, d].
-        U: [O, r, d].
-        b: [O, d].
+        U: [O, r, d], and
+        b: [O, d], in the type of the products with them; everything else, the norms above all, keeps that of ``X``.
         factors: those of U and b.
         scale: the function g.
-        product: the type of the products with U and b; everything else, the norms above all, keeps that of ``X``.
 
     Returns:
         y [P, O], z [P, r] and g [P, O].
     """
-    O, r, _ = U.shape
+    (O, r, _), product = U.shape, U.dtype
     R, c, e = factors
     m = R.shape[1]
-    z = X @ V.t()
-    U, b, X = U.to(product), b.to(product), X.to(product)
+    z, X = X @ V.t(), X.to(product)
     dot = (X @ b.t()).to(z.dtype)
     n = torch.empty_like(dot)
     # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
@@ -314,13 +312,14 @@ def pull_back(c: Tensor, held_map: HeldMap) -> Tensor:
     if z.ndim == 3:  # the weights themselves
         patches.add(maps, torch.bmm(q.transpose(0, 1), z).transpose(0, 1), slice(0, c.shape[3]))
         return patches.finished(maps, size)
-    U, b = held_map.U.to(held_map.product), held_map.b
+    U, b = held_map.U, held_map.b
     # At the last layer only the explained classes have a cotangent, above it all outputs do.
     live = q.flatten(0, 1).abs().sum(0).nonzero()[:, 0]  # NaN counts as live
     if not len(live):
         return patches.finished(maps, size)
     if len(live) < len(U):
         q, U, b = q[..., live].contiguous(), U[live], b[live]
+    U = U.to(held_map.product)
     together = len(c) > 1 and len(c) * U.shape[1] > budget.ONE_BY_ONE
     pulled, out, buffer = pulled_together if together else pulled_one_by_one, q.new_empty(0), q.new_empty(0)
     if together:

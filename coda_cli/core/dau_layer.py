@@ -83,6 +83,7 @@ class DAUConv2d(nn.Module):
         V, U, b = (kernel.to(memory_format=torch.channels_last) for kernel in empty)
         self.V, self.U, self.b = nn.Parameter(V), nn.Parameter(U), nn.Parameter(b) if bias else None
         self._factors: tuple[Any, kernels.NormFactors, Any] | None = None  # cache of norm_factors(), see there
+        self._converted: tuple[Any, tuple[Tensor, Tensor], Any] | None = None  # cache of _in(), see there
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -134,7 +135,7 @@ class DAUConv2d(nn.Module):
             if kernels.writing_out_pays(len(X), U) and product == x.dtype:
                 y, z, g = kernels.written_out(X, V, U, b, self._scale)
             else:
-                y, z, g = kernels.factored(X, V, U, b, self.norm_factors(), self._scale, product)
+                y, z, g = kernels.factored(X, V, *self._in(product, U, b), self.norm_factors(), self._scale)
             y = y.view(len(x), *self.patches.grid(x.shape), self.out_channels).permute(0, 3, 1, 2)
         return y, kernels.HeldMap(z, g, U, b, self.patches, x.shape, product)
 
@@ -193,25 +194,39 @@ class DAUConv2d(nn.Module):
 
     def norm_factors(self) -> kernels.NormFactors:
         """The numbers that turn z into the norms of the dynamic weights; computed once for given parameters."""
-        U, b = self.U, self.b
-        # `_version` counts in-place changes, so load_state_dict or an optimiser's step invalidates the cache. Fused
-        # optimisers go past it, and tensors made inside torch.inference_mode() have none, so their values are looked
-        # at; writing through `.data` of other tensors goes past both. The tensors themselves are kept: no other can
-        # get their address.
-        given = [t for t in (U, b) if t is not None]
-        tensors = [t.detach() for t in given]
-        versions = [None if t.is_inference() else t._version for t in given]
-        seen = [float(torch.linalg.vector_norm(t.detach())) for t in given if t.requires_grad or t.is_inference()]
-        key = ([t.data_ptr() for t in given], versions, seen, len(given), U.dtype, U.device)
+        key, tensors = self._state()
         with _FACTORING:
             if self._factors is None or self._factors[0] != key:
                 with torch.no_grad():
                     self._factors = (key, kernels.norm_factors(self._wide()), tensors)
             return self._factors[1]
 
+    def _in(self, product: torch.dtype, U: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """U and b in the type of the products, converted once for given parameters."""
+        if product == U.dtype:
+            return U, b
+        key, tensors = self._state()
+        with _FACTORING:
+            if self._converted is None or self._converted[0] != (product, *key):
+                self._converted = (product, *key), (U.to(product), b.to(product)), tensors
+            return self._converted[1]
+
+    def _state(self) -> tuple[tuple[Any, ...], list[Tensor]]:
+        """What differs when the parameters change, and these."""
+        U, b = self.U, self.b
+        # `_version` counts in-place changes, so load_state_dict or an optimiser's step invalidates what is kept. Fused
+        # optimisers go past it, and tensors made inside torch.inference_mode() have none, so their values are looked
+        # at; writing through `.data` of other tensors goes past both. The tensors themselves are kept: no other can
+        # get their address.
+        given = [t for t in (U, b) if t is not None]
+        versions = [None if t.is_inference() else t._version for t in given]
+        seen = [float(torch.linalg.vector_norm(t.detach())) for t in given if t.requires_grad or t.is_inference()]
+        key = ([t.data_ptr() for t in given], versions, seen, len(given), U.dtype, U.device)
+        return key, [t.detach() for t in given]
+
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: all but the cache, whose key is of the original's memory."""
-        return self.__dict__ | {"_factors": None}
+        """For copies and pickles: all but what is kept, whose key is of the original's memory."""
+        return self.__dict__ | {"_factors": None, "_converted": None}
 
     def graph_numbers(self, y: Tensor) -> int:
         """Count the numbers that an ordinary graph keeps for an output: U^T x, of rank times the output's size.

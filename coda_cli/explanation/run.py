@@ -14,6 +14,7 @@ import numpy as np
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
+from coda_cli.core.hybrid import HybridNet
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import prepare, sweep
@@ -221,7 +222,7 @@ def _outcomes(
     with threads(workers) as reading, batch_pool(net.device.type) as computing, threads(workers) as writing:
         written = Behind[T](writing, budget.WAITING_FOR_A_WRITER * workers)
         inputs = (x for _, x in ahead(reading, ((i, partial(read, i)) for i in items), budget.READ_AHEAD))
-        batches = _batches(inputs, net.device.type, targets.most, batch)
+        batches = _batches(inputs, net, targets.most, batch)
         calls = ((b, _explain_call(b.views, net, explain)) for b in batches)
         for group, results in ahead(computing, calls, 1, alone=_has_too_few_for_lanes):
             for member, result in _with_results(group, results):
@@ -253,13 +254,13 @@ def _with_results(
         yield member, next(following) if isinstance(member, Input) else None
 
 
-def _batches(read: Iterable[ReadOrDone], device: str, targets: int, batch: int | None) -> Iterator[Batch]:
+def _batches(read: Iterable[ReadOrDone], net: Net, targets: int, batch: int | None) -> Iterator[Batch]:
     """Group what was read so that the views of a batch have one size and the pictures fit in memory together."""
-    current, size = Batch(), (0, 0)
+    current, size, hybrid = Batch(), (0, 0), isinstance(net.model, HybridNet)
     pixels = views = 0
     for one in read:
         if isinstance(one, Input):
-            limit = batch or budget.pictures_at_once(device, one.view.pixels, targets)
+            limit = batch or budget.pictures_at_once(net.device.type, one.view.pixels, targets, hybrid=hybrid)
             full = views >= limit or pixels > budget.GROUP_BYTES / 3
             if views and (one.view.resolution != size or full):
                 yield current
