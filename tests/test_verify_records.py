@@ -76,8 +76,8 @@ def test_every_precision_and_kind_of_record_is_proven_and_repeated(
 ) -> None:
     photo(tmp_path / "in" / "a.png", 60, 40)
     photo(tmp_path / "in" / "b.png", 32, 32, seed=1)
-    every = ("--precision", precision, "-m", network, "-o", "out", "--write", "npz,json", "-q")
-    coda("explain", "in", *every, "--class", "top:3", "--layer", "all")
+    every = ("--precision", precision, "-m", network, "--write", "npz,json", "-q")
+    coda("explain", "in", *every, "-o", "out", "--class", "top:3", "--layer", "all")
     coda("explain", "in", *every, "--versus", "cat", "--fit", "pad", "-o", "difference")
     coda("explain", "in", *every, "--box", "left=0,0,0.5,1", "--fit", "native", "-o", "native")
     for command in ("verify", "rerun"):
