@@ -24,13 +24,13 @@ def test_several_methods_and_networks_are_each_measured_as_alone(
     together = coda("evaluate", *command, scenes, *asked, "--json", "--plot", "all.png").records
     pairs = [(name, method) for name in networks for method in methods]
     assert [r["method"] for r in together] == [method for _, method in pairs]
-    for record, (name, method) in list(zip(together, pairs, strict=True))[1:3]:
+    for record, (name, method) in list(zip(together, pairs, strict=True))[-1:]:
         alone = coda("evaluate", *command, scenes, "-m", name, "--method", method, "--json").record
         assert record | {"seconds": 0} == alone | {"seconds": 0}
     assert (tmp_path / "all.png").stat().st_size > 10_000
-    heading, *lines = coda("evaluate", *command, scenes, *asked).lines
+    heading, *lines = coda("evaluate", *command, scenes, *asked[:2], *asked[4:]).lines
     assert heading.split()[:2] == ["network", "method"]
-    assert [tuple(line.split()[:2]) for line in lines] == pairs
+    assert [tuple(line.split()[:2]) for line in lines] == pairs[:2]
     said = coda("evaluate", *command, scenes, *asked, "--scores", "s.jsonl", status=2).error
     assert said.startswith("--scores: is a file of one method on one network")
     said = coda("evaluate", *command, scenes, "-m", "cifar10", "-m", "cifar10", status=2).error

@@ -23,8 +23,9 @@ from coda_cli.schema.parts import without_controls
 Coda = Callable[..., program.Result]
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("wait", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("second", "wait"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGHUP, 0.0), (signal.SIGINT, 0.3)]
+)
 def test_signals_while_it_leaves_do_not_disturb(tmp_path: Path, second: signal.Signals, wait: float) -> None:
     for n in range(40):
         photo(tmp_path / "in" / f"{n}.png", seed=n)
