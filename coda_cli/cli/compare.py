@@ -75,10 +75,10 @@ def compare(
     """Compare the exact contributions with post-hoc methods.
 
     Writes a sheet with the maps of all methods for the same network, class and picture, and the same as arrays and
-    JSON. Each map has its own scale, which is stated with its sum and how far the sum is from logit − bias, to which
-    the pixels should sum. Where no method is named, those that do not work with the network are
-    left out, and a line says why: ours of a network whose logits cannot be split. Ours, occlusion and RISE
-    come with coda; the others need captum, and LIME also scikit-learn and scikit-image.
+    JSON. Each map has its own scale, which is stated. Of methods whose maps are to sum to logit − bias, the sum is
+    stated, and how far it is from that. Where no method is named, those that do not work with the network are left
+    out, and a line says why: ours of a network whose logits cannot be split. Ours, occlusion and RISE come with coda;
+    the others need captum, and LIME also scikit-learn and scikit-image.
 
     \b
     coda compare photo.jpg
