@@ -288,3 +288,26 @@ def test_a_home_that_cannot_be_read_hides_only_the_networks_in_it(
 def test_a_figure_without_a_home_is_drawn_without_lines_of_its_library(coda_process: Coda, scenes: Path) -> None:
     args = ("evaluate", "removal", scenes, "--pictures", "1", "--points", "2", "--plot", "a.png", "-q")
     assert coda_process(*args, env={"HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x"}).err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        SystemError("error return without exception set"),
+        SystemError("<method 'get' of 'dict' objects> returned NULL without setting an exception"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=repr,
+)
+def test_memory_that_runs_out_anywhere_is_one_line(
+    coda: Coda, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Also while Python reads the program's own options, or has no memory left for its own error."""
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("coda_cli.cli.app.app", full)
+    assert coda("explain", "a.png", status=1).error.startswith("memory ran out; use smaller pictures")

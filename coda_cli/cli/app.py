@@ -192,7 +192,7 @@ def main() -> NoReturn:
         else:
             console.error(_one_line(error))
         sys.exit(ExitCode.USAGE)
-    except (CodaError, RuntimeError, MemoryError, OSError, ImportError) as error:
+    except (CodaError, RuntimeError, MemoryError, OSError, ImportError, SystemError) as error:
         if _Stop.by:  # a library made this error of it
             _end_stopped()
         if _show_traceback or (message := _message_of(error)) is None:
@@ -236,8 +236,11 @@ def _out_of_memory(error: Exception) -> bool:
     return out_of_memory(error)
 
 
-# What the system says where it gives no more memory to a process.
-_NOTHING_LEFT = ("failed to map segment", "annot allocate memory", "can't allocate")
+# What the system says where it gives no more memory to a process, and Python where it has none for the error itself.
+_NOTHING_LEFT = (
+    "failed to map segment", "annot allocate memory", "can't allocate", "error return without exception set",
+    "without setting an exception",
+)  # fmt: skip
 
 
 def _one_line(error: TyperException) -> str:
