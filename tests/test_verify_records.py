@@ -272,6 +272,19 @@ def test_lines_of_json_are_proven_and_what_failed_is_told(coda: Coda, tmp_path: 
     assert "1 pictures could not be explained then" in result.err
 
 
+def test_a_broken_first_line_costs_only_itself(coda: Coda, tmp_path: Path) -> None:
+    photos(tmp_path / "in", "a.png", "b.png")
+    lines = coda("explain", "in", "--class", "cat", "--write", "none", "--json").out
+    (tmp_path / "run.jsonl").write_text(lines[40:])
+    for command in ("verify", "rerun"):
+        result = coda(command, "run.jsonl", "--json", status=1)
+        assert [r.get("record") for r in result.records] == [None, "run.jsonl, line 2"]
+        assert result.error == "run.jsonl, line 1: is no JSON; expected a record of coda explain"
+    summed = coda("summary", "run.jsonl", "--json", status=1)
+    assert (summed.record["pictures"], summed.record["unreadable"]) == (1, 1)
+    assert summed.error.startswith("run.jsonl: line 1 is no JSON; ")
+
+
 def test_nothing_to_prove_is_wrong_usage(coda: Coda, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no record of coda explain" in coda("verify", "empty", status=2).error

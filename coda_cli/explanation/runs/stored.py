@@ -7,15 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from pydantic import ValidationError
-
-from coda_cli.checkpoints.descriptions import read_json
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.files import stored_record
+from coda_cli.explanation.json_records import NoRecordError, parse, read_file
 from coda_cli.machine import budget
 from coda_cli.media.files import read_whole, regular_size
-from coda_cli.schema.pictures import SCHEMA, FailedRecord, Record, from_json
+from coda_cli.schema.pictures import FailedRecord, Record
 
 WITH_RECORD = (".png", ".gif", ".npz")  # files that carry their record
 OWN_NAME = ".coda.json"  # how coda calls records: one of this name that cannot be read is worth an error
@@ -75,10 +74,6 @@ class Tally:
         self.on_error(error)
 
 
-class _NoRecordError(Exception):
-    """JSON, or not even that, which does not say that it is a record."""
-
-
 def records(sources: Sequence[str], tally: Tally) -> Iterator[Stored]:
     """Read records one after the other; only one of them is held.
 
@@ -119,13 +114,15 @@ def read(where: Where) -> Record:
     """
     path = Path(where.file)
     try:
-        if where.offset < 0:
-            found = stored_record(path) if path.suffix.lower() in WITH_RECORD else _parsed(_whole(path))
-        else:
+        if where.offset >= 0:
             with path.open("rb") as stream:
                 stream.seek(where.offset)
-                found = _parsed(stream.readline(budget.RECORD_FILE))
-    except (OSError, _NoRecordError) as error:
+                found: object = parse(stream.readline(budget.RECORD_FILE))
+        elif path.suffix.lower() in WITH_RECORD:
+            found = stored_record(path)
+        else:
+            found = parse(read_whole(path, budget.RECORD_FILE))
+    except (OSError, NoRecordError) as error:
         raise MediaError("changed while it was read", item=str(where)) from error
     if not isinstance(found, Record):
         raise MediaError("changed while it was read", item=str(where))
@@ -150,104 +147,39 @@ def _in_file(file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
     path, carries = Path(file), Path(file).suffix.lower() in WITH_RECORD
     try:
         regular_size(path, budget.PICTURE_FILE if carries else sys.maxsize)
-        if carries:
-            if (record := stored_record(path)) is None:
-                raise MediaError(f"carries no record that can be read; {SUPPORTED}", item=path)
+        if not carries:
+            with path.open("rb") as stream:
+                yield from _in_json(stream, file, tally, named=named)
+        elif (record := stored_record(path)) is None:
+            raise MediaError(f"carries no record that can be read; {SUPPORTED}", item=path)
+        else:
             yield Stored(record, Where(file))
-        elif _begins_with_a_line_of_json(path):
-            yield from _of_lines(file, tally, named=named)
-        else:
-            yield from _of_whole(file, tally)
-    except _NoRecordError as error:
-        if named or (file.endswith(OWN_NAME) and not error.args):
-            tally.bad(MediaError(f"{error.args[0] if error.args else 'is no JSON'}; {SUPPORTED}", item=file))
-        else:
-            tally.others += 1
     except OSError as error:
         tally.bad(_unreadable(error))
     except MediaError as error:
         tally.bad(error.about(file))
 
 
-def _begins_with_a_line_of_json(path: Path) -> bool:
-    """Whether there are several lines, and the first is an object by itself: not the beginning of a longer one."""
-    with path.open("rb") as stream:
-        line = stream.readline(budget.RECORD_FILE + 1)
-        if not stream.read(1):
-            return False
-    try:
-        return isinstance(read_json(line.decode()), dict)
-    except ValueError:
-        return False
-
-
-def _of_whole(file: str, tally: Tally) -> Iterator[Stored]:
-    """The one record of a file."""
-    if os.path.getsize(file) > budget.RECORD_FILE:
-        raise _NoRecordError("is too large for a record")
-    found = _parsed(_whole(Path(file)))
-    if isinstance(found, Record):
-        yield Stored(found, Where(file))
-    else:
-        tally.failed += 1
-
-
-def _whole(path: Path) -> bytes:
-    return read_whole(path, budget.RECORD_FILE)
-
-
-def _of_lines(file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
-    """The records of a file that has one on each line."""
-    bad = number = 0
-    with Path(file).open("rb") as stream:
-        while True:
-            offset, number = stream.tell(), number + 1
-            text = stream.readline(budget.RECORD_FILE + 1)
-            if not text:
-                return
-            where = Where(file, offset, number)
-            try:
-                if len(text) > budget.RECORD_FILE:
-                    raise MediaError(f"has more than {budget.RECORD_FILE // 10**6} MB on a line", item=file)
-                found = _parsed(text) if text.strip() else None
-            except _NoRecordError as error:
-                if number == 1 and not named:
-                    raise  # a file of something else
-                found, problem = None, error.args[0] if error.args else "is no JSON"
-                bad += 1
-                tally.bad(MediaError(f"{problem}; {SUPPORTED}", item=str(where)))
-            except MediaError as error:
-                found, bad = None, bad + 1
-                tally.bad(error.about(str(where)))
-            if isinstance(found, Record):
-                yield Stored(found, where)
-            tally.failed += isinstance(found, FailedRecord)
-            if bad > MOST_BAD or len(text) > budget.RECORD_FILE:
+def _in_json(stream: IO[bytes], file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
+    """The records in JSON. Raises MediaError where too much of it is none."""
+    bad = 0
+    for what, line, offset in read_file(stream):
+        where = Where(file, offset, line)
+        if isinstance(what, Record):
+            yield Stored(what, where)
+        elif isinstance(what, FailedRecord):
+            tally.failed += 1
+        elif line < 2 and not named and _is_of_something_else(what, file):
+            tally.others += 1
+            return
+        else:
+            expected = "" if what.kind == "broken" else f"; {SUPPORTED}"
+            tally.bad(MediaError(f"{what.why}{expected}", item=str(where)))
+            bad += 1
+            if bad > MOST_BAD:
                 raise MediaError("too many of its lines are no records; the rest is not read", item=file)
 
 
-def _parsed(text: bytes) -> Record | FailedRecord:
-    """What a text holds. Raises MediaError for a broken record, _NoRecordError for what is none."""
-    try:
-        record = from_json(text.decode())
-        if not record.top:
-            raise MediaError("is no valid record (top: it lists no class)")
-        return record
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-    except ValueError as error:
-        raise _NoRecordError from error
-    try:
-        content = read_json(text.decode())
-    except ValueError as error:
-        raise _NoRecordError from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        schema = content.get("schema") if isinstance(content, dict) else None
-        raise _NoRecordError(f"is of {schema[:60]}" if isinstance(schema, str) else "is other JSON")
-    if content.get("status") == "error":
-        try:
-            return FailedRecord.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-    place = ascii(".".join(map(str, first["loc"])))[1:-1][:80] or "record"
-    raise MediaError(f"is no valid record ({place}: {first['msg'].removeprefix('Value error, ')})")
+def _is_of_something_else(what: NoRecordError, file: str) -> bool:
+    """Whether a file in a folder is none of coda's: it does not say so, and has not its name or is whole."""
+    return what.kind == "other JSON" or (what.kind == "no JSON" and not file.endswith(OWN_NAME))

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
-from pydantic import ValidationError
-
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.machine import budget
+from coda_cli.explanation.json_records import Found, NoRecordError, read_file, read_lines
 from coda_cli.media.files import regular_size
-from coda_cli.schema.pictures import SCHEMA, FailedRecord, Record
+from coda_cli.schema.pictures import FailedRecord, Record
 
 SUFFIX = ".coda.json"  # of the records that are looked for in folders
 STDIN = "-"
 MOST_ERRORS = 20  # lines of one file that are complained about one by one
 T = TypeVar("T")
-_RECORD_LINE = re.compile(rb'^[ \t]*\{"schema"', re.MULTILINE)
 
 
 def find_records(sources: Sequence[str], *, recursive: bool = False) -> list[str]:
@@ -82,53 +78,27 @@ def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecor
         The records, and an error for everything that is none.
     """
     if source == STDIN:
-        yield from _of_lines("stdin", stdin, stdin.readline(budget.RECORD_FILE + 1))
+        yield from _told(read_lines(stdin), "stdin")
         return
     path = Path(source)
     try:
         regular_size(path, sys.maxsize)  # of lines, it may be of any size; a pipe would wait for somebody to write
         with path.open("rb") as stream:
-            yield from _of_file(path, stream)
+            yield from _told(read_file(stream), source)
     except MediaError as error:
         yield error
     except OSError as error:
         yield MediaError(f"cannot be read ({error.strerror or error})", item=path)
 
 
-def _of_file(path: Path, stream: IO[bytes]) -> Iterator[Record | FailedRecord | MediaError]:
-    """What a file holds: lines where the first one is JSON by itself, else one object over several lines."""
-    most = budget.RECORD_FILE
-    first = stream.readline(most + 1)
-    if not first:
-        yield MediaError(f"is empty, and no record of coda explain ({SCHEMA})", item=path)
-        return
-    if not first.endswith(b"\n") or len(first) > most or not isinstance(parse_record(first), str):
-        yield from _of_lines(str(path), stream, first)
-        return
-    rest = stream.read(most + 1 - len(first))
-    whole = parse_record(first + rest) if len(first) + len(rest) <= most else "too large"
-    if not isinstance(whole, str):
-        yield whole
-    elif _RECORD_LINE.search(rest):  # of lines, the first of which is broken
-        stream.seek(0)
-        yield from _of_lines(str(path), stream, stream.readline(most + 1))
-    else:
-        yield MediaError(_no_record(whole), item=path)
-
-
-def _of_lines(name: str, stream: IO[bytes], line: bytes) -> Iterator[Record | FailedRecord | MediaError]:
-    """What each line holds, the first of which is ``line``; empty lines are left out."""
-    most, number = budget.RECORD_FILE, 1
-    while line:
-        if len(line) > most and not line.endswith(b"\n"):
-            yield MediaError(f"line {number} has more than the {most / 1e6:.0f} MB that are read", item=name)
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(1 << 20)
-        elif line.strip():
-            found = parse_record(line)
-            yield MediaError(f"line {number}: {_no_record(found)}", item=name) if isinstance(found, str) else found
-        line = stream.readline(most + 1)
-        number += 1
+def _told(found: Iterable[Found], name: str) -> Iterator[Record | FailedRecord | MediaError]:
+    """The records that were found, and an error about each place where there is none."""
+    for what, line, _ in found:
+        if isinstance(what, NoRecordError):
+            where = f"line {line} " if line else ""
+            yield MediaError(f"{where}{what.why}; leave it out, or explain its picture again", item=name)
+        else:
+            yield what
 
 
 def limited(found: Iterable[T | MediaError], name: str) -> Iterator[T | MediaError]:
@@ -148,28 +118,3 @@ def limited(found: Iterable[T | MediaError], name: str) -> Iterator[T | MediaErr
             yield one
     if errors > MOST_ERRORS:
         yield MediaError(f"{errors - MOST_ERRORS} more lines are no records", item=name)
-
-
-def _no_record(why: str) -> str:
-    """The message about something that is no record."""
-    return f"is no record of coda explain ({why}); leave it out, or explain its picture again"
-
-
-def parse_record(content: bytes) -> Record | FailedRecord | str:
-    """Read one record.
-
-    Args:
-        content: JSON.
-
-    Returns:
-        The record of a picture that was explained, or of one that failed; a text says why it is neither.
-    """
-    try:
-        return Record.model_validate_json(content)
-    except ValidationError as error:
-        try:
-            return FailedRecord.model_validate_json(content)
-        except ValidationError:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return " ".join(f"{where + ': ' if where else ''}{first['msg']}".split())
