@@ -21,9 +21,13 @@ from many_records import records
 from program import Result, photo, tree
 from test_documents import blocks
 
+from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints.labels import class_of_folder
 from coda_cli.explanation.summary.tally import BINS, bin_of, line_of
+from coda_cli.explanation.summary.truth import Classes
 from coda_cli.machine import budget
 from coda_cli.media import files
+from coda_cli.schema.parts import Network
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS = ("positive", "negative")
@@ -268,6 +272,24 @@ def test_a_class_that_is_never_at_the_top_is_known_of_a_known_network(coda: Coda
     assert summed(coda, [record])["confusion"] == [
         {"label": "truck", "predicted": record["top"][0]["name"], "pictures": 1}
     ]
+
+
+def test_folders_mean_the_classes_that_they_mean_on_a_page() -> None:
+    entry = manifest.known()["imagenette"]
+    net = entry.checkpoint
+    assert entry.sha256
+    classes = Classes()
+    part = {"name": net.name, "sha256": entry.sha256, "classes": len(net.classes)}
+    classes.add((), Network.model_construct(**part))
+    named = [*net.classes, *(net.wnids or ()), *(text for group in net.synonyms or () for text in group)]
+    assert len(named) > 2.5 * len(net.classes)
+    for text in named:
+        index = class_of_folder(text, net)
+        assert index is not None
+        for folder in (text, text.upper() if " " in text else text, text.replace(" ", "_")):
+            assert classes.find(folder, by_index=False) == {(index, net.classes[index])}, folder
+    assert class_of_folder("zebra", net) is None
+    assert not classes.find("zebra", by_index=False)
 
 
 def test_classes_of_one_name_are_told_apart(coda: Coda, real: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ class Classes:
 
     def __init__(self) -> None:
         self.wnids: dict[Key, str | None] = {}
+        self._synonyms: dict[Key, tuple[str, ...]] = {}
         self._networks: set[str] = set()
 
     def add(self, parts: Iterable[ClassPart], network: Network) -> None:
@@ -57,9 +58,12 @@ class Classes:
         with contextlib.suppress(CodaError):
             entry = manifest.known().get(network.name)
             if entry and network.classes in (None, len(entry.checkpoint.classes)) and entry.sha256 == network.sha256:
-                wnids = entry.checkpoint.wnids or [None] * len(entry.checkpoint.classes)
-                for index, (name, wnid) in enumerate(zip(entry.checkpoint.classes, wnids, strict=True)):
+                classes = entry.checkpoint.classes
+                wnids = entry.checkpoint.wnids or [None] * len(classes)
+                synonyms = entry.checkpoint.synonyms or [()] * len(classes)
+                for index, (name, wnid, more) in enumerate(zip(classes, wnids, synonyms, strict=True)):
                     self.wnids.setdefault((index, name), wnid)
+                    self._synonyms[index, name] = tuple(more)
 
     def title(self, key: Key) -> str:
         """Name a class so that no other has the same name.
@@ -73,16 +77,19 @@ class Classes:
         return f"{key[1]} ({key[0]})" if len(self._by_name[key[1]]) > 1 else key[1]
 
     def find(self, text: str, *, by_index: bool) -> frozenset[Key]:
-        """Find the classes that a label means: by name, WordNet id, name with other punctuation and case, or index.
+        """Find the classes that a label means: by name, WordNet id, name with other punctuation and case, or synonym.
+
+        Synonyms are known of networks that coda knows.
 
         Args:
             text: the label.
-            by_index: whether it may be an index.
+            by_index: whether it may be an index, if it is nothing else.
 
         Returns:
             The classes, several where they have one name; none where no class fits.
         """
         ways = [(self._by_name, text), (self._by_wnid, text), (self._by_words, _words(text))]
+        ways += [(self._by_synonym, _words(text))]
         ways += [(self._by_index, text)] if by_index else []
         return next((frozenset(way[name]) for way, name in ways if name in way), frozenset())
 
@@ -97,6 +104,11 @@ class Classes:
     @cached_property
     def _by_words(self) -> dict[str, set[Key]]:
         return _grouped((words, key) for key in self.wnids if (words := _words(key[1])))
+
+    @cached_property
+    def _by_synonym(self) -> dict[str, set[Key]]:
+        pairs = ((_words(synonym), key) for key, synonyms in self._synonyms.items() for synonym in synonyms)
+        return _grouped((words, key) for words, key in pairs if words)
 
     @cached_property
     def _by_index(self) -> dict[str, set[Key]]:
