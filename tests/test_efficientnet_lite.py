@@ -68,6 +68,16 @@ def test_padding_is_tensorflow_s(length: int, kernel: int, stride: int) -> None:
             assert float(y[i, j]) == pytest.approx(float((seen * w).sum()), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 8), (8, 7), (13, 9), (2, 1)])
+def test_zeros_around_the_input_and_in_the_kernels_are_the_same(size: tuple[int, int], dilation: int) -> None:
+    layer = SameConv2d(4, 4, 5, 2, groups=4).double()
+    layer.dilation = (dilation, dilation)
+    x = torch.rand(2, 4, *size, dtype=torch.float64)
+    expected = F.conv2d(layer.padded(x), layer.weight, None, 2, 0, dilation, 4)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("cut", LITE_CUTS)
 def test_up_to_a_cut_it_is_the_whole_network_s_beginning(cut: str) -> None:
     torch.manual_seed(0)

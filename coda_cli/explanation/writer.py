@@ -113,10 +113,11 @@ class Writer:
             MediaError: results exist that may not be replaced.
         """
         policy = self.output.if_exists
-        path = self._beside(self.output.naming.record_path(item), picture, regions)
-        if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds or not path.exists():
+        if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds:
             return None
-        record = stored_record(path)
+        path, record = self._looked_up(self.output.naming.record_path(item), picture, regions)
+        if not path.exists():
+            return None
         if self.output.entry and policy != "error" and (policy == "skip" or self._matches(record, picture, regions)):
             return None
         if policy == "skip":
@@ -128,20 +129,24 @@ class Writer:
             return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
         raise self._policy.in_the_way(path)
 
-    def _beside(self, path: Path, picture: Picture, regions: Mapping[str, str]) -> Path:
-        """Where a file goes: beside one about the same picture that another network or other settings made.
+    def _looked_up(self, path: Path, picture: Picture, regions: Mapping[str, str]) -> tuple[Path, Record | None]:
+        """Where a file goes, and the record that is there: beside one that other settings made of the same picture.
 
         The mark in its name is the same each time, so that the next run with these settings finds it.
         """
-        stored = stored_record(path) if self.output.if_exists == "match" else None
-        if not stored or stored.source.sha256 != picture.sha256 or self._matches(stored, picture, regions):
-            return path
+        stored = stored_record(path)
+        others = stored and stored.source.sha256 == picture.sha256 and not self._matches(stored, picture, regions)
+        if self.output.if_exists != "match" or not others:
+            return path, stored
         decides = self.settings, self.net.sha256, *sorted(regions.items())
-        return marked(path, hashlib.sha256(repr(decides).encode()).hexdigest()[:8])
+        path = marked(path, hashlib.sha256(repr(decides).encode()).hexdigest()[:8])
+        return path, stored_record(path)
 
     def _place(self, path: Path, source: Input) -> Path:
-        """``_beside`` for an input that was read."""
-        return self._beside(path, source.picture, source.found.files)
+        """Where a file about an input that was read goes."""
+        if self.output.if_exists != "match":
+            return path
+        return self._looked_up(path, source.picture, source.found.files)[0]
 
     def _matches(self, record: Record | None, picture: Picture, regions: Mapping[str, str]) -> bool:
         """Whether a stored record is about this picture, its regions, this network and these settings."""

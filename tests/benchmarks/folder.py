@@ -30,6 +30,7 @@ from coda_cli.machine.lanes import batch_pool
 from coda_cli.media.sources import resolve
 from coda_cli.media.stills import read_image
 from coda_cli.media.view import View, fit
+from coda_cli.vocabulary import Precision
 
 LARGE = (1500, 1000)
 # Not the parent's count of its children's memory: a child's starts at what its parent had.
@@ -40,25 +41,30 @@ except SystemExit as end: assert not end.code
 print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1])
 """
 SIZE, BATCH = (640, 480), 16  # BATCH: what a run takes at the default network's size
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def folder_table(quick: bool) -> None:
-    """Wall time of the whole program and of its network alone."""
+    """Wall time of the whole program and of its network alone, in float32 and in bfloat16."""
     count = 96 if quick else 1000
     with tempfile.TemporaryDirectory() as name:
-        folder, out = Path(name, "pictures"), Path(name, "out")
+        folder = Path(name, "pictures")
         folder.mkdir()
         for n in range(count):
             scene(n).save(folder / f"{n:04d}.jpg", quality=90)
-        command = [sys.executable, "-m", "coda_cli", "explain", str(folder), "-o", str(out), "-qq", "--device", "cpu"]
-        start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        whole = time.perf_counter() - start
-        network, rest = network_alone(folder), rest_alone(folder, Path(name, "again"))
-    print(f"\ncoda explain, {count} JPEG of {SIZE[0]} x {SIZE[1]}, network {DEFAULT}; overlays and records written")
-    print(f"coda, the whole process                   {whole:>7.1f} s, {count / whole:.1f} pictures/s")
-    print(f"  its network alone, the same batches     {network:>7.1f} s, ratio {whole / network:.2f}")
-    print(f"  everything but its network and start    {rest:>7.1f} s")
+        print(f"\ncoda explain, {count} JPEG of {SIZE[0]} x {SIZE[1]}, network {DEFAULT}; overlays and records written")
+        for precision in PRECISIONS:
+            options = ["-o", str(Path(name, precision)), "--precision", precision, "-qq", "--device", "cpu"]
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "coda_cli", "explain", str(folder), *options],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            whole, network = time.perf_counter() - start, network_alone(folder, precision)
+            print(f"coda, the whole process, {precision:<17}{whole:>7.1f} s, {count / whole:.1f} pictures/s")
+            print(f"  its network alone, the same batches     {network:>7.1f} s, ratio {whole / network:.2f}")
+        print(f"  everything but its network and start    {rest_alone(folder, Path(name, 'again')):>7.1f} s")
 
 
 def native_table() -> None:
@@ -87,9 +93,9 @@ def scene(seed: int) -> Image.Image:
     return Image.blend(coarse, fine, 0.3)
 
 
-def network_alone(folder: Path) -> float:
+def network_alone(folder: Path, precision: Precision) -> float:
     """Seconds for the decompositions of all pictures, on views that are ready."""
-    net, request = load(DEFAULT), Request()
+    net, request = load(DEFAULT), Request(precision=precision)
     p, targets = net.checkpoint.preprocessing, request.targets(net)
     views: list[View] = [fit(read_image(path).rgb, p.resize, p.crop) for path in sorted(folder.glob("*.jpg"))]
     explain_batch(views[:BATCH], net, request, targets)

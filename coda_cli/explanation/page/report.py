@@ -24,7 +24,7 @@ from coda_cli.render.colour import NEGATIVE, POSITIVE
 from coda_cli.render.overlay import DIMMED, FADED
 from coda_cli.vocabulary import IfExists
 
-MOST_MAPS = 300  # of one page: of ordinary photographs about 40 MB, more than which browsers and mail take badly
+MOST_MAPS = 300  # of one page: 24 MB of photographs and maps of 128 x 128; more is badly taken by browsers and mail
 ADVICE = "--force replaces it, --html names another file"
 
 
