@@ -27,10 +27,13 @@ from coda_cli.training.origins import Origin, find_origin
 
 Coda = Callable[..., program.Result]
 
-# What rich draws depends on these; the tests, and the children they start, always see an ordinary terminal's.
+# What coda and rich draw depends on these; the tests, and the children they start, always see an ordinary terminal's
+# environment, on a machine for continuous integration (which sets CI) too, and none of the settings of a user of coda.
 os.environ["TERM"] = "xterm-256color"
-for _name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+for _name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
     os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith("CODA_")]:
+    os.environ.pop(_name)
 
 # A shell starts programs in the background with SIGINT ignored, and their children inherit that. The tests of Ctrl-C
 # need the usual handler, in this process and in its children.
