@@ -52,6 +52,10 @@ TrainingPrecision = Literal["float32", "bfloat16"]
 # What an ordinary network becomes: CoDA layers on its last map, or B-cos layers in the place of all of its own.
 Conversion = Literal["hybrid", "bcos"]
 
+# What decided the contribution that is drawn in full colour: the network's description, all maps of a run, the map
+# itself, or the user.
+ScaleOf = Literal["network", "run", "image", "given"]
+
 # Where the labels of summarised pictures are from: the folders that they lie in, a file of the user, or nowhere.
 LabelSource = Literal["folders", "file", "none"]
 

@@ -3,8 +3,8 @@
     python examples/sheet.py examples/pictures sheet.jpg
     python examples/sheet.py examples/pictures sheet.jpg efficientnet-lite0 run/ imagenette
 
-Several networks have a row each, with their names and what each of them says of each picture. Every map has its own
-scale, as in coda explain.
+Several networks have a row each, with their names and what each of them says of each picture. Full colour is as in
+coda explain: the network's own, or where it states none, found for each map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from PIL import Image
 import coda_cli
 from coda_cli.media.view import paste_back
 from coda_cli.render import text
-from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import INK, overlay
 
 TILE, GAP = 256, 8
@@ -45,7 +44,7 @@ def explained(path: Path, net: coda_cli.Net) -> tuple[np.ndarray, str]:
     rgb, values = np.asarray(Image.open(path).convert("RGB")), explanation.drawn_map(0)
     placed = paste_back(values, explanation.view, (rgb.shape[1], rgb.shape[0]))
     part = explanation.record().explained[0]
-    return tile(overlay(rgb, placed, robust_scale(values, 99.5))), f"{part.name}, p {part.probability:.2f}"
+    return tile(overlay(rgb, placed, part.scale)), f"{part.name}, p {part.probability:.2f}"
 
 
 def tile(rgb: np.ndarray) -> np.ndarray:

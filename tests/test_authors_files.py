@@ -16,9 +16,9 @@ from foreign import RANK_4, authors_state, rank_4_state
 from small_files import SMALL, authors_file, picture, refusal, small_checkpoint
 from torch import Tensor
 
-from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.loading import Net, load
 from coda_cli.checkpoints.published import PUBLISHED, published_name
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.errors import UsageError
 
 # ---- the authors' files ----------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_a_path_is_taken_relative_to_the_working_directory(tmp_path: Path, monke
 
 def test_arch_beats_the_sidecar_and_the_sidecar_the_path(tmp_path: Path) -> None:
     path = authors_file(tmp_path / RANK_4 / "model_epoch_1.pkl")
-    sidecar = manifest.published_checkpoint(RANK_4).model_copy(update={"name": "mine", "classes": tuple("abcdefghij")})
+    sidecar = published_checkpoint(RANK_4).model_copy(update={"name": "mine", "classes": tuple("abcdefghij")})
     (path.parent / "model_epoch_1.pkl.json").write_text(sidecar.model_dump_json(), encoding="utf-8")
     assert load(path).checkpoint.name == "mine"
     net = load(path, arch=RANK_4)

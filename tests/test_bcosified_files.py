@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.loading import load
-from coda_cli.checkpoints.manifest import published_checkpoint
 from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in, twin
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.core.networks import build, encode
 from coda_cli.errors import CheckpointError, CodaError, UsageError
 

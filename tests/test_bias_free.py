@@ -14,8 +14,8 @@ from program import photo
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import load
-from coda_cli.checkpoints.manifest import published_checkpoint
 from coda_cli.checkpoints.published import BIAS_FREE, FILES
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.core import abilities
 from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import shares_by_layer

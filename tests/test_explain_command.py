@@ -14,8 +14,11 @@ import torch
 from conftest import Coda
 from PIL import Image
 from program import CIFAR10, names_of, photo, photos, strict_json, tree
+from small_files import small_file
 
+from coda_cli.checkpoints.loading import load
 from coda_cli.errors import UsageError
+from coda_cli.explanation import drawing
 from coda_cli.explanation.request import Request
 from coda_cli.machine import devices
 from coda_cli.render.overlay import margin
@@ -315,12 +318,51 @@ def test_the_batch_size_changes_no_number(coda: Coda, tmp_path: Path) -> None:
 
 def test_the_scale_of_a_picture_is_the_percentile_of_its_own_contributions(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
-    for percentile, extra in ((99.5, ()), (50.0, ("--percentile", "50")), (100.0, ("--percentile", "100"))):
+    for percentile, extra in (
+        (99.5, ("--scale", "image")),
+        (50.0, ("--percentile", "50")),
+        (100.0, ("--scale", "image", "--percentile", "100")),
+    ):
         args = ("--class", "all", "--json", "--write", "npz", "--force")
         record = coda("explain", "a.png", *args, *extra).record
         maps = np.load(tmp_path / "coda-out/a.coda.npz")["pixels"]
         for explained, values in zip(record["explained"], maps, strict=True):
             assert explained["scale"] == pytest.approx(np.percentile(np.abs(values), percentile), rel=1e-6)
+            assert explained["scale_of"] == "image"
+
+
+def test_the_scale_is_the_network_s_own_unless_told_otherwise(coda: Coda, tmp_path: Path) -> None:
+    """So that a picture with little evidence looks like one, and two runs can be laid side by side."""
+    photos(tmp_path / "in", "a.png", "b.png", "c.png")
+    own = load("cifar10").checkpoint.full_colour
+    records = coda("explain", "in", "--class", "all", "--json", "--write", "none").records
+    assert {(e["scale"], e["scale_of"]) for r in records for e in r["explained"]} == {(own, "network")}
+    again = coda("explain", "in", "--scale", "network", "--percentile", "50", "--json", "--write", "none").records
+    assert {e["scale"] for r in again for e in r["explained"]} == {own}
+
+
+def test_where_a_network_states_no_full_colour_for_a_view_each_map_has_its_own(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "large.png", 80, 48)
+    small_file(tmp_path / "small.safetensors")
+    for options in (("--fit", "native"), ("-m", "small.safetensors")):
+        record = coda("explain", "large.png", *options, "--json", "--write", "npz", "--force").record
+        (explained,), (values,) = record["explained"], np.load(tmp_path / "coda-out/large.coda.npz")["pixels"]
+        assert explained["scale_of"] == "image", options
+        assert explained["scale"] == pytest.approx(np.percentile(np.abs(values), 99.5), rel=1e-6)
+
+
+def test_a_picture_says_whose_scale_it_is_drawn_with(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    honest = drawing.framed
+    monkeypatch.setattr(drawing, "framed", lambda *a, **k: said.append(a[3][1]) or honest(*a, **k))
+    photo(tmp_path / "a.png")
+    for scale, whose in (("network", "the network's"), ("image", "this map's"), ("run", "the run's"), ("0.1", None)):
+        said.clear()
+        coda("explain", "a.png", "--scale", scale, "--write", "overlay", "--force")
+        assert said
+        assert said[0].endswith(f" logit a pixel ({whose})" if whose else " logit a pixel"), said
 
 
 def test_the_scale_of_a_run_is_one_number_for_all_its_pictures(coda: Coda, tmp_path: Path) -> None:
@@ -346,7 +388,7 @@ def test_a_scale_that_is_given_is_taken_and_recorded(coda: Coda, tmp_path: Path)
 def test_a_scale_that_is_none_is_refused(coda: Coda, tmp_path: Path, scale: str) -> None:
     photo(tmp_path / "a.png")
     result = coda("explain", "a.png", f"--scale={scale}", status=2)
-    assert result.error == f"--scale {scale}: expected image, run or a positive number of logit units"
+    assert result.error == f"--scale {scale}: expected network, image, run or a positive number of logit units"
 
 
 def test_alpha_is_the_opacity_of_full_colour(coda: Coda, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from coda_cli.checkpoints import descriptions, headers, manifest, pickles, torch_files
 from coda_cli.checkpoints.loading import load
-from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.checkpoints.saving import save
 from coda_cli.checkpoints.torch_files import TorchFile
 from coda_cli.core import arguments, networks

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from coda_cli.checkpoints.labels import resolve_class
-from coda_cli.checkpoints.manifest import Checkpoint, KnownCheckpoint, Preprocessing, published_checkpoint
+from coda_cli.checkpoints.manifest import Checkpoint, KnownCheckpoint, Preprocessing
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.errors import ExitCode, UsageError
 
 CIFAR10 = published_checkpoint("9L-S-CoDA-SQ-1000")

@@ -282,6 +282,17 @@ def test_convert_does_not_overwrite_unless_forced(models: Models) -> None:
     assert load(target).checkpoint.name == RANK_4
 
 
+def test_convert_states_a_full_colour(models: Models) -> None:
+    torch.save(rank_4_state(), models.folder / "weights.pkl")
+    arguments = ("convert", "weights.pkl", "--arch", RANK_4, "-o", "net.safetensors", "--full-colour")
+    models(*arguments, "0.25")
+    assert load(models.folder / "net.safetensors").checkpoint.full_colour == 0.25
+    assert "full colour:    0.25 logit a pixel" in models("show", "net.safetensors").out
+    for number in ("0", "-1", "nan", "inf"):
+        assert "expected a positive number of logit units" in models.error(*arguments, number, "-f", status=2)
+    assert load(models.folder / "net.safetensors").checkpoint.full_colour == 0.25
+
+
 def test_convert_says_what_is_wrong_before_it_writes(models: Models) -> None:
     torch.save(rank_4_state(), models.folder / "weights.pkl")
     (models.folder / "text.pkl").write_text("hello, I am text")

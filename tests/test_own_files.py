@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import load
-from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing, published_checkpoint
+from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.checkpoints.saving import save
 from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
 from coda_cli.core.networks import build

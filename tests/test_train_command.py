@@ -200,6 +200,11 @@ def test_a_network_that_was_trained_explains_pictures(pictures: Path) -> None:
     (part,) = explained.record["explained"]
     assert part["name"] in CLASSES
     assert part["exact"] is True
+    assert part["scale_of"] == "network"
+    found = program.run(
+        "explain", pictures, "-r", "-m", "run/data.safetensors", "--scale", "run", "--json", "-q", "--write", "none"
+    )
+    assert part["scale"] == pytest.approx(found.records[0]["explained"][0]["scale"], rel=0.5)
 
 
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,9 @@ def test_one_scale_holds_for_the_whole_clip_unless_asked_otherwise(coda: Coda, t
     assert len(set(each)) > 1
     assert (stated, count) == ("frame", None)
     assert scales("--scale", "0.25")[:2] == ([0.25] * 6, 0.25)
+    own = net.checkpoint.full_colour
+    assert scales("--scale", "network") == ([own] * 6, own, None)
+    assert scales("--scale", "network", "--fit", "native")[2] == 6, "it is stated for the network's size, so not here"
 
 
 @pytest.mark.parametrize("layout", ["side", "overlay", "heatmap", "panel"])
@@ -302,7 +305,7 @@ def test_one_bad_clip_among_several_costs_only_itself(coda: Coda, tmp_path: Path
         (["--start", "soon"], "'soon' is not a time"),
         (["--start", "3", "--end", "2"], "no frame lies between"),
         (["--box", "0,0,9"], "is not a box"),
-        (["--scale", "0"], "--scale 0: expected clip, frame or a positive number"),
+        (["--scale", "0"], "--scale 0: expected network, clip, frame or a positive number"),
         (["-o", "a.avi"], "--output a.avi: clips are written as"),
         (["--format", "avi"], "--format avi: choose from"),
         (["-o", "a.mkv"], "--output a.mkv: clips are written as"),

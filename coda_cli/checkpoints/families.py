@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from coda_cli.checkpoints import text_vectors
-from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, published_checkpoint
+from coda_cli.checkpoints.manifest import STANDARD, Checkpoint
 from coda_cli.checkpoints.published import BIAS_FREE, PUBLISHED
 from coda_cli.checkpoints.published_bcos import BCOS, twin, version_of_experiment
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.checkpoints.unpickling import StateDict
 from coda_cli.core.networks import build
 from coda_cli.errors import CheckpointError

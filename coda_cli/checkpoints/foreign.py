@@ -25,10 +25,11 @@ from coda_cli.checkpoints.families import (
 )
 from coda_cli.checkpoints.fitting import classifiers_of_its_size
 from coda_cli.checkpoints.headers import MAX_HEADER
-from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, parse_checkpoint, published_checkpoint
+from coda_cli.checkpoints.manifest import STANDARD, Checkpoint, parse_checkpoint
 from coda_cli.checkpoints.pickled import PickleError
 from coda_cli.checkpoints.published import published_name
 from coda_cli.checkpoints.published_bcos import BCOS, bcos_named_in, twin
+from coda_cli.checkpoints.published_descriptions import published_checkpoint
 from coda_cli.checkpoints.unpickling import StateDict
 from coda_cli.errors import CheckpointError, UsageError
 

@@ -171,8 +171,10 @@ def with_cut(net: Net, cut: str | None) -> Net:
     except (ValueError, RuntimeError) as error:  # of its layers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot be explained: {reason}", item=net.path) from error
+    measured = net.checkpoint.full_colour if cut == net.cut else None  # it holds for one cut
     net.model.cut = cut  # type: ignore[assignment]
-    described = net.checkpoint.model_copy(update={"arguments": {**net.checkpoint.arguments, "cut": cut}})
+    arguments = {**net.checkpoint.arguments, "cut": cut}
+    described = net.checkpoint.model_copy(update={"arguments": arguments, "full_colour": measured})
     return replace(net, checkpoint=described)
 
 

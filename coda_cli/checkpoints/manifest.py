@@ -25,7 +25,6 @@ from pydantic import (
     model_validator,
 )
 
-from coda_cli.checkpoints.class_names import class_data
 from coda_cli.checkpoints.descriptions import plain_data, plain_name, read_json, short_text
 from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.checkpoints.packages import LITE, PACKAGED
@@ -99,6 +98,8 @@ class Checkpoint(BaseModel):
         synonyms: further names, some for each class.
         preprocessing: how pictures become its input.
         accuracy: where it was measured.
+        full_colour: the contribution of a pixel, in logit units, that is drawn in full colour in pictures of the size
+            the network sees; None where nobody measured one.
         training: data, recipe, seconds: where the weights come from.
         licence: under which terms the weights may be used.
     """
@@ -113,6 +114,7 @@ class Checkpoint(BaseModel):
     synonyms: tuple[tuple[Name, ...], ...] | None = None
     preprocessing: Preprocessing
     accuracy: Accuracy | None = None
+    full_colour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     training: Data = {}
     licence: Annotated[str, AfterValidator(plain_data)] = ""
 
@@ -129,6 +131,14 @@ class Checkpoint(BaseModel):
         if isinstance(outputs, int) and outputs != len(self.classes):
             raise ValueError(f"described with {len(self.classes)} classes and {outputs} outputs")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a full colour that nobody measured: older versions do not know it."""
+        fields: dict[str, Any] = whole(self)
+        if self.full_colour is None:
+            fields.pop("full_colour", None)
+        return fields
 
 
 class KnownCheckpoint(BaseModel):
@@ -330,69 +340,10 @@ def _published() -> list[KnownCheckpoint]:
 
 
 def _entry(name: str, file: str, **published: str | None) -> KnownCheckpoint:
+    from coda_cli.checkpoints.published_descriptions import published_checkpoint
+
     path = cache_folder() / name / file
     # A record that is damaged fits no file: loading that network says so, and other networks still work.
     recorded = short_text(recorded_hash_file(path))
     sha256 = None if recorded is None else recorded.strip()
     return KnownCheckpoint(checkpoint=published_checkpoint(name), path=path, sha256=sha256, **published)
-
-
-@cache  # commands ask for ``known`` several times
-def published_checkpoint(name: str) -> Checkpoint:
-    """Make the description of a published configuration, which its state dict cannot tell.
-
-    Args:
-        name: of the configuration.
-
-    Returns:
-        The description.
-
-    Raises:
-        KeyError: there is no such configuration.
-    """
-    facts = _published_facts(name)
-    arguments = facts["arguments"]
-    count = arguments["classes"] if "classes" in arguments else arguments["channels"][-1]
-    large = count > 10
-    classes = class_data()["imagenet"][:count] if large else class_data()["cifar10"]
-    data = {10: "CIFAR-10", 100: "ImageNet, its first 100 classes", 1000: "ImageNet"}[count]
-    return Checkpoint(
-        name=name,
-        classes=tuple(entry["name"] for entry in classes),
-        wnids=tuple(entry["wnid"] for entry in classes) if large else None,
-        synonyms=tuple(tuple(entry["synonyms"]) for entry in classes) if large else None,
-        training={"data": data},
-        **facts,
-    )
-
-
-def _published_facts(name: str) -> dict[str, Any]:
-    """Architecture, arguments, preprocessing, accuracy and licence of a published configuration. Raises KeyError."""
-    from coda_cli.checkpoints.published import BIAS_FREE, BIAS_FREE_LICENCE, LICENCE, PUBLISHED
-    from coda_cli.checkpoints.published_bcos import BCOS, LICENCES
-
-    if name in BIAS_FREE:
-        return {
-            "architecture": "bias_free",
-            "arguments": {"name": BIAS_FREE[name][0], "classes": 1000},
-            "preprocessing": Preprocessing(resize=256, crop=224),
-            "licence": BIAS_FREE_LICENCE,
-        }
-    if name in BCOS:
-        bcos = BCOS[name]
-        split = "ImageNet validation, as published"
-        return {
-            "architecture": bcos.architecture,
-            "arguments": bcos.arguments,
-            "preprocessing": Preprocessing(resize=bcos.resize, crop=bcos.crop, interpolation=bcos.interpolation),
-            "accuracy": Accuracy(value=bcos.top1, pictures=50_000, split=split) if bcos.top1 else None,
-            "licence": LICENCES[bcos.version],
-        }
-    arguments = PUBLISHED[name]
-    resize, crop = (256, 240) if arguments["channels"][-1] == 100 else (32, 32)
-    return {
-        "architecture": "coda_net",
-        "arguments": arguments,
-        "preprocessing": Preprocessing(resize=resize, crop=crop),
-        "licence": LICENCE,
-    }

@@ -63,6 +63,7 @@ def summary(entry: KnownCheckpoint) -> dict[str, Any]:
         "class_count": len(checkpoint.classes),
         "preprocessing": checkpoint.preprocessing.model_dump(),
         "accuracy": checkpoint.accuracy.model_dump() if checkpoint.accuracy else None,
+        "full_colour": checkpoint.full_colour,
         "sha256": entry.sha256,
     }
 
@@ -202,6 +203,7 @@ def lines(d: dict[str, Any]) -> list[str]:
         "bias": d["bias"],
         "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {_seen(d)}",
         "accuracy": measured,
+        "full colour": f"{colour:.3g} logit a pixel" if (colour := d["full_colour"]) else "none stated",
         "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
         "licence": d["licence"] or "none stated",
         "link": d["link"] or "none",

@@ -32,7 +32,6 @@ from coda_cli.cli.options import (
     Mean,
     Model,
     OutputFolder,
-    Percentile,
     PrecisionOption,
     Quiet,
     Recursive,
@@ -71,7 +70,7 @@ File names (--name)
 """
 
 
-SCALES: tuple[Literal["image", "run"], ...] = ("image", "run")
+SCALES: tuple[Literal["network", "image", "run"], ...] = ("network", "image", "run")
 
 
 def explain(
@@ -107,14 +106,24 @@ def explain(
     ] = False,
     fit: FitOption = "crop",
     scale: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="image|run|NUMBER",
-            help="Draw this contribution in full colour: found for each map (image), one for all maps (run), or a "
-            "number of logit units.",
+            metavar="network|image|run|NUMBER",
+            show_default=False,
+            help="Draw this contribution in full colour: the network's own, as far as it states one, found for each "
+            "map (image), one for all maps (run), or a number of logit units [default: network; with --percentile "
+            "image].",
         ),
-    ] = "image",
-    percentile: Percentile = 99.5,
+    ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            show_default=False,
+            help="Take this percentile of |contribution| as full colour, where it is found [default: 99.5].",
+        ),
+    ] = None,
     alpha: Alpha = 0.85,
     style: StyleOption = "signed",
     smooth: Smooth = 15,
@@ -206,7 +215,8 @@ def explain(
     if regions and regions.have_times:
         raise UsageError("--box: times after @ are for clips; coda video has them")
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
-    drawing = Drawing(kinds, full_colour(scale, SCALES), percentile, alpha, style, smooth)
+    found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
+    drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request, ema=ema)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
     report = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,6 +154,13 @@ def pull(
 # ---- convert ---------------------------------------------------------------------------------------------------------
 
 
+def _positive(value: float | None) -> float | None:
+    """Check --full-colour. Raises UsageError."""
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"--full-colour {value:g}: expected a positive number of logit units")
+    return value
+
+
 @app.command()
 def convert(
     file: Annotated[
@@ -173,6 +181,17 @@ def convert(
     half: Annotated[
         bool, typer.Option("--half", help="Round the weights to float16: a file of half the size.")
     ] = False,
+    full_colour: Annotated[
+        float | None,
+        typer.Option(
+            "--full-colour",
+            metavar="NUMBER",
+            show_default=False,
+            callback=_positive,
+            help="State what full colour stands for in all pictures of this network, in logit units a pixel: what "
+            "coda explain PHOTOS --scale run found.",
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -198,6 +217,8 @@ def convert(
         raise UsageError("no such file", item=file)
     net = loading.load(file, arch=arch, ema=ema, **OWN)
     say_assumed(net)
+    if full_colour is not None:
+        net = replace(net, checkpoint=net.checkpoint.model_copy(update={"full_colour": full_colour}))
     difference = proof.convert(net, output, replace=force, half=half)
     console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
     console.result(output.as_posix())

@@ -74,7 +74,7 @@ Outputs
 """
 
 
-SCALES: tuple[Literal["clip", "frame"], ...] = ("clip", "frame")
+SCALES: tuple[Literal["network", "clip", "frame"], ...] = ("network", "clip", "frame")
 
 
 def video(
@@ -142,9 +142,9 @@ def video(
     scale: Annotated[
         str,
         typer.Option(
-            metavar="clip|frame|NUMBER",
-            help="Draw this contribution in full colour: one for all frames (clip), found for each (frame), or a "
-            "number of logit units.",
+            metavar="clip|frame|network|NUMBER",
+            help="Draw this contribution in full colour: one for all frames (clip), found for each (frame), the "
+            "network's own, or a number of logit units.",
         ),
     ] = "clip",
     percentile: Percentile = 99.5,

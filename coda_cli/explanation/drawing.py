@@ -269,6 +269,10 @@ def _on_white(*premultiplied: Map) -> RGB:
     return on_paper(np.stack([*straight, opacity], 2).astype(np.float32), paper)
 
 
+# Whose the scale is, in words; one that the user gave needs none.
+_WHOSE = {"network": " (the network's)", "run": " (the run's)", "image": " (this map's)", "given": "", None: ""}
+
+
 def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = True) -> tuple[str, list[str]]:
     """The title of a drawing, and the lines below it: the equation, the network, and what the colours mean."""
     what = "logit" if part.versus is None else "difference of logits"
@@ -281,7 +285,7 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
     if part.positional:
         sums += f"{_added(part.positional)} positional"
     proof = f"residual {part.residual:.1e}" + ("" if part.exact else " ABOVE ITS TOLERANCE")
-    scale = f", full colour ±{part.scale:.2g} logit a pixel" if bar else ""
+    scale = f", full colour ±{part.scale:.2g} logit a pixel{_WHOSE[part.scale_of]}" if bar else ""
     lines = [f"{sums}, {proof}", f"{record.network.title}, {record.precision}{scale}"]
     lines.append(standing(record.network, record.top, part.index, record.confident))
     if part.carried is not None:

@@ -27,7 +27,7 @@ from coda_cli.explanation.inside import Inside, LayerShares, find, layer_shares
 from coda_cli.explanation.refusals import refusal, too_small
 from coda_cli.explanation.request import Input, Request, encoded, input_of, network_of, with_regions
 from coda_cli.machine.memory import as_many_as_fit
-from coda_cli.media.pictures import Image, as_image, as_picture
+from coda_cli.media.pictures import Image, PictureSource, as_image, as_picture
 from coda_cli.media.png import encode as as_png
 from coda_cli.media.sources import Item
 from coda_cli.media.view import View
@@ -36,7 +36,6 @@ from coda_cli.vocabulary import Fit, IfExists, Precision, Style
 if TYPE_CHECKING:
     from coda_cli.explanation.record import Drawing
     from coda_cli.explanation.regions.asked import Regions
-    from coda_cli.media.pictures import Image, PictureSource
     from coda_cli.media.view import Box
     from coda_cli.schema.pictures import Record
     from coda_cli.schema.regions import RegionSums
@@ -117,7 +116,7 @@ class Explanation:
         target: int = 0,
         *,
         scale: float | None = None,
-        percentile: float = 99.5,
+        percentile: float | None = None,
         alpha: float = 0.85,
         style: Style = "signed",
     ) -> Image:
@@ -125,8 +124,8 @@ class Explanation:
 
         Args:
             target: which of the K targets.
-            scale: the contribution of a pixel in full colour, in logit units; by default from ``percentile``.
-            percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
+            scale: the contribution of a pixel in full colour, in logit units; by default the network's own.
+            percentile: of the map's |contributions|, from 0 to 100: full colour of this map, where it is given.
             alpha: opacity of full colour, from 0 to 1.
             style: signed contributions, or the colour explanation of the B-cos papers.
 
@@ -138,13 +137,13 @@ class Explanation:
         """
         return self._drawn("overlay", target, scale, percentile, alpha, style)
 
-    def heatmap(self, target: int = 0, *, scale: float | None = None, percentile: float = 99.5) -> Image:
+    def heatmap(self, target: int = 0, *, scale: float | None = None, percentile: float | None = None) -> Image:
         """Draw the map of one target alone, with its colour bar and caption.
 
         Args:
             target: which of the K targets.
-            scale: the contribution of a pixel in full colour, in logit units; by default from ``percentile``.
-            percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
+            scale: the contribution of a pixel in full colour, in logit units; by default the network's own.
+            percentile: of the map's |contributions|, from 0 to 100: full colour of this map, where it is given.
 
         Returns:
             A PIL image; white is 0, and grey is what the network did not see.
@@ -159,7 +158,7 @@ class Explanation:
         target: int = 0,
         *,
         scale: float | None = None,
-        percentile: float = 99.5,
+        percentile: float | None = None,
         alpha: float = 0.85,
         style: Style = "signed",
     ) -> Image:
@@ -167,8 +166,8 @@ class Explanation:
 
         Args:
             target: which of the K targets.
-            scale: the contribution of a pixel in full colour, in logit units; by default from ``percentile``.
-            percentile: of the map's |contributions|, from 0 to 100: what full colour stands for.
+            scale: the contribution of a pixel in full colour, in logit units; by default the network's own.
+            percentile: of the map's |contributions|, from 0 to 100: full colour of this map, where it is given.
             alpha: opacity of full colour, from 0 to 1.
             style: signed contributions, or the colour explanation of the B-cos papers.
 
@@ -236,12 +235,14 @@ class Explanation:
         return writer.write(source, self).written
 
     def _drawn(
-        self, kind: str, target: int, scale: float | None, percentile: float, alpha: float, style: Style
+        self, kind: str, target: int, scale: float | None, percentile: float | None, alpha: float, style: Style
     ) -> Image:
         from coda_cli.explanation.drawing import draw_explanation
         from coda_cli.explanation.record import Drawing
 
-        drawing = Drawing(scale="image" if scale is None else scale, percentile=percentile, alpha=alpha, style=style)
+        drawing = Drawing(scale="network" if scale is None else scale, alpha=alpha, style=style)
+        if percentile is not None:
+            drawing = replace(drawing, scale="image" if scale is None else scale, percentile=percentile)
         return as_image(draw_explanation(kind, self, self._own_input, target, drawing))
 
     @property

@@ -28,6 +28,7 @@ from coda_cli.explanation.naming import KINDS
 from coda_cli.explanation.neurons import activation_part, channels_part
 from coda_cli.explanation.phrases import CONFIDENT
 from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.refusals import refuse_bad_drawing
 from coda_cli.explanation.regions.asked import Found
 from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.explanation.request import Input, refuse_unknown
@@ -36,8 +37,9 @@ from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.schema.parts import ClassPart, ConstantPart, Network, ScoredClass, Source, Sums, ViewPart
 from coda_cli.schema.pictures import EvidencePart, Explained, LayerPart, Record, RegionPart
-from coda_cli.vocabulary import Fit, Style
+from coda_cli.vocabulary import Fit, ScaleOf, Style
 
+SCALES = ("network", "image", "run")  # ways to find what full colour stands for
 TOP = 5  # classes with the highest logits in every record
 
 
@@ -47,51 +49,48 @@ class Drawing:
 
     Attributes:
         kinds: the kinds of files, of ``naming.KINDS``.
-        scale: the contribution in full colour, in logit units; "image" takes the ``percentile`` of each map's
-            |contributions|, "run" the same percentile over all maps of a run.
-        percentile: from 0 to 100.
+        scale: the contribution in full colour, in logit units; "network" takes the network's own, "image" the
+            ``percentile`` of each map's |contributions|, "run" the same percentile over all maps of a run.
+        percentile: from 0 to 100. The "network" scale needs it where the network states no full colour for its view.
         alpha: opacity of full colour in an overlay, from 0 to 1.
         style: signed contributions, or the colour explanation of the B-cos papers.
         smooth: the odd window of the colour explanation, in the network's pixels.
+        of_run: what was found for the scale "run".
     """
 
     kinds: tuple[str, ...] = ("overlay", "json")
-    scale: float | Literal["image", "run"] = "image"
+    scale: float | Literal["network", "image", "run"] = "network"
     percentile: float = 99.5
     alpha: float = 0.85
     style: Style = "signed"
     smooth: int = 15
+    of_run: float | None = None
 
     def __post_init__(self) -> None:
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise UsageError(f"kinds: there is no {unknown[0]!r}; there are {', '.join(KINDS)}")
-        refuse_bad_drawing(self.scale, ("image", "run"), self.percentile, self.alpha, self.smooth)
+        refuse_bad_drawing(self.scale, SCALES, self.percentile, self.alpha, self.smooth)
         refuse_unknown("style", self.style, Style)
 
+    def full_colour(self, net: Net, view: View, pixels: NDArray[np.float32]) -> tuple[float, ScaleOf]:
+        """Find what full colour stands for in one map.
 
-def refuse_bad_drawing(
-    scale: float | str, words: tuple[str, ...], percentile: float, alpha: float, smooth: int
-) -> None:
-    """Refuse numbers that nothing can be drawn with.
+        Args:
+            net: the network.
+            view: what it saw.
+            pixels: the map, float32 [h, w], logit units.
 
-    Args:
-        scale: the contribution in full colour, in logit units, or one of ``words``.
-        words: the ways to find the scale.
-        percentile: from 0 to 100.
-        alpha: opacity, from 0 to 1.
-        smooth: an odd window, in pixels.
-
-    Raises:
-        UsageError: a number or word is none of these.
-    """
-    if scale not in words and not (isinstance(scale, float | int) and 0 <= scale < math.inf):
-        raise UsageError(f"scale is {scale!r}; expected {', '.join(words)} or a number of logit units")
-    if not 0 <= percentile <= 100:
-        raise UsageError(f"percentile is {percentile}; expected a number from 0 to 100")
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is {alpha}; expected a number from 0 to 1")
-    if smooth < 1 or smooth % 2 == 0:
-        raise UsageError(f"smooth is {smooth}; expected an odd number of pixels")
+        Returns:
+            The contribution of a pixel in logit units, and what decided it.
+        """
+        described, side = net.checkpoint, net.checkpoint.preprocessing.crop
+        if self.scale == "network" and described.full_colour and view.resolution == (side, side):
+            return described.full_colour, "network"
+        if self.scale == "run" and self.of_run is not None:
+            return self.of_run, "run"
+        if not isinstance(self.scale, str):
+            return self.scale, "given"
+        return robust_scale(pixels, self.percentile), "image"
 
 
 def make_record(explanation: Explanation, source: Input, drawing: Drawing, settings: str | None = None) -> Record:
@@ -187,7 +186,7 @@ def settings_hash(net: Net, *asked: Any, **more: Any) -> str:
         sha256 as hex digits.
     """
     everything = {key: value for part in asked for key, value in asdict(part).items()}
-    for key in ("regions", "neurons"):
+    for key in ("regions", "neurons", "of_run"):
         if not everything.get(key, ...):
             del everything[key]  # without them the hash is that of versions which knew none
     everything |= {**more, "network": described(net), "coda": versions()["coda"]}
@@ -280,7 +279,8 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found)
     )
     layers = explanation.layers[k] if explanation.layers else ()
     channels = explanation.inside.channels[k] if explanation.inside.channels else ()
-    scale = robust_scale(pixels, drawing.percentile) if isinstance(drawing.scale, str) else drawing.scale
+    scale, scale_of = drawing.full_colour(explanation.net, view, pixels)
+    given = scale if scale_of in ("given", "run") else "image"  # a network's own is not for the maps of its parts
     return Explained(
         **sums(explanation, k, evidence).model_dump(),
         evidence=EvidencePart(
@@ -290,8 +290,9 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found)
             grid=evidence.grid,
         ),
         scale=scale,
+        scale_of=scale_of,
         layers=tuple(_layer(share, drawing.percentile) for share in layers),
-        channels=tuple(channels_part(shares, view, drawing.scale, drawing.percentile) for shares in channels),
+        channels=tuple(channels_part(shares, view, given, drawing.percentile) for shares in channels),
         regions=region_sums(explanation, k, found.regions) if explanation.request.regions else None,
     )
 

@@ -1,12 +1,14 @@
-"""Why nothing is shown of a picture."""
+"""Why nothing is shown of a picture, and which numbers nothing can be drawn with."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.core.decompose import Decomposition
-from coda_cli.errors import ExactnessError, MediaError
+from coda_cli.errors import ExactnessError, MediaError, UsageError
 from coda_cli.machine.memory import out_of_memory
 from coda_cli.media.view import View
 
@@ -57,3 +59,28 @@ def refusal(d: Decomposition, net: Net) -> ExactnessError | None:
         f"{net.checkpoint.name} is not understood above {net.cut or 'its input'}: a residual is {used:.2g} times its "
         f"tolerance; not known to coda: {', '.join(d.unknown) or 'no function by its name'}; --cut names a layer above"
     )
+
+
+def refuse_bad_drawing(
+    scale: float | str, words: tuple[str, ...], percentile: float, alpha: float, smooth: int
+) -> None:
+    """Refuse numbers that nothing can be drawn with.
+
+    Args:
+        scale: the contribution in full colour, in logit units, or one of ``words``.
+        words: the ways to find the scale.
+        percentile: from 0 to 100.
+        alpha: opacity, from 0 to 1.
+        smooth: an odd window, in pixels.
+
+    Raises:
+        UsageError: a number or word is none of these.
+    """
+    if scale not in words and not (isinstance(scale, float | int) and 0 <= scale < math.inf):
+        raise UsageError(f"scale is {scale!r}; expected {', '.join(words)} or a number of logit units")
+    if not 0 <= percentile <= 100:
+        raise UsageError(f"percentile is {percentile}; expected a number from 0 to 100")
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha}; expected a number from 0 to 1")
+    if smooth < 1 or smooth % 2 == 0:
+        raise UsageError(f"smooth is {smooth}; expected an odd number of pixels")

@@ -155,7 +155,7 @@ def explain_items(
         if known is not items:
             raise UsageError("the scale of a run reads every picture twice; give a list, or another scale")
         scale = run_scale(net, known, request, output.drawing.percentile, batch=batch, on_step=on_scale)
-        output = replace(output, drawing=replace(output.drawing, scale=scale))
+        output = replace(output, drawing=replace(output.drawing, of_run=scale))
     writer = Writer(net, known, request, output)
     read = partial(_read, net=net, request=request, writer=writer)
     return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)

@@ -9,6 +9,7 @@ from pydantic import Field
 from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 from coda_cli.schema.parts import Failed, Network, Part, ScoredClass, Source, Sums, ViewPart, schema_of, to_json
 from coda_cli.schema.regions import RegionSums
+from coda_cli.vocabulary import ScaleOf
 
 SCHEMA: Literal["coda.record"] = "coda.record"
 VERSION: Literal[1] = 1
@@ -90,6 +91,7 @@ class Explained(Sums):
         channels: the same over the channels of layers, and their strongest channels, where it was asked for.
         evidence: where the positive evidence lies.
         scale: the contribution of one view pixel, in logit units, that is drawn in full colour.
+        scale_of: what decided it; None in records of older versions.
         files: what was written for the class: kind -> path relative to the output folder, with /.
         regions: the sums inside regions that the user gave; None where none were asked for.
     """
@@ -99,6 +101,7 @@ class Explained(Sums):
     regions: RegionSums | None = None
     evidence: EvidencePart
     scale: float
+    scale_of: ScaleOf | None = None
     files: dict[str, str] = Field(default={})
 
 

@@ -14,6 +14,7 @@ from coda_cli.checkpoints.headers import read_metadata
 from coda_cli.checkpoints.manifest import METADATA_KEY, Accuracy, Checkpoint, Preprocessing
 from coda_cli.checkpoints.saving import save
 from coda_cli.errors import CheckpointError
+from coda_cli.training import full_colour
 from coda_cli.training.datasets import Split
 from coda_cli.training.feed import Feed, finite
 from coda_cli.training.recipes import Recipe
@@ -64,6 +65,7 @@ class Destination:
         data: Split,
         measured: Accuracy,
         progress: float = 1.0,
+        full_colour: float | None = None,
     ) -> None:
         """Write the network, whole or not at all.
 
@@ -74,6 +76,7 @@ class Destination:
             measured: its accuracy.
             progress: share of all steps that are done. Before the end the file has the size and the temperature that
                 the network was last trained with.
+            full_colour: what full colour stands for in its pictures, in logit units a pixel, where that was measured.
 
         Raises:
             TakenError: there is a file of this name, which is no network of this run.
@@ -100,6 +103,7 @@ class Destination:
             synonyms=synonyms,
             preprocessing=Preprocessing(resize=side, crop=side),
             accuracy=measured,
+            full_colour=full_colour,
             training=training,
             licence=self.licence,
         )
@@ -168,7 +172,9 @@ def finish(
     assert result.accuracy is not None
     split = AGREEMENT if recipe.distil else HELD_OUT
     measured = Accuracy(value=result.accuracy, pictures=len(data[1]), split=split)
-    Destination(path, name, about, licence).write(result, recipe, data[0], measured)
+    Destination(path, name, about, licence).write(
+        result, recipe, data[0], measured, full_colour=full_colour.measure(result.model, data[1])
+    )
     return path
 
 

@@ -15,7 +15,7 @@ from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.explanation.clip.survey import Survey, target_name
 from coda_cli.explanation.drawing import colour_explanation_of, coloured_weights
 from coda_cli.explanation.picture import Explanation
-from coda_cli.explanation.record import refuse_bad_drawing
+from coda_cli.explanation.refusals import refuse_bad_drawing
 from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.request import refuse_unknown
 from coda_cli.media.view import paste_back
@@ -37,6 +37,8 @@ HIGHEST, LOWEST = 720, 240  # pictures are drawn at the source's height within t
 WIDEST = 4096  # a sheet's greatest width, and about its greatest height: what hardware decoders of H.264 accept
 RGB = NDArray[np.uint8]
 
+SCALES = ("network", "clip", "frame")  # ways to find what full colour stands for
+
 
 @dataclass(frozen=True)
 class ClipDrawing:
@@ -44,7 +46,8 @@ class ClipDrawing:
 
     Attributes:
         layout: which pictures stand in a frame.
-        scale: the contribution in full colour, in logit units; "clip" finds one for all frames, "frame" one for each.
+        scale: the contribution in full colour, in logit units; "clip" finds one for all frames, "frame" one for each,
+            "network" takes the network's own.
         percentile: of |contribution|, from 0 to 100: what "clip" and "frame" use as the scale.
         alpha: opacity of full colour in an overlay, from 0 to 1.
         strip: whether the logits over time are drawn below.
@@ -55,7 +58,7 @@ class ClipDrawing:
     """
 
     layout: Layout = "side"
-    scale: float | Literal["clip", "frame"] = "clip"
+    scale: float | Literal["network", "clip", "frame"] = "clip"
     percentile: float = 99.5
     alpha: float = 0.85
     strip: bool = True
@@ -65,7 +68,7 @@ class ClipDrawing:
     smooth: int = 5
 
     def __post_init__(self) -> None:
-        refuse_bad_drawing(self.scale, ("clip", "frame"), self.percentile, self.alpha, self.smooth)
+        refuse_bad_drawing(self.scale, SCALES, self.percentile, self.alpha, self.smooth)
         refuse_unknown("layout", self.layout, Layout)
         refuse_unknown("style", self.style, Style)
 

@@ -268,8 +268,12 @@ class _ClipRun:
 
     def _make_first_pass(self, on_survey: Callable[[int], None] | None) -> None:
         """Make the first pass, if anything has to be known of the whole clip."""
-        clip, drawing = self.clip, self.drawing
-        if isinstance(clip.source, int):  # a camera cannot be read twice: each frame has its own scale
+        clip, camera = self.clip, isinstance(self.clip.source, int)
+        own = clip.net.checkpoint.full_colour if clip.request.fit != "native" else None
+        if self.drawing.scale == "network" or (camera and self.drawing.scale == "clip"):
+            self.drawing = replace(self.drawing, scale=own or "clip")
+        drawing = self.drawing
+        if camera:  # it cannot be read twice: each frame has its own scale, if the network states none
             self.drawing = replace(drawing, scale="frame" if drawing.scale == "clip" else drawing.scale, strip=False)
             return
         voted = clip.policy == "clip" and self.targets.depend_on_logits

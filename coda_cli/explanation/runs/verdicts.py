@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -287,9 +286,13 @@ def _write(
 ) -> tuple[str, ...]:
     """Write the kinds of files that the record names, and a new record."""
     named = {kind for part in record.explained for kind in part.files} | {*record.files, "json"}
-    scales = {part.scale for part in record.explained}
-    scale: float | Literal["image"] = scales.pop() if len(scales) == 1 else "image"
-    drawing = Drawing(tuple(kind for kind in KINDS if kind in named), scale)
+    kinds, first = tuple(kind for kind in KINDS if kind in named), record.explained[0]
+    one = len({part.scale for part in record.explained}) == 1
+    drawing = Drawing(kinds, first.scale if one else "image")
+    if first.scale_of == "run":
+        drawing = Drawing(kinds, "run", of_run=first.scale)
+    elif first.scale_of in ("network", "image"):
+        drawing = Drawing(kinds, first.scale_of)
     output = Output(Naming(written.folder, net.checkpoint.name), drawing, "overwrite" if written.force else "match")
     writer = Writer(net, [source.item], request, output)
     try:
