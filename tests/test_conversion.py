@@ -23,7 +23,7 @@ from coda_cli.core.efficientnet_lite import lite_classifier
 from coda_cli.core.networks import build, encode
 from coda_cli.errors import UsageError
 from coda_cli.training import choice, features, loop
-from coda_cli.training.conversion import logits_and_map, misalignment, ordinary_layers
+from coda_cli.training.conversion import BLOCKS, logits_and_maps, misalignment, ordinary_layers, ordinary_maps
 from coda_cli.training.datasets import Counted, Split
 from coda_cli.training.features import teacher_logits
 from coda_cli.training.feed import Feed
@@ -196,7 +196,11 @@ def test_kept_classes_begin_with_the_ordinary_network_s_classifier(
     given = Feed(model, recipe, data, data, origin)
     batch = given.batch(0, 2, 1)
     a = ordinary_layers(origin)(batch.x)
-    torch.testing.assert_close(batch.maps, a)
+    assert batch.maps
+    assert [tuple(m.shape[1:]) for m in batch.maps] == [(64, 8, 8)] * 2 + [(128, 4, 4)] * 2 + [(256, 2, 2)] * 2 + [
+        (512, 1, 1)
+    ] * 3
+    torch.testing.assert_close(batch.maps[-1], a)
     torch.testing.assert_close(batch.targets, teacher_logits(origin, recipe, a).softmax(1))
     whole = torchvision.models.resnet18(weights=None)
     whole.load_state_dict(
@@ -215,27 +219,39 @@ def test_new_classes_begin_with_a_classifier_of_the_maps_that_are_learned(origin
     assert ((pooled @ W.t()).argmax(1) == data.labels).float().mean() > 0.8
 
 
-def test_logits_and_map_are_those_of_the_network() -> None:
+def test_logits_and_maps_are_those_of_the_network() -> None:
     torch.manual_seed(0)
     model, x = build("bcosified", {**LITE, "temperature": 3.0}), encode(torch.rand(2, 3, 40, 40))
     settled(model, x)
     assert isinstance(model, CentredNet)
     with torch.no_grad():
-        logits, a = logits_and_map(model, x)
+        logits, maps = logits_and_maps(model, x)
         torch.testing.assert_close(logits, model(x))
-    assert a.shape == (2, 1280, 2, 2)
-    assert float(misalignment(a, 3 * a)) == pytest.approx(0, abs=1e-6)
-    assert float(misalignment(a, -a)) == pytest.approx(2, abs=1e-6)
+    assert len(maps) == 16 + 1
+    assert maps[-1].shape == (2, 1280, 2, 2)
+
+
+def test_misalignment_is_of_directions_and_of_blocks_less_the_means_of_their_channels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b, last = (torch.randn(2, 5, 3, 3, generator=generator) for _ in range(3))
+    constant = torch.randn(5, 1, 1, generator=generator)
+    assert float(misalignment([a, last], [3 * a + constant, 2 * last])) == pytest.approx(0, abs=1e-6)
+    assert float(misalignment([a, last], [a, -last])) == pytest.approx(2, abs=1e-6)
+    centred = [m - m.mean((0, 2, 3), keepdim=True) for m in (a, b)]
+    apart = 1 - F.cosine_similarity(*centred, dim=1).mean()
+    assert float(misalignment([a, a, last], [a, b, last])) == pytest.approx(float(apart) * BLOCKS / 2, rel=1e-5)
+    assert float(misalignment([last], [last + constant])) > 0.1, "of the last map they count"
 
 
 def test_its_maps_come_nearer_to_the_ordinary_network_s(origin: Origin, tmp_path: Path) -> None:
-    data, recipe = (small(32, 0), small(12, 1)), recipe_of(origin, epochs=6)
+    data, recipe = (small(32, 0), small(12, 1)), recipe_of(origin, epochs=20)
     apart = []
     for result in (loop._new_model(recipe, data[0], CPU, origin), run(recipe, data, tmp_path, origin=origin).model):
         assert isinstance(result, CentredNet)
         with torch.no_grad():
             x = encode(data[0].images)
-            apart.append(float(misalignment(logits_and_map(result.train(), x)[1], ordinary_layers(origin)(x))))
+            wanted = ordinary_maps(ordinary_layers(origin), data[0].images, autocast=False)
+            apart.append(float(misalignment(logits_and_maps(result.train(), x)[1], wanted)))
     assert apart[1] < 0.7 * apart[0]
 
 

@@ -22,7 +22,7 @@ SMALL_PICTURES = 48  # pixels of the shorter side up to which a network for CIFA
 SHOWN, FEWEST, MOST = 8000, 4, 40  # pictures that a run from trained weights shows, and epochs at least and at most
 SHOWN_WHOLE = 80_000  # the same where the whole network is trained
 SHOWN_CONVERTED, CONVERTED_SIDE = 20_000, 128  # and where it is converted: a core shows 20 of 128 pixels a second
-ALIGNMENT = 1.0  # weight of the directions of the ordinary network's last map
+ALIGNMENT, CONVERTED_RATE = 1.0, 3e-3  # weight of the directions of the ordinary network's maps; learning rate
 LEAST_SIDE = 160  # pixels of what a trained backbone is shown of smaller pictures
 RANK = 8  # of the one layer on a trained backbone
 POSITIONS_BY_TEMPERATURE = 4.0  # enough: with "SQ" no weights make a unit give more than its input's length
@@ -124,7 +124,7 @@ def _converted(origin: Origin, data: Counted, common: Recipe, dilated: bool | No
         arguments={**arguments, "temperature": 1.0},
         size=size or min(CONVERTED_SIDE, origin.side, max(SMALL_PICTURES, round(data.side / 32) * 32)),
         epochs=_epochs(SHOWN_CONVERTED, data.pictures),
-        learning_rate=1e-3,
+        learning_rate=CONVERTED_RATE,
         frozen=False,
         alignment=ALIGNMENT,
     )

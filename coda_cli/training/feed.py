@@ -14,8 +14,9 @@ from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.bcosified import CentredNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, classify, encode
+from coda_cli.core.standard_nets import StandardNet
 from coda_cli.training.batches import batch_of_step, resized
-from coda_cli.training.conversion import ordinary_layers
+from coda_cli.training.conversion import ordinary_layers, ordinary_maps
 from coda_cli.training.datasets import Split
 from coda_cli.training.features import at_cut, many_at_cut, teacher_logits
 from coda_cli.training.origins import Origin
@@ -34,13 +35,13 @@ class Batch(NamedTuple):
         x: what the trained part sees, float [B, C, h, w].
         labels: of the pictures, int64 [B].
         targets: the probabilities that it should give, float [B, classes].
-        maps: the ordinary network's last map of each picture [B, C, h, w], where its direction is learned too.
+        maps: what ``conversion.maps_of`` gives of the ordinary network, where its directions are learned too.
     """
 
     x: Tensor
     labels: Tensor
     targets: Tensor
-    maps: Tensor | None = None
+    maps: list[Tensor] | None = None
 
 
 class Feed:
@@ -112,18 +113,28 @@ class Feed:
             return Batch(x, targets.argmax(1), targets)
         assert labels is not None
         targets = F.one_hot(labels, len(self._data.classes)).float()
-        a = at_cut(self._to_cut, images, autocast=self._autocast) if self._to_cut else None
+        a, maps = self._ordinary_answers(images)
         if r.distil:
             assert self._origin
             assert a is not None
             targets = teacher_logits(self._origin, r, a).softmax(1)
         if not r.frozen:
             x = encode(images).contiguous(memory_format=torch.channels_last)
-            return Batch(x, labels, targets, a if r.alignment else None)
+            return Batch(x, labels, targets, maps)
         assert a is not None
         if r.views:
             self._views[again] = a, targets
         return Batch(a, labels, targets)
+
+    def _ordinary_answers(self, images: Tensor) -> tuple[Tensor | None, list[Tensor] | None]:
+        """The ordinary network's last map of some pictures, and those of its blocks; None where nothing needs them."""
+        if self._to_cut is None:
+            return None, None
+        if not self.recipe.alignment:
+            return at_cut(self._to_cut, images, autocast=self._autocast), None
+        assert isinstance(self._to_cut, StandardNet)
+        maps = ordinary_maps(self._to_cut, images, autocast=self._autocast)
+        return maps[-1], maps
 
     def quick_accuracy(self, progress: float) -> float:
         """Measure the accuracy on a sample of held-out pictures, of the size that is trained at the moment.

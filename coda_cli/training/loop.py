@@ -25,7 +25,7 @@ from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build
 from coda_cli.errors import TrainingError
 from coda_cli.training.batches import two_classes
-from coda_cli.training.conversion import logits_and_map, misalignment, start_converted
+from coda_cli.training.conversion import logits_and_maps, misalignment, start_converted
 from coda_cli.training.datasets import Split
 from coda_cli.training.features import start
 from coda_cli.training.feed import Batch, Feed, Trainable, accuracy, finite
@@ -226,13 +226,13 @@ def _final_accuracy(model: nn.Module, split: Split, recipe: Recipe, steps: int) 
 
 def _outputs(
     model: nn.Module, forward: Callable[[Tensor], Tensor], batch: Batch, two: Tensor | None, precision: str
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Logits float32 [B, classes]; of ``two`` classes [B, 2] the rows of W(x); the last map, where it is aligned."""
+) -> tuple[Tensor, Tensor | None, list[Tensor] | None]:
+    """Logits float32 [B, classes]; of ``two`` classes [B, 2] the rows of W(x); the maps, where these are aligned."""
     autocast, x = precision == "bfloat16", batch.x
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
         if batch.maps is not None:
             assert isinstance(model, CentredNet)
-            logits, maps = logits_and_map(model, x)
+            logits, maps = logits_and_maps(model, x)
             return logits.float(), None, maps
         if two is None:
             return forward(x).float(), None, None

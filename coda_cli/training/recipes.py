@@ -49,8 +49,8 @@ class Recipe:
             memory; 0 is all. Only with ``frozen``.
         distil: learn the probabilities of the ordinary network it starts from, and keep its classes; labels are not
             looked at.
-        alignment: weight in the loss of how far the directions of the last map are from those of the ordinary network
-            that it is converted from; converted networks only.
+        alignment: weight in the loss of how far the directions of the maps are from those of the ordinary network that
+            it is converted from, see ``conversion.misalignment``; converted networks only.
 
     Source:
         CVPR 2021, section 3.3 (temperature) and 3.4 (``matrix_l1``).
