@@ -173,6 +173,13 @@ def test_records_on_lines_are_followed_to_their_maps(coda: Coda, out: Path) -> N
         check(Path("report"), one, [p for p in by_folder[one["name"]] if p[0]["top"][0]["name"] == one["name"]])
 
 
+def test_who_asks_for_no_maps_does_not_wait_for_numpy(out: Path) -> None:
+    said = program.run_process("summary", "out", "-r", cwd=out.parent, python=("-X", "importtime")).err
+    imported = {line.split("|")[-1].strip() for line in said.splitlines() if line.startswith("import time:")}
+    assert "coda_cli.explanation.summary.run" in imported
+    assert "numpy" not in imported
+
+
 def test_what_cannot_be_is_refused_before_any_work(coda: Coda, out: Path) -> None:
     assert "add --output DIR" in coda("summary", "out", "-r", "--mean-map", status=2).err
     assert "instead of -" in coda("summary", "-", "-o", "report", "--mean-map", status=2).err

@@ -136,10 +136,10 @@ def _tell(found: Summary, output: Path | None, labels: Path | None) -> None:
 
 def _tell_mean_maps(found: Summary, output: Path | None) -> tuple[int, int]:
     """Say on stderr what became of the mean maps; how many are not exact, and how many maps could not be read."""
-    from coda_cli.explanation.summary.mean_maps import FOLDER
-
     if (means := found.mean_maps) is None:
         return 0, 0
+    from coda_cli.explanation.summary.mean_maps import FOLDER
+
     if means.maps:
         whose = "label" if found.grouped_by == "label" else "predicted class"
         console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {len(means.maps)} classes, by {whose}")

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.summary import tables
-from coda_cli.explanation.summary.mean_maps import FOLDER, MeanMapFolder
 from coda_cli.explanation.summary.records import STDIN, find_records, limited, read_records
 from coda_cli.explanation.summary.rows import REST, Place, Row, Spool, row_of
 from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
@@ -25,6 +24,9 @@ from coda_cli.media.files import atomic
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.summaries import NetworkCount, Summary
+
+if TYPE_CHECKING:
+    from coda_cli.explanation.summary.mean_maps import MeanMapFolder
 
 NAMES = {"csv": "summary.csv", "parquet": "summary.parquet", "json": "summary.json"}
 MOST_NETWORKS = 1000  # different networks and settings that are counted
@@ -129,7 +131,8 @@ def summarise(
 
 def _prepare(asked: Asked, output: Path) -> None:
     """Find out before any work whether the files can be written. Raises UsageError."""
-    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep  # they need torch
+    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep  # they need numpy
+    from coda_cli.explanation.summary.mean_maps import FOLDER
 
     if asked.parquet:
         tables.require_parquet()
@@ -190,13 +193,8 @@ def _add_up(
     regions = sorted(seen.regions, key=lambda name: name == REST)  # the rest last
     tally, others = Tally(asked.top, frozenset(regions)), Counter[str]()
     with ExitStack() as stack:
-        add_to_tables, streams, maps = [], dict[str, IO[bytes]](), None
-        if asked.output is not None:
-            for kind in _kinds(asked):
-                # Left in reverse: the JSON, which says that the tables are complete, gets its name last.
-                streams[kind] = stack.enter_context(atomic(asked.output / NAMES[kind], replace=asked.force))
-                if kind == "json" and asked.mean_maps:  # left, and named, after the tables and before the JSON
-                    maps = stack.enter_context(MeanMapFolder(asked.output, replace=asked.force))
+        streams, maps = ({}, None) if asked.output is None else _open(asked, asked.output, stack)
+        add_to_tables = []
         for kind, table in (("csv", tables.csv_table), ("parquet", tables.parquet_table)):
             if kind in streams:
                 add_to_tables.append(stack.enter_context(table(streams[kind], regions)))
@@ -216,6 +214,19 @@ def _add_up(
         if "json" in streams:
             streams["json"].write(to_json(summary).encode() + b"\n")
     return summary
+
+
+def _open(asked: Asked, output: Path, stack: ExitStack) -> tuple[dict[str, IO[bytes]], MeanMapFolder | None]:
+    """Open what is written. Left in reverse: the JSON, which says that all else is complete, gets its name last."""
+    json, *others = _kinds(asked)
+    streams, maps = {json: stack.enter_context(atomic(output / NAMES[json], replace=asked.force))}, None
+    if asked.mean_maps:
+        from coda_cli.explanation.summary.mean_maps import MeanMapFolder  # it needs numpy
+
+        maps = stack.enter_context(MeanMapFolder(output, replace=asked.force))
+    for kind in others:
+        streams[kind] = stack.enter_context(atomic(output / NAMES[kind], replace=asked.force))
+    return streams, maps
 
 
 def _predicted(row: Row, classes: Classes) -> Label:
