@@ -142,11 +142,16 @@ def test_pictures_without_a_map_are_counted_and_said_once(coda: Coda, out: Path)
 
 
 def test_a_map_that_cannot_be_read_is_one_line_and_the_rest_goes_on(coda: Coda, out: Path) -> None:
-    first, second, *_ = sorted(out.rglob("*.coda.npz"))
+    first, second, *_, last = sorted(out.rglob("*.coda.npz"))
+    for path in (last.with_suffix(".json"), sorted(out.rglob("*.coda.json"))[-2]):  # together they are infinite
+        record = json.loads(path.read_text("utf-8"))
+        record["explained"][0]["tolerance"] = 1e308
+        path.write_text(json.dumps(record))
     first.write_bytes(b"broken")
     second.write_bytes(sorted(out.rglob("*.coda.npz"))[-1].read_bytes())
     result = coda("summary", "out", "-r", "-o", "report", "--mean-map", "--json", status=1)
-    assert result.record["mean_maps"]["unreadable"] == len(result.errors) == 2
+    assert result.record["mean_maps"]["unreadable"] == len(result.errors) == 4
+    assert "a tolerance that no explanation has" in result.err
     assert "is of another picture" in result.err
     assert len(result.record["mean_maps"]["maps"]) >= 4
 

@@ -2,7 +2,7 @@
 
 Where all views of a class have one size, the pixels of their maps can be added up, and the sum of the mean map is the
 mean of the sums, as exact as every one of them. Only one map is held at a time: the sums of all classes are in a
-temporary file, which takes less room than one kept map of each class.
+temporary file, which takes about as much room as one kept map of each class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
 from coda_cli.explanation.summary.records import MOST_ERRORS
-from coda_cli.explanation.summary.rows import Key, Row
+from coda_cli.explanation.summary.rows import LARGEST, Key, Row
 from coda_cli.explanation.summary.truth import Classes, Label
 from coda_cli.media.files import TEMPORARY_PREFIX, shown_name, write_with
 from coda_cli.schema.parts import to_json
@@ -265,6 +265,8 @@ def _added(sums: MapSums, label: Label, row: Row, classes: Classes) -> bool:
     if (kept := kept_maps(Stored(record, where))) is None:
         return False
     part, values = record.explained[row.part], kept.maps[row.part]
+    if not 0 <= part.tolerance < LARGEST:
+        raise MediaError("has a tolerance that no explanation has; explain its picture again", item=str(where))
     key = _key(part)
     title = row.explained if key is None else classes.title(key)
     group = sums.add(label.title, title, key in label.keys, values, kept.view)
