@@ -19,6 +19,8 @@ from coda_cli.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from coda_cli.schema.summaries import Summary
 
+MOST_NAMED = 10  # classes that a line names
+
 
 def summary(
     sources: Annotated[
@@ -42,6 +44,14 @@ def summary(
     ] = None,
     parquet: Annotated[
         bool, typer.Option("--parquet", help="Write summary.parquet, too (needs the extra parquet).")
+    ] = False,
+    mean_map: Annotated[
+        bool,
+        typer.Option(
+            "--mean-map",
+            help="Write the mean of the maps of each class, too, as mean-maps/CLASS.png and .npz: by label, else by "
+            "predicted class. They are read beside the records (coda explain --write npz,json).",
+        ),
     ] = False,
     labels: Annotated[
         Path | None,
@@ -68,6 +78,7 @@ def summary(
     coda summary out/ -r -o report/ --parquet
     coda explain photos/ -r --json --write none | coda summary - --json | jq .overall.accuracy
     coda summary out/ --labels labels.csv --top 20
+    coda explain photos/ -r -o out/ --write npz,json && coda summary out/ -r -o report/ --mean-map
     """
     from coda_cli.cli.summary_table import lines
     from coda_cli.errors import MediaError
@@ -76,6 +87,10 @@ def summary(
 
     if parquet and output is None:
         raise UsageError("--parquet writes a file; add --output DIR")
+    if mean_map and output is None:
+        raise UsageError("--mean-map writes files; add --output DIR")
+    if mean_map and "-" in sources:
+        raise UsageError("--mean-map reads the maps that lie beside records; name their folder instead of -")
     if labels is not None and no_labels:
         raise UsageError("--labels and --no-labels exclude each other; choose one")
     if "-" in sources and sys.stdin is None:  # closed by the shell
@@ -87,7 +102,7 @@ def summary(
         """Print what is no record."""
         console.error(str(error))
 
-    asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force)
+    asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map)
     with console.progress("reading records", " files") as advance:
         found = summarise(asked, sys.stdin.buffer, say_error, advance)
     for line in [to_json(found)] if json else lines(found):
@@ -110,8 +125,34 @@ def _tell(found: Summary, output: Path | None, labels: Path | None) -> None:
         console.say(f"{found.failed} pictures could not be explained, as their records say")
     for name in found.files.values():
         console.say(f"written: {(output or Path()) / name}")
+    unproven, broken = _tell_mean_maps(found, output)
     if found.overall.inexact:
         console.error(f"NOT EXACT: {found.overall.inexact} records have a residual above its tolerance")
+    if found.overall.inexact or unproven:
         raise typer.Exit(ExitCode.INEXACT)
-    if found.unreadable:
+    if found.unreadable or broken:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _tell_mean_maps(found: Summary, output: Path | None) -> tuple[int, int]:
+    """Say on stderr what became of the mean maps; how many are not exact, and how many maps could not be read."""
+    if (means := found.mean_maps) is None:
+        return 0, 0
+    from coda_cli.explanation.summary.mean_maps import FOLDER
+
+    if means.maps:
+        whose = "label" if found.grouped_by == "label" else "predicted class"
+        console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {len(means.maps)} classes, by {whose}")
+    if means.without_map:
+        advice = "coda explain --write npz,json keeps it"
+        console.warn(f"{means.without_map} pictures have no map beside their record, and are in no mean map; {advice}")
+    if others := sum(one.other_classes for one in means.maps):
+        console.say(f"{others} maps are about another class than the mean map of their pictures, and are in none")
+    if names := means.different_sizes:
+        shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+        advice = "coda explain --fit crop gives views of one size"
+        console.warn(f"no mean map, since the views have different sizes: {shown}; {advice}")
+    unproven = [one.name for one in means.maps if not one.exact]
+    if unproven:
+        console.error(f"NOT EXACT: the mean maps of {', '.join(unproven[:MOST_NAMED])} have a residual above tolerance")
+    return len(unproven), means.unreadable

@@ -218,6 +218,65 @@ class NetworkCount(Part):
     pictures: int
 
 
+class MeanMap(Part):
+    """The mean of the contribution maps of the pictures of one class, pixel by pixel.
+
+    logit == sum + constants + residual
+
+    Attributes:
+        name: of the class whose pictures they are: their label or their predicted class, as ``grouped_by`` says.
+        explained: the class that the maps are about. It is ``name`` if any map of these pictures is, else the class
+            that most of them are about.
+        pictures: of how many the mean is taken.
+        other_classes: how many more maps of these pictures are about other classes; they are left out.
+        width: of the map, in pixels of the views.
+        height: of the map.
+        logit: of the explained class, the mean over these pictures.
+        constants: the mean of what belongs to no pixel.
+        sum: of the mean map, in logit units.
+        magnitude: sum of the absolute values of the mean map; what was for in one picture and against in another
+            cancels, so that it is at most the mean of those sums.
+        residual: logit - constants - sum: what rounding left over.
+        tolerance: the largest |residual| that counts as exact: the mean of the records' tolerances, and what rounding
+            to float32, in which maps are kept, may add to it.
+        exact: whether |residual| is at most the tolerance.
+        scale: the mean contribution of one pixel, in logit units, that is drawn in full colour.
+        files: kind -> name in the output folder.
+    """
+
+    name: str
+    explained: str
+    pictures: int
+    other_classes: int
+    width: int
+    height: int
+    logit: float
+    constants: float
+    sum: float
+    magnitude: float
+    residual: float
+    tolerance: float
+    exact: bool
+    scale: float
+    files: dict[str, str] = Field(default={})
+
+
+class MeanMaps(Part):
+    """The mean maps of all classes.
+
+    Attributes:
+        maps: in the order of the classes' names.
+        without_map: how many pictures have no map beside their record; those that belong to no class are not counted.
+        unreadable: how many maps cannot be read, or are not those of their record.
+        different_sizes: classes without a mean map, since their views are not all of one size.
+    """
+
+    maps: tuple[MeanMap, ...]
+    without_map: int
+    unreadable: int
+    different_sizes: tuple[str, ...]
+
+
 class Summary(Part):
     """Many explained pictures in numbers.
 
@@ -238,6 +297,7 @@ class Summary(Part):
         networks: by which the pictures were explained.
         settings: how many different settings the records have. More than one is mostly a mixture of several runs.
         no_classes: folders of pictures whose name is no class that the records show, with how many pictures.
+        mean_maps: the mean map of each class; None where they were not asked for.
         files: what was written: kind -> name in the output folder.
         versions: of coda.
     """
@@ -257,6 +317,7 @@ class Summary(Part):
     networks: tuple[NetworkCount, ...]
     settings: int
     no_classes: dict[str, int] = Field(default={})
+    mean_maps: MeanMaps | None = None
     files: dict[str, str] = Field(default={})
     versions: dict[str, str]
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.json_records import Found, NoRecordError, read_file, read_lines
@@ -17,6 +17,20 @@ SUFFIX = ".coda.json"  # of the records that are looked for in folders
 STDIN = "-"
 MOST_ERRORS = 20  # lines of one file that are complained about one by one
 T = TypeVar("T")
+
+
+class Read(NamedTuple):
+    """A record that was read, and where it stands in its file.
+
+    Attributes:
+        record: of a picture that was explained, or of one that failed.
+        line: its number from 1 on; 0 where the whole file is one record.
+        offset: of its line in the file, in bytes; -1 where the whole file is one record.
+    """
+
+    record: Record | FailedRecord
+    line: int
+    offset: int
 
 
 def find_records(sources: Sequence[str], *, recursive: bool = False) -> list[str]:
@@ -67,7 +81,7 @@ def _inside(folder: str, recursive: bool) -> list[str]:
     return found
 
 
-def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecord | MediaError]:
+def read_records(source: str, stdin: IO[bytes]) -> Iterator[Read | MediaError]:
     """Read the records in a file, one at a time: a single one, or one on each line as ``coda explain --json`` prints.
 
     Args:
@@ -91,14 +105,14 @@ def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecor
         yield MediaError(f"cannot be read ({error.strerror or error})", item=path)
 
 
-def _told(found: Iterable[Found], name: str) -> Iterator[Record | FailedRecord | MediaError]:
+def _told(found: Iterable[Found], name: str) -> Iterator[Read | MediaError]:
     """The records that were found, and an error about each place where there is none."""
-    for what, line, _ in found:
+    for what, line, offset in found:
         if isinstance(what, NoRecordError):
             where = f"line {line} " if line else ""
             yield MediaError(f"{where}{what.why}; leave it out, or explain its picture again", item=name)
         else:
-            yield what
+            yield Read(what, line, offset)
 
 
 def limited(found: Iterable[T | MediaError], name: str) -> Iterator[T | MediaError]:

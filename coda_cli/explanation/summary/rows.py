@@ -33,8 +33,19 @@ class RegionRow(NamedTuple):
     outside: float | None
 
 
+class Place(NamedTuple):
+    """Where the record of a picture stands whose map was kept; ``line`` and ``offset`` as those of ``Read``."""
+
+    file: str
+    offset: int
+    line: int
+
+
 class Row(NamedTuple):
-    """One picture; the names are those of ``PictureLine``."""
+    """One picture; the names are those of ``PictureLine``.
+
+    ``part`` is the explained class's number in the record, and ``place`` where that stands; None if no map was kept.
+    """
 
     path: str
     predicted: Key
@@ -51,6 +62,8 @@ class Row(NamedTuple):
     half_share: float | None
     centroid: tuple[float, float] | None
     regions: tuple[RegionRow, ...]
+    part: int = 0
+    place: Place | None = None
 
 
 def row_of(record: Record) -> Row:
@@ -70,8 +83,9 @@ def row_of(record: Record) -> Row:
         raise MediaError(f"the record of {record.source.path} names no class; explain it again")
     best = record.top[0]
     runner = record.top[1] if len(record.top) > 1 else None
-    own = (e for e in record.explained if e.versus is None and e.index == best.index)
-    part = next(own, record.explained[0])
+    own = (n for n, e in enumerate(record.explained) if e.versus is None and e.index == best.index)
+    number = next(own, 0)
+    part = record.explained[number]
     row = Row(
         path=record.source.path,
         predicted=_key(best),
@@ -88,6 +102,7 @@ def row_of(record: Record) -> Row:
         half_share=part.evidence.half_share,
         centroid=part.evidence.centroid,
         regions=_regions(part),
+        part=number,
     )
     if not _is_possible(row):
         raise MediaError(f"the record of {row.path} has numbers that no explanation has; explain it again")
@@ -163,6 +178,7 @@ class Spool:
             for name in ("predicted", "runner_up", "centroid"):  # JSON has lists only
                 values[name] = tuple(values[name]) if values[name] else None
             values["regions"] = tuple(map(RegionRow._make, values["regions"]))
+            values["place"] = Place._make(values["place"]) if values["place"] else None
             yield Row(**values)
 
 

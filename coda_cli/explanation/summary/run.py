@@ -12,18 +12,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.summary import tables
 from coda_cli.explanation.summary.records import STDIN, find_records, limited, read_records
-from coda_cli.explanation.summary.rows import REST, Row, Spool, row_of
+from coda_cli.explanation.summary.rows import REST, Place, Row, Spool, row_of
 from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
-from coda_cli.explanation.summary.truth import Classes, Truth, folder_of, read_labels
+from coda_cli.explanation.summary.truth import Classes, Label, Truth, folder_of, read_labels
 from coda_cli.media.files import atomic
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.summaries import NetworkCount, Summary
+
+if TYPE_CHECKING:
+    from coda_cli.explanation.summary.mean_maps import MeanMapFolder
 
 NAMES = {"csv": "summary.csv", "parquet": "summary.parquet", "json": "summary.json"}
 MOST_NETWORKS = 1000  # different networks and settings that are counted
@@ -44,6 +47,7 @@ class Asked:
         output: the folder that files are written to; None writes nothing.
         parquet: whether a Parquet table is written, too.
         force: whether files that exist are replaced.
+        mean_maps: whether the mean of the kept maps is written for each class.
     """
 
     sources: Sequence[str]
@@ -54,6 +58,7 @@ class Asked:
     output: Path | None = None
     parquet: bool = False
     force: bool = False
+    mean_maps: bool = False
 
 
 class Seen:
@@ -120,12 +125,14 @@ def summarise(
         if not spool.rows:
             failed = f"; {seen.failed} pictures could not be explained" if seen.failed else ""
             raise MediaError(f"no record of an explained picture was found{failed}; coda explain writes records")
-        return _add_up(asked, seen, spool, Truth(seen.classes, given, folders=asked.folders))
+        truth = Truth(seen.classes, given, folders=asked.folders)
+        return _add_up(asked, seen, spool, truth, on_error, on_file)
 
 
 def _prepare(asked: Asked, output: Path) -> None:
     """Find out before any work whether the files can be written. Raises UsageError."""
-    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep  # they need torch
+    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep  # they need numpy
+    from coda_cli.explanation.summary.mean_maps import FOLDER
 
     if asked.parquet:
         tables.require_parquet()
@@ -135,8 +142,8 @@ def _prepare(asked: Asked, output: Path) -> None:
         advice=FORCE_REPLACES,
         error=UsageError,
     )
-    for kind in _kinds(asked):
-        policy.place(output / NAMES[kind])
+    for name in [*(NAMES[kind] for kind in _kinds(asked)), *([FOLDER] if asked.mean_maps else [])]:
+        policy.place(output / name)
     prepare(output)
     sweep(output)
 
@@ -159,31 +166,35 @@ def _read(source: str, stdin: IO[bytes], seen: Seen, spool: Spool, on_error: Cal
 def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaError]:
     """The rows of the records of one source, of which note is taken. Raises UsageError."""
     for found in read_records(source, stdin):
-        if isinstance(found, FailedRecord):
-            seen.failed += 1
-            continue
         try:
             if isinstance(found, MediaError):
                 raise found
-            row = row_of(found)
+            if isinstance(found.record, FailedRecord):
+                seen.failed += 1
+                continue
+            row = row_of(found.record)
         except MediaError as error:
             seen.unreadable += 1
             yield error
             continue
-        seen.add(found, row)
-        yield row
+        seen.add(found.record, row)
+        yield row._replace(place=Place(source, found.offset, found.line)) if "npz" in found.record.files else row
 
 
-def _add_up(asked: Asked, seen: Seen, spool: Spool, truth: Truth) -> Summary:
+def _add_up(
+    asked: Asked,
+    seen: Seen,
+    spool: Spool,
+    truth: Truth,
+    on_error: Callable[[MediaError], None],
+    on_file: Callable[[float, int], None],
+) -> Summary:
     """Go over the rows: add them up, and write them as they come. Raises MediaError."""
     regions = sorted(seen.regions, key=lambda name: name == REST)  # the rest last
     tally, others = Tally(asked.top, frozenset(regions)), Counter[str]()
     with ExitStack() as stack:
-        add_to_tables, streams = [], dict[str, IO[bytes]]()
-        if asked.output is not None:
-            for kind in _kinds(asked):
-                # Left in reverse: the JSON, which says that the tables are complete, gets its name last.
-                streams[kind] = stack.enter_context(atomic(asked.output / NAMES[kind], replace=asked.force))
+        streams, maps = ({}, None) if asked.output is None else _open(asked, asked.output, stack)
+        add_to_tables = []
         for kind, table in (("csv", tables.csv_table), ("parquet", tables.parquet_table)):
             if kind in streams:
                 add_to_tables.append(stack.enter_context(table(streams[kind], regions)))
@@ -196,9 +207,31 @@ def _add_up(asked: Asked, seen: Seen, spool: Spool, truth: Truth) -> Summary:
             if folder and (len(others) < MOST_FOLDERS or folder in others):
                 others[folder] += 1
         summary = _summary(asked, seen, tally, truth, others)
+        if maps is not None:
+            groups = ((truth.of(r.path) if tally.has_labels else _predicted(r, seen.classes), r) for r in spool)
+            means = maps.write(groups, spool.rows, seen.classes, tally.has_labels, on_error, on_file)
+            summary = summary.model_copy(update={"mean_maps": means})
         if "json" in streams:
             streams["json"].write(to_json(summary).encode() + b"\n")
     return summary
+
+
+def _open(asked: Asked, output: Path, stack: ExitStack) -> tuple[dict[str, IO[bytes]], MeanMapFolder | None]:
+    """Open what is written. Left in reverse: the JSON, which says that all else is complete, gets its name last."""
+    json, *others = _kinds(asked)
+    streams, maps = {json: stack.enter_context(atomic(output / NAMES[json], replace=asked.force))}, None
+    if asked.mean_maps:
+        from coda_cli.explanation.summary.mean_maps import MeanMapFolder  # it needs numpy
+
+        maps = stack.enter_context(MeanMapFolder(output, replace=asked.force))
+    for kind in others:
+        streams[kind] = stack.enter_context(atomic(output / NAMES[kind], replace=asked.force))
+    return streams, maps
+
+
+def _predicted(row: Row, classes: Classes) -> Label:
+    """The predicted class of a picture, as the group that it belongs to."""
+    return Label(classes.title(row.predicted), frozenset([row.predicted]))
 
 
 def _summary(asked: Asked, seen: Seen, tally: Tally, truth: Truth, others: Counter[str]) -> Summary:
