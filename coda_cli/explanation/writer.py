@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,18 @@ DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
 LAYER_SECONDS = 0.65  # that the animation over depth shows each layer, as the authors do
 
 
+class Entry(NamedTuple):
+    """An input's part of a page, UTF-8.
+
+    Attributes:
+        html: what the page has of it.
+        line: JSON, what a sheet of many pages has of it; nothing where there is no such sheet.
+    """
+
+    html: bytes
+    line: bytes = b""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How one input ended: explained, skipped because its results exist already, or failed.
@@ -54,7 +67,7 @@ class Outcome:
     error: CodaError | None = None
     skipped: bool = False
     written: tuple[Path, ...] = ()
-    entry: bytes = b""
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Output:
     naming: Naming
     drawing: Drawing
     if_exists: IfExists = "match"
-    entry: Callable[[Input, Explanation, Record], bytes] | None = None
+    entry: Callable[[Input, Explanation, Record], Entry] | None = None
 
 
 class Writer:
@@ -213,7 +226,7 @@ class Writer:
             write = partial(write_with, write=lambda stream: stream.write(text))
             if path := self._write(self._place(naming.record_path(source.item), source), source, write):
                 written.append(path)
-        entry = self.output.entry(source, explanation, record) if self.output.entry else b""
+        entry = self.output.entry(source, explanation, record) if self.output.entry else None
         return Outcome(source.item, record, written=tuple(written), entry=entry)
 
     def _prepare_folder(self, source: Input) -> None:

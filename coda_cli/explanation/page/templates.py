@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+MARK = '<meta name="generator" content="coda '  # by which a page of coda is known
 
 
 @cache
@@ -37,17 +42,32 @@ def rendered(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def generated(template: str, **values: Any) -> Iterator[str]:
-    """Fill in a template part by part, so that no more than one entry of a page is held.
+def page_of(template: str, stream: IO[bytes], *, scripts: Sequence[str], config: Any, **values: Any) -> None:
+    """Write a page into a stream, part by part, so that no more than one entry is held.
 
     Args:
         template: its file.
-        **values: what it is filled in with; an iterable is read as the parts come.
-
-    Yields:
-        HTML.
+        stream: that it is written to.
+        scripts: the files of its script, after the one that all pages share.
+        config: numbers for the script; becomes JSON.
+        **values: what the template is filled in with; an iterable is read as the parts come.
     """
-    yield from _environment().get_template(template).generate(values)
+    style, script = own_file("page.css"), "".join(map(own_file, ("common.js", *scripts)))
+    parts = (
+        _environment()
+        .get_template(template)
+        .generate(
+            values,
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=hash_of(style),
+            script_hash=hash_of(script),
+            config=in_script(json.dumps(config)),
+            version=version("coda-cli"),
+        )
+    )
+    for part in parts:
+        stream.write(part.encode())
 
 
 @cache
@@ -73,3 +93,17 @@ def hash_of(text: str) -> str:
         "sha256-" and its hash.
     """
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def in_script(text: str) -> Markup:
+    """Make JSON safe for a script element.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        The same JSON, in which nothing can end the element or begin a comment.
+    """
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
