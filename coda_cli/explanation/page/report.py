@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import UsageError
 from coda_cli.explanation.page.output import Kept, PagePath
 from coda_cli.explanation.page.pages import Pages, remove_pages
-from coda_cli.explanation.page.templates import page_of
+from coda_cli.explanation.page.templates import json_list, page_of
 from coda_cli.explanation.record import network_part
 from coda_cli.explanation.request import Request
 from coda_cli.explanation.writer import Outcome
@@ -152,7 +152,7 @@ class Report:
             count=_pictures(total),
             network=network_part(self._net),
             pages=[(pages.address(n), _range(at + 1, min(most, total - at))) for n, at in enumerate(starts, 1)],
-            lines=_listed(self._lines),
+            lines=json_list(map(Markup, self._lines)),
             failures=self._told_failures(),
         )
 
@@ -178,9 +178,3 @@ def _pictures(count: int) -> str:
 
 def _range(first: int, count: int) -> str:
     return f"Picture {first}" if count == 1 else f"Pictures {first}\N{EN DASH}{first + count - 1}"
-
-
-def _listed(lines: Iterator[str] | Kept) -> Iterator[Markup]:
-    """JSON objects as the elements of a list, one at a time."""
-    for number, line in enumerate(lines):
-        yield Markup(f"{',' if number else ''}\n{line}")

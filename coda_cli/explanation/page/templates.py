@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -42,29 +42,48 @@ def rendered(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def page_of(template: str, stream: IO[bytes], *, scripts: Sequence[str], config: Any, **values: Any) -> None:
-    """Write a page into a stream, part by part, so that no more than one entry is held.
+def generated(template: str, **values: Any) -> Iterator[str]:
+    """Fill in a template part by part, so that no more than one entry of a page is held.
+
+    Args:
+        template: its file.
+        **values: what it is filled in with; an iterable is read as the parts come.
+
+    Yields:
+        HTML.
+    """
+    yield from _environment().get_template(template).generate(values)
+
+
+def page_of(
+    template: str,
+    stream: IO[bytes],
+    *,
+    scripts: Sequence[str],
+    styles: Sequence[str] = ("page.css",),
+    config: Any,
+    **values: Any,
+) -> None:
+    """Write a page into a stream, with its style, its script, and the hashes by which its policy allows them.
 
     Args:
         template: its file.
         stream: that it is written to.
         scripts: the files of its script, after the one that all pages share.
+        styles: the files of its style.
         config: numbers for the script; becomes JSON.
         **values: what the template is filled in with; an iterable is read as the parts come.
     """
-    style, script = own_file("page.css"), "".join(map(own_file, ("common.js", *scripts)))
-    parts = (
-        _environment()
-        .get_template(template)
-        .generate(
-            values,
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=hash_of(style),
-            script_hash=hash_of(script),
-            config=in_script(json.dumps(config)),
-            version=version("coda-cli"),
-        )
+    style, script = "".join(map(own_file, styles)), "".join(map(own_file, ("common.js", *scripts)))
+    parts = generated(
+        template,
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=hash_of(style),
+        script_hash=hash_of(script),
+        config=in_script(json.dumps(config)),
+        version=version("coda-cli"),
+        **values,
     )
     for part in parts:
         stream.write(part.encode())
@@ -107,3 +126,17 @@ def in_script(text: str) -> Markup:
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)
+
+
+def json_list(parts: Iterable[Any]) -> Iterator[Markup]:
+    """Write the elements of a list for a script element, one at a time.
+
+    Args:
+        parts: what becomes JSON; texts that are JSON already are ``Markup``.
+
+    Yields:
+        JSON, with a comma before all but the first.
+    """
+    for number, part in enumerate(parts):
+        text = part if isinstance(part, Markup) else in_script(json.dumps(part, separators=(",", ":")))
+        yield Markup(f"{',' if number else ''}\n{text}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from coda_cli.errors import MediaError
 from coda_cli.explanation.phrases import title_of
+from coda_cli.explanation.summary.records import SUFFIX
 from coda_cli.schema.parts import ScoredClass
 from coda_cli.schema.pictures import Explained, Record
 from coda_cli.schema.regions import RegionSum
@@ -34,7 +36,10 @@ class RegionRow(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One picture; the names are those of ``PictureLine``."""
+    """One picture; the names are those of ``PictureLine``, and ``overlay`` is the file that shows the map.
+
+    It is the path of that file, with the width and height of the picture; there need not be such a file.
+    """
 
     path: str
     predicted: Key
@@ -51,13 +56,15 @@ class Row(NamedTuple):
     half_share: float | None
     centroid: tuple[float, float] | None
     regions: tuple[RegionRow, ...]
+    overlay: tuple[str, int, int] | None
 
 
-def row_of(record: Record) -> Row:
+def row_of(record: Record, source: str) -> Row:
     """Take from a record what a summary needs.
 
     Args:
         record: of one picture.
+        source: the file that it was read from.
 
     Returns:
         Its row. The evidence is that for the predicted class if the record explains it, else for the first class that
@@ -88,10 +95,19 @@ def row_of(record: Record) -> Row:
         half_share=part.evidence.half_share,
         centroid=part.evidence.centroid,
         regions=_regions(part),
+        overlay=_overlay(record, part, source),
     )
     if not _is_possible(row):
         raise MediaError(f"the record of {row.path} has numbers that no explanation has; explain it again")
     return row
+
+
+def _overlay(record: Record, part: Explained, source: str) -> tuple[str, int, int] | None:
+    """The overlay in the folder of the record: whatever name the record has for it, no other folder is meant."""
+    if "overlay" not in part.files or not source.endswith(SUFFIX):  # of records on lines, nobody knows the folder
+        return None
+    path = os.path.join(os.path.dirname(source), PurePosixPath(part.files["overlay"]).name)
+    return path, record.source.width, record.source.height
 
 
 def _key(part: ScoredClass) -> Key:
@@ -160,7 +176,7 @@ class Spool:
         self._file.seek(0)
         for line in self._file:
             values: dict[str, Any] = dict(zip(Row._fields, json.loads(line), strict=True))
-            for name in ("predicted", "runner_up", "centroid"):  # JSON has lists only
+            for name in ("predicted", "runner_up", "centroid", "overlay"):  # JSON has lists only
                 values[name] = tuple(values[name]) if values[name] else None
             values["regions"] = tuple(map(RegionRow._make, values["regions"]))
             yield Row(**values)

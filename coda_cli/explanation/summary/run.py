@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.summary import tables
@@ -24,6 +24,9 @@ from coda_cli.media.files import atomic
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.summaries import NetworkCount, Summary
+
+if TYPE_CHECKING:
+    from coda_cli.explanation.page.summary import SummaryPage
 
 NAMES = {"csv": "summary.csv", "parquet": "summary.parquet", "json": "summary.json"}
 MOST_NETWORKS = 1000  # different networks and settings that are counted
@@ -44,6 +47,7 @@ class Asked:
         output: the folder that files are written to; None writes nothing.
         parquet: whether a Parquet table is written, too.
         force: whether files that exist are replaced.
+        html: the page that is written; None writes none.
     """
 
     sources: Sequence[str]
@@ -54,6 +58,7 @@ class Asked:
     output: Path | None = None
     parquet: bool = False
     force: bool = False
+    html: Path | None = None
 
 
 class Seen:
@@ -112,6 +117,7 @@ def summarise(
     sources = find_records(asked.sources, recursive=asked.recursive)
     if asked.output is not None:
         _prepare(asked, asked.output)
+    page = None if asked.html is None else _prepared_page(asked, asked.html)
     seen = Seen()
     with Spool(asked.output) as spool:
         for number, source in enumerate(sources, 1):
@@ -120,7 +126,11 @@ def summarise(
         if not spool.rows:
             failed = f"; {seen.failed} pictures could not be explained" if seen.failed else ""
             raise MediaError(f"no record of an explained picture was found{failed}; coda explain writes records")
-        return _add_up(asked, seen, spool, Truth(seen.classes, given, folders=asked.folders))
+        truth = Truth(seen.classes, given, folders=asked.folders)
+        summary = _add_up(asked, seen, spool, truth)
+        if page:
+            page.write(summary, lambda: ((line_of(row, seen.classes, truth), row.overlay) for row in spool))
+        return summary
 
 
 def _prepare(asked: Asked, output: Path) -> None:
@@ -139,6 +149,13 @@ def _prepare(asked: Asked, output: Path) -> None:
         policy.place(output / NAMES[kind])
     prepare(output)
     sweep(output)
+
+
+def _prepared_page(asked: Asked, path: Path) -> SummaryPage:
+    """Find out before any work whether the page can be written. Raises UsageError."""
+    from coda_cli.explanation.page.summary import SummaryPage  # needs torch
+
+    return SummaryPage(path, force=asked.force, inputs=map(Path, asked.sources))
 
 
 def _kinds(asked: Asked) -> tuple[str, ...]:
@@ -165,7 +182,7 @@ def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaErro
         try:
             if isinstance(found, MediaError):
                 raise found
-            row = row_of(found)
+            row = row_of(found, source)
         except MediaError as error:
             seen.unreadable += 1
             yield error
