@@ -69,8 +69,7 @@
   let now = null; // { card, entry, target, map, scale }: what the viewer shows
   let asked = 0; // counts what was asked for: a map that comes too late is left out
   let kept = null; // the scale for every picture
-  let pointer = null; // [row, column] of the view
-  let rectangle = null; // in pixels of the original
+  const at = { map: null, pointer: null, rectangle: null, anchor: null, start: null }; // where one points
 
   async function open(card, target = 0) {
     const mine = ++asked, entry = now && now.card === card ? now.entry : entryOf(card);
@@ -79,8 +78,9 @@
     if (original.src !== card.image.src) original.src = card.image.src;
     await original.decode();
     if (mine !== asked) return;
-    if (now && now.card !== card) { pointer = rectangle = null; }
+    if (now && now.card !== card) { at.pointer = at.rectangle = null; }
     now = { card, entry, target: chosen, map, part: entry.record.explained[chosen] };
+    at.map = map;
     now.scale = kept ?? now.part.scale;
     if (!viewer.open) viewer.showModal();
     tell();
@@ -158,83 +158,13 @@
     $("scale-said").textContent = `±${plain(scale)} logit a pixel`;
     $("low").textContent = scale > 0 ? `${MINUS}${plain(scale)}` : "";
     $("high").textContent = scale > 0 ? `+${plain(scale)}` : "";
-    mark();
-    read();
-  }
-  function mark() {
-    const canvas = $("marks"), dense = window.devicePixelRatio || 1;
-    const wide = original.clientWidth, tall = original.clientHeight;
-    canvas.width = Math.round(wide * dense);
-    canvas.height = Math.round(tall * dense);
-    const context = canvas.getContext("2d"), { map } = now;
-    context.scale(dense, dense);
-    const x = (u) => (u / map.source[0]) * wide, y = (v) => (v / map.source[1]) * tall;
-    const stroke = (path, dashes = []) => {
-      for (const [ink, thick] of [["rgb(0 0 0 / .6)", 2.5], ["#fff", 1]]) {
-        context.setLineDash(ink === "#fff" ? dashes : []);
-        Object.assign(context, { strokeStyle: ink, lineWidth: thick });
-        context.stroke(path);
-      }
-    };
-    for (const [name, rings] of now.entry.regions) {
-      const path = new Path2D();
-      for (const ring of rings) {
-        ring.forEach(([u, v], n) => (n ? path.lineTo(x(u), y(v)) : path.moveTo(x(u), y(v))));
-        path.closePath();
-      }
-      stroke(path);
-      if (!rings.length || !rings[0].length) continue;
-      const left = Math.max(0, x(Math.min(...rings[0].map((point) => point[0])))) + 4;
-      const top = Math.max(0, y(Math.min(...rings[0].map((point) => point[1])))) + 15;
-      context.font = "12px system-ui, sans-serif";
-      context.setLineDash([]);
-      Object.assign(context, { strokeStyle: "#000", lineWidth: 3, fillStyle: "#fff", lineJoin: "round" });
-      context.strokeText(name, left, top);
-      context.fillText(name, left, top);
-    }
-    if (rectangle) {
-      const path = new Path2D(), [x0, y0, x1, y1] = rectangle;
-      path.rect(x(x0), y(y0), x(x1) - x(x0), y(y1) - y(y0));
-      stroke(path, [5, 4]);
-    }
-    if (pointer) {
-      const [u0, v0, u1, v1] = pixelBox(...pointer), path = new Path2D();
-      path.rect(x(u0) - 1, y(v0) - 1, Math.max(2, x(u1) - x(u0)) + 2, Math.max(2, y(v1) - y(v0)) + 2);
-      stroke(path);
-    }
+    drawMarks();
   }
 
   // ---- reading ------------------------------------------------------------------------------------------------------
 
-  // The part of the original that pixel (row, column) of the view covers.
-  function pixelBox(row, column) {
-    const { box: [x0, y0, x1, y1], width, height } = now.map;
-    const kx = (x1 - x0) / width, ky = (y1 - y0) / height;
-    return [x0 + column * kx, y0 + row * ky, x0 + (column + 1) * kx, y0 + (row + 1) * ky];
-  }
-  // Where an event is, in pixels of the original.
-  function placeOf(event) {
-    const frame = original.getBoundingClientRect();
-    const within = (value) => Math.min(1, Math.max(0, value));
-    return [
-      within((event.clientX - frame.left) / frame.width) * now.map.source[0],
-      within((event.clientY - frame.top) / frame.height) * now.map.source[1],
-    ];
-  }
-  function pixelAt([u, v]) {
-    const { box: [x0, y0, x1, y1], width, height } = now.map;
-    const column = Math.floor(((u - x0) / (x1 - x0)) * width), row = Math.floor(((v - y0) / (y1 - y0)) * height);
-    return row >= 0 && column >= 0 && row < height && column < width ? [row, column] : null;
-  }
-  function rectangleOf([a, b], [c, d]) {
-    const [wide, tall] = now.map.source;
-    const box = [Math.floor(Math.min(a, c)), Math.floor(Math.min(b, d)), Math.ceil(Math.max(a, c)), Math.ceil(Math.max(b, d))];
-    box[0] = Math.max(0, box[0]); box[1] = Math.max(0, box[1]);
-    box[2] = Math.min(wide, Math.max(box[2], box[0] + 1)); box[3] = Math.min(tall, Math.max(box[3], box[1] + 1));
-    return box[2] > box[0] && box[3] > box[1] ? box : null;
-  }
   function read() {
-    const { map, part } = now, pixel = $("pixel"), sum = $("rectangle");
+    const { map, part } = now, { pointer, rectangle } = at, pixel = $("pixel"), sum = $("rectangle");
     delete pixel.dataset.value;
     delete sum.dataset.box;
     if (pointer) {
@@ -275,50 +205,11 @@
     return cell;
   }
 
-  let start = null; // where a drag began, in pixels of the original and of the window
-  stage.addEventListener("pointerdown", (event) => {
-    if (!now || event.button !== 0) return;
-    stage.setPointerCapture(event.pointerId);
-    start = { at: placeOf(event), x: event.clientX, y: event.clientY };
-    pointer = pixelAt(start.at);
-    rectangle = null;
-    draw0();
-  });
-  stage.addEventListener("pointermove", (event) => {
-    if (!now) return;
-    pointer = pixelAt(placeOf(event));
-    if (start && (rectangle || Math.hypot(event.clientX - start.x, event.clientY - start.y) > 3)) {
-      rectangle = rectangleOf(start.at, placeOf(event));
-    }
-    draw0();
-  });
-  for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, () => { start = null; });
-  stage.addEventListener("pointerleave", () => {
-    if (start || !now) return;
-    pointer = null;
-    draw0();
-  });
-  function draw0() { mark(); read(); } // what lies on the overlay, which stays
-
-  let anchor = null; // the pixel at which a rectangle of the keyboard began
-  stage.addEventListener("keydown", (event) => {
-    const [down, across] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] || [0, 0];
-    if (!now || (!down && !across)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const { width, height } = now.map, step = event.ctrlKey ? 10 : 1;
-    const [row, column] = pointer || [height >> 1, width >> 1];
-    if (!event.shiftKey) anchor = null;
-    else if (!anchor || !rectangle) anchor = [row, column];
-    pointer = [
-      Math.min(height - 1, Math.max(0, row + down * step)), Math.min(width - 1, Math.max(0, column + across * step)),
-    ];
-    if (anchor) {
-      const [a, b] = [pixelBox(...anchor), pixelBox(...pointer)];
-      rectangle = rectangleOf([Math.min(a[0], b[0]), Math.min(a[1], b[1])], [Math.max(a[2], b[2]), Math.max(a[3], b[3])]);
-    }
-    draw0();
-  });
+  function drawMarks() { // what lies on the overlay, which stays
+    mark($("marks"), original, at, now.entry.regions);
+    read();
+  }
+  listen(stage, original, at, drawMarks);
 
   // ---- the viewer's controls ----------------------------------------------------------------------------------------
 
@@ -335,16 +226,16 @@
     if (step && !event.ctrlKey && !event.altKey && !event.metaKey) turn(step);
   });
   viewer.addEventListener("cancel", (event) => {
-    if (!rectangle) return;
+    if (!at.rectangle) return;
     event.preventDefault(); // Escape removes the rectangle first
-    rectangle = anchor = null;
-    draw0();
+    at.rectangle = at.anchor = null;
+    drawMarks();
   });
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
   viewer.addEventListener("close", () => {
     const { card } = now;
     asked++;
-    now = pointer = rectangle = anchor = start = null;
+    now = at.map = at.pointer = at.rectangle = at.anchor = at.start = null;
     remember("");
     card.button.focus();
   });

@@ -131,7 +131,7 @@ class Report:
         page_of(
             "page.html",
             stream,
-            scripts=("maps.js", "sheet.js", "page.js"),
+            scripts=("maps.js", "pointing.js", "sheet.js", "page.js"),
             config=drawing_numbers(self._alpha),
             count=count,
             pager=pager,
