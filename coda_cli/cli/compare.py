@@ -149,7 +149,7 @@ def compare(
         naming=naming,
         force=force,
         inputs=inputs,
-        on_result=page and page.add,
+        on_result=page.add if page else None,
     )
     with page or contextlib.nullcontext():
         failures = _compare_all(items, compare_one, output, json)
