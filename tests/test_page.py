@@ -23,7 +23,7 @@ from program import FullDisk, photo, photos, tree
 from coda_cli.checkpoints.labels import class_of_folder
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.saving import save
-from coda_cli.explanation.page import report
+from coda_cli.explanation.page import pages, report
 from coda_cli.explanation.page.entry import LONGEST
 from coda_cli.explanation.page.maps import LEVELS, Packed, largest_sum, pack
 from coda_cli.media import files as media_files
@@ -350,8 +350,8 @@ def test_more_maps_than_one_page_holds_become_a_sheet_and_a_folder_of_pages(coda
     result = coda(*ASKED, "--json", "--box", "0,0,0.5,0.5", "--html", "my report#1.html", status=1)
     folder = tmp_path / "my report#1"
     assert sorted(tree(folder)) == ["page-001.html", "page-002.html", "page-003.html"]  # two maps of each picture
-    pages = sorted(folder.iterdir())
-    per_page = [[Path(e["record"]["source"]["path"]).name for e in parsed(page).entries] for page in pages]
+    found = sorted(folder.iterdir())
+    per_page = [[Path(e["record"]["source"]["path"]).name for e in parsed(page).entries] for page in found]
     lines = listed(tmp_path / "my report#1.html")
     assert [len(names) for names in per_page] == [2, 2, 1]
     assert [line["name"] for line in lines] == [f"cat/{name}" for names in per_page for name in names]
@@ -364,7 +364,7 @@ def test_more_maps_than_one_page_holds_become_a_sheet_and_a_folder_of_pages(coda
         thumbnail = base64.b64decode(line["thumbnail"])
         assert thumbnail.startswith(b"\xff\xd8")
         assert len(thumbnail) < 4000
-    sheet, first, last = (parsed(p) for p in (tmp_path / "my report#1.html", *pages[::2]))
+    sheet, first, last = (parsed(p) for p in (tmp_path / "my report#1.html", *found[::2]))
     assert [a["href"] for a in sheet.of("a")] == [f"my%20report%231/page-00{n}.html" for n in (1, 2, 3)]
     assert [a["href"] for a in first.of("a")] == ["../my%20report%231.html", "page-002.html"]
     assert [a["href"] for a in last.of("a")] == ["../my%20report%231.html", "page-002.html"]
@@ -431,3 +431,24 @@ def test_a_run_that_ends_early_leaves_no_pages_and_what_was_there(
         monkeypatch.setattr(report.Report, "add", late)
         assert "exists" in coda(*ASKED, "--html", "r.html", status=2).error
         assert tree(tmp_path) == before | {"r/page-002.html": THEIRS}
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("failure", [OSError(30, "Read-only file system"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+def test_pages_that_cannot_all_get_their_names_go(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    photos(tmp_path / "in", "a.png", "b.png", "c.png", "d.png")
+    before, give_name = tree(tmp_path), pages.give_name
+
+    def failing(temporary: Path, path: Path, *, replace: bool) -> None:
+        if path.name == "page-002.html":
+            raise failure
+        give_name(temporary, path, replace=replace)
+
+    monkeypatch.setattr(pages, "give_name", failing)
+    said = coda(*ASKED, "--html", "r.html", status=1 if isinstance(failure, OSError) else 130)
+    if isinstance(failure, OSError):
+        assert said.error == "r: cannot be written (Read-only file system)"
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "r").exists()

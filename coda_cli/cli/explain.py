@@ -99,7 +99,8 @@ def explain(
             "--html",
             metavar="FILE",
             show_default=False,
-            help="Also write all pictures and maps into one page for a browser, where they can be read and summed.",
+            help="Also write all pictures and maps into one page for a browser, where they can be read and summed; "
+            "of more than 300 maps a sheet, and a folder with pages beside it.",
         ),
     ] = None,
     recursive: Recursive = False,

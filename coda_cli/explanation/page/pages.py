@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Self
 from urllib.parse import quote
 
-from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.files import withdraw
 from coda_cli.explanation.page.output import PagePath
 from coda_cli.explanation.page.templates import MARK
@@ -132,12 +132,14 @@ class Pages:
                 give_name(self._hidden / page.name, page, replace=replace)
                 named.append(page)
             give_name(sheet, path, replace=replace)
-        except (OSError, CodaError) as error:
+        except BaseException as error:
             for page in named:
                 page.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it may hold something else
                 self.folder.rmdir()
-            raise self._unwritable(error) if isinstance(error, OSError) else error from None
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from error
+            raise
         return path
 
     def _refuse_others(self) -> None:
