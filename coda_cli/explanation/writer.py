@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,20 +33,11 @@ from coda_cli.schema.pictures import Explained, Record, core_json, neuron_json
 from coda_cli.video.writing import write_gif
 from coda_cli.vocabulary import IfExists
 
+if TYPE_CHECKING:
+    from coda_cli.explanation.page.entry import Entry
+
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
 LAYER_SECONDS = 0.65  # that the animation over depth shows each layer, as the authors do
-
-
-class Entry(NamedTuple):
-    """An input's part of a page, UTF-8.
-
-    Attributes:
-        html: what the page has of it.
-        line: JSON, what a sheet of many pages has of it; nothing where there is no such sheet.
-    """
-
-    html: bytes
-    line: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from coda_cli.explanation.page.templates import in_script, rendered
 from coda_cli.explanation.phrases import equation, regions_text, standing, title_of
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.request import Input
-from coda_cli.explanation.writer import Entry
 from coda_cli.machine import gate
 from coda_cli.media.files import shown_name
 from coda_cli.media.pictures import jpeg, shrunk, small_copy
@@ -28,6 +27,18 @@ LONGEST = 480  # pixels of the longer side of a picture in a page
 LONGEST_THUMBNAIL = 96  # of one on the sheet of many pages; about 2.3 kB, so that 10,000 of them take 30 MB as text
 _THUMBNAIL_QUALITY = 60  # of JPEG
 _COPY_BYTES = 8  # for one pixel of the original while it is made smaller
+
+
+class Entry(NamedTuple):
+    """An input's part of a page, UTF-8.
+
+    Attributes:
+        html: what the page has of it.
+        line: JSON, what a sheet of many pages has of it; nothing where there is no such sheet.
+    """
+
+    html: bytes
+    line: bytes = b""
 
 
 def entry_of(source: Input, explanation: Explanation, record: Record, *, thumbnail: float | None = None) -> Entry:
