@@ -44,13 +44,10 @@ def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tm
         "weights/cifar10.safetensors",
         "weights/cifar10-bcos.safetensors",
         "checkpoints/classes.json",
-        "explanation/page/page.html",
-        "explanation/page/entry.html",
-        "explanation/page/page.css",
-        "explanation/page/page.js",
         "py.typed",
     ]
-    wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in (ROOT / "coda_cli").rglob("*.py")]
+    files = [p for kind in ("py", "html", "css", "js") for p in (ROOT / "coda_cli").rglob(f"*.{kind}")]
+    wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in files]
     assert {f"coda_cli/{name}" for name in wanted} <= names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     assert wheel.stat().st_size < 64_000_000

@@ -23,7 +23,7 @@ from program import FullDisk, photo, photos, tree
 from coda_cli.checkpoints.labels import class_of_folder
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.saving import save
-from coda_cli.explanation.page import report
+from coda_cli.explanation.page import pages, report
 from coda_cli.explanation.page.entry import LONGEST
 from coda_cli.explanation.page.maps import LEVELS, Packed, largest_sum, pack
 from coda_cli.media import files as media_files
@@ -270,15 +270,14 @@ def test_what_no_page_can_be_written_to_is_refused_before_any_work(coda: Coda, t
     assert not (tmp_path / "coda-out").exists()
 
 
-def test_more_than_a_page_holds_is_refused_before_any_work(
+def test_more_classes_than_a_page_holds_maps_are_refused_before_any_work(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos(tmp_path / "in", "a.png", "b.png")
     monkeypatch.setattr(report, "MOST_MAPS", 5)
-    coda("explain", "in", "--class", "top:2", "--html", "r.html", "--write", "none")
-    error = coda("explain", "in", "--class", "top:3", "--html", "s.html", status=2).error
-    assert error.startswith("--html: 2 pictures of up to 3 classes each are more than the 5 maps that one page holds")
-    assert sorted(tree(tmp_path)) == ["in/a.png", "in/b.png", "r.html"]
+    error = coda("explain", "in", "--class", "top:6", "--html", "s.html", status=2).error
+    assert error.startswith("--html: 6 classes of each picture are more than the 5 maps that one page holds")
+    assert sorted(tree(tmp_path)) == ["in/a.png", "in/b.png"]
 
 
 def test_results_that_are_there_are_explained_again_for_a_page(coda: Coda, tmp_path: Path) -> None:
@@ -323,3 +322,133 @@ def test_ctrl_c_leaves_no_page(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         program.finish(child, 130)
     assert not [name for name in os.listdir(tmp_path) if name not in ("in", "coda-out")]
+
+
+# ---- more pictures than one page holds -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page holds five maps."""
+    monkeypatch.setattr(report, "MOST_MAPS", 5)
+
+
+def listed(path: Path) -> list[dict[str, Any]]:
+    """What the sheet of many pages has of every picture."""
+    (text,) = [text for tag, text in parsed(path).texts if tag == "script" and text.startswith("[")]
+    found: list[dict[str, Any]] = json.loads(text)
+    return found
+
+
+ASKED = ("explain", "in", "-r", "--class", "top:2", "--write", "none")
+
+
+@pytest.mark.usefixtures("few")
+def test_more_maps_than_one_page_holds_become_a_sheet_and_a_folder_of_pages(coda: Coda, tmp_path: Path) -> None:
+    photos(tmp_path / "in/cat", "a.png", f"{HOSTILE}.png", "c.png", "d.png", "e.png")
+    (tmp_path / "in/cat/broken.png").write_bytes(b"no picture")
+    result = coda(*ASKED, "--json", "--box", "0,0,0.5,0.5", "--html", "my report#1.html", status=1)
+    folder = tmp_path / "my report#1"
+    assert sorted(tree(folder)) == ["page-001.html", "page-002.html", "page-003.html"]  # two maps of each picture
+    found = sorted(folder.iterdir())
+    per_page = [[Path(e["record"]["source"]["path"]).name for e in parsed(page).entries] for page in found]
+    lines = listed(tmp_path / "my report#1.html")
+    assert [len(names) for names in per_page] == [2, 2, 1]
+    assert [line["name"] for line in lines] == [f"cat/{name}" for names in per_page for name in names]
+    for line, record in zip(lines, (r for r in result.records if r["status"] == "ok"), strict=True):
+        best = record["explained"][0]
+        assert (line["class"], line["p"]) == (record["top"][0]["name"], record["top"][0]["probability"])
+        assert line["outside"] == pytest.approx(best["regions"]["rest"]["share"])
+        assert line["against"] == pytest.approx(-best["negative"] / best["positive"])
+        assert ("wrong" in line) == (line["class"] != "cat")
+        thumbnail = base64.b64decode(line["thumbnail"])
+        assert thumbnail.startswith(b"\xff\xd8")
+        assert len(thumbnail) < 4000
+    sheet, first, last = (parsed(p) for p in (tmp_path / "my report#1.html", *found[::2]))
+    assert [a["href"] for a in sheet.of("a")] == [f"my%20report%231/page-00{n}.html" for n in (1, 2, 3)]
+    assert [a["href"] for a in first.of("a")] == ["../my%20report%231.html", "page-002.html"]
+    assert [a["href"] for a in last.of("a")] == ["../my%20report%231.html", "page-002.html"]
+    assert any("broken.png" in text for tag, text in sheet.texts if tag == "li")
+    for page in (sheet, first, last):
+        (policy,) = [m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+        (script,) = [t for tag, t in page.texts if tag == "script" and t.startswith('"use strict"')]
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in (policy or "")
+        assert not any("<" in t for tag, t in page.texts if tag == "script" and not t.startswith('"use strict"'))
+
+
+@pytest.mark.usefixtures("few")
+def test_pages_that_are_there_are_kept_unless_asked_and_go_where_no_longer_needed(coda: Coda, tmp_path: Path) -> None:
+    photos(tmp_path / "in", *(f"{name}.png" for name in "abcde"))
+    coda(*ASKED, "--html", "r.html")
+    before = tree(tmp_path)
+    assert coda(*ASKED, "--html", "r.html", status=2).error.startswith("r.html: exists; --force replaces it")
+    (tmp_path / "r.html").unlink()  # without its sheet, too
+    assert coda(*ASKED, "--html", "r.html", status=2).error.startswith("r/page-001.html: exists; --force replaces it")
+    assert coda(*ASKED, "--html", "r.html", "--if-exists", "rename", status=2).error.startswith(
+        "r/page-001.html: exists"
+    )
+    assert tree(tmp_path) == {name: content for name, content in before.items() if name != "r.html"}
+    (tmp_path / "r/page-004.html").write_bytes(THEIRS)  # of nobody's report, and no page of coda
+    (tmp_path / "r/notes.txt").write_bytes(THEIRS)
+    coda("explain", "in/a.png", "in/b.png", "in/c.png", "--class", "top:2", "--write", "none", "--html", "r.html", "-f")
+    assert sorted(tree(tmp_path / "r")) == ["notes.txt", "page-001.html", "page-002.html", "page-004.html"]
+    assert len(listed(tmp_path / "r.html")) == 3
+    coda("explain", "in/a.png", "--write", "none", "--html", "r.html", "--force")  # one file holds this
+    assert sorted(tree(tmp_path / "r")) == ["notes.txt", "page-004.html"]
+    assert len(parsed(tmp_path / "r.html").entries) == 1
+    assert coda(*ASKED, "--html", "r.html", "--if-exists", "rename").lines == ["r-2.html"]
+    assert len(tree(tmp_path / "r-2")) == 3
+    (tmp_path / "s").write_bytes(THEIRS)
+    assert "the folder s, and that is a file" in coda(*ASKED, "--html", "s.html", status=2).error
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_that_ends_early_leaves_no_pages_and_what_was_there(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    photos(tmp_path / "in", "a.png", "b.png", "c.png", "d.png")
+    if force:
+        coda(*ASKED, "--html", "r.html")
+    before = tree(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Report, "_fill_sheet", full)
+        error = coda(*ASKED, "--html", "r.html", *(["--force"] if force else []), status=1).error
+        assert "cannot be written (No space left on device)" in error
+    assert tree(tmp_path) == before
+    add = report.Report.add
+
+    def late(self: report.Report, outcome: Any) -> None:
+        add(self, outcome)
+        (tmp_path / "r/page-002.html").parent.mkdir(exist_ok=True)
+        (tmp_path / "r/page-002.html").write_bytes(THEIRS)  # another run ends first
+
+    if not force:
+        monkeypatch.setattr(report.Report, "add", late)
+        assert "exists" in coda(*ASKED, "--html", "r.html", status=2).error
+        assert tree(tmp_path) == before | {"r/page-002.html": THEIRS}
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("failure", [OSError(30, "Read-only file system"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+def test_pages_that_cannot_all_get_their_names_go(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    photos(tmp_path / "in", "a.png", "b.png", "c.png", "d.png")
+    before, give_name = tree(tmp_path), pages.give_name
+
+    def failing(temporary: Path, path: Path, *, replace: bool) -> None:
+        if path.name == "page-002.html":
+            raise failure
+        give_name(temporary, path, replace=replace)
+
+    monkeypatch.setattr(pages, "give_name", failing)
+    said = coda(*ASKED, "--html", "r.html", status=1 if isinstance(failure, OSError) else 130)
+    if isinstance(failure, OSError):
+        assert said.error == "r: cannot be written (Read-only file system)"
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "r").exists()

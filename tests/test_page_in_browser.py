@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import program
 import pytest
+from browsing import browser, needs_browser, sync_api, watched
 from PIL import Image
 
 from coda_cli.explanation.regions.shapes import box_ring
@@ -20,10 +19,8 @@ from coda_cli.media.coverage import of_rings
 from coda_cli.media.view import View, paste_back
 from coda_cli.render.overlay import enlarged, overlay
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-
-BROWSER = os.environ.get("CODA_TEST_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium; CODA_TEST_BROWSER names it")
+__all__ = ["browser"]  # a fixture
+pytestmark = needs_browser
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
@@ -40,29 +37,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
-    """The page, drawn. Any message on its console, any error, and any request but for itself fails the test."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    tab, heard = context.new_page(), list[str]()
-    tab.on("console", lambda message: heard.append(message.text))
-    tab.on("pageerror", lambda error: heard.append(str(error)))
-    tab.on("dialog", lambda dialog: (heard.append("a dialog"), dialog.dismiss()))
-    tab.on("request", lambda request: None if request.url.startswith("data:") else heard.append(request.url))
-    address = (folder / "r.html").as_uri()
-    tab.goto(address)
-    tab.wait_for_selector("html[data-painted=all]")  # not a function: the page's policy allows no eval
-    yield tab
-    assert heard == [address]
-    context.close()
+    """The page, drawn."""
+    with watched(browser, folder / "r.html", ready="html[data-painted=all]") as tab:
+        yield tab
 
 
 def opened(page: Any, name: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,15 @@ def compare(
     ] = None,
     output: OutputFolder = Path("coda-out"),
     json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            show_default=False,
+            help="Also write all maps into one page for a browser, where they can be read and summed.",
+        ),
+    ] = None,
     fit: FitOption = "crop",
     recursive: Recursive = False,
     force: Force = False,
@@ -84,6 +94,7 @@ def compare(
     coda compare photo.jpg
     coda compare photo.jpg --method ours --method grad-cam --method occlusion:window=16,stride=8
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
+    coda compare photo.jpg --html methods.html
 
     \b
     Methods, with their parameters and defaults. These are the published values, except for occlusion, where the
@@ -122,12 +133,29 @@ def compare(
         lambda *_: "compare them in two runs, with an --output each",
     )
     inputs = [item.path for item in items]
+    page = None
+    if html is not None:
+        from coda_cli.explanation.page.comparison import ComparisonPage
+
+        maps = len(items) * request.targets(net).most * len(methods or METHODS)
+        page = ComparisonPage(html, maps, force=force, inputs=inputs)
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
     compare_one = partial(
-        compare_file, net=net, request=request, methods=methods or (), naming=naming, force=force, inputs=inputs
+        compare_file,
+        net=net,
+        request=request,
+        methods=methods or (),
+        naming=naming,
+        force=force,
+        inputs=inputs,
+        on_result=page.add if page else None,
     )
-    if failures := _compare_all(items, compare_one, output, json):
+    with page or contextlib.nullcontext():
+        failures = _compare_all(items, compare_one, output, json)
+        if page and (written := page.finish()):
+            (console.say if json else console.result)(f"{written}: the page" if json else str(written))
+    if failures:
         raise typer.Exit(max(failures))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,7 +98,8 @@ def explain(
             "--html",
             metavar="FILE",
             show_default=False,
-            help="Also write all pictures and maps into one page for a browser, where they can be read and summed.",
+            help="Also write all pictures and maps into one page for a browser, where they can be read and summed; "
+            "of more than 300 maps a sheet, and a folder with pages beside it.",
         ),
     ] = None,
     recursive: Recursive = False,
@@ -225,7 +227,7 @@ def explain(
         from coda_cli.explanation.page.report import Report
 
         report = Report(html, out.if_exists, items, net, request, alpha)
-        out = replace(out, entry=entry_of)
+        out = replace(out, entry=partial(entry_of, thumbnail=alpha if report.pages else None))
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)
     printer = ResultPrinter(json, many=len(items) > FEW)

@@ -53,6 +53,15 @@ def summary(
             "predicted class. They are read beside the records (coda explain --write npz,json).",
         ),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            show_default=False,
+            help="Also write a page for a browser: the numbers, tables to sort, and the pictures worth a look.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -76,6 +85,7 @@ def summary(
     \b
     coda explain photos/ -r -o out/ --mask masks/ && coda summary out/ -r
     coda summary out/ -r -o report/ --parquet
+    coda summary out/ -r --html report.html
     coda explain photos/ -r --json --write none | coda summary - --json | jq .overall.accuracy
     coda summary out/ --labels labels.csv --top 20
     coda explain photos/ -r -o out/ --write npz,json && coda summary out/ -r -o report/ --mean-map
@@ -102,15 +112,15 @@ def summary(
         """Print what is no record."""
         console.error(str(error))
 
-    asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map)
+    asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map, html)
     with console.progress("reading records", " files") as advance:
         found = summarise(asked, sys.stdin.buffer, say_error, advance)
     for line in [to_json(found)] if json else lines(found):
         console.result(line)
-    _tell(found, output, labels)
+    _tell(found, output, labels, html)
 
 
-def _tell(found: Summary, output: Path | None, labels: Path | None) -> None:
+def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path | None) -> None:
     """Say on stderr what the numbers do not show, and exit with the right code."""
     if labels is not None and not found.overall.labelled:
         console.warn(f"{labels}: names none of the pictures; their paths are in the records, under source")
@@ -126,6 +136,8 @@ def _tell(found: Summary, output: Path | None, labels: Path | None) -> None:
     for name in found.files.values():
         console.say(f"written: {(output or Path()) / name}")
     unproven, broken = _tell_mean_maps(found, output)
+    if html is not None:
+        console.say(f"written: {html}")
     if found.overall.inexact:
         console.error(f"NOT EXACT: {found.overall.inexact} records have a residual above its tolerance")
     if found.overall.inexact or unproven:

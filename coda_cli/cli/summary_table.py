@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from coda_cli.explanation.summary.words import HEADINGS, OUTLIERS, Kind, numbers, reason
 from coda_cli.media.files import shown_name
 from coda_cli.schema.summaries import Group, PictureLine, Summary
 
 MOST_CLASSES = 30  # lines of the table; the JSON has all
 MOST_PAIRS = 10  # of classes that were mistaken for each other
 WIDEST = 28  # columns of a class's name
-
-_HEADINGS = ("pictures", "right", "p", "logit", "for", "against", "half in", "inside", "area", "ratio")
 
 
 def lines(found: Summary) -> list[str]:
@@ -29,9 +28,7 @@ def lines(found: Summary) -> list[str]:
         *_head(found),
         *_classes(found),
         *_pairs(found),
-        *_pictures("confident and wrong", found.outliers.wrong, _wrong),
-        *_pictures("most evidence outside of the regions", found.outliers.outside, _outside),
-        *_pictures("more evidence against the class than for it", found.outliers.against, _against),
+        *(line for kind in OUTLIERS for line in _pictures(kind, getattr(found.outliers, kind))),
     ]
 
 
@@ -53,8 +50,8 @@ def _head(found: Summary) -> list[str]:
             f"area{ratio}"
         )
     for region in every.regions if len(every.regions) > 2 else ():
-        share = "no evidence" if region.mean_share is None else f"{region.mean_share:.0%}"
-        result.append(f"  {shown_name(region.name)}: {share} on {region.mean_area:.0%}, in {region.pictures} pictures")
+        inside = "no evidence" if region.mean_share is None else f"{region.mean_share:.0%}"
+        result.append(f"  {shown_name(region.name)}: {inside} on {region.mean_area:.0%}, in {region.pictures} pictures")
     return result
 
 
@@ -63,7 +60,7 @@ def _classes(found: Summary) -> list[str]:
     groups = sorted(found.classes, key=lambda g: (g.right - g.labelled, -g.pictures))[:MOST_CLASSES]
     groups.sort(key=lambda group: group.name or "")
     first = "label" if found.grouped_by == "label" else "predicted"
-    table = [(first, *_HEADINGS), *(_numbers(group) for group in (*groups, found.overall))]
+    table = [(first, *HEADINGS), *(_numbers(group) for group in (*groups, found.overall))]
     kept = [n for n in range(len(table[0])) if n == 0 or any(row[n] for row in table[1:])]
     widths = [min(WIDEST, max(cell_len(row[n]) for row in table)) for n in kept]
     result = [""]
@@ -79,24 +76,7 @@ def _classes(found: Summary) -> list[str]:
 
 def _numbers(group: Group) -> tuple[str, ...]:
     """The cells of one class, or of all pictures; empty where there is no number."""
-    return (
-        "all" if group.name is None else shown_name(group.name),
-        str(group.pictures),
-        _share(group.accuracy, 1),
-        f"{group.mean_probability:.3f}",
-        f"{group.mean_logit:.2f}",
-        f"{group.mean_positive:.2f}",
-        f"{group.mean_negative:.2f}",
-        _share(group.mean_half_share, 1),
-        _share(group.mean_inside, 0),
-        _share(group.mean_inside_area, 0),
-        "" if group.inside_ratio is None else f"{group.inside_ratio:.1f}",
-    )
-
-
-def _share(value: float | None, digits: int) -> str:
-    """A share in per cent."""
-    return "" if value is None else f"{value:.{digits}%}"
+    return "all" if group.name is None else shown_name(group.name), *numbers(group)
 
 
 def _fit(name: str, width: int) -> str:
@@ -114,21 +94,7 @@ def _pairs(found: Summary) -> list[str]:
     return ["", "mistaken most often", *shown, *more] if shown else []
 
 
-def _pictures(title: str, outliers: Sequence[PictureLine], say: Callable[[PictureLine], str]) -> list[str]:
+def _pictures(kind: Kind, outliers: Sequence[PictureLine]) -> list[str]:
     """Pictures that are worth a look, each with what is to be said of it."""
-    return ["", title, *(f"  {shown_name(line.path)}: {say(line)}" for line in outliers)] if outliers else []
-
-
-def _wrong(line: PictureLine) -> str:
-    """Why a picture is confident and wrong."""
-    return f"p {line.probability:.3f}: {shown_name(line.label or '')} taken for {shown_name(line.predicted)}"
-
-
-def _outside(line: PictureLine) -> str:
-    """How much of a picture's evidence lies outside."""
-    return f"{1 - (line.inside or 0):.0%} outside, for {shown_name(line.explained)}"
-
-
-def _against(line: PictureLine) -> str:
-    """How much more lies against a class."""
-    return f"{line.positive:.2f} {line.negative:+.2f} for {shown_name(line.explained)}, p {line.probability:.3f}"
+    told = (f"  {shown_name(line.path)}: {reason(kind, line)}" for line in outliers)
+    return ["", OUTLIERS[kind], *told] if outliers else []

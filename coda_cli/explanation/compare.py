@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,7 @@ def compare(
     force: bool = False,
     inputs: Iterable[Path] = (),
     on_method: Callable[[int, int], None] | None = None,
+    on_result: Callable[[Input, ComparisonResult], None] | None = None,
 ) -> Iterator[Comparison]:
     """Explain one file under several methods, and write a sheet, arrays and a record for every class asked for.
 
@@ -84,6 +85,7 @@ def compare(
         force: whether files that exist are replaced.
         inputs: files that are never replaced.
         on_method: called after each method with the number of methods done and the number of all.
+        on_result: called with the picture and the maps of each class once its files are written.
 
     Yields:
         The record of each class.
@@ -108,7 +110,10 @@ def compare(
             maps = np.stack([method.maps[k] for method in found.methods])
             prepare(names["png"].parent)
             result = ComparisonResult(record, maps, sheet(source.view.rgb, maps, record))
-            yield _write(result, names, naming.folder, replace=force)
+            record = _write(result, names, naming.folder, replace=force)
+            if on_result:
+                on_result(source, replace(result, record=record))
+            yield record
     except CodaError as error:
         raise error.about(item.path)  # noqa: B904 (it is the same error)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from coda_cli.schema.pictures import Explained, Record, core_json, neuron_json
 from coda_cli.video.writing import write_gif
 from coda_cli.vocabulary import IfExists
 
+if TYPE_CHECKING:
+    from coda_cli.explanation.page.entry import Entry
+
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
 LAYER_SECONDS = 0.65  # that the animation over depth shows each layer, as the authors do
 
@@ -54,7 +58,7 @@ class Outcome:
     error: CodaError | None = None
     skipped: bool = False
     written: tuple[Path, ...] = ()
-    entry: bytes = b""
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Output:
     naming: Naming
     drawing: Drawing
     if_exists: IfExists = "match"
-    entry: Callable[[Input, Explanation, Record], bytes] | None = None
+    entry: Callable[[Input, Explanation, Record], Entry] | None = None
 
 
 class Writer:
@@ -213,7 +217,7 @@ class Writer:
             write = partial(write_with, write=lambda stream: stream.write(text))
             if path := self._write(self._place(naming.record_path(source.item), source), source, write):
                 written.append(path)
-        entry = self.output.entry(source, explanation, record) if self.output.entry else b""
+        entry = self.output.entry(source, explanation, record) if self.output.entry else None
         return Outcome(source.item, record, written=tuple(written), entry=entry)
 
     def _prepare_folder(self, source: Input) -> None:

@@ -135,6 +135,41 @@ def as_image(rgb: NDArray[np.uint8]) -> Image:
     return PIL.Image.fromarray(rgb)
 
 
+def shrunk(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """Make a picture smaller that is too large.
+
+    Args:
+        rgb: uint8 [H, W, 3] sRGB.
+        longest: pixels that the longer side may have.
+
+    Returns:
+        uint8 [h, w, 3] of the same shape as far as whole pixels allow; the same array where it is small enough.
+    """
+    import cv2
+
+    height, width = rgb.shape[:2]
+    if max(width, height) <= longest:
+        return rgb
+    factor = longest / max(width, height)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def jpeg(rgb: NDArray[np.uint8], quality: int = _QUALITY) -> bytes:
+    """Write a picture as JPEG.
+
+    Args:
+        rgb: uint8 [H, W, 3] sRGB.
+        quality: from 1 to 95, as Pillow counts it.
+
+    Returns:
+        The file's bytes.
+    """
+    stream = io.BytesIO()
+    as_image(rgb).save(stream, "JPEG", quality=quality, optimize=True)
+    return stream.getvalue()
+
+
 def small_copy(rgb: NDArray[np.uint8], longest: int) -> tuple[str, bytes, tuple[int, int]]:
     """Make a copy of a picture that takes few bytes, to be looked at.
 
@@ -145,14 +180,8 @@ def small_copy(rgb: NDArray[np.uint8], longest: int) -> tuple[str, bytes, tuple[
     Returns:
         "jpeg", or "png" for a very small picture, which is kept as it is; the file's bytes; (width, height) in pixels.
     """
-    import cv2
-
     height, width = rgb.shape[:2]
     if max(width, height) <= _AS_THEY_ARE:
         return "png", png.encode(rgb), (width, height)
-    factor = min(1.0, longest / max(width, height))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = rgb if factor == 1 else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    stream = io.BytesIO()
-    as_image(small).save(stream, "JPEG", quality=_QUALITY, optimize=True)
-    return "jpeg", stream.getvalue(), size
+    small = shrunk(rgb, longest)
+    return "jpeg", jpeg(small), (small.shape[1], small.shape[0])

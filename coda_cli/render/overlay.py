@@ -242,6 +242,21 @@ def framed(
     return canvas
 
 
+def unframed(sheet: Picture, size: tuple[int, int]) -> Picture:
+    """Take the drawing out of what ``framed`` made of it.
+
+    Args:
+        sheet: the drawing with its frame, uint8 [H', W', 3].
+        size: (width, height) of the drawing in pixels.
+
+    Returns:
+        The drawing, uint8 [H, W, 3]; the whole sheet where it is too small to hold one of this size.
+    """
+    width, height = size
+    m = margin(np.broadcast_to(sheet[:1, :1], (height, width, 3)))
+    return sheet[m : m + height, m : m + width] if min(sheet.shape[0] - height, sheet.shape[1] - width) >= m else sheet
+
+
 def margin(picture: Picture) -> int:
     """Say how wide the white frame around a picture is.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
@@ -12,24 +11,26 @@ from typing import IO, Any, Self
 from markupsafe import Markup
 
 from coda_cli.checkpoints.loading import Net
-from coda_cli.errors import MediaError, UsageError
-from coda_cli.explanation.files import FilePolicy, prepare, sweep
-from coda_cli.explanation.page.templates import generated, hash_of, own_file
-from coda_cli.explanation.record import network_part, versions
+from coda_cli.errors import UsageError
+from coda_cli.explanation.page.output import Kept, PagePath
+from coda_cli.explanation.page.pages import Pages, remove_pages
+from coda_cli.explanation.page.templates import json_list, page_of
+from coda_cli.explanation.record import network_part
 from coda_cli.explanation.request import Request
 from coda_cli.explanation.writer import Outcome
-from coda_cli.media.files import utf8, write_with
+from coda_cli.media.files import utf8
 from coda_cli.media.sources import Item
 from coda_cli.render.colour import NEGATIVE, POSITIVE
 from coda_cli.render.overlay import DIMMED, FADED
 from coda_cli.vocabulary import IfExists
 
 MOST_MAPS = 300  # of one page: 24 MB of photographs and maps of 128 x 128; more is badly taken by browsers and mail
-ADVICE = "--force replaces it, --html names another file"
 
 
 class Report:
-    """A page that is being made, in a ``with`` block. Nothing is at its path before ``finish``.
+    """A page that is being made, in a ``with`` block, or a sheet with a folder of pages where one would hold too much.
+
+    Nothing is at its path before ``finish``.
 
     Args:
         path: the file.
@@ -41,36 +42,39 @@ class Report:
         alpha: opacity of full colour in overlays, from 0 to 1.
 
     Raises:
-        UsageError: before any work: there are too many maps for one page, the file exists and may not be replaced, or
-            its folder cannot be written.
+        UsageError: before any work: there are too many maps of each picture for one page, the file or pages exist and
+            may not be replaced, or its folder cannot be written.
+
+    Attributes:
+        pages: the folder of pages; None where one file holds all.
     """
 
     def __init__(
         self, path: Path, if_exists: IfExists, inputs: Sequence[Item], net: Net, request: Request, alpha: float
     ) -> None:
-        self._path, self._net, self._alpha = path, net, alpha
-        _refuse_too_many(len(inputs), request.targets(net).most)
-        self._policy = FilePolicy(
-            "error" if if_exists == "match" else if_exists,
-            (item.path for item in inputs),
-            advice=ADVICE,
-            other="--html",
-            error=UsageError,
-        )
-        if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
-            raise UsageError("--html names a file that ends in .html", item=path)
-        self._policy.place(path)
-        prepare(path.parent)
-        sweep(path.parent)
-        self._lengths, self._failures = list[int](), list[str]()
+        self._net, self._alpha = net, alpha
+        targets = request.targets(net).most
+        if targets > MOST_MAPS:
+            raise UsageError(
+                f"--html: {targets} classes of each picture are more than the {MOST_MAPS} maps that one page holds; "
+                "name fewer classes with --class"
+            )
+        self._most = MOST_MAPS // targets  # pictures of one page
+        self._where = PagePath(path, if_exists, (item.path for item in inputs))
+        self.pages = Pages(self._where) if len(inputs) > self._most else None
+        self._kept, self._lines, self._stack = Kept(path), Kept(path), ExitStack()
+        self._failures, self._before = list[str](), 0
 
     def __enter__(self) -> Self:
-        # Nameless, so that not even a killed run leaves it.
-        self._kept: IO[bytes] = tempfile.TemporaryFile(dir=self._path.parent)
+        with ExitStack() as stack:
+            for part in (self._kept, self._lines, self.pages):
+                if part is not None:
+                    stack.enter_context(part)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept.close()
+        self._stack.close()
 
     def add(self, outcome: Outcome) -> None:
         """Keep what the page will say of one input.
@@ -85,14 +89,15 @@ class Report:
             self._failures.append(str(outcome.error))
         if not outcome.entry:
             return
-        try:
-            self._kept.write(outcome.entry)
-        except OSError as error:
-            raise MediaError(f"cannot be written ({error.strerror or error})", item=self._path) from error
-        self._lengths.append(len(outcome.entry))
+        if self.pages:
+            if len(self._kept) == self._most:  # the one before is full, and not the last one
+                self._end_page(self.pages, last=False)
+            self._lines.add(outcome.entry.line)
+            self.pages.keep_alive()
+        self._kept.add(outcome.entry.html)
 
     def finish(self) -> Path | None:
-        """Write the file.
+        """Write the file; of several pages, those first.
 
         Returns:
             Its path; None where a file exists and is kept.
@@ -100,51 +105,76 @@ class Report:
         Raises:
             CodaError: a file of this name came in the meantime and may not be replaced, or the disk is full.
         """
-        return self._policy.write(self._path, partial(write_with, write=self._fill))
+        if self.pages:
+            if len(self._kept):
+                self._end_page(self.pages, last=True)
+            return self.pages.finish(partial(self._fill_sheet, self.pages))
+        path = self._where.write(partial(self._fill, _pictures(len(self._kept)), None))
+        if path and self._where.policy.if_exists == "overwrite":
+            remove_pages(path)  # of a larger report that was here
+        return path
 
-    def _fill(self, stream: IO[bytes]) -> None:
-        """Write the page into a stream."""
-        style, script = own_file("page.css"), own_file("page.js")
-        count = len(self._lengths)
-        parts = generated(
-            "page.html",
-            count=f"{count} {'picture' if count == 1 else 'pictures'}",
-            network=network_part(self._net),
-            classes=sorted({*self._net.checkpoint.classes}),
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=hash_of(style),
-            script_hash=hash_of(script),
-            config=Markup(json.dumps(self._config())),
-            entries=self._entries(),
-            failures=[utf8(text) for text in self._failures],
-            version=versions()["coda"],
-        )
-        for part in parts:
-            stream.write(part.encode())
-
-    def _config(self) -> dict[str, Any]:
-        """The numbers of ``render`` that the script draws with."""
-        return {
-            "positive": POSITIVE,
-            "negative": NEGATIVE,
-            "faded": FADED,
-            "dimmed": DIMMED,
-            "alpha": self._alpha,
+    def _end_page(self, pages: Pages, *, last: bool) -> None:
+        """Write the entries that are kept into a page of their own. Raises MediaError."""
+        first, count, number = self._before + 1, len(self._kept), self._before // self._most + 1
+        pager = {
+            "back": pages.back,
+            "before": pages.name(number - 1) if number > 1 else None,
+            "after": None if last else pages.name(number + 1),
         }
+        pages.add(partial(self._fill, _range(first, count), pager))
+        self._before += count
+        self._kept.clear()
 
-    def _entries(self) -> Iterator[Markup]:
-        """The entries in their order, one at a time."""
-        self._kept.seek(0)
-        for length in self._lengths:
-            yield Markup(self._kept.read(length).decode())
-
-
-def _refuse_too_many(pictures: int, targets: int) -> None:
-    """Refuse to begin what would be no page that one can open. Raises UsageError."""
-    if pictures * targets > MOST_MAPS:
-        maps = f"{pictures} pictures" + (f" of up to {targets} classes each" if targets > 1 else "")
-        raise UsageError(
-            f"--html: {maps} are more than the {MOST_MAPS} maps that one page holds; name fewer pictures"
-            + (", or fewer classes with --class" if targets > 1 else ", such as one folder for each page")
+    def _fill(self, count: str, pager: dict[str, str | None] | None, stream: IO[bytes]) -> None:
+        """Write a page of the entries that are kept into a stream."""
+        page_of(
+            "page.html",
+            stream,
+            scripts=("maps.js", "pointing.js", "sheet.js", "page.js"),
+            config=drawing_numbers(self._alpha),
+            count=count,
+            pager=pager,
+            network=network_part(self._net),
+            entries=map(Markup, self._kept),
+            failures=[] if pager else self._told_failures(),
         )
+
+    def _fill_sheet(self, pages: Pages, stream: IO[bytes]) -> None:
+        """Write the sheet of all pictures into a stream."""
+        total, most = len(self._lines), self._most
+        starts = range(0, total, most)
+        page_of(
+            "index.html",
+            stream,
+            scripts=("sheet.js", "index.js"),
+            config={"addresses": [pages.address(n) for n in range(1, len(starts) + 1)], "most": most},
+            count=_pictures(total),
+            network=network_part(self._net),
+            pages=[(pages.address(n), _range(at + 1, min(most, total - at))) for n, at in enumerate(starts, 1)],
+            lines=json_list(map(Markup, self._lines)),
+            failures=self._told_failures(),
+        )
+
+    def _told_failures(self) -> list[str]:
+        return [utf8(text) for text in self._failures]
+
+
+def drawing_numbers(alpha: float) -> dict[str, Any]:
+    """Give the numbers of ``render`` that scripts draw with.
+
+    Args:
+        alpha: opacity of full colour, from 0 to 1.
+
+    Returns:
+        The numbers by name.
+    """
+    return {"positive": POSITIVE, "negative": NEGATIVE, "faded": FADED, "dimmed": DIMMED, "alpha": alpha}
+
+
+def _pictures(count: int) -> str:
+    return f"{count} {'picture' if count == 1 else 'pictures'}"
+
+
+def _range(first: int, count: int) -> str:
+    return f"Picture {first}" if count == 1 else f"Pictures {first}\N{EN DASH}{first + count - 1}"

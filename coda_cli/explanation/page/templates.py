@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+MARK = '<meta name="generator" content="coda '  # by which a page of coda is known
 
 
 @cache
@@ -50,6 +55,40 @@ def generated(template: str, **values: Any) -> Iterator[str]:
     yield from _environment().get_template(template).generate(values)
 
 
+def page_of(
+    template: str,
+    stream: IO[bytes],
+    *,
+    scripts: Sequence[str],
+    styles: Sequence[str] = ("page.css",),
+    config: Any,
+    **values: Any,
+) -> None:
+    """Write a page into a stream, with its style, its script, and the hashes by which its policy allows them.
+
+    Args:
+        template: its file.
+        stream: that it is written to.
+        scripts: the files of its script, after the one that all pages share.
+        styles: the files of its style.
+        config: numbers for the script; becomes JSON.
+        **values: what the template is filled in with; an iterable is read as the parts come.
+    """
+    style, script = "".join(map(own_file, styles)), "".join(map(own_file, ("common.js", *scripts)))
+    parts = generated(
+        template,
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=hash_of(style),
+        script_hash=hash_of(script),
+        config=in_script(json.dumps(config)),
+        version=version("coda-cli"),
+        **values,
+    )
+    for part in parts:
+        stream.write(part.encode())
+
+
 @cache
 def own_file(name: str) -> str:
     """Read a file that is put into pages as it is.
@@ -73,3 +112,31 @@ def hash_of(text: str) -> str:
         "sha256-" and its hash.
     """
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def in_script(text: str) -> Markup:
+    """Make JSON safe for a script element.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        The same JSON, in which nothing can end the element or begin a comment.
+    """
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def json_list(parts: Iterable[Any]) -> Iterator[Markup]:
+    """Write the elements of a list for a script element, one at a time.
+
+    Args:
+        parts: what becomes JSON; texts that are JSON already are ``Markup``.
+
+    Yields:
+        JSON, with a comma before all but the first.
+    """
+    for number, part in enumerate(parts):
+        text = part if isinstance(part, Markup) else in_script(json.dumps(part, separators=(",", ":")))
+        yield Markup(f"{',' if number else ''}\n{text}")

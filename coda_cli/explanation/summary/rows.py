@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from coda_cli.errors import MediaError
 from coda_cli.explanation.phrases import title_of
+from coda_cli.explanation.summary.records import SUFFIX
 from coda_cli.schema.parts import ScoredClass
 from coda_cli.schema.pictures import Explained, Record
 from coda_cli.schema.regions import RegionSum
@@ -44,7 +46,9 @@ class Place(NamedTuple):
 class Row(NamedTuple):
     """One picture; the names are those of ``PictureLine``.
 
-    ``part`` is the explained class's number in the record, and ``place`` where that stands; None if no map was kept.
+    ``overlay`` is the path of the file that shows the map, with the width and height of the picture; there need not be
+    such a file. ``part`` is the explained class's number in the record, and ``place`` where that stands; None if no map
+    was kept.
     """
 
     path: str
@@ -62,15 +66,17 @@ class Row(NamedTuple):
     half_share: float | None
     centroid: tuple[float, float] | None
     regions: tuple[RegionRow, ...]
+    overlay: tuple[str, int, int] | None
     part: int = 0
     place: Place | None = None
 
 
-def row_of(record: Record) -> Row:
+def row_of(record: Record, source: str) -> Row:
     """Take from a record what a summary needs.
 
     Args:
         record: of one picture.
+        source: the file that it was read from.
 
     Returns:
         Its row. The evidence is that for the predicted class if the record explains it, else for the first class that
@@ -103,10 +109,19 @@ def row_of(record: Record) -> Row:
         centroid=part.evidence.centroid,
         regions=_regions(part),
         part=number,
+        overlay=_overlay(record, part, source),
     )
     if not _is_possible(row):
         raise MediaError(f"the record of {row.path} has numbers that no explanation has; explain it again")
     return row
+
+
+def _overlay(record: Record, part: Explained, source: str) -> tuple[str, int, int] | None:
+    """The overlay in the folder of the record: whatever name the record has for it, no other folder is meant."""
+    if "overlay" not in part.files or not source.endswith(SUFFIX):  # of records on lines, nobody knows the folder
+        return None
+    path = os.path.join(os.path.dirname(source), PurePosixPath(part.files["overlay"]).name)
+    return path, record.source.width, record.source.height
 
 
 def _key(part: ScoredClass) -> Key:
@@ -175,7 +190,7 @@ class Spool:
         self._file.seek(0)
         for line in self._file:
             values: dict[str, Any] = dict(zip(Row._fields, json.loads(line), strict=True))
-            for name in ("predicted", "runner_up", "centroid"):  # JSON has lists only
+            for name in ("predicted", "runner_up", "centroid", "overlay"):  # JSON has lists only
                 values[name] = tuple(values[name]) if values[name] else None
             values["regions"] = tuple(map(RegionRow._make, values["regions"]))
             values["place"] = Place._make(values["place"]) if values["place"] else None

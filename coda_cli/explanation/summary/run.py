@@ -26,6 +26,7 @@ from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.summaries import NetworkCount, Summary
 
 if TYPE_CHECKING:
+    from coda_cli.explanation.page.summary import SummaryPage
     from coda_cli.explanation.summary.mean_maps import MeanMapFolder
 
 NAMES = {"csv": "summary.csv", "parquet": "summary.parquet", "json": "summary.json"}
@@ -48,6 +49,7 @@ class Asked:
         parquet: whether a Parquet table is written, too.
         force: whether files that exist are replaced.
         mean_maps: whether the mean of the kept maps is written for each class.
+        html: the page that is written; None writes none.
     """
 
     sources: Sequence[str]
@@ -59,6 +61,7 @@ class Asked:
     parquet: bool = False
     force: bool = False
     mean_maps: bool = False
+    html: Path | None = None
 
 
 class Seen:
@@ -117,6 +120,7 @@ def summarise(
     sources = find_records(asked.sources, recursive=asked.recursive)
     if asked.output is not None:
         _prepare(asked, asked.output)
+    page = None if asked.html is None else _prepared_page(asked, asked.html)
     seen = Seen()
     with Spool(asked.output) as spool:
         for number, source in enumerate(sources, 1):
@@ -126,7 +130,10 @@ def summarise(
             failed = f"; {seen.failed} pictures could not be explained" if seen.failed else ""
             raise MediaError(f"no record of an explained picture was found{failed}; coda explain writes records")
         truth = Truth(seen.classes, given, folders=asked.folders)
-        return _add_up(asked, seen, spool, truth, on_error, on_file)
+        summary = _add_up(asked, seen, spool, truth, on_error, on_file)
+        if page:
+            page.write(summary, lambda: ((line_of(row, seen.classes, truth), row.overlay) for row in spool))
+        return summary
 
 
 def _prepare(asked: Asked, output: Path) -> None:
@@ -146,6 +153,13 @@ def _prepare(asked: Asked, output: Path) -> None:
         policy.place(output / name)
     prepare(output)
     sweep(output)
+
+
+def _prepared_page(asked: Asked, path: Path) -> SummaryPage:
+    """Find out before any work whether the page can be written. Raises UsageError."""
+    from coda_cli.explanation.page.summary import SummaryPage  # needs torch
+
+    return SummaryPage(path, force=asked.force, inputs=map(Path, asked.sources))
 
 
 def _kinds(asked: Asked) -> tuple[str, ...]:
@@ -172,7 +186,7 @@ def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaErro
             if isinstance(found.record, FailedRecord):
                 seen.failed += 1
                 continue
-            row = row_of(found.record)
+            row = row_of(found.record, source)
         except MediaError as error:
             seen.unreadable += 1
             yield error
