@@ -56,7 +56,7 @@ def entry_of(source: Input, explanation: Explanation, record: Record) -> bytes:
         outside=first.regions.rest.share if first.regions else None,
         exact=all(part.exact for part in record.explained),
         said=[_said(record, k) for k in range(len(record.explained))],
-        data=_in_script(_data(source, explanation, record, size)),
+        data=in_script(_data(source, explanation, record, size)),
     ).encode()
 
 
@@ -85,8 +85,15 @@ def _data(source: Input, explanation: Explanation, record: Record, size: tuple[i
     return f'{json.dumps(own, separators=(",", ":"))[:-1]},"record":{to_json(record)}}}'
 
 
-def _in_script(text: str) -> Markup:
-    """JSON for a script element: nothing in it can end the element or begin a comment."""
+def in_script(text: str) -> Markup:
+    """Escape JSON for a script element: nothing in it can end the element or begin a comment.
+
+    Args:
+        text: the JSON.
+
+    Returns:
+        JSON of the same value.
+    """
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)

@@ -45,6 +45,10 @@ class Report:
             its folder cannot be written.
     """
 
+    noun = "picture"  # what an entry is about
+    scripts: tuple[str, ...] = ("page.js",)
+    styles: tuple[str, ...] = ("page.css",)
+
     def __init__(
         self, path: Path, if_exists: IfExists, inputs: Sequence[Item], net: Net, request: Request, alpha: float
     ) -> None:
@@ -83,13 +87,17 @@ class Report:
         """
         if outcome.error:
             self._failures.append(str(outcome.error))
-        if not outcome.entry:
-            return
+        if outcome.entry:
+            self._lengths.append(self._keep(outcome.entry)[1])
+
+    def _keep(self, content: bytes) -> tuple[int, int]:
+        """Keep a part of the page; gives where it begins and how long it is. Raises MediaError."""
+        start = self._kept.tell()
         try:
-            self._kept.write(outcome.entry)
+            self._kept.write(content)
         except OSError as error:
             raise MediaError(f"cannot be written ({error.strerror or error})", item=self._path) from error
-        self._lengths.append(len(outcome.entry))
+        return start, len(content)
 
     def finish(self) -> Path | None:
         """Write the file.
@@ -104,11 +112,12 @@ class Report:
 
     def _fill(self, stream: IO[bytes]) -> None:
         """Write the page into a stream."""
-        style, script = own_file("page.css"), own_file("page.js")
-        count = len(self._lengths)
+        style, script = ("\n".join(map(own_file, names)) for names in (self.styles, self.scripts))
+        count = self._count()
         parts = generated(
             "page.html",
-            count=f"{count} {'picture' if count == 1 else 'pictures'}",
+            count=f"{count} {self.noun}{'' if count == 1 else 's'}",
+            noun=self.noun,
             network=network_part(self._net),
             classes=sorted({*self._net.checkpoint.classes}),
             style=Markup(style),
@@ -132,6 +141,10 @@ class Report:
             "dimmed": DIMMED,
             "alpha": self._alpha,
         }
+
+    def _count(self) -> int:
+        """How many entries there are."""
+        return len(self._lengths)
 
     def _entries(self) -> Iterator[Markup]:
         """The entries in their order, one at a time."""
