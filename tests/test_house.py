@@ -48,6 +48,11 @@ def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tm
         "explanation/page/entry.html",
         "explanation/page/page.css",
         "explanation/page/page.js",
+        "explanation/page/clip.css",
+        "explanation/page/clip.html",
+        "explanation/page/clip.js",
+        "explanation/page/clip_entry.html",
+        "explanation/page/plot.html",
         "py.typed",
     ]
     wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in (ROOT / "coda_cli").rglob("*.py")]
