@@ -75,6 +75,8 @@ def test_a_curve_is_broken_where_another_class_is_explained() -> None:
     assert path.count("M") == 2
     assert curve_names(moments(1, 2, titles="ab")) == ["the class of each frame"]
     assert curve_names(moments(1, 2, titles="aa")) == ["a"]
+    several = [Moment(0, titles, (1,) * len(titles), "a", 1) for titles in (("a", "b"), ("b", "b", "c"))]
+    assert curve_names(several) == ["class 1 of each frame", "b", "c"]
 
 
 def test_a_long_curve_keeps_its_peaks(monkeypatch: pytest.MonkeyPatch) -> None:

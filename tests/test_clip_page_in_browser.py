@@ -122,8 +122,8 @@ def test_the_keyboard_chooses_frames_and_a_screen_reader_is_told(page: Any, fold
         page.keyboard.press(key)
         at_frame(page, number)
         assert plot.get_attribute("aria-valuenow") == str(number + 1)
-    for _ in range(5):  # faster than frames are drawn
-        page.keyboard.press("ArrowRight")
+    press = "event => document.getElementById('plot').dispatchEvent(new KeyboardEvent('keydown', event))"
+    page.evaluate(f"[1, 2, 3, 4, 5].forEach(() => ({press})({{key: 'ArrowRight', bubbles: true}}))")  # all at once
     at_frame(page, 5)
     assert (plot.get_attribute("role"), plot.get_attribute("aria-valuemax")) == ("slider", str(FRAMES))
     leader = records(folder)[5]["top"][0]

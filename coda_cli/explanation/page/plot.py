@@ -71,8 +71,12 @@ def curve_names(moments: Sequence[Moment]) -> list[str]:
     Returns:
         A name for each class that a frame explains: the class's own, or what it is where it changes over time.
     """
-    titles = [dict.fromkeys(m.titles[k] for m in moments if k < len(m.titles)) for k in range(_most(moments))]
-    return [next(iter(names)) if len(names) == 1 else "the class of each frame" for names in titles]
+    most, names = _most(moments), list[str]()
+    for k in range(most):
+        titles = {moment.titles[k] for moment in moments if k < len(moment.titles)}
+        own = "the class of each frame" if most == 1 else f"class {k + 1} of each frame"
+        names.append(titles.pop() if len(titles) == 1 else own)
+    return names
 
 
 def plot_of(moments: Sequence[Moment], end: float) -> str:
