@@ -87,9 +87,11 @@ def pixel(page: Any) -> tuple[int, int, float, float]:
 def test_a_place_on_the_plot_chooses_the_frame_and_its_numbers(page: Any, folder: Path) -> None:
     opened(page)
     at_frame(page, 0)
+    pictures = set()
     for number in (13, 4, FRAMES - 1):
         page.mouse.click(*place(page, (number + 0.6) / FRAMES))
         at_frame(page, number)
+        pictures.add(page.locator("#original").get_attribute("src"))
         record = records(folder)[number]["explained"][0]
         words = page.locator("#moment").inner_text()
         assert f"{number / 10:.2f} s, frame {number}: {records(folder)[number]['top'][0]['name']}, p " in words
@@ -98,6 +100,7 @@ def test_a_place_on_the_plot_chooses_the_frame_and_its_numbers(page: Any, folder
         row, column, value, off = pixel(page)
         assert abs(value - maps(number)[0][row, column]) <= off + 1e-6
         assert off < 1e-4
+    assert len(pictures) == 3
 
 
 def test_a_drag_over_the_plot_ends_at_its_last_place(page: Any) -> None:
