@@ -12,18 +12,12 @@ if TYPE_CHECKING:
 
 def describe(name: str, summary: ClipRecord) -> None:
     """Print for people what the record of a clip says."""
-    from coda_cli.explanation.phrases import span_text
+    from coda_cli.explanation.phrases import clip_text, span_text
 
     for note in (*summary.source.notes, *summary.notes):
         console.say(f"{name}: {note}")
     for e in summary.explained:
-        title = e.name if e.versus is None else f"{e.name} − {e.versus.name}"
-        embedding = f" {e.mean_positional:+.2f} positional" if e.mean_positional else ""
-        leads = sum(end - start for start, end in e.leads)
-        console.say(
-            f"{name}: {title}: {count_of_frames(e.frames)}, mean logit {e.mean_logit:.2f} = {e.mean_positive:.2f} "
-            f"{e.mean_negative:+.2f} + bias{embedding}, highest logit for {leads:.1f} s"
-        )
+        console.say(f"{name}: {clip_text(e)}")
         for span in e.spans:
             console.say(f"{name}:   {span_text(span)}")
     console.say(

@@ -67,11 +67,8 @@ class ResultPrinter:
             _describe(record, outcome.skipped, self.many)
 
     def page(self, path: Path | None) -> None:
-        """Print the page's path: on stdout, or for people where stdout is for records."""
-        if path and self.json:
-            console.say(f"{path}: the page")
-        elif path:
-            console.result(str(path))
+        """Print the page's path."""
+        print_page(path, self.json)
 
     def summary(self) -> str:
         """What happened to all inputs, in one line."""
@@ -93,6 +90,14 @@ class ResultPrinter:
             raise typer.Exit(ExitCode.INEXACT)
         if self.counts["failed"]:
             raise typer.Exit(ExitCode.FAILED)
+
+
+def print_page(path: Path | None, json: bool) -> None:
+    """Print a page's path: on stdout, or for people where stdout is for records."""
+    if path and json:
+        console.say(f"{path}: the page")
+    elif path:
+        console.result(str(path))
 
 
 def _describe(record: Record, skipped: bool, many: bool) -> None:

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -51,6 +52,7 @@ from coda_cli.cli.options import (
     pictures_of_batch,
     regions_of,
 )
+from coda_cli.cli.outcomes import print_page
 from coda_cli.errors import CodaError, ExitCode, UsageError
 from coda_cli.vocabulary import ClassPolicy, Layout
 
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from coda_cli.explanation.clip.drawing import ClipDrawing
     from coda_cli.explanation.clip.files import ClipOutputs
     from coda_cli.explanation.clip.run import ClipExplanation
+    from coda_cli.explanation.page.clip_report import ClipReport
     from coda_cli.schema.clips import ClipRecord, FrameRecord
 
 EPILOG = """
@@ -103,6 +106,15 @@ def video(
         ),
     ] = None,
     json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            show_default=False,
+            help="Also write frames, maps and logits over time into one page for a browser, to be read and summed.",
+        ),
+    ] = None,
     start: Annotated[
         str, typer.Option(metavar="TIME", help="Start at this time, in seconds or as a time code: 2.5, 00:02:53.6.")
     ] = "0",
@@ -177,6 +189,7 @@ def video(
     coda video clip.mp4
     coda video clip.mp4 --class parachute --start 10 --end 00:00:20 -o parachute.gif
     coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
+    coda video clip.mp4 --html report.html
     """
     batch = pictures_of_batch(batch_size)
     from coda_cli.explanation.clip.drawing import ClipDrawing
@@ -199,7 +212,14 @@ def video(
         ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch, spans=summed
     )
     settled = [(source, settle(clip_of(source), drawing, outputs)) for source, outputs in planned]
-    counts = _explain_all(settled, clip_of, drawing, json)
+    report = None
+    if html is not None:
+        from coda_cli.explanation.page.clip_report import ClipReport
+
+        report = ClipReport(html, force, [source for source, _ in settled], net, request, selection, alpha)
+    with report or contextlib.nullcontext():
+        counts = _explain_all(settled, clip_of, drawing, json, report)
+        print_page(report.finish() if report else None, json)
     if counts["inexact"]:
         raise typer.Exit(ExitCode.INEXACT)
     if counts["failed"]:
@@ -211,19 +231,25 @@ def _explain_all(
     clip_of: Callable[[str | int], ClipExplanation],
     drawing: ClipDrawing,
     json: bool,
+    report: ClipReport | None,
 ) -> Counter[str]:
     """Explain every clip, and print what happens; returns how many are explained, failed and inexact."""
     counts: Counter[str] = Counter()
     start_time = time.monotonic()
     for source, outputs in plans:
         try:
-            summary = _explain_one(clip_of(source), drawing, outputs, json)
+            entry = report.begin() if report else None
+            summary = _explain_one(clip_of(source), drawing, replace(outputs, entry=entry), json)
+            if report and entry:
+                report.add_clip(entry, summary)
             counts["explained"] += 1
             counts["inexact"] += not summary.exact
         except CodaError as error:
             if isinstance(error, UsageError) and len(plans) == 1:
                 raise
             console.error(str(error))
+            if report:
+                report.fail(error)
             if json:
                 console.result(_failure(source, error))
             counts["inexact" if error.exit_code == ExitCode.INEXACT else "failed"] += 1

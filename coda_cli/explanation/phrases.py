@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from coda_cli.schema.clips import ExplainedClip
 from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 from coda_cli.schema.parts import Network, ScoredClass, Sums
 from coda_cli.schema.regions import RegionSum, RegionSums, SpanPart
@@ -83,6 +84,24 @@ def _region_text(region: RegionSum, *, first: bool) -> str:
     ratio = "" if region.ratio is None else f" ({region.ratio:.1f} times)"
     text = f"{region.name}: {share} on {region.area:.0%}{' of the area' if first else ''}{ratio}"
     return text + (f", {region.outside:.0%} of it is outside the view" if region.outside else "")
+
+
+def clip_text(part: ExplainedClip) -> str:
+    """Say in one line what a class has over all frames of a clip.
+
+    Args:
+        part: the class's part of the clip's record.
+
+    Returns:
+        A line such as "church: 301 frames, mean logit 5.20 = 7.10 -0.90 + bias, highest logit for 9.6 s".
+    """
+    title = part.name if part.versus is None else f"{part.name} − {part.versus.name}"
+    embedding = f" {part.mean_positional:+.2f} positional" if part.mean_positional else ""
+    leads = sum(end - start for start, end in part.leads)
+    return (
+        f"{title}: {part.frames} {'frame' if part.frames == 1 else 'frames'}, mean logit {part.mean_logit:.2f} = "
+        f"{part.mean_positive:.2f} {part.mean_negative:+.2f} + bias{embedding}, highest logit for {leads:.1f} s"
+    )
 
 
 def span_text(span: SpanPart) -> str:

@@ -23,6 +23,7 @@ from coda_cli.errors import CodaError
 from coda_cli.explanation.clip.drawing import Painter
 from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
 from coda_cli.explanation.naming import marked
+from coda_cli.explanation.page.clip_entry import ClipEntry
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.regions.shapes import Region
 from coda_cli.machine import budget
@@ -43,12 +44,14 @@ class ClipOutputs:
         record: the file of records, one line for each frame and one for the clip.
         audio: whether the sound is kept, where a kind can hold it.
         replace: whether files that exist are replaced.
+        entry: the clip's part of a page, where there is to be one.
     """
 
     clips: Mapping[Kind, Path] = field(default_factory=dict)
     record: Path | None = None
     audio: bool = True
     replace: bool = False
+    entry: ClipEntry | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -126,7 +129,7 @@ class Sink:
     """
 
     def __init__(self, painter: Painter, outputs: ClipOutputs, rate: Fraction | None, audio: Path | None) -> None:
-        self.painter = painter
+        self.painter, self._entry = painter, outputs.entry
         with ExitStack() as stack:
             # Opened first, it is closed last: the record's presence says that the clips are complete.
             self._lines: IO[bytes] | None = None
@@ -173,11 +176,15 @@ class Sink:
             record: its record.
             regions: those that are outlined.
         """
-        if self._writers:
+        if self._writers or self._entry:
             self._most = budget.frames_held(budget.FRAMES_UNDER_WAY, frame.rgb.nbytes)
+        if self._writers:
             self.painter.prepare(frame)
             drawn = self._drawing.submit(self.painter.draw, frame, explanation, record, regions)
             self._pending.append(self._encoding.submit(self._write, drawn, frame))
+        if self._entry and (number := self._entry.count(frame, record)) is not None:
+            made = self._drawing.submit(self._entry.made, frame, explanation, record, regions, self.painter.origin)
+            self._pending.append(self._encoding.submit(self._entry.put, number, made))
         if self._lines:
             self._lines.write(to_json(record).encode() + b"\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -64,7 +65,7 @@ class Kept:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lengths = path, list[int]()
+        self._path, self._places = path, list[tuple[int, int]]()
 
     def __enter__(self) -> Self:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=self._path.parent)
@@ -74,31 +75,39 @@ class Kept:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._places)
 
-    def add(self, part: bytes) -> None:
+    def add(self, part: bytes) -> int:
         """Keep a part.
 
         Args:
             part: HTML or JSON, UTF-8.
 
+        Returns:
+            Its number, from 0 on.
+
         Raises:
             MediaError: the disk is full.
         """
+        start = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(part)
         except OSError as error:
             raise MediaError(f"cannot be written ({error.strerror or error})", item=self._path) from error
-        self._lengths.append(len(part))
+        self._places.append((start, len(part)))
+        return len(self._places) - 1
+
+    def __getitem__(self, number: int) -> str:
+        start, length = self._places[number]
+        self._file.seek(start)
+        return self._file.read(length).decode()
 
     def __iter__(self) -> Iterator[str]:
         """The parts in their order, one at a time."""
-        self._file.seek(0)
-        for length in self._lengths:
-            yield self._file.read(length).decode()
+        yield from (self[number] for number in range(len(self)))
 
     def clear(self) -> None:
         """Forget all parts."""
         self._file.seek(0)
         self._file.truncate()
-        self._lengths.clear()
+        self._places.clear()

@@ -5,11 +5,13 @@
   const STAGE_PIXELS = 480; // a smaller picture is enlarged by a whole factor to about this side
 
   const cards = [...document.querySelectorAll(".card")].map((element, order) => ({
-    element, order, data: element.dataset, button: element.querySelector(".open"),
+    element, order, data: element.dataset, button: element.querySelector(".open"), script: element.querySelector("script"),
     image: element.querySelector("img"), canvas: element.querySelector("canvas"), painted: false,
   }));
   let shown = cards; // in the order of the sheet, less those that are filtered out
-  const entryOf = (card) => JSON.parse(card.element.querySelector("script").textContent);
+  const entryOf = (script) => JSON.parse(script.textContent);
+  const about = (entry) => entry.place ?? entry.record; // of a clip, source and view are not those of a frame's record
+  const film = globalThis.filmOf?.(cards, open); // of clips: it chooses the frame, which is the card's script
 
   // ---- the sheet ----------------------------------------------------------------------------------------------------
 
@@ -21,9 +23,9 @@
     for (let card; (card = queue.pop()); ) {
       if (card.painted) continue;
       card.painted = true;
-      const entry = entryOf(card);
+      const entry = entryOf(card.element.querySelector("script"));
       await card.image.decode();
-      const map = await unpacked(entry.maps[0], entry.record);
+      const map = await unpacked(entry.maps[0], about(entry));
       const factor = SHEET_PIXELS / Math.max(...entry.size);
       const size = entry.size.map((side) => Math.max(1, Math.round(side * (factor < 1 ? factor : Math.floor(factor)))));
       paint(card.canvas, card.image, size, map, entry.record.explained[0].scale);
@@ -72,20 +74,23 @@
   const at = { map: null, pointer: null, rectangle: null, anchor: null, start: null }; // where one points
 
   async function open(card, target = 0) {
-    const mine = ++asked, entry = now && now.card === card ? now.entry : entryOf(card);
-    const chosen = Math.min(target, entry.maps.length - 1);
-    const map = await unpacked(entry.maps[chosen], entry.record);
-    if (original.src !== card.image.src) original.src = card.image.src;
+    const mine = ++asked, { script } = card, entry = now && now.script === script ? now.entry : entryOf(script);
+    const chosen = Math.min(target, entry.maps.length - 1), image = entry.image ?? card.image.src;
+    const map = await unpacked(entry.maps[chosen], about(entry));
+    if (original.src !== image) original.src = image;
     await original.decode();
     if (mine !== asked) return;
-    if (now && now.card !== card) { at.pointer = at.rectangle = null; }
-    now = { card, entry, target: chosen, map, part: entry.record.explained[chosen] };
+    const before = now && now.card === card ? now : null; // of a clip, another frame
+    if (!before) { at.pointer = at.rectangle = null; }
+    now = { card, script, entry, target: chosen, map, part: entry.record.explained[chosen] };
     at.map = map;
     now.scale = kept ?? now.part.scale;
+    if (before && before.script !== script && before.scale !== before.part.scale) now.scale = before.scale;
     if (!viewer.open) viewer.showModal();
     tell();
+    film?.tell(now);
     place();
-    remember(`#${card.order + 1}`);
+    if (!before) remember(`#${card.order + 1}`);
   }
   function remember(hash) {
     try { history.replaceState(null, "", hash || location.pathname + location.search); } catch { /* not in every viewer */ }
@@ -93,7 +98,7 @@
   function tell() {
     const { card, entry, part, target } = now, at = shown.indexOf(card);
     const fullName = card.data.name;
-    $("title").firstChild.textContent = entry.record.source.path.split("/").pop();
+    $("title").firstChild.textContent = about(entry).source.path.split("/").pop();
     $("title").title = fullName;
     $("place").textContent = at < 0 ? "" : `${at + 1} of ${shown.length}`;
     $("before").disabled = at <= 0;
@@ -139,7 +144,8 @@
   function place() {
     if (!now) return;
     const [width, height] = now.entry.size;
-    const room = [stage.parentElement.clientWidth, Math.max(240, window.innerHeight - 230)];
+    const below = 230 + ($("film")?.offsetHeight ?? 0);
+    const room = [stage.parentElement.clientWidth, Math.max(240, window.innerHeight - below)];
     const factor = Math.min(room[0] / width, room[1] / height, 1400 / Math.max(width, height));
     original.style.width = `${Math.round(width * factor)}px`;
     original.style.height = `${Math.round(height * factor)}px`;
@@ -187,11 +193,13 @@
     }
     const said = found.outside > 0.001 ? `The network did not see ${percent(found.outside)} of it. ` : "";
     const last = document.createElement("p"), command = document.createElement("code");
-    command.textContent = `--box ${rectangle.join(",")}`;
+    const [dx, dy] = now.entry.place?.origin ?? [0, 0]; // of a part of a clip, in pixels of the clip
+    const asBox = rectangle.map((side, n) => side + (n % 2 ? dy : dx)).join(",");
+    command.textContent = `${now.entry.place ? "--region" : "--box"} ${asBox}`;
     last.append(`${said}The same from coda: `, command);
     sum.append(...cells.map(cellOf), last);
     Object.assign(sum.dataset, {
-      box: rectangle.join(","), plus: found.plus, minus: found.minus, off: found.off.join(","), area: found.area, outside: found.outside,
+      box: asBox, plus: found.plus, minus: found.minus, off: found.off.join(","), area: found.area, outside: found.outside,
     });
   }
   function cellOf([name, value, more, kind]) {

@@ -133,6 +133,7 @@ class Report:
             stream,
             scripts=("maps.js", "pointing.js", "sheet.js", "page.js"),
             config=drawing_numbers(self._alpha),
+            noun="picture",
             count=count,
             pager=pager,
             network=network_part(self._net),
