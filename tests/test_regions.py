@@ -12,6 +12,7 @@ import torch
 from maps import RGB
 from numpy.typing import NDArray
 from program import EXAMPLES, photo
+from test_neurons import watched
 
 import coda_cli as coda
 from coda_cli.errors import MediaError, UsageError
@@ -200,6 +201,43 @@ def test_regions_and_rest_add_up_to_the_logit_less_constants(explanation: Explan
         assert result.residual == pytest.approx(float(d.logit[0, k]) - total, abs=1e-12)
         assert result.exact
         assert sum(part.area for part in parts) == pytest.approx(1)
+
+
+def test_a_neuron_s_sums_are_those_of_the_held_network_s_gradient() -> None:
+    """The slow definition in float64: the input times the gradient of one activation, times the covered areas."""
+    net = coda.load("cifar10", dtype=torch.float64)
+    rgb = np.random.default_rng(3).integers(0, 256, (40, 61, 3), np.uint8)
+    boxes = (10.5, 3.5, 41.7, 30.1), (30.0, 0.0, 61.0, 20.0)  # they overlap
+    asked = coda.Regions(boxes=boxes)
+    e = coda.explain(rgb, net, ["cat"], precision="float64", regions=asked, neurons=["2:5", "1:3:sum", "1:top:2"])
+    (x0, y0, x1, y1), (w, h) = e.view.box, e.view.resolution
+    columns, rows = np.linspace(x0, x1, w + 1), np.linspace(y0, y1, h + 1)
+    covered = [np.outer(overlap(b[1], b[3], rows), overlap(b[0], b[2], columns)) for b in boxes]
+    covered.append(1 - (covered[0] + covered[1]).clip(0, 1))
+    record = e.record()
+    maps = []
+    for neuron in record.neurons:
+        leaf, a = watched(net.model, e.decomposition.inputs, neuron.layer)
+        maps_of_channel = a[0, neuron.channel]
+        value = maps_of_channel.sum() if neuron.position is None else maps_of_channel[neuron.position]
+        (gradient,) = torch.autograd.grad(value, leaf)
+        maps.append((leaf * gradient).detach()[0].sum(0).numpy())
+    maps += [neuron.pixels.numpy() for neuron in e.inside.channels[0][0].strongest]
+    neurons = [*record.neurons, *record.explained[0].channels[0].strongest]
+    assert len(neurons) == len(maps) == 4
+    for neuron, values in zip(neurons, maps, strict=True):
+        found = neuron.regions
+        assert found is not None
+        for region, shares in zip((*found.regions, found.rest), covered, strict=True):
+            assert region.positive == pytest.approx((shares * values.clip(0)).sum(), rel=1e-9)
+            assert region.negative == pytest.approx((shares * values.clip(None, 0)).sum(), rel=1e-9)
+            assert region.share == pytest.approx((shares * values.clip(0)).sum() / values.clip(0).sum(), rel=1e-9)
+        # Regions and rest, less what lies in both regions, are the activation (or share) less its constants.
+        whole = neuron.activation if neuron.share is None else neuron.share
+        parts = sum(r.positive + r.negative for r in (*found.regions, found.rest)) - found.overlap
+        assert whole == pytest.approx(parts + neuron.constants, rel=1e-9)
+        assert abs(found.residual) <= found.tolerance < 1e-6 * abs(neuron.positive)
+        assert found.exact
 
 
 def test_regions_of_the_default_network_are_sums_of_its_map() -> None:

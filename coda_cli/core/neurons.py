@@ -56,7 +56,7 @@ class NeuronMap:
         channel: counted from 0.
         position: (y, x) in the layer's output; None where it is of all positions together.
         value: the activation, in its own units, or the share, in logit units.
-        pixels: float32 [h, w] on the CPU, of the input or of the cut, summed over channels; signed, in units of value.
+        pixels: float64 [h, w] on the CPU, of the input or of the cut, summed over channels; signed, in units of value.
         constants: what the layers up to this one add, which belongs to no pixel; signed, in units of value.
         residual: what rounding left over.
         tolerance: what the residual's magnitude may be.
@@ -301,7 +301,7 @@ def _shared_out(at: _Layer, channel: int, position: tuple[int, int] | None, grap
     products = products_of(at.input, g)
     tolerance = at.rtol * (float(products.abs().sum()) + size)
     residual = value - float(products.sum()) - constants
-    pixels = at.held.arranged(products).sum(0).float()
+    pixels = at.held.arranged(products).sum(0)
     return NeuronMap(at.name, channel, position, value, pixels, constants, residual, tolerance)
 
 
