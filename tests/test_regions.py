@@ -154,7 +154,14 @@ def test_text_that_is_no_box_is_refused(text: str) -> None:
 
 
 def test_four_numbers_do_as_a_box() -> None:
-    assert Regions(boxes=[(1, 2.5, 30, 40)]).boxes == ("1,2.5,30,40",)
+    assert Regions(boxes=[(1, 2.5, 30, 40)]).boxes == Regions(boxes=(1, 2.5, 30, 40)).boxes == ("1,2.5,30,40",)
+    assert Regions(boxes={Path("x/a.png"): (1, 2, 3, 4), "b": ["dog=1,2,3,4", (5, 6, 7, 8)]}).boxes == {
+        "x/a.png": ("1,2,3,4",),
+        "b": ("dog=1,2,3,4", "5,6,7,8"),
+    }
+    for wrong in ({"a": [None]}, {"a": 3}, [(1, 2, 3)]):
+        with pytest.raises(UsageError, match="expected left,top,right,bottom"):
+            Regions(boxes=wrong)
 
 
 # ---- sums ------------------------------------------------------------------------------------------------------------
@@ -297,6 +304,34 @@ def test_regions_that_are_asked_for_are_in_the_record_and_drawn(tmp_path: Path) 
     assert part.regions == asked.regions(left=(0, 0, 32, 64))[0]
     assert without.record().explained[0].regions is None
     assert (np.asarray(asked.overlay())[:64] != np.asarray(without.overlay())[:64]).any()
+
+
+def test_many_pictures_have_regions_each_has_alone(tmp_path: Path) -> None:
+    """Boxes by picture, masks from a folder; what is missing for one picture fails for that one alone."""
+    names = ("a.png", "b.png", "c.png", "d.png")
+    paths = [photo(tmp_path / "in" / name, 64, 64, seed=n) for n, name in enumerate(names)]
+    boxes = {paths[0]: (0, 0, 20, 64), "b.png": ["left=0,0,30,64", "low=0,40,64,64"], "c.png": []}
+    asked = coda.Regions(boxes=boxes)
+    outcomes = list(coda.explain_many([tmp_path / "in"], "cifar10", "cat", regions=asked, output=tmp_path / "out"))
+    found = [o.record.explained[0].regions if o.record else None for o in outcomes]
+    assert [[r.name for r in f.regions] if f else None for f in found] == [["box 1"], ["left", "low"], [], None]
+    assert "d.png: no boxes are given for d.png; write an empty list where it has none" in str(outcomes[3].error)
+    alone = coda.explain(paths[1], "cifar10", "cat").regions(left=(0, 0, 30, 64), low=(0, 40, 64, 64))[0]
+    assert found[1]
+    for one, other in zip((*found[1].regions, found[1].rest), (*alone.regions, alone.rest), strict=True):
+        assert (one.positive, one.negative) == pytest.approx((other.positive, other.negative), rel=1e-4)
+    again = coda.explain_many([tmp_path / "in"], "cifar10", "cat", regions=asked, output=tmp_path / "out")
+    assert [o.skipped for o in again] == [True, True, True, False]
+    other = coda.Regions(boxes={**boxes, "b.png": (0, 0, 9, 9)})
+    changed = [*coda.explain_many([tmp_path / "in"], "cifar10", "cat", regions=other, output=tmp_path / "out")][1]
+    assert not changed.skipped
+    assert changed.record
+    in_memory = coda.Regions(boxes={"picture-000001": (0, 0, 9, 9), "picture-000000": ()})
+    pictures = [np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 99, np.uint8)]
+    sums = [
+        o.record.explained[0].regions for o in coda.explain_many(pictures, "cifar10", regions=in_memory) if o.record
+    ]
+    assert [len(s.regions) for s in sums if s] == [0, 1]
 
 
 def test_settings_tell_regions_apart_and_are_as_before_without_any() -> None:
