@@ -175,7 +175,7 @@ class Sink:
         """
         if self._writers:
             self._most = budget.frames_held(budget.FRAMES_UNDER_WAY, frame.rgb.nbytes)
-            self.painter.prepare(frame)
+            self.painter.prepare(frame, record)
             drawn = self._drawing.submit(self.painter.draw, frame, explanation, record, regions)
             self._pending.append(self._encoding.submit(self._write, drawn, frame))
         if self._lines:
