@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.neurons import Neuron
-from coda_cli.explanation.clip.neurons import neuron_title
 from coda_cli.explanation.clip.survey import Survey, target_name
 from coda_cli.explanation.drawing import colour_explanation_of, coloured_weights
 from coda_cli.explanation.neurons import drawn_map
@@ -105,7 +104,7 @@ class Painter:
     ) -> None:
         self.net, self.drawing, self.origin = net, drawing, origin
         self._neurons = neurons
-        self._names = [neuron_title("", n) for n in neurons] if neurons else self._longest_names(targets)
+        self._names = [""] * len(neurons) if neurons else self._longest_names(targets)
         self._columns = [
             k for kind in LAYOUTS[drawing.layout] for k in ([None] if kind == "picture" else range(len(self._names)))
         ]  # of the sheet: None for the picture, else the number of a class
@@ -211,10 +210,10 @@ class Painter:
     ) -> list[tuple[ExplainedFrame | NeuronPart, str, str]]:
         """What is drawn of a frame, the classes or the neurons: its part of the record, its curve, and the words."""
         if self._neurons:
-            titles = [neuron_title(part.layer, n) for n, part in zip(self._neurons, record.neurons, strict=True)]
+            curves = [curve.name for curve in self._curves] or [""] * len(self._neurons)
             return [
-                (part, title, f"{neuron_name(part)} {part.activation:+.3g}")
-                for part, title in zip(record.neurons, titles, strict=True)
+                (part, curve, f"{neuron_name(part)} {part.activation:+.3g}")
+                for part, curve in zip(record.neurons, curves, strict=True)
             ]
         names = [target_name(target, self.net) for target in explanation.targets]
         return [

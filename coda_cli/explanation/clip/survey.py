@@ -241,16 +241,22 @@ class Survey:
         """
         times = np.array(self.times)
         if self.activations[0]:
-            values = [[value for _, value in row] for row in self.activations]
-            titles = [title for title, _ in self.activations[0]]
-            return [
-                Curve(title, times, column, what="activation of")
-                for title, column in zip(titles, np.array(values).T, strict=True)
-            ]
+            return self._curves_of_neurons(times)
         return [
             Curve(target_name(t, net), times, self._logits_of(t), t.versus is not None)
             for t in targets.of(self._mean())
         ]
+
+    def _curves_of_neurons(self, times: NDArray[np.float64]) -> list[Curve]:
+        """The activations over time; of several, whose units differ, each as a share of its largest."""
+        curves = []
+        for n, (title, _) in enumerate(self.activations[0]):
+            values = np.array([row[n][1] for row in self.activations])
+            most = float(np.abs(values).max())
+            if len(self.activations[0]) > 1 and most > 0:
+                title, values = f"{title} (1 is {most:.3g})", values / most
+            curves.append(Curve(title, times, values, what="activation of"))
+        return curves
 
     def _logits_of(self, target: Target) -> NDArray[np.float64]:
         """The logits, or differences of logits, of one target over time [n]."""
