@@ -240,7 +240,7 @@ class Survey:
             A curve for each; of the neurons that were asked for, where there are some.
         """
         times = np.array(self.times)
-        if self.activations[0]:
+        if any(self.activations):
             return self._curves_of_neurons(times)
         return [
             Curve(target_name(t, net), times, self._logits_of(t), t.versus is not None)
