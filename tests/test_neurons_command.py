@@ -113,10 +113,14 @@ def test_captions_name_the_unit(coda: Coda, tmp_path: Path, monkeypatch: pytest.
     assert activation[1][0].startswith("activation = ")
     assert activation[1][1].endswith("activation a pixel")
     assert "logit" not in " ".join((activation[0], *activation[1], activation[2]))
+    assert all("evidence" not in line for _, lines, _ in said for line in lines)
     assert share[0].startswith("cat · ")
     assert " of logit " in share[0]
     assert " by layers.0, channel " in share[0]
     assert (activation[2], share[2]) == ("activation", "logit")
+    said.clear()
+    coda("explain", "a.png", "-m", "cifar10", "-c", "cat", "--neuron", "1:3:4,9", "--box", "0,0,20,40", "-o", "other")
+    assert [sum(line.startswith("box 1: ") for line in lines) for _, lines, _ in said] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,32 @@ def test_a_neuron_that_does_not_add_up_has_its_exit_code(
     assert "NOT EXACT: the channels of layers.0 do not add up" in strict.err
 
 
+def test_regions_of_neurons_are_summed_said_drawn_and_proven(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png", 40, 40)
+    asked = ("-c", "cat", "--neuron", "1:3:4,9", "--neurons", "1:top:2", "--box", "left=0%,0%,50%,100%")
+    result = coda("explain", "a.png", "-m", "cifar10", *asked, "--json")
+    jsonschema.validate(result.record, pictures.json_schema())
+    neurons = [*result.record["neurons"], *result.record["explained"][0]["channels"][0]["strongest"]]
+    assert len(neurons) == 3
+    for neuron in neurons:
+        (left,), rest = neuron["regions"]["regions"], neuron["regions"]["rest"]
+        assert left["area"] == pytest.approx(0.5)
+        assert left["positive"] + rest["positive"] == pytest.approx(neuron["positive"], rel=1e-5)
+        assert left["negative"] + rest["negative"] == pytest.approx(neuron["negative"], rel=1e-5)
+        assert neuron["regions"]["exact"]
+    assert result.err.count("left: ") == 2  # of the class and of the activation
+    honest = inside.decompose_neurons
+
+    def off(*given: Any, **more: Any) -> list[NeuronMap]:
+        return [NeuronMap(**{**vars(n), "pixels": n.pixels * 1.01}) for n in honest(*given, **more)]
+
+    monkeypatch.setattr(inside, "decompose_neurons", off)
+    wrong = coda("explain", "a.png", "-m", "cifar10", *asked, "--force", status=4)
+    assert "a.png: NOT EXACT: layers.0, channel 3 at 4,9 does not add up" in wrong.err
+
+
 def test_older_records_have_no_neurons(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     record = coda("explain", "a.png", "-m", "cifar10", "--json", "--write", "none").record
@@ -208,11 +238,17 @@ def test_neurons_of_an_ordinary_network_end_at_its_cut(tmp_path: Path) -> None:
     }  # fmt: skip
     net = coda_cli.load(nn.Sequential(OrderedDict(layers)), size=8, cut="act")
     picture = photo(tmp_path / "a.png", 40, 40)
-    e = coda_cli.explain(picture, net, 0, neurons=["second:2:1,1", "last:top:2"])
+    left = coda_cli.Regions(boxes=("left=0%,0%,30%,100%",))
+    e = coda_cli.explain(picture, net, 0, neurons=["second:2:1,1", "last:top:2"], regions=left)
     (neuron,) = e.record().neurons
     assert neuron.exact
     assert neuron.constants == pytest.approx(float(layers["second"].state_dict()["bias"][2]))
     assert [n.exact for n in e.inside.channels[0][0].strongest] == [True, True]
+    # What belongs to no pixel is in no region, and not in the rest.
+    assert neuron.regions
+    assert neuron.regions.exact
+    parts = neuron.regions.regions[0], neuron.regions.rest
+    assert neuron.activation == pytest.approx(sum(p.positive + p.negative for p in parts) + neuron.constants)
     for layer in ("first", "0"):
         with pytest.raises(UsageError, match=f"--neuron {layer}:0: (first|input) lies below act, the cut"):
             coda_cli.explain(picture, net, 0, neurons=[f"{layer}:0"])

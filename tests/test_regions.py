@@ -12,6 +12,7 @@ import torch
 from maps import RGB
 from numpy.typing import NDArray
 from program import EXAMPLES, photo
+from test_neurons import watched
 
 import coda_cli as coda
 from coda_cli.errors import MediaError, UsageError
@@ -153,7 +154,14 @@ def test_text_that_is_no_box_is_refused(text: str) -> None:
 
 
 def test_four_numbers_do_as_a_box() -> None:
-    assert Regions(boxes=[(1, 2.5, 30, 40)]).boxes == ("1,2.5,30,40",)
+    assert Regions(boxes=[(1, 2.5, 30, 40)]).boxes == Regions(boxes=(1, 2.5, 30, 40)).boxes == ("1,2.5,30,40",)
+    assert Regions(boxes={Path("x/a.png"): (1, 2, 3, 4), "b": ["dog=1,2,3,4", (5, 6, 7, 8)]}).boxes == {
+        "x/a.png": ("1,2,3,4",),
+        "b": ("dog=1,2,3,4", "5,6,7,8"),
+    }
+    for wrong in ({"a": [None]}, {"a": 3}, [(1, 2, 3)]):
+        with pytest.raises(UsageError, match="expected left,top,right,bottom"):
+            Regions(boxes=wrong)
 
 
 # ---- sums ------------------------------------------------------------------------------------------------------------
@@ -200,6 +208,43 @@ def test_regions_and_rest_add_up_to_the_logit_less_constants(explanation: Explan
         assert result.residual == pytest.approx(float(d.logit[0, k]) - total, abs=1e-12)
         assert result.exact
         assert sum(part.area for part in parts) == pytest.approx(1)
+
+
+def test_a_neuron_s_sums_are_those_of_the_held_network_s_gradient() -> None:
+    """The slow definition in float64: the input times the gradient of one activation, times the covered areas."""
+    net = coda.load("cifar10", dtype=torch.float64)
+    rgb = np.random.default_rng(3).integers(0, 256, (40, 61, 3), np.uint8)
+    boxes = (10.5, 3.5, 41.7, 30.1), (30.0, 0.0, 61.0, 20.0)  # they overlap
+    asked = coda.Regions(boxes=boxes)
+    e = coda.explain(rgb, net, ["cat"], precision="float64", regions=asked, neurons=["2:5", "1:3:sum", "1:top:2"])
+    (x0, y0, x1, y1), (w, h) = e.view.box, e.view.resolution
+    columns, rows = np.linspace(x0, x1, w + 1), np.linspace(y0, y1, h + 1)
+    covered = [np.outer(overlap(b[1], b[3], rows), overlap(b[0], b[2], columns)) for b in boxes]
+    covered.append(1 - (covered[0] + covered[1]).clip(0, 1))
+    record = e.record()
+    maps = []
+    for neuron in record.neurons:
+        leaf, a = watched(net.model, e.decomposition.inputs, neuron.layer)
+        maps_of_channel = a[0, neuron.channel]
+        value = maps_of_channel.sum() if neuron.position is None else maps_of_channel[neuron.position]
+        (gradient,) = torch.autograd.grad(value, leaf)
+        maps.append((leaf * gradient).detach()[0].sum(0).numpy())
+    maps += [neuron.pixels.numpy() for neuron in e.inside.channels[0][0].strongest]
+    neurons = [*record.neurons, *record.explained[0].channels[0].strongest]
+    assert len(neurons) == len(maps) == 4
+    for neuron, values in zip(neurons, maps, strict=True):
+        found = neuron.regions
+        assert found is not None
+        for region, shares in zip((*found.regions, found.rest), covered, strict=True):
+            assert region.positive == pytest.approx((shares * values.clip(0)).sum(), rel=1e-9)
+            assert region.negative == pytest.approx((shares * values.clip(None, 0)).sum(), rel=1e-9)
+            assert region.share == pytest.approx((shares * values.clip(0)).sum() / values.clip(0).sum(), rel=1e-9)
+        # Regions and rest, less what lies in both regions, are the activation (or share) less its constants.
+        whole = neuron.activation if neuron.share is None else neuron.share
+        parts = sum(r.positive + r.negative for r in (*found.regions, found.rest)) - found.overlap
+        assert whole == pytest.approx(parts + neuron.constants, rel=1e-9)
+        assert abs(found.residual) <= found.tolerance < 1e-6 * abs(neuron.positive)
+        assert found.exact
 
 
 def test_regions_of_the_default_network_are_sums_of_its_map() -> None:
@@ -259,6 +304,34 @@ def test_regions_that_are_asked_for_are_in_the_record_and_drawn(tmp_path: Path) 
     assert part.regions == asked.regions(left=(0, 0, 32, 64))[0]
     assert without.record().explained[0].regions is None
     assert (np.asarray(asked.overlay())[:64] != np.asarray(without.overlay())[:64]).any()
+
+
+def test_many_pictures_have_regions_each_has_alone(tmp_path: Path) -> None:
+    """Boxes by picture, masks from a folder; what is missing for one picture fails for that one alone."""
+    names = ("a.png", "b.png", "c.png", "d.png")
+    paths = [photo(tmp_path / "in" / name, 64, 64, seed=n) for n, name in enumerate(names)]
+    boxes = {paths[0]: (0, 0, 20, 64), "b.png": ["left=0,0,30,64", "low=0,40,64,64"], "c.png": []}
+    asked = coda.Regions(boxes=boxes)
+    outcomes = list(coda.explain_many([tmp_path / "in"], "cifar10", "cat", regions=asked, output=tmp_path / "out"))
+    found = [o.record.explained[0].regions if o.record else None for o in outcomes]
+    assert [[r.name for r in f.regions] if f else None for f in found] == [["box 1"], ["left", "low"], [], None]
+    assert "d.png: no boxes are given for d.png; write an empty list where it has none" in str(outcomes[3].error)
+    alone = coda.explain(paths[1], "cifar10", "cat").regions(left=(0, 0, 30, 64), low=(0, 40, 64, 64))[0]
+    assert found[1]
+    for one, other in zip((*found[1].regions, found[1].rest), (*alone.regions, alone.rest), strict=True):
+        assert (one.positive, one.negative) == pytest.approx((other.positive, other.negative), rel=1e-4)
+    again = coda.explain_many([tmp_path / "in"], "cifar10", "cat", regions=asked, output=tmp_path / "out")
+    assert [o.skipped for o in again] == [True, True, True, False]
+    other = coda.Regions(boxes={**boxes, "b.png": (0, 0, 9, 9)})
+    changed = [*coda.explain_many([tmp_path / "in"], "cifar10", "cat", regions=other, output=tmp_path / "out")][1]
+    assert not changed.skipped
+    assert changed.record
+    in_memory = coda.Regions(boxes={"picture-000001": (0, 0, 9, 9), "picture-000000": ()})
+    pictures = [np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 99, np.uint8)]
+    sums = [
+        o.record.explained[0].regions for o in coda.explain_many(pictures, "cifar10", regions=in_memory) if o.record
+    ]
+    assert [len(s.regions) for s in sums if s] == [0, 1]
 
 
 def test_settings_tell_regions_apart_and_are_as_before_without_any() -> None:

@@ -99,6 +99,9 @@ def test_sub_folders_are_looked_into_only_when_asked_and_their_place_is_kept() -
     items = resolve(["p"], recursive=True)
     assert names(items) == ["p/a/2.jpg", "p/a/10.jpg", "p/a/deep/x.jpg", "p/b.jpg"]
     assert [item.subfolder.as_posix() for item in items] == ["a", "a", "a/deep", "."]
+    assert resolve(["p/**"]) == items
+    Path("p/a/notes.txt").write_text("no picture")
+    assert resolve(["p/**"]) == items
 
 
 def test_the_current_folder_is_a_folder_like_others() -> None:

@@ -20,6 +20,12 @@ def describe(name: str, summary: ClipRecord) -> None:
         console.say(f"{name}: {clip_text(e)}")
         for span in e.spans:
             console.say(f"{name}:   {span_text(span)}")
+    for n in summary.neurons:
+        constants = f" {n.mean_constants:+.3g} constants" if n.mean_constants else ""
+        console.say(
+            f"{name}: {n.layer}, channel {n.channel}: {count_of_frames(n.frames)}, mean activation "
+            f"{n.mean_activation:.3g} = {n.mean_positive:.3g} {n.mean_negative:+.3g}{constants}"
+        )
     console.say(
         f"{name}: {count_of_frames(summary.frames)} in {summary.seconds:.1f} s, "
         f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"

@@ -12,7 +12,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli.console import Advance, console
-from coda_cli.cli.network import load_network
+from coda_cli.cli.network import load_networks
 from coda_cli.cli.options import (
     FEW,
     Arch,
@@ -25,7 +25,6 @@ from coda_cli.cli.options import (
     Force,
     Json,
     Mean,
-    Model,
     OutputFolder,
     Quiet,
     Recursive,
@@ -40,12 +39,23 @@ if TYPE_CHECKING:
     from coda_cli.media.sources import Item
     from coda_cli.schema.comparisons import Comparison
 
+DEFAULTS, OURS = [Path(DEFAULT)], ["ours"]
+
 
 def compare(
     sources: Annotated[
         list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, or patterns in quotes.")
     ],
-    model: Model = DEFAULT,
+    models: Annotated[
+        list[Path],  # of paths, a variable of the environment may hold spaces
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="CODA_MODEL",
+            metavar="NAME|FILE",
+            help="Use this network: its name (see coda models list) or its file; several are compared.",
+        ),
+    ] = DEFAULTS,
     classes: Classes = None,
     methods: Annotated[
         list[str] | None,
@@ -53,7 +63,7 @@ def compare(
             "--method",
             metavar="NAME[:KEY=N,...]",
             help="Use this method, with parameters if wanted; can be repeated. The methods are listed above [default: "
-            "all; occlusion and RISE in quicker forms].",
+            "all; occlusion and RISE in quicker forms; of several networks, ours].",
         ),
     ] = None,
     output: OutputFolder = Path("coda-out"),
@@ -82,7 +92,7 @@ def compare(
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
-    """Compare the exact contributions with post-hoc methods.
+    """Compare the exact contributions with post-hoc methods, or several networks.
 
     Writes a sheet with the maps of all methods for the same network, class and picture, and the same as arrays and
     JSON. Each map has its own scale, which is stated. Of methods whose maps are to sum to logit − bias, the sum is
@@ -90,11 +100,17 @@ def compare(
     out, and a line says why: ours of a network whose logits cannot be split. Ours, occlusion and RISE come with coda;
     the others need captum, and LIME also scikit-learn and scikit-image.
 
+    With several networks the sheet has a row for each: its own prediction, the sum that makes its logit, and its map;
+    with several methods, all maps of all networks. Without a class, each is explained for its own prediction. Where the
+    first and another network have the class, by name, their maps are subtracted: the difference adds up to the
+    difference of the logits less that of the constants. A network that does not have a class is left out for it.
+
     \b
     coda compare photo.jpg
     coda compare photo.jpg --method ours --method grad-cam --method occlusion:window=16,stride=8
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
     coda compare photo.jpg --html methods.html
+    coda compare photo.jpg -m imagenette -m imagenet --class church
 
     \b
     Methods, with their parameters and defaults. These are the published values, except for occlusion, where the
@@ -114,6 +130,7 @@ def compare(
     from coda_cli.explanation.compare import compare as compare_file
     from coda_cli.explanation.files import prepare, sweep
     from coda_cli.explanation.naming import Naming, refuse_collisions
+    from coda_cli.explanation.networks import compare_networks, most_shown, notes_on_classes
     from coda_cli.explanation.request import Request
     from coda_cli.media.sources import resolve
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
@@ -123,10 +140,16 @@ def compare(
         method_of(method)
     require(methods or METHODS)
     request = Request(tuple(classes or ()), fit=fit)
+    if len(models) > 1:
+        methods = methods or OURS
     explained = any(map(is_exact, methods)) if methods else None
-    net = load_network(model, arch, device, request, explained=explained, ema=ema)
-    request.targets(net)
-    naming = Naming(output, net.checkpoint.name)
+    first = request if len(models) == 1 else Request(fit=fit)
+    nets = load_networks(list(map(str, models)), arch, device, first, explained=explained, ema=ema)
+    if len(nets) == 1:
+        request.targets(nets[0])
+    for sentence in notes_on_classes(nets, request) if len(nets) > 1 else ():
+        console.warn(sentence)
+    naming = Naming(output, nets[0].checkpoint.name)
     refuse_collisions(
         items,
         lambda item: naming.path(item, "compare", "class", "0"),
@@ -137,13 +160,13 @@ def compare(
     if html is not None:
         from coda_cli.explanation.page.comparison import ComparisonPage
 
-        maps = len(items) * request.targets(net).most * len(methods or METHODS)
+        maps = len(items) * most_shown(nets, request) * len(methods or METHODS)
         page = ComparisonPage(html, maps, force=force, inputs=inputs)
     prepare(output)
     sweep(*{output / item.subfolder for item in items})
+    networks = partial(compare_file, net=nets[0]) if len(nets) == 1 else partial(compare_networks, nets=nets)
     compare_one = partial(
-        compare_file,
-        net=net,
+        networks,
         request=request,
         methods=methods or (),
         naming=naming,
@@ -178,6 +201,8 @@ def _compare_all(
                 for record in compare_one(item, on_method=of_picture(n)):
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     _describe(item, record, many=len(items) > FEW)
+                    if not all(_adds_up(one) for one in record.others):
+                        failures.add(ExitCode.INEXACT)
             except CodaError as error:
                 console.error(str(error))
                 if json:
@@ -198,3 +223,29 @@ def _describe(item: Item, record: Comparison, many: bool) -> None:
     for m in record.methods:
         off = f"sum {m.sum:.4g}, off by {m.off:+.2g}" if m.complete else "its sum is no logit"
         console.detail(f"{item.path}: {m.method}: {off}")
+    if record.others:
+        _describe_networks(item, record, say)
+
+
+def _adds_up(record: Comparison) -> bool:
+    """Whether the difference to the first network's map, where there is one, adds up."""
+    changes = record.difference.targets if record.difference else ()
+    return all(target.map is None or target.map.exact for target in changes)
+
+
+def _describe_networks(item: Item, record: Comparison, say: Callable[[str], None]) -> None:
+    """Print for people what every network says of a picture, and what changes from the first to the others."""
+    from coda_cli.explanation.phrases import equation, map_change_text, predicted_text, told_apart
+
+    every = (record, *record.others)
+    labels = told_apart([one.network.name for one in every])
+    for label, one in zip(labels, every, strict=True):
+        made_of = equation(one.sums) if one.sums else f"{one.explained.name}: logit {one.logit:.3f}"
+        say(f"  {label}: {predicted_text(one)}; {made_of}")
+        for target in one.difference.targets if one.difference else ():
+            if target.map:
+                say(f"  {label} minus {labels[0]}: {map_change_text(target, target.map)}")
+        if not _adds_up(one):
+            console.error(f"{item.path}: NOT EXACT: the difference of {label} and {labels[0]} does not add up")
+        if one.difference and not one.difference.targets:
+            say(f"  {label} is explained for another class than {labels[0]}: the maps are not subtracted")

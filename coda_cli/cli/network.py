@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import OWN
-from coda_cli.errors import CheckpointError
+from coda_cli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
@@ -47,11 +49,13 @@ def load_network(
     *,
     explained: bool | None = True,
     ema: bool | None = None,
+    said: bool = True,
 ) -> Net:
     """Load the network and say what was assumed; what can be checked without it is checked first.
 
     ``explained`` says whether its logits are to be split: only then the cut of an ordinary network is looked for. None
-    is where that can be done; else the network is there without a cut, for methods that need none.
+    is where that can be done; else the network is there without a cut, for methods that need none. Without ``said``,
+    what options say of the network does not count.
     """
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
@@ -59,17 +63,18 @@ def load_network(
     if model in known() and not OWN.get("text"):  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load, with_cut
+    from coda_cli.core.abilities import is_ordinary
     from coda_cli.core.cuts import AUTO
     from coda_cli.explanation.record import view_notes
     from coda_cli.machine.devices import pick
     from coda_cli.machine.precision import DTYPES
 
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    own = {**OWN, "cut": None}
+    own = {**(OWN if said else {}), "cut": None}
     net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **own)
     say_assumed(net)
     if explained is not False:
-        cut = OWN.get("cut", AUTO)
+        cut = OWN.get("cut", AUTO) if said or is_ordinary(net.model) else AUTO
         try:
             net = with_cut(net, cut)
         except CheckpointError:
@@ -81,3 +86,31 @@ def load_network(
         console.say(f"--fit {request.fit}: {note}")
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
     return net
+
+
+def load_networks(
+    models: Sequence[str], arch: str | None, device: str, request: Request, *, explained: bool | None, ema: bool | None
+) -> list[Net]:
+    """Load several networks; what options say of a network is for those whose files do not describe themselves.
+
+    Raises UsageError for a network that is named twice.
+    """
+    if twice := [model for model in models if list(models).count(model) > 1]:
+        raise UsageError(f"--model {twice[0]}: is given twice")
+    several, nets = len(models) > 1, []
+    for model in models:
+        bare = not (several and _describes_itself(model))
+        own_arch, own_ema = (arch, ema) if bare else (None, None)
+        nets.append(load_network(model, own_arch, device, request, explained=explained, ema=own_ema, said=bare))
+    return nets
+
+
+def _describes_itself(model: str) -> bool:
+    """Whether a network is one that coda knows by name, or coda's own file, which holds its description."""
+    from coda_cli.checkpoints.headers import read_metadata
+    from coda_cli.checkpoints.manifest import METADATA_KEY, known
+
+    path = Path(model)
+    return model in known() or (
+        path.suffix == ".safetensors" and path.is_file() and METADATA_KEY in read_metadata(path)
+    )

@@ -14,14 +14,20 @@ from coda_cli.errors import ExitCode
 
 if TYPE_CHECKING:
     from coda_cli.explanation.writer import Outcome
+    from coda_cli.schema.neurons import NeuronPart
     from coda_cli.schema.pictures import Explained, Record
 
 
 def _proven(part: Explained) -> bool:
     """Whether the contributions of the pixels add up, also those of regions, and at every layer that was asked for."""
     regions = part.regions is None or part.regions.exact
-    channels = all(c.exact and all(neuron.exact for neuron in c.strongest) for c in part.channels)
+    channels = all(c.exact and all(map(_neuron_proven, c.strongest)) for c in part.channels)
     return part.exact and regions and channels and all(layer.exact or layer.approximate for layer in part.layers)
+
+
+def _neuron_proven(neuron: NeuronPart) -> bool:
+    """Whether the contributions to a neuron add up, also those of regions."""
+    return neuron.exact and (neuron.regions is None or neuron.regions.exact)
 
 
 def _share_of_tolerance(part: Explained) -> float:
@@ -56,7 +62,7 @@ class ResultPrinter:
         self.counts["skipped" if outcome.skipped else "explained"] += 1
         if record := outcome.record:
             self.counts["inexact"] += sum(not _proven(e) for e in record.explained)
-            self.counts["inexact"] += sum(not neuron.exact for neuron in record.neurons)
+            self.counts["inexact"] += sum(not _neuron_proven(neuron) for neuron in record.neurons)
             self.worst = max([self.worst, *(_share_of_tolerance(e) for e in record.explained)])
             if self.json:
                 console.result(to_json(record))
@@ -126,7 +132,7 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
             say(f"  {layer.name}, {layer.height} x {layer.width}: {share}, magnitudes {layer.ratio or 0:.1f} times it")
         for channels in e.channels:
             say(f"  {channels_text(channels, e)}; residual {channels.residual:.1e}")
-            if not (channels.exact and all(neuron.exact for neuron in channels.strongest)):
+            if not (channels.exact and all(map(_neuron_proven, channels.strongest))):
                 console.error(f"{record.source.path}: NOT EXACT: the channels of {channels.layer} do not add up")
         for layer in (layer for layer in e.layers if not (layer.exact or layer.approximate)):
             console.error(
@@ -142,5 +148,7 @@ def _describe(record: Record, skipped: bool, many: bool) -> None:
             )
     for neuron in record.neurons:
         say(f"  {activation_text(neuron)}")
-        if not neuron.exact:
+        if neuron.regions:
+            say(f"    {regions_text(neuron.regions)}; residual {neuron.regions.residual:.1e}")
+        if not _neuron_proven(neuron):
             console.error(f"{record.source.path}: NOT EXACT: {neuron_name(neuron)} does not add up")

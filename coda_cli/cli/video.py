@@ -136,6 +136,16 @@ def video(
         list[str] | None,
         typer.Option("--span", metavar="FROM-TO", help="Sum up this span of time, as in 2.5-4; can be repeated."),
     ] = None,
+    neurons: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--neuron",
+            "--neurons",
+            metavar="LAYER:CHANNEL[:Y,X]",
+            help="Show an activation in the place of the class, where its channel is strongest or at Y,X (:sum for all "
+            "positions). Can be repeated.",
+        ),
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     layout: Annotated[
         Layout,
@@ -193,6 +203,7 @@ def video(
     """
     batch = pictures_of_batch(batch_size)
     from coda_cli.explanation.clip.drawing import ClipDrawing
+    from coda_cli.explanation.clip.neurons import neurons_of
     from coda_cli.explanation.clip.run import ClipExplanation
     from coda_cli.explanation.drawing import refuse_style
     from coda_cli.explanation.request import Request
@@ -200,7 +211,8 @@ def video(
     from coda_cli.video.spans import parse_span
 
     regions = regions_of(boxes, masks, labels, annotations)
-    request = Request(tuple(classes or ()), versus, fit, precision, check, None, regions)
+    request = Request(tuple(classes or ()), versus, fit, precision, check, None, regions, tuple(neurons or ()))
+    neurons_of(request, centroid=centroid)
     summed = tuple(map(parse_span, spans or ()))
     begins, stops = _span(start, end, seconds)
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)

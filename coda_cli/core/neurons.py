@@ -56,7 +56,7 @@ class NeuronMap:
         channel: counted from 0.
         position: (y, x) in the layer's output; None where it is of all positions together.
         value: the activation, in its own units, or the share, in logit units.
-        pixels: float32 [h, w] on the CPU, of the input or of the cut, summed over channels; signed, in units of value.
+        pixels: float64 [h, w] on the CPU, of the input or of the cut, summed over channels; signed, in units of value.
         constants: what the layers up to this one add, which belongs to no pixel; signed, in units of value.
         residual: what rounding left over.
         tolerance: what the residual's magnitude may be.
@@ -139,14 +139,26 @@ def decompose_neurons(
     """
     asked = [Neuron(n) if isinstance(n, int) else Neuron(*n) for n in neurons]
     with _layer_of(model, x, layer, cut, relative_tolerance, whole=False) as at:
-        maps = at.held.arranged(at.output[0])
-        found = []
-        for neuron in asked:
-            position = _position(neuron, maps, at.name)
-            values = maps[neuron.channel]
-            chosen = values if position is None else values[position]
-            found.append(_shared_out(at, neuron.channel, position, chosen.sum(), float(chosen.detach().double().sum())))
-        return found
+        return [_shared_out(at, n.channel, *_chosen(at, n)) for n in asked]
+
+
+def neuron_value(model: nn.Module, x: Tensor, layer: str | int, neuron: Neuron) -> tuple[str, float]:
+    """Compute an activation without sharing it out, which is quicker.
+
+    Args:
+        model: any network, as for ``decompose``; not modified, but it has hooks meanwhile.
+        x: the input, float [1, C, H, W].
+        layer: as for ``decompose_neurons``.
+        neuron: the neuron.
+
+    Returns:
+        The layer's name, and what ``decompose_neurons`` gives as the value.
+
+    Raises:
+        ValueError: as ``decompose_neurons``.
+    """
+    with _layer_of(model, x, layer, None, None, whole=False) as at:
+        return at.name, _chosen(at, neuron)[2]
 
 
 def strongest_channels(
@@ -279,6 +291,14 @@ def _no_layer(layer: str, passed: Sequence[str], names: Sequence[str], *, whole:
     return f"{which}; there are {listed}"
 
 
+def _chosen(at: _Layer, neuron: Neuron) -> tuple[tuple[int, int] | None, Tensor, float]:
+    """Where a neuron is, its activation with its graph, and the activation. Raises ValueError."""
+    maps = at.held.arranged(at.output[0])
+    position = _position(neuron, maps, at.name)
+    values = maps[neuron.channel] if position is None else maps[neuron.channel][position]
+    return position, values.sum(), float(values.detach().double().sum())
+
+
 def _position(neuron: Neuron, maps: Tensor, layer: str) -> tuple[int, int] | None:
     """Where a neuron is in the maps [C, h, w] of its layer; None for all positions. Raises ValueError."""
     C, h, w = maps.shape
@@ -301,7 +321,7 @@ def _shared_out(at: _Layer, channel: int, position: tuple[int, int] | None, grap
     products = products_of(at.input, g)
     tolerance = at.rtol * (float(products.abs().sum()) + size)
     residual = value - float(products.sum()) - constants
-    pixels = at.held.arranged(products).sum(0).float()
+    pixels = at.held.arranged(products).sum(0)
     return NeuronMap(at.name, channel, position, value, pixels, constants, residual, tolerance)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,21 +44,7 @@ from coda_cli.vocabulary import Fit
 RGB = NDArray[np.uint8]
 Map = NDArray[np.float32]
 COLUMNS = 4
-
-
-@dataclass(frozen=True)
-class ComparisonResult:
-    """One class of a picture under several methods.
-
-    Attributes:
-        record: the numbers about every method.
-        maps: float32 [methods, h, w].
-        sheet: the picture and all maps, uint8 [H, W, 3].
-    """
-
-    record: Comparison
-    maps: Map
-    sheet: RGB
+OnResult = Callable[[Input, Comparison, Map], None]
 
 
 def compare(
@@ -71,7 +57,7 @@ def compare(
     force: bool = False,
     inputs: Iterable[Path] = (),
     on_method: Callable[[int, int], None] | None = None,
-    on_result: Callable[[Input, ComparisonResult], None] | None = None,
+    on_result: OnResult | None = None,
 ) -> Iterator[Comparison]:
     """Explain one file under several methods, and write a sheet, arrays and a record for every class asked for.
 
@@ -103,31 +89,43 @@ def compare(
             raise ExactnessError("the network's logits are not finite; nothing can be compared")
         targets = request.targets(net).of(logits)
         policy = FilePolicy("overwrite" if force else "error", inputs, advice=FORCE_REPLACES)
-        files = _files_of_classes(item, net, targets, naming, policy)
-        found = _run_methods(net, source.view, targets, methods, on_method)
+        classes = [(net.checkpoint.classes[target.index], str(target.index)) for target in targets]
+        files = files_of(item, classes, naming, policy)
+        found = run_methods(net, source.view, targets, methods, on_method)
         for k, (target, names) in enumerate(zip(targets, files, strict=True)):
-            record = _make_record(source, net, target, float(logits[target.index]), request.fit, found, k)
+            record = make_comparison(source, net, target, float(logits[target.index]), request.fit, found, k)
             maps = np.stack([method.maps[k] for method in found.methods])
-            prepare(names["png"].parent)
-            result = ComparisonResult(record, maps, sheet(source.view.rgb, maps, record))
-            record = _write(result, names, naming.folder, replace=force)
+            arrays = {"maps": maps, "methods": np.array([m.method for m in record.methods])}
+            record = write(record, sheet(source.view.rgb, maps, record), arrays, names, naming.folder, replace=force)
             if on_result:
-                on_result(source, replace(result, record=record))
+                on_result(source, record, maps)
             yield record
     except CodaError as error:
         raise error.about(item.path)  # noqa: B904 (it is the same error)
 
 
-def _files_of_classes(
-    item: Item, net: Net, targets: Sequence[Target], naming: Naming, policy: FilePolicy
+def files_of(
+    item: Item, classes: Sequence[tuple[str, str]], naming: Naming, policy: FilePolicy
 ) -> list[dict[str, Path]]:
-    """The paths of the files of every class. Raises MediaError where one exists that may not be replaced."""
+    """Find the paths of the files about every class.
+
+    Args:
+        item: the input.
+        classes: what each is called in the names of files, and its index there.
+        naming: where files go.
+        policy: what happens to files that exist.
+
+    Returns:
+        For each class its paths, by kind: png, npz, json.
+
+    Raises:
+        MediaError: a file exists that may not be replaced.
+    """
     found: dict[Path, dict[str, Path]] = {}
-    for target in targets:
-        name = net.checkpoint.classes[target.index]
-        png = naming.path(item, "compare", name, str(target.index))
+    for name, index in classes:
+        png = naming.path(item, "compare", name, index)
         if png in found:  # different class names can give one file name: Cardigan and cardigan
-            png = naming.path(item, "compare", f"{name} {target.index}", str(target.index))
+            png = naming.path(item, "compare", f"{name} {index}", index)
         found[png] = {kind: png.with_suffix(f".{kind}") for kind in ("png", "npz", "json")}
     for path in (path for names in found.values() for path in names.values()):
         policy.place(path)
@@ -135,8 +133,14 @@ def _files_of_classes(
 
 
 @dataclass(frozen=True)
-class _MethodMaps:
-    """The maps of K classes that one method gives, float32 [K, h, w]; ``seconds`` is the time for one of the K."""
+class MethodMaps:
+    """The maps of K classes that one method gives.
+
+    Attributes:
+        text: the method, with its parameters.
+        maps: float32 [K, h, w].
+        seconds: the time for one of the K.
+    """
 
     text: str
     maps: Map
@@ -144,24 +148,44 @@ class _MethodMaps:
 
 
 @dataclass(frozen=True)
-class _AllMaps:
-    """The maps of every method that works, for each of the others the reason why it does not, and the constants."""
+class AllMaps:
+    """The maps of every method that works with a network.
 
-    methods: tuple[_MethodMaps, ...]
+    Attributes:
+        methods: those that work.
+        left_out: for each of the others the reason why it does not.
+        constants: of every class, what of its logit no map should have.
+    """
+
+    methods: tuple[MethodMaps, ...]
     left_out: dict[str, str]
-    constants: tuple[float, ...]  # of every class: what of its logit no map should have
+    constants: tuple[float, ...]
 
 
-def _run_methods(
+def run_methods(
     net: Net,
     view: View,
     targets: Sequence[Target],
     methods: Sequence[str],
     on_method: Callable[[int, int], None] | None,
-) -> _AllMaps:
-    """Run every method once, for all classes together: methods by masks compute each masked picture only once."""
+) -> AllMaps:
+    """Run every method once, for all classes together: methods by masks compute each masked picture only once.
+
+    Args:
+        net: the network.
+        view: what it sees of the picture.
+        targets: K classes.
+        methods: their names; where none is given, all that work with the network.
+        on_method: as for ``compare``.
+
+    Returns:
+        The maps of all methods.
+
+    Raises:
+        CodaError: a method that was asked for fails, or none works.
+    """
     x, classes = encoded([view], net), [target.index for target in targets]
-    found, left_out = list[_MethodMaps](), dict[str, str]()
+    found, left_out = list[MethodMaps](), dict[str, str]()
     every = methods or default_methods(view)
     for text in every:
         start = time.perf_counter()
@@ -176,13 +200,13 @@ def _run_methods(
                 raise
             left_out[text] = str(error)
         else:
-            found.append(_MethodMaps(text, maps, (time.perf_counter() - start) / len(classes)))
+            found.append(MethodMaps(text, maps, (time.perf_counter() - start) / len(classes)))
         if on_method:
             on_method(len(found) + len(left_out), len(every))
     if not found:
         raise MediaError(f"no method works with {net.checkpoint.name}: {'; '.join(left_out.values())}")
     explained = any(is_exact(method.text) for method in found)
-    return _AllMaps(tuple(found), left_out, _constants(net, x, classes, explained))
+    return AllMaps(tuple(found), left_out, _constants(net, x, classes, explained))
 
 
 def _constants(net: Net, x: Tensor, classes: Sequence[int], explained: bool) -> tuple[float, ...]:
@@ -192,10 +216,23 @@ def _constants(net: Net, x: Tensor, classes: Sequence[int], explained: bool) -> 
     return tuple(decompose(net.model, x, list(classes)).constant_shares.sum(2)[0].tolist())
 
 
-def _make_record(
-    source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: _AllMaps, k: int
+def make_comparison(
+    source: Input, net: Net, target: Target, logit: float, fitted: Fit, found: AllMaps, k: int
 ) -> Comparison:
-    """Make the record about class ``k`` of those that were compared."""
+    """Make the record about one network and class.
+
+    Args:
+        source: the picture, and what the network sees of it.
+        net: the network.
+        target: the class.
+        logit: of the class.
+        fitted: how the picture was made to fit.
+        found: the maps of all methods.
+        k: which of their classes it is.
+
+    Returns:
+        The record, without the names of files.
+    """
     bias = found.constants[k]
     view, (width, height) = source.view, source.view.resolution
     return Comparison(
@@ -213,7 +250,7 @@ def _make_record(
     )
 
 
-def _method_part(method: _MethodMaps, k: int, expected: float) -> MethodPart:
+def _method_part(method: MethodMaps, k: int, expected: float) -> MethodPart:
     """Make the part of a record about one method, whose map of class ``k`` should sum to ``expected``."""
     pixels = method.maps[k]
     total = float(pixels.sum(dtype=np.float64))
@@ -258,7 +295,22 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     name = record.explained.name
     title = f"{name} · logit {logit:.2f}"
     lines = [f"{record.network.title}: pixels should sum to logit − bias = {logit - bias:.2f}"]
-    tiles = [framed(enlarged(rgb, size), None, title, lines)]
+    tiles = [framed(enlarged(rgb, size), None, title, lines), *map_tiles(maps, record, size)]
+    return in_rows(tiles, COLUMNS)
+
+
+def map_tiles(maps: Map, record: Comparison, size: tuple[int, int]) -> list[RGB]:
+    """Draw every map on its own scale, with what its method says of it.
+
+    Args:
+        maps: float32 [methods, h, w].
+        record: the numbers about every map.
+        size: (width, height) at which they are drawn, in pixels.
+
+    Returns:
+        A tile for each, uint8 [H, W, 3].
+    """
+    tiles = []
     for pixels, part in zip(maps, record.methods, strict=True):
         large = heatmap(enlarged(pixels - np.float32(part.white), size), part.scale - part.white)
         took = f"{part.seconds:.2g} s" + (f" for each of {record.together} classes" if record.together > 1 else "")
@@ -270,20 +322,44 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
             numbers.insert(0, f"sum {part.sum:.3g}, off by {part.off:+.2g}")
         # The bar is one around 0: of positive values the caption says what white and full colour are.
         tiles.append(framed(large, None if part.white else part.scale, part.method, numbers, unit_of(part.method)))
-    return in_rows(tiles, COLUMNS)
+    return tiles
 
 
-def _write(result: ComparisonResult, names: dict[str, Path], folder: Path, *, replace: bool) -> Comparison:
-    """Write the sheet, the arrays and last the record, whose presence says that the others are complete."""
+def write(
+    record: Comparison,
+    drawn: RGB,
+    arrays: Mapping[str, NDArray[np.generic]],
+    names: Mapping[str, Path],
+    folder: Path,
+    *,
+    replace: bool,
+) -> Comparison:
+    """Write the sheet, the arrays and last the record, whose presence says that the others are complete.
+
+    Args:
+        record: what is recorded, without the names of files.
+        drawn: the sheet, uint8 [H, W, 3].
+        arrays: what the npz file holds beside the record.
+        names: the paths, by kind: png, npz, json.
+        folder: the output folder.
+        replace: whether files that exist are replaced.
+
+    Returns:
+        The record with the names of the files.
+
+    Raises:
+        MediaError: a file cannot be written.
+    """
+    prepare(names["png"].parent)
     files = {kind: path.relative_to(folder).as_posix() for kind, path in names.items()}
-    record = result.record.model_copy(update={"files": files})
-    text, methods = to_json(record), np.array([m.method for m in record.methods])
+    record = record.model_copy(update={"files": files})
+    text = to_json(record)
     if replace:
         withdraw(names["json"])
-    write_png(names["png"], result.sheet, {RECORD_KEY: text}, replace=replace)
+    write_png(names["png"], drawn, {RECORD_KEY: text}, replace=replace)
     write_with(
         names["npz"],
-        lambda s: np.savez_compressed(s, allow_pickle=False, maps=result.maps, methods=methods, record=text),
+        lambda s: np.savez_compressed(s, allow_pickle=False, **arrays, record=text),
         replace=replace,
     )
     write_with(names["json"], lambda s: s.write(text.encode() + b"\n"), replace=replace)

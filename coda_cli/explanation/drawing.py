@@ -131,6 +131,8 @@ def draw_neuron(
     sums = f"{value} = {neuron.positive:.3g} for − {abs(neuron.negative):.3g} against{constants}, {proof}"
     network = f"{record.network.title}, {record.precision}, full colour ±{neuron.scale:.2g} {unit} a pixel"
     lines = [sums, network + _resolution(pixels, source.view), *record.view.notes]
+    if source.found.regions:
+        lines.append(regions_text(neuron.regions))
     return _laid_over(kind, source, pixels, neuron.scale, alpha, (title, lines), measured_in=unit)
 
 

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.core.hybrid import per_pixel, spread
 from coda_cli.core.neurons import ChannelShares, NeuronMap
+from coda_cli.explanation.regions.shapes import Region
+from coda_cli.explanation.regions.sums import sums_inside
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 
 
-def activation_part(neuron: NeuronMap, view: View, percentile: float) -> NeuronPart:
+def activation_part(
+    neuron: NeuronMap, view: View, percentile: float, regions: Sequence[Region] | None = None
+) -> NeuronPart:
     """Make the part of a record about an activation.
 
     Args:
         neuron: the activation.
         view: what the network saw.
         percentile: of its |contributions|, from 0 to 100: what full colour stands for.
+        regions: those that its contributions are summed in, laid on the view; None where none were asked for.
 
     Returns:
         The part.
     """
-    return _part(neuron, view, "image", percentile, activation=neuron.value)
+    return _part(neuron, view, "image", percentile, regions, activation=neuron.value)
 
 
-def channels_part(shares: ChannelShares, view: View, scale: float | str, percentile: float) -> ChannelsPart:
+def channels_part(
+    shares: ChannelShares,
+    view: View,
+    scale: float | str,
+    percentile: float,
+    regions: Sequence[Region] | None = None,
+) -> ChannelsPart:
     """Make the part of a record about the channels of a layer.
 
     Args:
@@ -34,6 +47,7 @@ def channels_part(shares: ChannelShares, view: View, scale: float | str, percent
         view: what the network saw.
         scale: the contribution in full colour, in logit units; a word takes the percentile of each map.
         percentile: from 0 to 100.
+        regions: as for ``activation_part``.
 
     Returns:
         The part.
@@ -46,7 +60,9 @@ def channels_part(shares: ChannelShares, view: View, scale: float | str, percent
         residual=shares.residual,
         tolerance=shares.tolerance,
         exact=shares.exact,
-        strongest=tuple(_part(neuron, view, scale, percentile, share=neuron.value) for neuron in shares.strongest),
+        strongest=tuple(
+            _part(neuron, view, scale, percentile, regions, share=neuron.value) for neuron in shares.strongest
+        ),
     )
 
 
@@ -60,13 +76,21 @@ def drawn_map(neuron: NeuronMap, view: View) -> NDArray[np.float32]:
     Returns:
         float32 [h', w'], for each pixel of the view, whatever the resolution.
     """
-    return per_pixel(neuron.pixels, view.rgb.shape[:2]).numpy()
+    return per_pixel(neuron.pixels, view.rgb.shape[:2]).float().numpy()
 
 
-def _part(neuron: NeuronMap, view: View, scale: float | str, percentile: float, **value: float) -> NeuronPart:
+def _part(
+    neuron: NeuronMap,
+    view: View,
+    scale: float | str,
+    percentile: float,
+    regions: Sequence[Region] | None,
+    **value: float,
+) -> NeuronPart:
     """The part about one neuron, whose value is its activation or its share."""
-    pixels = neuron.pixels.double()
-    drawn = spread(neuron.pixels, view.rgb.shape[:2]).numpy()
+    pixels = neuron.pixels
+    values = spread(pixels, view.rgb.shape[:2]).numpy()
+    drawn = values.astype(np.float32)
     return NeuronPart(
         layer=neuron.layer,
         channel=neuron.channel,
@@ -78,5 +102,8 @@ def _part(neuron: NeuronMap, view: View, scale: float | str, percentile: float, 
         tolerance=neuron.tolerance,
         exact=neuron.exact,
         scale=robust_scale(drawn, percentile) if isinstance(scale, str) else scale,
+        regions=None
+        if regions is None
+        else sums_inside(values, neuron.value - neuron.constants, neuron.tolerance, regions),
         **value,
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coda_cli.schema.clips import ExplainedClip
+from coda_cli.schema.comparisons import Comparison
 from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 from coda_cli.schema.parts import Network, ScoredClass, Sums
 from coda_cli.schema.regions import RegionSum, RegionSums, SpanPart
+from coda_cli.schema.runs import MapChange, TargetChange
 
 MOST_TOLD = 4  # regions on a line
 CONFIDENT = 0.5  # a probability below this is said to be unsure
@@ -175,6 +177,48 @@ def channels_text(part: ChannelsPart, of: Sums) -> str:
 
 def _percent(share: float | None, whole: float) -> str:
     return f" ({share / whole:.0%})" if share is not None and whole else ""
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Call networks by their names, and with their numbers where two have one name.
+
+    Args:
+        names: of the networks, in the order in which they were given.
+
+    Returns:
+        The same, each once: "mine (1)", "mine (2)", "other".
+    """
+    return [f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, 1)]
+
+
+def predicted_text(record: Comparison) -> str:
+    """Say what a network predicts.
+
+    Args:
+        record: of a network that is compared with others.
+
+    Returns:
+        A phrase such as "predicted church, p 0.998"; nothing where one network was asked for.
+    """
+    top = record.predicted
+    return "" if top is None else f"predicted {top.name}, p {top.probability:.3f}"
+
+
+def map_change_text(target: TargetChange, change: MapChange) -> str:
+    """Write in one line what the difference of two maps adds up to.
+
+    Args:
+        target: what changed of the class.
+        change: of its map.
+
+    Returns:
+        A line such as "difference +1.2 = +0.9 of the logit − (-0.3) of the constants, residual 2.0e-07".
+    """
+    grid = "" if change.grid == "view" else f", on a common grid of {change.width} x {change.height}"
+    return (
+        f"difference {change.sum:+.4g} = {target.logit.change:+.4g} of the logit − ({target.constants.change:+.4g}) of "
+        f"the constants, residual {change.residual:.1e}{'' if change.exact else ' ABOVE ITS TOLERANCE'}{grid}"
+    )
 
 
 def carried_text(part: Sums) -> str:

@@ -25,7 +25,7 @@ from coda_cli.core.networks import forward
 from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.inside import Inside, LayerShares, find, layer_shares
 from coda_cli.explanation.refusals import refusal, too_small
-from coda_cli.explanation.request import Input, Request, encoded, input_of, network_of, with_regions
+from coda_cli.explanation.request import Input, Request, computing, encoded, input_of, network_of, with_regions
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.pictures import Image, PictureSource, as_image, as_picture
 from coda_cli.media.png import encode as as_png
@@ -347,7 +347,7 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
     """
     try:
         x = encoded(views, net)
-        with _computing(x, request):
+        with computing(x, request):
             start = time.perf_counter()
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)
@@ -381,17 +381,12 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
     """
     try:
         x = encoded(views, net)
-        with _computing(x, request):
+        with computing(x, request):
             return list(forward(net.model, x).float().cpu().numpy())
     except (ValueError, RuntimeError) as error:
         if (why := too_small(error, views[0], net)) is None:
             raise
         raise why from error
-
-
-def _computing(x: Tensor, request: Request) -> torch.autocast:
-    """The context in which a request is computed for x on its device."""
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16")
 
 
 def _inside(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[LayerShares, Inside]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from coda_cli.explanation.neurons import activation_part, channels_part
 from coda_cli.explanation.phrases import CONFIDENT
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.refusals import refuse_bad_drawing
-from coda_cli.explanation.regions.asked import Found
+from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.explanation.request import Input, refuse_unknown
 from coda_cli.media.files import utf8
@@ -106,14 +106,15 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
         The record, without the names of files.
     """
     net, request, view = explanation.net, explanation.request, explanation.view
+    regions = source.found.regions if request.regions else None
     width, height = view.resolution
     top = top_classes(net, explanation.decomposition.logits[0])
     return Record(
         source=source_part(source),
         network=network_part(net),
         view=ViewPart(fit=request.fit, width=width, height=height, box=view.box, notes=view_notes(net, request.fit)),
-        explained=tuple(_explained(explanation, k, drawing, source.found) for k in range(len(explanation.targets))),
-        neurons=tuple(activation_part(neuron, view, drawing.percentile) for neuron in explanation.inside.activations),
+        explained=tuple(_explained(explanation, k, drawing, regions) for k in range(len(explanation.targets))),
+        neurons=tuple(activation_part(n, view, drawing.percentile, regions) for n in explanation.inside.activations),
         region_files=dict(source.found.files),
         top=top,
         confident=top[0].probability >= CONFIDENT,
@@ -267,7 +268,7 @@ def source_part(source: Input) -> Source:
     )
 
 
-def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found) -> Explained:
+def _explained(explanation: Explanation, k: int, drawing: Drawing, inside: Sequence[Region] | None) -> Explained:
     """Make the part of a record about target ``k``."""
     view, pixels = explanation.view, explanation.maps[k]
     evidence = measure(pixels)
@@ -292,8 +293,8 @@ def _explained(explanation: Explanation, k: int, drawing: Drawing, found: Found)
         scale=scale,
         scale_of=scale_of,
         layers=tuple(_layer(share, drawing.percentile) for share in layers),
-        channels=tuple(channels_part(shares, view, given, drawing.percentile) for shares in channels),
-        regions=region_sums(explanation, k, found.regions) if explanation.request.regions else None,
+        channels=tuple(channels_part(shares, view, given, drawing.percentile, inside) for shares in channels),
+        regions=None if inside is None else region_sums(explanation, k, inside),
     )
 
 

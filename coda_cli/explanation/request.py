@@ -190,3 +190,16 @@ def encoded(views: Sequence[View], net: Net) -> Tensor:
     if parameter.is_cuda:
         rgb = rgb.pin_memory()  # from pinned memory, the copy goes on while the next pictures are read
     return encode(rgb.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)).to(parameter.dtype)
+
+
+def computing(x: Tensor, request: Request) -> torch.autocast:
+    """Make the context in which a request is computed.
+
+    Args:
+        x: the input, on the device on which it is computed.
+        request: what is asked, and in which precision.
+
+    Returns:
+        The context.
+    """
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=request.precision == "bfloat16")

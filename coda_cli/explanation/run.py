@@ -22,6 +22,7 @@ from coda_cli.explanation.naming import refuse_collisions
 from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.record import Drawing
 from coda_cli.explanation.regions.annotations import Place
+from coda_cli.explanation.regions.asked import Regions
 from coda_cli.explanation.request import Input, Request, input_of, network_of, with_regions
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
@@ -68,16 +69,17 @@ def explain_many(
     precision: Precision = "float32",
     tolerance: float | None = None,
     layer: str | None = None,
+    regions: Regions | None = None,
     output: str | Path | Output | None = None,
     drawing: Drawing | None = None,
     if_exists: IfExists = "match",
-    recursive: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Explain many pictures; reading, computing and writing overlap, and memory does not grow with their number.
 
     Args:
-        sources: files, folders and patterns, as a list or one alone; or an iterable of pictures in memory, or of
-            batches of them, such as a DataLoader gives: tensors [B, 3, H, W], or tuples that begin with one.
+        sources: files, folders ("photos/**" with their sub-folders) and patterns, as a list or one alone; or an
+            iterable of pictures in memory, or of batches of them, such as a DataLoader gives: tensors [B, 3, H, W], or
+            tuples that begin with one.
         net: a network from ``load``, or its name or file; the default network unless given.
         classes: class names, WordNet ids, indices, "top:K" or "all"; the predicted class unless given.
         versus: a class that is subtracted from each of ``classes``.
@@ -85,10 +87,11 @@ def explain_many(
         precision: what is computed in; "float64" needs a network that was loaded with that dtype.
         tolerance: replaces the relative tolerance of the residual.
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
+        regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn. A
+            folder of masks or annotations has a file for each picture, and ``boxes`` can say which picture has which.
         output: the folder for files; nothing is written unless it is given.
         drawing: which files, and how they are drawn; an overlay and the record unless given.
         if_exists: what happens to files that exist: "match", "error", "skip", "overwrite" or "rename".
-        recursive: look into the folders of folders.
 
     Yields:
         An outcome for each picture, in order, as it is done: its record and files, or its error.
@@ -106,7 +109,7 @@ def explain_many(
 
     if drawing and layer is None and {"layers", "depth"} & {*drawing.kinds}:
         layer = "all"
-    request = Request(classes, versus, fit, precision, tolerance, layer)  # type: ignore[arg-type]
+    request = Request(classes, versus, fit, precision, tolerance, layer, regions)  # type: ignore[arg-type]
     net = network_of(net, precision)
     if not isinstance(output, Output):
         folder = Path() if output is None else Path(output)
@@ -114,7 +117,7 @@ def explain_many(
         drawing = replace(drawing, kinds=()) if output is None else drawing
         output = Output(Naming(folder, net.checkpoint.name), drawing, if_exists)
     leave_out = output.naming.folder if output.drawing.kinds else None
-    return explain_items(net, _items(sources, recursive, leave_out), request, output)
+    return explain_items(net, _items(sources, leave_out), request, output)
 
 
 def explain_items(
@@ -331,13 +334,13 @@ def _refuse_no_file(path: Path) -> None:
 # ---- sources and names -----------------------------------------------------------------------------------------------
 
 
-def _items(sources: str | Path | Iterable[object], recursive: bool, leave_out: Path | None) -> Iterable[Item]:
+def _items(sources: str | Path | Iterable[object], leave_out: Path | None) -> Iterable[Item]:
     """The inputs that ``sources`` mean: files as a list, anything else one after the other."""
     one = isinstance(sources, str | Path) or not isinstance(sources, Iterable) or hasattr(sources, "ndim")
     # An array is a picture or a batch, not an iterable of its rows.
     listed = [sources] if one else cast("Iterable[object]", sources)
     if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
-        return resolve([str(source) for source in listed], recursive=recursive, leave_out=leave_out)
+        return resolve([str(source) for source in listed], leave_out=leave_out)
     return _one_by_one(listed)
 
 

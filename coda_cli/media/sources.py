@@ -40,7 +40,8 @@ def resolve(
     sub-folders are scanned; each folder is looked into once, so that links in a circle come to an end.
 
     Args:
-        sources: files, folders (their pictures in natural order) and patterns with ``*``, ``?`` or ``[``.
+        sources: files, folders (their pictures in natural order) and patterns with ``*``, ``?`` or ``[``; FOLDER/** is
+            a folder with its sub-folders.
         recursive: whether sub-folders are scanned too.
         listed: further paths, one file each, taken as they are.
         leave_out: the output folder, inside which nothing is scanned.
@@ -94,6 +95,8 @@ def _expand_readable(
     if not source:
         raise UsageError("a source is an empty name; . is this folder")
     path = Path(source)
+    if path.name == "**" and path.parent.is_dir():
+        path, recursive = path.parent, True
     if path.is_dir():
         scan = _Scan(path, recursive, leave_out)
         files = [Item(f, Path(shown_name(str(f.parent.relative_to(path))))) for f in scan.pictures]

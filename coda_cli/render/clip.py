@@ -26,19 +26,21 @@ IN_A_ROW = 4  # pictures in a row, unless there are so many that a square of the
 
 @dataclass(frozen=True)
 class Curve:
-    """A class's logits over time, or the difference of two classes' logits.
+    """A class's logits over time, the difference of two classes' logits, or an activation.
 
     Attributes:
-        name: of the class, or of both classes.
+        name: of the class, of both classes, or of the neuron.
         times: float64 [n], seconds, rising.
-        values: float64 [n], logits; NaN where there is none.
+        values: float64 [n], logits or activations; NaN where there is none.
         difference: whether the values are differences.
+        what: the words before the name, where the values are no differences.
     """
 
     name: str
     times: NDArray[np.float64]
     values: NDArray[np.float64]
     difference: bool = False
+    what: str = "logit of"
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Sheet:
     def _draw_axis(self) -> None:
         """Draw the line of logit 0, and write the lowest and highest logit where there is room."""
         low, high = self._lowest_and_highest()
-        digits = 0 if high - low >= 2 else 1
+        span = high - low
+        digits = 0 if span >= 2 else 1 if span >= 0.2 or not span else 1 - math.floor(math.log10(span))
         ends = [f"{end:.{digits}f}".replace("-", "−") for end in (high, low)]
         self._left = self.unit + max(text.width(label, self._small) for label in (*ends, "0"))
         zero = self._y(0.0)
@@ -198,7 +201,7 @@ class Sheet:
         """Write the curves' names above the strip, in their colours, as many as there is room for."""
         x = self._left + self.unit // 2
         for curve, colour in zip(self._curves, itertools.cycle(CURVE_COLOURS), strict=False):
-            what = "difference of logits" if curve.difference else "logit of"
+            what = "difference of logits" if curve.difference else curve.what
             label = f"{what} {curve.name}" if len(self._curves) == 1 else curve.name
             if x + text.width(label, self._small) > self.shape[1]:
                 break

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from coda_cli.schema.neurons import NeuronPart
 from coda_cli.schema.parts import ClassPart, Failed, Network, Part, ScoredClass, Sums, ViewPart, schema_of
 from coda_cli.schema.regions import RegionSums, SpanPart
 
@@ -44,6 +45,7 @@ class FrameRecord(Part):
         damaged: whether it was decoded from broken data.
         explained: the explained classes or differences.
         top: the classes with the highest logits, the highest first.
+        neurons: the activations that were asked for.
     """
 
     schema_name: Literal["coda.frame"] = Field(FRAME_SCHEMA, alias="schema")
@@ -55,6 +57,7 @@ class FrameRecord(Part):
     damaged: bool
     explained: tuple[ExplainedFrame, ...]
     top: tuple[ScoredClass, ...]
+    neurons: tuple[NeuronPart, ...] = ()
 
 
 class ClipSource(Part):
@@ -138,6 +141,30 @@ class ExplainedClip(ClassPart):
     spans: tuple[SpanPart, ...] = ()
 
 
+class ClipNeuron(Part):
+    """One neuron over all frames.
+
+    mean_activation == mean_positive + mean_negative + mean_constants, but for what rounding left over
+
+    Attributes:
+        layer: the layer's name.
+        channel: counted from 0; where no position was asked for, each frame's is that where the channel is strongest.
+        frames: how many.
+        mean_activation: over these frames.
+        mean_positive: over these, of the sum of positive contributions.
+        mean_negative: over these, of the sum of negative contributions.
+        mean_constants: over these, of what belongs to no pixel.
+    """
+
+    layer: str
+    channel: int
+    frames: int
+    mean_activation: float
+    mean_positive: float
+    mean_negative: float
+    mean_constants: float
+
+
 class ClipRecord(Part):
     """The whole clip, after its frames.
 
@@ -153,6 +180,7 @@ class ClipRecord(Part):
         lost: frames of the source that could not be decoded.
         predicted: the classes that have the highest logit in some frame, the most frequent first.
         explained: the explained classes or differences over all frames.
+        neurons: the activations that were asked for, over all frames.
         exact: whether every residual is within its tolerance.
         worst_residual: |residual| / tolerance, the largest of all frames; None where a tolerance is 0.
         scale: the contribution of one view pixel, in logit units, that is drawn in full colour in all frames; "frame"
@@ -179,6 +207,7 @@ class ClipRecord(Part):
     lost: int
     predicted: tuple[PredictedShare, ...]
     explained: tuple[ExplainedClip, ...]
+    neurons: tuple[ClipNeuron, ...] = ()
     exact: bool
     worst_residual: float | None
     scale: float | Literal["frame"]

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coda_cli.schema.parts import ClassPart, Failed, Network, Part, Source, ViewPart, schema_of
+from coda_cli.schema.parts import ClassPart, Failed, Network, Part, ScoredClass, Source, Sums, ViewPart, schema_of
+from coda_cli.schema.runs import Difference
 
 SCHEMA: Literal["coda.comparison"] = "coda.comparison"
 
@@ -37,7 +38,7 @@ class MethodPart(Part):
 
 
 class Comparison(Part):
-    """One picture and class: its logit, and the map of every method.
+    """One picture and class: its logit, and the map of every method; and the same of further networks.
 
     Attributes:
         schema_name: "coda.comparison"; "schema" in the JSON.
@@ -46,12 +47,17 @@ class Comparison(Part):
         source: the file.
         network: whose logit it is.
         view: what the network saw of the file.
-        explained: the class.
+        explained: the class; each network has its own, unless one was asked for.
         logit: the network's output for the class.
         bias: the network's constant share of the logit.
         methods: one part for each map.
         together: how many classes were asked for in one call; see ``MethodPart.seconds``.
         left_out: methods that do not work with this network, and why.
+        predicted: the class with the highest logit; None, as the next fields, where one network was asked for.
+        sums: what the logit is made of; None where the network's logits cannot be split.
+        difference: only in ``others``: what changed from the first network to this one, with the difference of the
+            maps where both were explained for the same class.
+        others: the further networks on the same picture, a record each.
         files: what was written: kind -> path relative to the output folder, with /.
         device: on which it was computed.
         versions: of coda and the libraries that had a part in it.
@@ -69,6 +75,10 @@ class Comparison(Part):
     methods: tuple[MethodPart, ...]
     together: int
     left_out: dict[str, str] = Field(default={})
+    predicted: ScoredClass | None = None
+    sums: Sums | None = None
+    difference: Difference | None = None
+    others: tuple[Comparison, ...] = ()
     files: dict[str, str] = Field(default={})
     device: str
     versions: dict[str, str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from coda_cli.schema.parts import Part
+from coda_cli.schema.regions import RegionSums
 
 
 class NeuronPart(Part):
@@ -25,6 +26,8 @@ class NeuronPart(Part):
         tolerance: the largest |residual| that counts as exact.
         exact: whether |residual| is at most the tolerance.
         scale: the contribution of one view pixel that is drawn in full colour.
+        regions: the sums inside regions that the user gave, in units of the activation or the share; None where none
+            were asked for.
         files: what was written: kind -> path relative to the output folder, with /.
     """
 
@@ -40,6 +43,7 @@ class NeuronPart(Part):
     tolerance: float
     exact: bool
     scale: float
+    regions: RegionSums | None = None
     files: dict[str, str] = Field(default={})
 
 

@@ -10,7 +10,7 @@ class RegionSum(Part):
 
     Attributes:
         name: of the region; "rest" for the rest.
-        positive: sum of its positive contributions, in logit units.
+        positive: sum of its positive contributions, in logit units; of a neuron in units of its value.
         negative: sum of its negative contributions, at most 0.
         share: of the positive evidence of the whole view, in [0, 1]; None where there is none.
         area: share of the view that it covers, in [0, 1].
@@ -30,9 +30,9 @@ class RegionSum(Part):
 class RegionSums(Part):
     """A map split into regions and rest.
 
-    logit == sum of regions + rest - overlap + constants + residual. A pixel that the border of a region cuts counts in
-    proportion to its covered area. Of a network with a cut, contributions are exact there, and those of a position are
-    spread evenly over its pixels.
+    logit == sum of regions + rest - overlap + constants + residual; of a neuron, its value stands in the place of the
+    logit. A pixel that the border of a region cuts counts in proportion to its covered area. Of a network with a cut,
+    contributions are exact there, and those of a position are spread evenly over its pixels.
 
     Attributes:
         regions: in the order in which they were given, each summed by itself.

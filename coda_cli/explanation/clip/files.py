@@ -179,7 +179,7 @@ class Sink:
         if self._writers or self._entry:
             self._most = budget.frames_held(budget.FRAMES_UNDER_WAY, frame.rgb.nbytes)
         if self._writers:
-            self.painter.prepare(frame)
+            self.painter.prepare(frame, record)
             drawn = self._drawing.submit(self.painter.draw, frame, explanation, record, regions)
             self._pending.append(self._encoding.submit(self._write, drawn, frame))
         if self._entry and (number := self._entry.count(frame, record)) is not None:

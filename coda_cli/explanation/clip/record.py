@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
+from coda_cli.explanation.clip.neurons import NeuronTally
 from coda_cli.explanation.clip.over_time import Span, SpanTally, span_parts
 from coda_cli.explanation.evidence import measure
 from coda_cli.explanation.picture import Explanation
@@ -19,7 +20,8 @@ from coda_cli.explanation.record import class_part, sums, to_source, top_classes
 from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.media.view import View
-from coda_cli.schema.clips import ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
+from coda_cli.schema.clips import ClipNeuron, ExplainedClip, ExplainedFrame, FrameRecord, PredictedShare
+from coda_cli.schema.neurons import NeuronPart
 from coda_cli.video.reading import Frame
 
 
@@ -81,9 +83,15 @@ class ClipTally:
         self._over_time: dict[Target, list[SpanTally]] = {}
         self._spans: list[tuple[float, float, int]] = []  # from, to, the class with the highest logit
         self._before: dict[Target, NDArray[np.float32]] = {}
+        self._neurons: list[NeuronTally] = []
 
     def add(
-        self, frame: Frame, explanation: Explanation, scales: Sequence[float], regions: Sequence[Region] = ()
+        self,
+        frame: Frame,
+        explanation: Explanation,
+        scales: Sequence[float],
+        regions: Sequence[Region] = (),
+        neurons: Sequence[NeuronPart] = (),
     ) -> FrameRecord:
         """Count one frame.
 
@@ -92,6 +100,7 @@ class ClipTally:
             explanation: its explanation.
             scales: the contribution in full colour of each target.
             regions: laid on what the network saw of the frame.
+            neurons: what is recorded of its neurons.
 
         Returns:
             The frame's record.
@@ -106,11 +115,12 @@ class ClipTally:
             self._tallies.setdefault(target, _TargetSums(part)).add(part, duration)
             for tally in self._over_time.setdefault(target, [SpanTally(span) for span in self.spans]):
                 tally.add(frame.time, part)
-            self.exact &= part.exact
-            if part.tolerance:
-                self.worst = max(self.worst, abs(part.residual) / part.tolerance)
-            elif part.residual:
-                self.no_tolerance = True
+            self._prove(part)
+        for n, neuron in enumerate(neurons):
+            if n == len(self._neurons):
+                self._neurons.append(NeuronTally(neuron.layer, neuron.channel))
+            self._neurons[n].add(neuron)
+            self._prove(neuron)
         self._before = dict(zip(explanation.targets, explanation.maps, strict=True))
         return FrameRecord(
             path=self.path,
@@ -120,7 +130,16 @@ class ClipTally:
             damaged=frame.damaged,
             explained=parts,
             top=top,
+            neurons=tuple(neurons),
         )
+
+    def _prove(self, part: ExplainedFrame | NeuronPart) -> None:
+        """Count whether the contributions add up."""
+        self.exact &= part.exact and (part.regions is None or part.regions.exact)
+        if part.tolerance:
+            self.worst = max(self.worst, abs(part.residual) / part.tolerance)
+        elif part.residual:
+            self.no_tolerance = True
 
     def _explained(self, explanation: Explanation, k: int, scale: float, regions: Sequence[Region]) -> ExplainedFrame:
         """Make the part of a frame's record about target ``k``."""
@@ -166,6 +185,10 @@ class ClipTally:
             )
             for target, t in self._tallies.items()
         )
+
+    def neurons(self) -> tuple[ClipNeuron, ...]:
+        """The summary of every neuron."""
+        return tuple(tally.part() for tally in self._neurons)
 
     def shares(self) -> tuple[PredictedShare, ...]:
         """The predicted classes with their share of the frames, the most frequent first."""

@@ -20,6 +20,7 @@ from coda_cli.checkpoints.loading import Net, file_sha256
 from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.clip.drawing import ClipDrawing, Painter
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
+from coda_cli.explanation.clip.neurons import neuron_parts, neurons_of
 from coda_cli.explanation.clip.over_time import WHOLE
 from coda_cli.explanation.clip.record import ClipTally
 from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
@@ -34,6 +35,7 @@ from coda_cli.explanation.request import Request, network_of, refuse_unknown
 from coda_cli.media.files import utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
+from coda_cli.schema.neurons import NeuronPart
 from coda_cli.schema.parts import ViewPart
 from coda_cli.video.reading import Frame, Reader, Selection, Source, kind_of, probe, source_name, uninterrupted
 from coda_cli.video.spans import pixel_box
@@ -53,7 +55,7 @@ class ClipExplanation:
         spans: of time that are summed up, (start, end) in seconds.
 
     Raises:
-        UsageError: the network has no such class.
+        UsageError: the network has no such class, or strongest channels are asked for.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ClipExplanation:
         self.source, self.net, self.request = source, net, request
         self.selection, self.policy, self.batch = selection or Selection(), policy, batch
         refuse_unknown("policy", policy, ClassPolicy)
+        neurons_of(request)
         self.targets = request.targets(net)
 
     def __iter__(self) -> Iterator[FrameRecord]:
@@ -171,7 +174,8 @@ class ClipExplanation:
                         sink.wait()
                         with uninterrupted():
                             regions = run.regions(frame, explanation.view)
-                            record = run.tally.add(frame, explanation, sink.painter.scales(explanation), regions)
+                            scales, neurons = sink.painter.scales(explanation), run.neurons(explanation, regions)
+                            record = run.tally.add(frame, explanation, scales, regions, neurons)
                             sink.put(frame, explanation, record, regions)
                         yield record
             except BaseException as error:
@@ -199,9 +203,9 @@ def explain_clip(
     tolerance: float | None = None,
     selection: Selection | None = None,
     policy: ClassPolicy = "clip",
-    batch: int | None = None,
     regions: Regions | None = None,
     spans: Sequence[tuple[float, float]] = (),
+    neurons: Sequence[str] = (),
 ) -> ClipExplanation:
     """Explain a clip frame by frame.
 
@@ -217,23 +221,24 @@ def explain_clip(
         tolerance: replaces the relative tolerance of the residual.
         selection: which frames, and which part of them.
         policy: the predicted class is that of the whole clip ("clip") or each frame's own ("frame").
-        batch: how many frames to compute together; decided by their size unless given.
         regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn.
         spans: of time that are summed up, (start, end) in seconds.
+        neurons: activations that are explained in every frame, each written as for ``inside.asked``; they are drawn in
+            the place of the classes.
 
     Returns:
         The explanation of the clip.
 
     Raises:
-        UsageError: the network has no such class.
+        UsageError: the network has no such class, or strongest channels are asked for.
         CheckpointError: the network cannot be loaded.
 
     Example:
         >>> coda.explain_clip("clip.mp4", classes=["parachute"]).save("clip.gif")
     """
-    request = Request(classes, versus, fit, precision, tolerance, None, regions)  # type: ignore[arg-type]
+    request = Request(classes, versus, fit, precision, tolerance, None, regions, neurons)  # type: ignore[arg-type]
     net = network_of(net, precision)
-    return ClipExplanation(source, net, request, selection, policy=policy, batch=batch, spans=spans)
+    return ClipExplanation(source, net, request, selection, policy=policy, spans=spans)
 
 
 class _ClipRun:
@@ -247,6 +252,7 @@ class _ClipRun:
         on_survey: Callable[[int], None] | None,
     ) -> None:
         refuse_style(clip.net, drawing.style)
+        neurons_of(clip.request, centroid=drawing.centroid)
         self.clip, self.drawing, self.outputs = clip, drawing, outputs
         self.start, self.targets = time.perf_counter(), clip.targets
         source, selection = clip.source, clip.selection
@@ -263,18 +269,16 @@ class _ClipRun:
         self._regions: tuple[object, tuple[Region, ...]] = (None, ())
         self.found: Survey | None = None
         self.scale_frames: int | None = None
+        number = None if isinstance(drawing.scale, str) else float(drawing.scale)
+        self.neuron_scales = None if number is None else (number,) * len(clip.request.neurons)
         self.view: View | None = None
         self._make_first_pass(on_survey)
 
     def _make_first_pass(self, on_survey: Callable[[int], None] | None) -> None:
         """Make the first pass, if anything has to be known of the whole clip."""
         clip, camera = self.clip, isinstance(self.clip.source, int)
-        own = clip.net.checkpoint.full_colour if clip.request.fit != "native" else None
-        if self.drawing.scale == "network" or (camera and self.drawing.scale == "clip"):
-            self.drawing = replace(self.drawing, scale=own or "clip")
-        drawing = self.drawing
-        if camera:  # it cannot be read twice: each frame has its own scale, if the network states none
-            self.drawing = replace(drawing, scale="frame" if drawing.scale == "clip" else drawing.scale, strip=False)
+        self.drawing = drawing = self.drawing.settled(clip.net, clip.request, once=camera)
+        if camera:
             return
         voted = clip.policy == "clip" and self.targets.depend_on_logits
         if not voted and drawing.scale != "clip" and not drawing.strip:
@@ -283,15 +287,17 @@ class _ClipRun:
         if voted:
             self.targets = self.found.targets(clip.net, clip.request)
         if drawing.scale == "clip":
-            scale, self.scale_frames = self.found.scale(clip.net, clip.request, self.targets, drawing.percentile)
-            self.drawing = replace(drawing, scale=scale)
+            found = self.found.scale(clip.net, clip.request, self.targets, drawing.percentile)
+            self.drawing, self.scale_frames = replace(drawing, scale=found.logit), found.frames
+            self.neuron_scales = found.neurons
 
     def painter(self) -> Painter:
         """Make the painter that draws the frames."""
         clip, lasting = self.clip, self.targets
         if clip.policy == "frame" and self.found and self.targets.depend_on_logits:
             lasting = self.found.targets_of_frames(clip.net, clip.request)
-        return Painter(clip.net, self.drawing, self.found, lasting, self.targets, self.origin)
+        neurons = neurons_of(clip.request)
+        return Painter(clip.net, self.drawing, self.found, lasting, self.targets, self.origin, neurons)
 
     def rate_and_sound(self) -> tuple[Fraction | None, Path | None]:
         """The clip's rate, if every frame is taken, and the file with its sound, if there is one."""
@@ -308,6 +314,10 @@ class _ClipRun:
             for group, explanations in explained(groups, clip.net, clip.request, self.targets):
                 self.view = group.views[0]
                 yield group.frames, explanations
+
+    def neurons(self, explanation: Explanation, regions: Sequence[Region]) -> tuple[NeuronPart, ...]:
+        """Make the parts of a frame's record about its neurons."""
+        return neuron_parts(explanation, self.neuron_scales, self.drawing.percentile, regions)
 
     def regions(self, frame: Frame, view: View) -> tuple[Region, ...]:
         """Find the regions of a frame; those of the frame before are taken where they are the same."""
@@ -341,6 +351,7 @@ class _ClipRun:
             lost=self.reader.lost,
             predicted=tally.shares(),
             explained=tally.explained(),
+            neurons=tally.neurons(),
             exact=tally.exact,
             worst_residual=None if tally.no_tolerance else tally.worst,
             scale="frame" if isinstance(drawing.scale, str) else drawing.scale,

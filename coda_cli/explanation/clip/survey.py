@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import CodaError, MediaError
+from coda_cli.explanation.clip.neurons import values_of
+from coda_cli.explanation.neurons import drawn_map
 from coda_cli.explanation.picture import Explanation, classify_batch, explain_batch
 from coda_cli.explanation.request import Request
 from coda_cli.machine import budget
@@ -132,6 +135,20 @@ def all_explained(results: Iterable[Explanation | CodaError]) -> list[Explanatio
     return found
 
 
+class Scales(NamedTuple):
+    """What full colour stands for in all frames.
+
+    Attributes:
+        logit: the contribution of one pixel of the view, in logit units.
+        neurons: the same for each neuron, in units of its activation.
+        frames: from how many frames these were found.
+    """
+
+    logit: float
+    neurons: tuple[float, ...]
+    frames: int
+
+
 @dataclass
 class Survey:
     """What one forward pass over a clip found.
@@ -139,12 +156,14 @@ class Survey:
     Attributes:
         times: the time of each of n frames, in seconds.
         logits: the logits [classes] of each.
+        activations: the titles and activations of the neurons of each.
         sample: what the network sees of some frames, evenly spaced.
         every: the spacing of the sample, in frames.
     """
 
     times: list[float] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
+    activations: list[list[tuple[str, float]]] = field(default_factory=list)
     sample: list[View] = field(default_factory=list)
     every: int = 1
 
@@ -153,13 +172,16 @@ class Survey:
         """The number of frames seen so far."""
         return len(self.times)
 
-    def add(self, time: float, logits: NDArray[np.float32], view: View) -> None:
+    def add(
+        self, time: float, logits: NDArray[np.float32], view: View, activations: Sequence[tuple[str, float]] = ()
+    ) -> None:
         """Add the next frame.
 
         Args:
             time: when it is shown, in seconds.
             logits: its logits [classes].
             view: what the network saw of it.
+            activations: the titles and activations of its neurons.
         """
         if self.seen % self.every == 0:
             self.sample.append(view)
@@ -168,6 +190,7 @@ class Survey:
                 self.sample, self.every = self.sample[::2], self.every * 2
         self.times.append(time)
         self.logits.append(logits)
+        self.activations.append(list(activations))
 
     def predicted(self) -> int:
         """The class predicted most often; of several, the one with the highest mean logit."""
@@ -214,12 +237,26 @@ class Survey:
             net: the network, whose class names the curves get.
 
         Returns:
-            A curve for each.
+            A curve for each; of the neurons that were asked for, where there are some.
         """
+        times = np.array(self.times)
+        if any(self.activations):
+            return self._curves_of_neurons(times)
         return [
-            Curve(target_name(t, net), np.array(self.times), self._logits_of(t), t.versus is not None)
+            Curve(target_name(t, net), times, self._logits_of(t), t.versus is not None)
             for t in targets.of(self._mean())
         ]
+
+    def _curves_of_neurons(self, times: NDArray[np.float64]) -> list[Curve]:
+        """The activations over time; of several, whose units differ, each as a share of its largest."""
+        curves = []
+        for n, (title, _) in enumerate(self.activations[0]):
+            values = np.array([row[n][1] for row in self.activations])
+            most = float(np.abs(values).max())
+            if len(self.activations[0]) > 1 and most > 0:
+                title, values = f"{title} (1 is {most:.3g})", values / most
+            curves.append(Curve(title, times, values, what="activation of"))
+        return curves
 
     def _logits_of(self, target: Target) -> NDArray[np.float64]:
         """The logits, or differences of logits, of one target over time [n]."""
@@ -233,8 +270,8 @@ class Survey:
             total += row
         return total / self.seen
 
-    def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> tuple[float, int]:
-        """Find one scale for all frames, from some that are evenly spaced.
+    def scale(self, net: Net, request: Request, targets: Targets, percentile: float) -> Scales:
+        """Find one scale for all frames, and one for each neuron, from some frames that are evenly spaced.
 
         Args:
             net: the network.
@@ -243,16 +280,20 @@ class Survey:
             percentile: of the |contributions| of these frames, from 0 to 100.
 
         Returns:
-            The percentile in logit units, and the number of frames it was taken from.
+            The percentiles, and the number of frames that they were taken from.
         """
         sample = self.sample[:: max(1, len(self.sample) // budget.SCALE_FRAMES)]
         size, magnitudes = budget.pictures_at_once(net.device.type, sample[0].pixels, targets.most), Magnitudes()
+        of_neurons = [Magnitudes() for _ in request.neurons]
         explain = partial(explain_batch, net=net, request=request, targets=targets)
         for i in range(0, len(sample), size):
             results = as_many_as_fit(net.model, sample[i : i + size], sample[0].resolution, explain)
             for explanation in all_explained(results):
                 magnitudes.add(explanation.maps)
-        return magnitudes.percentile(percentile), len(sample)
+                for one, neuron in zip(of_neurons, explanation.inside.activations, strict=True):
+                    one.add(drawn_map(neuron, explanation.view))
+        neurons = tuple(one.percentile(percentile) for one in of_neurons)
+        return Scales(magnitudes.percentile(percentile), neurons, len(sample))
 
 
 def survey(
@@ -279,16 +320,23 @@ def survey(
     """
     found = Survey()
     groups = grouped_views(frames, net, request, batch)
-    calls = ((group, partial(classify_batch, group.views, net, request)) for group in groups)
+    calls = ((group, partial(_look, group.views, net, request)) for group in groups)
     with batch_pool(net.device.type) as pool, closing(groups), closing(ahead(pool, calls, 1)) as computed:
         for group, rows in computed:
-            for frame, row, view in zip(group.frames, rows, group.views, strict=True):
-                found.add(frame.time, row, view)
+            for frame, (row, activations), view in zip(group.frames, rows, group.views, strict=True):
+                found.add(frame.time, row, view, activations)
             if on_frame:
                 on_frame(found.seen)
     if not found.seen:
         raise MediaError("no frame is left to explain")
     return found
+
+
+def _look(
+    views: Sequence[View], net: Net, request: Request
+) -> list[tuple[NDArray[np.float32], list[tuple[str, float]]]]:
+    """The logits and the neurons of some frames. Raises CodaError."""
+    return list(zip(classify_batch(views, net, request), values_of(views, net, request), strict=True))
 
 
 def target_name(target: Target, net: Net) -> str:

@@ -12,7 +12,7 @@ from typing import IO, Any, Self
 from markupsafe import Markup
 
 from coda_cli.errors import UsageError
-from coda_cli.explanation.compare import ComparisonResult
+from coda_cli.explanation.compare import Map
 from coda_cli.explanation.page.entry import LONGEST
 from coda_cli.explanation.page.maps import pack
 from coda_cli.explanation.page.output import Kept, PagePath
@@ -57,19 +57,19 @@ class ComparisonPage:
     def __exit__(self, *_: object) -> None:
         self._kept.__exit__()
 
-    def add(self, source: Input, result: ComparisonResult) -> None:
+    def add(self, source: Input, record: Comparison, pixels: Map) -> None:
         """Keep what the page will say of one class of a picture.
 
         Args:
             source: the picture as it was read.
-            result: its maps under all methods.
+            record: the numbers about every method.
+            pixels: the maps, float32 [methods, h, w].
 
         Raises:
             MediaError: the disk is full.
         """
         kind, content, size = small_copy(source.picture.rgb, LONGEST)
-        record = result.record
-        maps = [asdict(pack(pixels)) for pixels in result.maps]
+        maps = [asdict(pack(one)) for one in pixels]
         html = rendered(
             "comparison_entry.html",
             name=shown_name(source.item.path.name),

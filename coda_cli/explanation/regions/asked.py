@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ class Regions:
     Attributes:
         boxes: each "X0,Y0,X1,Y1" in pixels of the original, or relative to it where no number is above 1 or all end
             in %; with a name before it, "dog=10,20,300,200", and for clips with times after it, "0,0,0.5,1@2.5-4". Four
-            numbers do as well.
+            numbers do as well. For many pictures with boxes of their own, a mapping from the path or the name of each
+            to its boxes.
         masks: a picture whose pixels other than 0 are inside, or a folder with one for each picture, or frame.
         labels: of masks, "all" or the values that are regions of their own, each with a name if it is given one:
             "1=dog"; of annotations, the names that are wanted.
@@ -56,18 +58,17 @@ class Regions:
             YOLO, Pascal VOC.
     """
 
-    boxes: tuple[str, ...] = ()
+    boxes: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     masks: str | None = None
     labels: tuple[str, ...] = ()
     annotations: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("boxes", "labels"):
-            value = getattr(self, name)
-            given = (value,) if isinstance(value, str) else tuple(value)
-            texts = (text if isinstance(text, str) else ",".join(map(str, text)) for text in given)
-            object.__setattr__(self, name, tuple(texts))
-        for text in self.boxes:
+        given = self.boxes
+        boxes = {str(k): _texts(own) for k, own in given.items()} if isinstance(given, Mapping) else _texts(given)
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "labels", _texts(self.labels))
+        for text in self._every_box:
             _parsed(text)
         for name in ("masks", "annotations"):
             if (given := getattr(self, name)) is not None:
@@ -80,7 +81,21 @@ class Regions:
     @property
     def have_times(self) -> bool:
         """Whether a box holds for a part of a clip only."""
-        return any(_parsed(text)[2] for text in self.boxes)
+        return any(_parsed(text)[2] for text in self._every_box)
+
+    @property
+    def _every_box(self) -> tuple[str, ...]:
+        """The boxes of all pictures."""
+        return sum(self.boxes.values(), ()) if isinstance(self.boxes, Mapping) else self.boxes
+
+    def _boxes_of(self, place: Place) -> tuple[str, ...]:
+        """The boxes of one picture, as they are written. Raises MediaError where only others have any."""
+        if not isinstance(self.boxes, Mapping):
+            return self.boxes
+        for key in (place.path.as_posix(), place.path.name):
+            if key in self.boxes:
+                return self.boxes[key]
+        raise MediaError(f"no boxes are given for {place.path.name}; write an empty list where it has none")
 
     def files(self, place: Place) -> dict[str, str]:
         """List the files that say what the regions of a picture are.
@@ -109,7 +124,7 @@ class Regions:
         Raises:
             MediaError: a folder has no file for the frame, or a file cannot be read.
         """
-        holding = tuple(text for text in self.boxes if _holds(_parsed(text)[2], place.time))
+        holding = tuple(text for text in self._boxes_of(place) if _holds(_parsed(text)[2], place.time))
         many = self.annotations is not None and not Path(self.annotations).is_dir()
         return holding, tuple(self.files(place).items()), place.frame if many else None
 
@@ -138,7 +153,7 @@ class Regions:
         return Found(tuple(regions), files)
 
     def _boxes(self, size: tuple[int, int], place: Place) -> Iterator[Shape]:
-        for k, text in enumerate(self.boxes, 1):
+        for k, text in enumerate(self._boxes_of(place), 1):
             name, numbers, span = _parsed(text)
             if span and place.time is None:
                 raise UsageError(f"--box {text}: has times, and a picture has none")
@@ -171,6 +186,16 @@ class Regions:
 
     def _annotations_of(self, place: Place) -> Path | None:
         return _file_for(self.annotations, place, SUFFIXES_OF_ANNOTATIONS, "file of regions")
+
+
+def _texts(given: object) -> tuple[str, ...]:
+    """One text or several; the numbers of a box can stand for its text."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return (str(given),)
+    listed = list(given)
+    if listed and all(isinstance(number, Real) for number in listed):
+        return (",".join(map(str, listed)),)
+    return tuple(text for one in listed for text in _texts(one))
 
 
 def _parsed(text: str) -> tuple[str, tuple[str, ...], tuple[float, float] | None]:

@@ -36,6 +36,22 @@ def region_sums(explanation: Explanation, k: int, regions: Sequence[Region]) -> 
     d = explanation.decomposition
     contributions = (d.inputs[0] * d.dynamic_weights[0, k]).to("cpu", torch.float64).sum(0)
     values = spread(contributions, explanation.view.rgb.shape[:2]).numpy()
+    constants = float(d.bias[0, k]) + float(d.positional[0, k])
+    return sums_inside(values, float(d.logit[0, k]) - constants, float(d.tolerance[0, k]), regions)
+
+
+def sums_inside(values: Values, expected: float, tolerance: float, regions: Sequence[Region]) -> RegionSums:
+    """Sum a map inside regions, and in what none of them covers.
+
+    Args:
+        values: the contribution of every pixel of the view, float64 [h, w], signed.
+        expected: what all of them should add up to, in the same unit: a logit or an activation less its constants.
+        tolerance: the largest |residual| that counts as exact.
+        regions: laid on the view.
+
+    Returns:
+        The sums; without a region everything is in the rest.
+    """
     gain, loss = np.maximum(values, 0), np.minimum(values, 0)
     total, pixels = float(gain.sum()), values.size
     covered, inside = np.zeros_like(values), list[RegionSum]()
@@ -52,9 +68,7 @@ def region_sums(explanation: Explanation, k: int, regions: Sequence[Region]) -> 
         REST, float(((1 - once) * gain).sum()), float(((1 - once) * loss).sum()), total, 1 - float(once.sum()) / pixels
     )
     overlap = float(((covered - once) * values).sum())
-    constants = float(d.bias[0, k]) + float(d.positional[0, k])
-    residual = float(d.logit[0, k]) - constants - (counted + rest.positive + rest.negative - overlap)
-    tolerance = float(d.tolerance[0, k])
+    residual = expected - (counted + rest.positive + rest.negative - overlap)
     return RegionSums(
         regions=tuple(inside),
         rest=rest,

@@ -113,11 +113,29 @@ def difference(first: Stored, second: Stored, how: How = "sha256") -> Compared:
     Returns:
         The changes, and the differences of the maps where both runs kept theirs.
     """
-    a, b = first.record, second.record
-    common = matched(a.explained, b.explained, title_of)
     kept, notes = _both_kept(first, second)
     if how == "path":
         notes = ("the two pictures differ: they were matched by their path", *notes)
+    record, maps = between(first.record, second.record, kept, how, notes)
+    return Compared(record, maps, kept[1] if kept else None, second)
+
+
+def between(
+    a: Record, b: Record, kept: tuple[Kept, Kept] | None, how: How = "sha256", notes: tuple[str, ...] = ()
+) -> tuple[Difference, tuple[Subtracted | None, ...]]:
+    """Compare two records of one picture.
+
+    Args:
+        a: the first record.
+        b: the second record.
+        kept: the maps of both; None where one of them is not there.
+        how: by what the two were matched.
+        notes: what is to be said of them, a sentence each.
+
+    Returns:
+        The changes, the second minus the first, and for each common target the difference of its maps.
+    """
+    common = matched(a.explained, b.explained, title_of)
     targets, maps = list[TargetChange](), list[Subtracted | None]()
     for k, n in common:
         x, y = a.explained[k], b.explained[n]
@@ -141,7 +159,7 @@ def difference(first: Stored, second: Stored, how: How = "sha256") -> Compared:
         only_second=_left_out(b, {n for _, n in common}),
         notes=notes,
     )
-    return Compared(record, tuple(maps), kept[1] if kept else None, second)
+    return record, tuple(maps)
 
 
 def matched(
