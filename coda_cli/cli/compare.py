@@ -153,7 +153,7 @@ def _compare_all(
             except CodaError as error:
                 console.error(str(error))
                 if json:
-                    console.result(to_json(FailedComparison.of(item.path.as_posix(), error)))
+                    console.result(to_json(FailedComparison.of(item.name, error)))
                 advance(n + 1, len(items))
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
     return failures
@@ -164,9 +164,9 @@ def _describe(item: Item, record: Comparison, many: bool) -> None:
     seconds = sum(m.seconds for m in record.methods) * record.together
     shared = f" for {record.together} classes together" if record.together > 1 else ""
     say = console.detail if many else console.say
-    say(f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
+    say(f"{item.name}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
     for name, reason in record.left_out.items():
-        console.say(f"{item.path}: without {name}: {reason}")
+        console.say(f"{item.name}: without {name}: {reason}")
     for m in record.methods:
         off = f"sum {m.sum:.4g}, off by {m.off:+.2g}" if m.complete else "its sum is no logit"
-        console.detail(f"{item.path}: {m.method}: {off}")
+        console.detail(f"{item.name}: {m.method}: {off}")

@@ -94,7 +94,7 @@ def compare(
         CodaError: a method that was asked for fails.
     """
     try:
-        with reading(item.path) as picture:
+        with reading(item.content) as picture:
             source = input_of(item, picture, net, request.fit)
         logits = classify_batch([source.view], net, request)[0].astype(np.float64)
         if not np.isfinite(logits).all():
@@ -110,7 +110,7 @@ def compare(
             result = ComparisonResult(record, maps, sheet(source.view.rgb, maps, record))
             yield _write(result, names, naming.folder, replace=force)
     except CodaError as error:
-        raise error.about(item.path)  # noqa: B904 (it is the same error)
+        raise error.about(item.name)  # noqa: B904 (it is the same error)
 
 
 def _files_of_classes(
