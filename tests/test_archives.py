@@ -244,7 +244,7 @@ def patched(path: Path, mark: bytes, offset: int, new: bytes) -> None:
         (10, b"\x09\0", "is compressed in a way that coda does not read (method 9); unpack the archive first"),
         (16, b"\0\0\0\0", "is broken in its archive (its length or checksum is wrong)"),
         (24, struct.pack("<I", 10), "is broken in its archive (its length or checksum is wrong)"),
-        (24, struct.pack("<I", 600_000_000), "has 600 MB, more than the 512 MB that are read"),
+        (24, struct.pack("<I", 600_000_000), "has more than the 512 MB that are read"),
         (42, struct.pack("<I", 7), "is broken in its archive (no entry begins where the list says)"),
         (42, struct.pack("<I", 1 << 30), "is broken in its archive (unpack requires a buffer of 30 bytes)"),
     ],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,7 +76,9 @@ def explain(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCES...", help="Pictures, folders, or patterns in quotes; - reads a list from stdin."
+            metavar="SOURCES...",
+            help="Pictures, folders, archives (ZIP, tar), or patterns in quotes; - reads a list, or a picture, from "
+            "stdin.",
         ),
     ],
     model: Model = DEFAULT,
@@ -268,21 +268,12 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
 
 
 def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
-    """The inputs that the sources stand for, with those of the list on stdin. Raises UsageError."""
+    """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
+    from coda_cli.cli.stdin import read_stdin
     from coda_cli.media.sources import resolve
 
-    listed: list[str] = []
-    if "-" in sources:
-        if sys.stdin is None:  # closed by the shell
-            raise UsageError("- reads a list of paths from stdin, which is closed; pipe one in, or name the files")
-        if sys.stdin.isatty():
-            raise UsageError("- reads a list of paths from stdin, which is a terminal; pipe one in, or name the files")
-        text = sys.stdin.buffer.read().decode(errors="surrogateescape")
-        if not null and "\0" in text:
-            raise UsageError("the list on stdin is separated by NUL, not lines; add -0")
-        # Not splitlines: it also splits at characters that a file name can hold.
-        listed = [line for line in (text.split("\0") if null else re.split("\r?\n", text)) if line]
-    elif null:
+    if null and "-" not in sources:
         raise UsageError("--null needs a list on stdin; add - as a source")
+    listed, given = read_stdin(null) if "-" in sources else ([], [])
     named = [s for s in sources if s != "-"]
-    return resolve(named, recursive=recursive, listed=listed, leave_out=output, on_left_out=console.say)
+    return [*resolve(named, recursive=recursive, listed=listed, leave_out=output, on_left_out=console.say), *given]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,25 @@ def _decoded(data: bytes, name: Path | str) -> Picture:
         notes = (f"a large JPEG, decoded at {rgb.shape[1]} x {rgb.shape[0]} pixels", *notes)
     whole = (full[::-1] if turned else full) if drafted else None
     return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes, whole)
+
+
+_BEGINNINGS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a.{0,64}\0|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftypavi[fs]"
+    rb"|\0{3}\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
+    re.DOTALL,
+)
+
+
+def begins_as_picture(head: bytes) -> bool:
+    """Say whether bytes are the beginning of a picture, and not of a list of names.
+
+    Args:
+        head: the first bytes, 4,096 or all there are.
+
+    Returns:
+        Whether they begin as one of FORMATS does.
+    """
+    return _BEGINNINGS.match(head) is not None
 
 
 def _draft(image: Image.Image) -> tuple[int, int] | None:

@@ -101,6 +101,4 @@ def refuse_size(size: int, name: str) -> None:
         MediaError: they are too many.
     """
     if size > budget.PICTURE_FILE:
-        raise MediaError(
-            f"has {size / 1e6:.0f} MB, more than the {budget.PICTURE_FILE / 1e6:.0f} MB that are read", item=name
-        )
+        raise MediaError(f"has more than the {budget.PICTURE_FILE / 1e6:.0f} MB that are read", item=name)
