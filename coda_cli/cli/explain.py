@@ -77,8 +77,8 @@ def explain(
         list[str],
         typer.Argument(
             metavar="SOURCES...",
-            help="Pictures, folders, archives (ZIP, tar), or patterns in quotes; - reads a list, or a picture, from "
-            "stdin.",
+            help="Pictures, folders, archives (ZIP, tar), addresses (https, s3, ...), or patterns in quotes; - "
+            "reads a list, or a picture, from stdin.",
         ),
     ],
     model: Model = DEFAULT,
@@ -104,6 +104,13 @@ def explain(
     recursive: Recursive = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Read a list on stdin that is separated by NUL, not by lines.")
+    ] = False,
+    allow_private: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private",
+            help="Also read addresses in a list on stdin, and follow redirects, that lead into a private network.",
+        ),
     ] = False,
     fit: FitOption = "crop",
     scale: Annotated[
@@ -191,7 +198,7 @@ def explain(
     if force and if_exists not in ("match", "overwrite"):
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
-    items = _find_items(sources, recursive, null, output)
+    items = _find_items(sources, recursive, null, output, allow_private)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
@@ -267,7 +274,7 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     return kinds
 
 
-def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
+def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> list[Item]:
     """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
     from coda_cli.cli.stdin import read_stdin
     from coda_cli.media.sources import resolve
@@ -276,4 +283,12 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -
         raise UsageError("--null needs a list on stdin; add - as a source")
     listed, given = read_stdin(null) if "-" in sources else ([], [])
     named = [s for s in sources if s != "-"]
-    return [*resolve(named, recursive=recursive, listed=listed, leave_out=output, on_left_out=console.say), *given]
+    found = resolve(
+        named,
+        recursive=recursive,
+        listed=listed,
+        leave_out=output,
+        on_left_out=console.say,
+        allow_private=allow_private,
+    )
+    return [*found, *given]

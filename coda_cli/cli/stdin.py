@@ -35,8 +35,7 @@ def read_stdin(null: bool) -> tuple[list[str], list[Item]]:
     text = (head + stream.read()).decode(errors="surrogateescape")
     if not null and "\0" in text:
         raise UsageError(
-            "stdin holds neither a picture in a format coda can read nor a list of lines; if it is a list that is "
-            "separated by NUL, add -0"
+            "stdin is no picture in a format coda can read, and as a list it is separated by NUL, not lines; add -0"
         )
     # Not splitlines: it also splits at characters that a file name can hold.
     return [line for line in (text.split("\0") if null else re.split("\r?\n", text)) if line], []

@@ -204,6 +204,8 @@ PICTURES_BYTES = 768_000_000
 # decoding them takes.
 STORED_BYTES = 256_000_000
 
+ADDRESS_BYTES = 64_000_000  # of a picture at an address; four may be on their way at a time
+
 # Of an archive: its entries, the bytes of a ZIP's list of them, and the bytes that a compressed tar may expand to: this
 # many, or this many times its own size. Measured: a ZIP and a tar of a million empty entries are refused after 2.9 s
 # and 13 s, with 0.5 GB.

@@ -9,11 +9,13 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.media.addresses import at, find_at, is_address, natural, shown
 from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.files import shown_name
+from coda_cli.media.http import Private
 from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
 from coda_cli.media.stored import Refused, Stored
 
@@ -42,7 +44,7 @@ class Item:
     @property
     def key(self) -> Path | str:
         """What is equal for all names of one input."""
-        return self.stored.name if self.stored else identity(self.path)
+        return self.stored.key if self.stored else identity(self.path)
 
     @property
     def content(self) -> Path | Stored:
@@ -52,7 +54,7 @@ class Item:
 
 def resolve(
     sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
-    on_left_out: Callable[[str], None] | None = None,
+    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False,
 ) -> list[Item]:  # fmt: skip
     """Find the pictures that a person named, in order, each of them once.
 
@@ -61,12 +63,13 @@ def resolve(
 
     Args:
         sources: files, folders (their pictures in natural order), archives (theirs in the archive's order), and
-            patterns with ``*``, ``?`` or ``[``; ``{000..099}`` and ``{a,b}`` stand for several sources.
+            addresses, and patterns with ``*``, ``?`` or ``[``; ``{000..099}`` and ``{a,b}`` stand for several sources.
         recursive: whether sub-folders are scanned too.
-        listed: further paths of files and archives, taken as they are. One that cannot be read fails later, alone.
+        listed: further paths and addresses, taken as they are. One that cannot be read fails later, alone.
         leave_out: the output folder, inside which nothing is scanned.
         on_left_out: hears, in a line for each folder, what in it is not taken: links that lead nowhere, folders that
             cannot be read, and files that are not pictures by their names.
+        allow_private: whether addresses of the list, and redirects, may lead into a private network.
 
     Returns:
         The inputs.
@@ -77,9 +80,15 @@ def resolve(
     items: dict[Path | str, Item] = {}
     left_out = identity(leave_out) if leave_out else None
     for source in (one for text in sources for one in _braced(text)):
-        for item in _expand(source, recursive, left_out, on_left_out):
+        if is_address(source):
+            private: Private = "always" if allow_private else "named"
+            found = find_at(source, recursive=recursive, private=private)
+            expanded: Iterator[Item] = (_at_address(stored, place) for place, stored in found)
+        else:
+            expanded = _expand(source, recursive, left_out, on_left_out)
+        for item in expanded:
             items.setdefault(item.key, item)
-    for item in (item for text in listed for item in _of_list(text, on_left_out)):
+    for item in (item for text in listed for item in _of_list(text, allow_private, on_left_out)):
         items.setdefault(item.key, item)
     return list(items.values())
 
@@ -108,8 +117,14 @@ _BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{}]*,[^{}]*))\}")
 _MOST_BRACED = 100_000  # sources that one text may stand for
 
 
-def _of_list(text: str, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
+def _of_list(text: str, allow_private: bool, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
     """The inputs that a line of a list names; where it cannot be read, one that says so in its turn."""
+    if is_address(text):
+        try:
+            yield _at_address(at(text, private="always" if allow_private else "never", chains=False))
+        except UsageError as error:
+            yield _at_address(Refused(shown(text), error))
+        return
     path = Path(text)
     if not is_archive(path.name) or not path.is_file():
         yield Item(path)
@@ -118,6 +133,11 @@ def _of_list(text: str, on_left_out: Callable[[str], None] | None) -> Iterator[I
         yield from _of_archive(path, text, on_left_out)
     except CodaError as error:
         yield Item(path, stored=Refused(text, error))
+
+
+def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
+    """The input at an address; its outputs are named by the last part of it."""
+    return Item(Path(stored.name.partition("::")[0]), Path(shown_name(str(place or ""))), stored)
 
 
 def _of_archive(path: Path, source: str, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
@@ -177,7 +197,7 @@ def _expand_readable(
     elif path.exists():
         yield from _of_file(path, on_left_out)
     elif glob.has_magic(source):
-        matches = sorted(glob.glob(source, recursive=True), key=_natural)
+        matches = sorted(glob.glob(source, recursive=True), key=natural)
         found = [Path(f) for f in matches if Path(f).is_file() and not _drawn_by_coda(Path(f))]
         if not found:
             raise UsageError("the pattern matches no file", item=source)
@@ -237,7 +257,7 @@ class _Scan:
             if recursive:
                 folders += [path for path in inside if not path.is_symlink() and self._is_new(path)]
                 links += [path for path in inside if path.is_symlink()]
-        self.pictures.sort(key=lambda path: _natural(str(path)))
+        self.pictures.sort(key=lambda path: natural(str(path)))
 
     def _is_new(self, folder: Path) -> bool:
         """Whether a folder was not seen before, under any name, nor is the one that is left out."""
@@ -250,7 +270,7 @@ class _Scan:
     def _look_into(self, folder: Path, first: bool) -> list[Path]:
         """Sort what is in a folder, and give its sub-folders and links to folders in natural order."""
         try:
-            entries = sorted(folder.iterdir(), key=lambda path: _natural(path.name))
+            entries = sorted(folder.iterdir(), key=lambda path: natural(path.name))
         except OSError:
             if first:
                 raise
@@ -299,11 +319,6 @@ def _drawn_by_coda(path: Path) -> bool:
     if suffix == ".gif":
         return (read_gif_text(path) or "").startswith('{"schema":"coda.')
     return suffix == ".png" and read_png_text(path, RECORD_KEY) is not None
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key under which img2 comes before img10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", text)]
 
 
 def _nearest(path: Path) -> str:

@@ -22,6 +22,11 @@ class Stored(ABC):
     name: str
     size: int
 
+    @property
+    def key(self) -> str:
+        """What is equal for all names of one input."""
+        return self.name
+
     @abstractmethod
     def read(self) -> bytes:
         """Read the bytes.
