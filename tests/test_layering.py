@@ -34,6 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cv2": ("media/", "video/", "render/", "explanation/evidence.py"),
     "requests": ("checkpoints/fetch.py", "media/http.py"),
     "urllib3": ("checkpoints/fetch.py", "media/http.py"),
+    "pillow_heif": ("media/heif.py",),
     "fsspec": ("media/addresses.py",),
     "skimage": ("study/masks.py",),
     "timm": ("core/standard_nets.py",),

@@ -218,7 +218,7 @@ SKIPPED_BYTES = 64_000_000  # of files in a compressed archive that were passed 
 DECODED_BYTES = 1_000_000_000
 
 # Bytes for one pixel that decoders hold besides the picture they give. Measured with pictures of 36 million pixels.
-DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20, "GIF": 8, "JPEG": 1, "MPO": 1}
+DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20, "GIF": 8, "JPEG": 1, "MPO": 1, "HEIF": 12}
 
 # A JPEG with more pixels is decoded at half its size, or less, which takes a quarter of the memory or less.
 DRAFTED_PIXELS = 50_000_000

@@ -15,6 +15,7 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.media.addresses import at, find_at, is_address, natural, shown
 from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.files import shown_name
+from coda_cli.media.heif import ADVICE, NAMES
 from coda_cli.media.http import Private
 from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
 from coda_cli.media.stored import Refused, Stored
@@ -228,7 +229,8 @@ def _of_other_kinds(suffixes: Counter[str]) -> list[str]:
     if not (kinds := [(suffix, n) for suffix, n in suffixes.most_common() if n]):
         return []
     names = ", ".join(f"{n} {suffix}" for suffix, n in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
-    return [f"{_count(sum(n for _, n in kinds), 'file')} of other kinds ({names})"]
+    advice = f"; {ADVICE}" if {suffix for suffix, _ in kinds} & {*NAMES} else ""
+    return [f"{_count(sum(n for _, n in kinds), 'file')} of other kinds ({names}{advice})"]
 
 
 class _Scan:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget, gate
-from coda_cli.media import png
+from coda_cli.media import heif, png
 from coda_cli.media.files import read_whole, regular_size, write_with
 from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
 from coda_cli.media.quiet import pillow_silent
@@ -27,7 +27,7 @@ from coda_cli.media.tiff import bits_of, is_signed, refuse_misread, zero_is_whit
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".avif", ".jp2", ".tga",
+    ".avif", ".jp2", ".tga", *heif.suffixes(),
 )  # fmt: skip
 
 # Formats as Pillow names them: the only ones that are opened, whatever a file's name. Pillow has others, and starts
@@ -151,7 +151,7 @@ def _decoded(data: bytes, name: Path | str) -> Picture:
 
 
 _BEGINNINGS = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a.{0,64}\0|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftypavi[fs]"
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a.{0,64}\0|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(?:avi[fs]|hei[cxms]|hev[cx]|mi[fs]1)"
     rb"|\0{3}\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
     re.DOTALL,
 )
@@ -189,8 +189,12 @@ def open_image(file: Path | IO[bytes], name: Path | str) -> Image.Image:
 
     Raises:
         PIL.UnidentifiedImageError: when it is none of these formats.
+        MediaError: when it is HEIC, and pillow-heif is not installed.
     """
-    formats = (*FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else FORMATS
+    formats: tuple[str, ...] = (*FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else FORMATS
+    if heif.is_heif(file):
+        heif.require()
+        formats = ("HEIF",)
     return Image.open(file, formats=formats)
 
 
