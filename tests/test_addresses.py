@@ -264,7 +264,8 @@ def test_an_archive_inside_a_store_is_read_by_an_address_inside_another(
         ("ftp://host/a.png", "ftp:// is not read; coda reads http, https, s3, "),
         ("file:///a.png", "file:// is not read; "),
         ("zip://a.png::http://host/b.zip", "an address inside another is read from the command line, not over http"),
-        ("simplecache::s3://bucket/a.png", ""),
+        ("https://host/p.zip?sig=1", "https://host/p.zip: an archive at an address is not read; download it, and"),
+        ("s3://bucket/p.tar", "an archive at an address is not read; download it, and name the file"),
     ],
 )
 def test_addresses_that_are_not_read(coda: Coda, url: str, says: str) -> None:

@@ -19,6 +19,7 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import in_time
 from coda_cli.media import http
+from coda_cli.media.archives import is_archive
 from coda_cli.media.http import AtAddress, PassingError, Private, reason_of, refuse_length, with_tries, without_secrets
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Stored
@@ -98,6 +99,8 @@ def at(url: str, *, private: Private, chains: bool = True) -> Stored:
         raise UsageError(f"{unknown[0]}:// is not read; coda reads {', '.join(SCHEMES)}", item=shown(url))
     if len(links) > 1 and (not chains or {"http", "https"} & {*schemes}):
         raise UsageError("an address inside another is read from the command line, not over http", item=shown(url))
+    if is_archive(shown(links[0])):
+        raise UsageError("an archive at an address is not read; download it, and name the file", item=shown(url))
     if schemes[0] in ("http", "https"):
         return AtAddress(shown(url), url, private)
     return InStore(shown(url), url)
