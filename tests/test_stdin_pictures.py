@@ -62,7 +62,7 @@ def test_a_list_with_nul_is_a_list_however_it_begins(coda: Coda, tmp_path: Path)
 
 
 def test_what_is_neither_is_a_line(coda: Coda) -> None:
-    result = coda("explain", "-", input=b"\0\0\0\x18ftypheic\0\0\0\0", status=2)
+    result = coda("explain", "-", input=b"\0\0\1\0\1\0 an icon", status=2)
     assert result.error == (
         "stdin is no picture in a format coda can read, and as a list it is separated by NUL, not lines; add -0"
     )
