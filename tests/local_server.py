@@ -21,6 +21,7 @@ class FileServer(HTTPServer):
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.status: dict[str, int] = {}  # path -> an error to answer with
+        self.passing: list[int] = []  # errors to answer with first, each once
         self.etag: str | None = '"first"'
         self.modified: str | None = None  # Last-Modified
         self.ranges = True
@@ -66,7 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append((self.path, wanted))
         time.sleep(server.wait)
-        if self.path in server.redirects:
+        if server.passing:
+            self._head(server.passing.pop(0))
+        elif self.path in server.redirects:
             self._head(302, Location=server.redirects[self.path])
         elif self.path not in server.files:
             self._head(server.status.get(self.path, 404))

@@ -83,7 +83,7 @@ def test_numbers_in_names_are_ordered_as_numbers_and_letters_without_case() -> N
 
 
 def test_an_alphabetic_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_natural", str)
+    monkeypatch.setattr(sources, "natural", str)
     with pytest.raises(AssertionError):
         test_numbers_in_names_are_ordered_as_numbers_and_letters_without_case()
 

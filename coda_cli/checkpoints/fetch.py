@@ -11,17 +11,17 @@ import contextlib
 import hashlib
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from coda_cli.checkpoints.descriptions import short_text
 from coda_cli.checkpoints.manifest import KnownCheckpoint, find, recorded_hash_file
 from coda_cli.errors import CheckpointError, DownloadError, MediaError, UsageError
+from coda_cli.machine.ahead import in_time
+from coda_cli.media.http import reason_of
 
 if TYPE_CHECKING:
     from requests import Response
@@ -220,22 +220,10 @@ def _ask(url: str, start: int) -> Response:
     if start:
         headers["Range"] = f"bytes={start}-"
     # In a thread: the timeout of requests is between two pieces, and the head of an answer may come byte by byte.
-    answers: SimpleQueue[Response | BaseException] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
-        except BaseException as error:  # it belongs to the thread that waits
-            answers.put(error)
-
-    threading.Thread(target=ask, name="download", daemon=True).start()
     try:
-        answer = answers.get(timeout=HEAD)
-    except Empty:
+        return in_time(lambda: requests.get(url, headers=headers, stream=True, timeout=TIMEOUT), HEAD)
+    except TimeoutError:
         raise DownloadError(f"no complete answer in {HEAD:g} s; {_RESUME}", item=_shown(url)) from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 def _continues(response: Response, start: int, part: Path, *, checked: bool) -> bool:
@@ -309,20 +297,10 @@ def _connection_errors(url: str, path: Path) -> Iterator[None]:
         raise DownloadError(f"no answer for {TIMEOUT:g} s; {_RESUME}, or {_by_hand(path)}", item=place) from error
     except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
         raise DownloadError(
-            f"no connection, or it broke ({_reason(error)}); check it, {_RESUME}, or {_by_hand(path)}", item=place
+            f"no connection, or it broke ({reason_of(error)}); check it, {_RESUME}, or {_by_hand(path)}", item=place
         ) from error
     except (requests.RequestException, ValueError) as error:  # ValueError: of addresses that cannot be read
         raise DownloadError(f"cannot be downloaded ({error}); {_by_hand(path)}", item=place) from error
-
-
-def _reason(error: BaseException) -> str:
-    """What the operating system said, which the libraries' own errors wrap."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
 
 
 def _shown(url: str) -> str:

@@ -206,7 +206,7 @@ def _compare_all(
             except CodaError as error:
                 console.error(str(error))
                 if json:
-                    console.result(to_json(FailedComparison.of(item.path.as_posix(), error)))
+                    console.result(to_json(FailedComparison.of(item.name, error)))
                 advance(n + 1, len(items))
                 failures.add(ExitCode.INEXACT if error.exit_code == ExitCode.INEXACT else ExitCode.FAILED)
     return failures
@@ -217,12 +217,12 @@ def _describe(item: Item, record: Comparison, many: bool) -> None:
     seconds = sum(m.seconds for m in record.methods) * record.together
     shared = f" for {record.together} classes together" if record.together > 1 else ""
     say = console.detail if many else console.say
-    say(f"{item.path}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
+    say(f"{item.name}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
     for name, reason in record.left_out.items():
-        console.say(f"{item.path}: without {name}: {reason}")
+        console.say(f"{item.name}: without {name}: {reason}")
     for m in record.methods:
         off = f"sum {m.sum:.4g}, off by {m.off:+.2g}" if m.complete else "its sum is no logit"
-        console.detail(f"{item.path}: {m.method}: {off}")
+        console.detail(f"{item.name}: {m.method}: {off}")
     if record.others:
         _describe_networks(item, record, say)
 
@@ -246,6 +246,6 @@ def _describe_networks(item: Item, record: Comparison, say: Callable[[str], None
             if target.map:
                 say(f"  {label} minus {labels[0]}: {map_change_text(target, target.map)}")
         if not _adds_up(one):
-            console.error(f"{item.path}: NOT EXACT: the difference of {label} and {labels[0]} does not add up")
+            console.error(f"{item.name}: NOT EXACT: the difference of {label} and {labels[0]} does not add up")
         if one.difference and not one.difference.targets:
             say(f"  {label} is explained for another class than {labels[0]}: the maps are not subtracted")

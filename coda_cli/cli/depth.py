@@ -104,14 +104,15 @@ def _shares(net: Net, items: Sequence[Item]) -> Iterator[list[LayerShare]]:
     """The shares at every layer, of the predicted class of every picture; those that cannot be read are said."""
     from coda_cli.core.depth import shares_of_best
     from coda_cli.explanation.request import encoded, input_of
-    from coda_cli.media.stills import read_image
+    from coda_cli.media.stills import reading
 
     with console.progress("splitting", " pictures") as advance:
         for n, item in enumerate(items, 1):
             try:
-                view = input_of(item, read_image(item.path), net, "crop").view
+                with reading(item.content) as picture:
+                    view = input_of(item, picture, net, "crop").view
             except CodaError as error:
-                console.error(str(error.about(item.path)))
+                console.error(str(error.about(item.name)))
                 continue
             x = encoded([view], net)
             try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +76,9 @@ def explain(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCES...", help="Pictures, folders, or patterns in quotes; - reads a list from stdin."
+            metavar="SOURCES...",
+            help="Pictures, folders, archives (ZIP, tar), addresses (https, s3, ...), or patterns in quotes; - "
+            "reads a list, or a picture, from stdin.",
         ),
     ],
     model: Model = DEFAULT,
@@ -105,6 +105,13 @@ def explain(
     recursive: Recursive = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Read a list on stdin that is separated by NUL, not by lines.")
+    ] = False,
+    allow_private: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private",
+            help="Also read addresses in a list on stdin, and follow redirects, that lead into a private network.",
+        ),
     ] = False,
     fit: FitOption = "crop",
     scale: Annotated[
@@ -202,7 +209,7 @@ def explain(
     if force and if_exists not in ("match", "overwrite"):
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
-    items = _find_items(sources, recursive, null, output)
+    items = _find_items(sources, recursive, null, output, allow_private)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
@@ -279,22 +286,21 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     return kinds
 
 
-def _find_items(sources: list[str], recursive: bool, null: bool, output: Path) -> list[Item]:
-    """The inputs that the sources stand for, with those of the list on stdin. Raises UsageError."""
+def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> list[Item]:
+    """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
+    from coda_cli.cli.stdin import read_stdin
     from coda_cli.media.sources import resolve
 
-    listed: list[str] = []
-    if "-" in sources:
-        if sys.stdin is None:  # closed by the shell
-            raise UsageError("- reads a list of paths from stdin, which is closed; pipe one in, or name the files")
-        if sys.stdin.isatty():
-            raise UsageError("- reads a list of paths from stdin, which is a terminal; pipe one in, or name the files")
-        text = sys.stdin.buffer.read().decode(errors="surrogateescape")
-        if not null and "\0" in text:
-            raise UsageError("the list on stdin is separated by NUL, not lines; add -0")
-        # Not splitlines: it also splits at characters that a file name can hold.
-        listed = [line for line in (text.split("\0") if null else re.split("\r?\n", text)) if line]
-    elif null:
+    if null and "-" not in sources:
         raise UsageError("--null needs a list on stdin; add - as a source")
+    listed, given = read_stdin(null) if "-" in sources else ([], [])
     named = [s for s in sources if s != "-"]
-    return resolve(named, recursive=recursive, listed=listed, leave_out=output, on_left_out=console.say)
+    found = resolve(
+        named,
+        recursive=recursive,
+        listed=listed,
+        leave_out=output,
+        on_left_out=console.say,
+        allow_private=allow_private,
+    )
+    return [*found, *given]

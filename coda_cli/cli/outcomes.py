@@ -56,7 +56,7 @@ class ResultPrinter:
         if outcome.error:
             console.error(str(outcome.error))
             if self.json:
-                console.result(to_json(FailedRecord.of(outcome.item.path.as_posix(), outcome.error)))
+                console.result(to_json(FailedRecord.of(outcome.item.name, outcome.error)))
             self.counts["inexact" if outcome.error.exit_code == ExitCode.INEXACT else "failed"] += 1
             return
         self.counts["skipped" if outcome.skipped else "explained"] += 1

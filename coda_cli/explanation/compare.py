@@ -82,7 +82,7 @@ def compare(
         CodaError: a method that was asked for fails.
     """
     try:
-        with reading(item.path) as picture:
+        with reading(item.content) as picture:
             source = input_of(item, picture, net, request.fit)
         logits = classify_batch([source.view], net, request)[0].astype(np.float64)
         if not np.isfinite(logits).all():
@@ -101,7 +101,7 @@ def compare(
                 on_result(source, record, maps)
             yield record
     except CodaError as error:
-        raise error.about(item.path)  # noqa: B904 (it is the same error)
+        raise error.about(item.name)  # noqa: B904 (it is the same error)
 
 
 def files_of(

@@ -199,7 +199,7 @@ def refuse_collisions(
     for item in items:
         path = written(item)
         if (key := one_file(path)) in taken:
-            both = f"{taken[key].path} and {item.path} would both be written as {path}"
+            both = f"{taken[key].name} and {item.name} would both be written as {path}"
             raise UsageError(f"{both}; {advice(taken[key], item)}")
         taken[key] = item
 

@@ -164,7 +164,7 @@ def compare_networks(
         CodaError: a method fails.
     """
     try:
-        with reading(item.path) as picture:
+        with reading(item.content) as picture:
             sources = [input_of(item, picture, net, request.fit) for net in nets]
         logits = [classify_batch([s.view], net, request)[0] for s, net in zip(sources, nets, strict=True)]
         if not all(np.isfinite(row).all() for row in logits):
@@ -188,7 +188,7 @@ def compare_networks(
                     on_result(one.source, one.record, one.maps)
             yield record
     except CodaError as error:
-        raise error.about(item.path)  # noqa: B904 (it is the same error)
+        raise error.about(item.name)  # noqa: B904 (it is the same error)
 
 
 def _report(on_method: Callable[[int, int], None], n: int, networks: int, done: int, of: int) -> None:

@@ -259,7 +259,7 @@ def source_part(source: Input) -> Source:
     """
     picture, (width, height) = source.picture, source.view.size
     return Source(
-        path=utf8(source.item.path.as_posix()),
+        path=utf8(source.item.name),
         sha256=picture.sha256,
         bytes=picture.bytes,
         width=width,

@@ -285,9 +285,9 @@ def _batches(read: Iterable[ReadOrDone], net: Net, targets: int, batch: int | No
 def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> ReadOrDone:
     """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
     try:
-        if not isinstance(item, InMemory):
+        if not isinstance(item, InMemory) and item.stored is None:
             _refuse_no_file(item.path)
-        opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.path)
+        opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.content)
         with opened as picture:
             files = request.regions.files(Place(item.path, item.subfolder)) if request.regions else {}
             if writer and (stored := writer.stored(item, picture, files)) is not None:
@@ -304,7 +304,7 @@ def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError |
         return member
     if not isinstance(result, Explanation):
         assert result is not None
-        return Outcome(member.item, error=result.about(member.item.path))
+        return Outcome(member.item, error=result.about(member.item.name))
     try:
         return writer.write(member, result)
     except Exception as error:
@@ -314,10 +314,10 @@ def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError |
 def _error_of_item(error: Exception, item: Item) -> CodaError:
     """The error to report about one input, so that the run goes on; faults of the program are raised again."""
     if isinstance(error, CodaError):
-        return error.about(item.path)
+        return error.about(item.name)
     if not out_of_memory(error):
         raise error
-    return MediaError("not enough memory to read or draw it; make it smaller first", item=item.path)
+    return MediaError("not enough memory to read or draw it; make it smaller first", item=item.name)
 
 
 def _refuse_no_file(path: Path) -> None:

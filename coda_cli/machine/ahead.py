@@ -8,11 +8,13 @@ yield from behind.rest()
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar, cast
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -72,6 +74,38 @@ def ahead(
     finally:
         for _, future in waiting:
             future.cancel()
+
+
+def in_time(call: Callable[[], T], seconds: float) -> T:
+    """Make a call that may wait for something outside for ever, such as a server.
+
+    Args:
+        call: what is called, in a thread of its own; one that is late goes on there, and its result is lost.
+        seconds: how long it may take.
+
+    Returns:
+        What the call gives.
+
+    Raises:
+        TimeoutError: it took longer.
+        BaseException: whatever the call raises.
+    """
+    results: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def make() -> None:
+        try:
+            results.put((call(), None))
+        except BaseException as error:  # it belongs to the thread that waits
+            results.put((None, error))
+
+    threading.Thread(target=make, name="in time", daemon=True).start()
+    try:
+        result, error = results.get(timeout=max(0.0, seconds))
+    except Empty:
+        raise TimeoutError(f"no result in {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 class Behind(Generic[T]):

@@ -200,12 +200,25 @@ REGIONS_BYTES = 256_000_000
 # them to itself. Measured: twelve PNGs of 64 million pixels, which is 448 MB each, take turns.
 PICTURES_BYTES = 768_000_000
 
+# Bytes that pictures from archives and addresses may take together between their arrival and their end, besides what
+# decoding them takes.
+STORED_BYTES = 256_000_000
+
+ADDRESS_BYTES = 64_000_000  # of a picture at an address; four may be on their way at a time
+
+# Of an archive: its entries, the bytes of a ZIP's list of them, and the bytes that a compressed tar may expand to: this
+# many, or this many times its own size. Measured: a ZIP of a million entries is refused at once, such a tar after 10 s;
+# a ZIP of 249,000 entries is listed with 515 MB, such a tar with 429 MB.
+ENTRIES, DIRECTORY_BYTES = 250_000, 32_000_000
+EXPANDED_BYTES, EXPANDED_TIMES = 2_000_000_000, 50
+SKIPPED_BYTES = 64_000_000  # of files in a compressed archive that were passed over and may be asked for soon
+
 # Bytes that one picture may take while it is decoded; above it, it is refused by its header. 128 million pixels of RGB
 # take 896 MB.
 DECODED_BYTES = 1_000_000_000
 
 # Bytes for one pixel that decoders hold besides the picture they give. Measured with pictures of 36 million pixels.
-DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20, "GIF": 8, "JPEG": 1, "MPO": 1}
+DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20, "GIF": 8, "JPEG": 1, "MPO": 1, "HEIF": 12}
 
 # A JPEG with more pixels is decoded at half its size, or less, which takes a quarter of the memory or less.
 DRAFTED_PIXELS = 50_000_000

@@ -54,3 +54,4 @@ class Gate:
 
 
 PICTURES = Gate(budget.PICTURES_BYTES)  # bytes of pictures that are being decoded or drawn, of the whole process
+STORED = Gate(budget.STORED_BYTES)  # bytes of pictures that are no files; who holds them may ask for PICTURES

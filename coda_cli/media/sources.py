@@ -1,18 +1,24 @@
-"""From what a person writes for "these pictures" to a list of files: files, folders, patterns, lists on a stream."""
+"""From what a person writes for "these pictures" to a list of them: files, folders, patterns, archives, lists."""
 
 from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from coda_cli.errors import UsageError
+from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.media.addresses import at, find_at, is_address, natural, shown
+from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.files import shown_name
+from coda_cli.media.heif import ADVICE, NAMES
+from coda_cli.media.http import Private
 from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
+from coda_cli.media.stored import Refused, Stored
 
 RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
 
@@ -22,31 +28,50 @@ class Item:
     """One input.
 
     Attributes:
-        path: its file.
+        path: its file; of a picture that is not one, the path that names its outputs.
         subfolder: its place in a scanned tree of folders; its output goes to the same place below the output folder.
+        stored: where its bytes are, when it is not a file.
     """
 
     path: Path
     subfolder: Path = Path()
+    stored: Stored | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages and records call it."""
+        return self.stored.name if self.stored else self.path.as_posix()
+
+    @property
+    def key(self) -> Path | str:
+        """What is equal for all names of one input."""
+        return self.stored.key if self.stored else identity(self.path)
+
+    @property
+    def content(self) -> Path | Stored:
+        """What ``stills.reading`` reads."""
+        return self.stored or self.path
 
 
 def resolve(
     sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
-    on_left_out: Callable[[str], None] | None = None,
+    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False,
 ) -> list[Item]:  # fmt: skip
-    """Find the files that a person named, in order, each of them once.
+    """Find the pictures that a person named, in order, each of them once.
 
     Pictures that coda drew are left out wherever a folder or a pattern is scanned. Links to folders are followed where
     sub-folders are scanned; each folder is looked into once, so that links in a circle come to an end.
 
     Args:
-        sources: files, folders (their pictures in natural order) and patterns with ``*``, ``?`` or ``[``; FOLDER/** is
-            a folder with its sub-folders.
+        sources: files, folders (their pictures in natural order; FOLDER/** with those of its sub-folders), archives
+            (theirs in the archive's order), addresses, and patterns with ``*``, ``?`` or ``[``; ``{000..099}`` and
+            ``{a,b}`` stand for several sources.
         recursive: whether sub-folders are scanned too.
-        listed: further paths, one file each, taken as they are.
+        listed: further paths and addresses, taken as they are. One that cannot be read fails later, alone.
         leave_out: the output folder, inside which nothing is scanned.
         on_left_out: hears, in a line for each folder, what in it is not taken: links that lead nowhere, folders that
             cannot be read, and files that are not pictures by their names.
+        allow_private: whether addresses of the list, and redirects, may lead into a private network.
 
     Returns:
         The inputs.
@@ -54,13 +79,80 @@ def resolve(
     Raises:
         UsageError: for a source that does not exist, cannot be read, or holds no picture.
     """
-    items: dict[Path, Item] = {}
-    for source in sources:
-        for item in _expand(source, recursive, identity(leave_out) if leave_out else None, on_left_out):
-            items.setdefault(identity(item.path), item)
-    for text in listed:
-        items.setdefault(identity(Path(text)), Item(Path(text)))
+    items: dict[Path | str, Item] = {}
+    left_out = identity(leave_out) if leave_out else None
+    for source in (one for text in sources for one in _braced(text)):
+        if is_address(source):
+            private: Private = "always" if allow_private else "named"
+            found = find_at(source, recursive=recursive, private=private)
+            expanded: Iterator[Item] = (_at_address(stored, place) for place, stored in found)
+        else:
+            expanded = _expand(source, recursive, left_out, on_left_out)
+        for item in expanded:
+            items.setdefault(item.key, item)
+    for item in (item for text in listed for item in _of_list(text, allow_private, on_left_out)):
+        items.setdefault(item.key, item)
     return list(items.values())
+
+
+def _braced(text: str) -> list[str]:
+    """The sources that ``{first..last}`` and ``{one,other}`` stand for; the text itself where it has none of them."""
+    ranges = (found for found in _BRACES.finditer(text) if not os.path.lexists(text))
+    if (found := next(ranges, None)) is None:
+        return [text]
+    first, last, words = found.groups()
+    if words is None:
+        if abs(int(last) - int(first)) >= _MOST_BRACED:
+            raise UsageError(f"stands for more than {_MOST_BRACED} sources", item=text)
+        digits = max(len(first), len(last)) if "0" in (first[0], last[0]) else 1
+        step = 1 if int(last) >= int(first) else -1
+        parts = [f"{number:0{digits}d}" for number in range(int(first), int(last) + step, step)]
+    else:
+        parts = words.split(",")
+    whole = [one for part in parts for one in _braced(text[: found.start()] + part + text[found.end() :])]
+    if len(whole) > _MOST_BRACED:
+        raise UsageError(f"stands for more than {_MOST_BRACED} sources", item=text)
+    return whole
+
+
+_BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{}]*,[^{}]*))\}")
+_MOST_BRACED = 100_000  # sources that one text may stand for
+
+
+def _of_list(text: str, allow_private: bool, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
+    """The inputs that a line of a list names; where it cannot be read, one that says so in its turn."""
+    if is_address(text):
+        try:
+            yield _at_address(at(text, private="always" if allow_private else "never", chains=False))
+        except UsageError as error:
+            yield _at_address(Refused(shown(text), error))
+        return
+    path = Path(text)
+    if not is_archive(path.name) or not path.is_file():
+        yield Item(path)
+        return
+    try:
+        yield from _of_archive(path, text, on_left_out)
+    except CodaError as error:
+        yield Item(path, stored=Refused(text, error))
+
+
+def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
+    """The input at an address; its outputs are named by the last part of it."""
+    return Item(Path(stored.name.partition("::")[0]), Path(shown_name(str(place or ""))), stored)
+
+
+def _of_archive(path: Path, source: str, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
+    """The pictures in an archive, each at the place that it has there. Raises CodaError."""
+    listing = list_archive(path)
+    parts = [f"{n} {'entry' if n == 1 else 'entries'} ({why})" for why, n in listing.left_out.items()]
+    parts += _of_other_kinds(listing.others)
+    if left_out := ", ".join(parts if listing.ends else [*parts, "what may follow: the mark of its end is missing"]):
+        _say_left_out(on_left_out, source, left_out)
+    if not listing.pictures:
+        raise UsageError("no pictures in this archive", item=source)
+    for inside, stored in listing.pictures.items():
+        yield Item(path / inside, Path(shown_name(str(inside.parent))), stored)
 
 
 def identity(path: Path) -> Path:
@@ -100,22 +192,48 @@ def _expand_readable(
     if path.is_dir():
         scan = _Scan(path, recursive, leave_out)
         files = [Item(f, Path(shown_name(str(f.parent.relative_to(path))))) for f in scan.pictures]
-        if on_left_out and scan.left_out:
-            on_left_out(f"{source}: left out {scan.left_out}")
+        if scan.left_out:
+            _say_left_out(on_left_out, source, scan.left_out)
         if not files:
             hint = "" if recursive else " (-r looks into its sub-folders)"
             raise UsageError(f"no pictures in this folder{hint}", item=source)
         yield from files
     elif path.exists():
-        yield Item(path)
+        yield from _of_file(path, on_left_out)
     elif glob.has_magic(source):
-        matches = sorted(glob.glob(source, recursive=True), key=_natural)
-        files = [Item(Path(f)) for f in matches if Path(f).is_file() and not _drawn_by_coda(Path(f))]
-        if not files:
+        matches = sorted(glob.glob(source, recursive=True), key=natural)
+        found = [Path(f) for f in matches if Path(f).is_file() and not _drawn_by_coda(Path(f))]
+        if not found:
             raise UsageError("the pattern matches no file", item=source)
-        yield from files
+        for path in found:
+            yield from _of_file(path, on_left_out)
     else:
         raise UsageError(f"no such file or folder{_nearest(path)}", item=source)
+
+
+def _of_file(path: Path, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
+    """The input that a file is, or those in an archive. Raises UsageError for an archive that cannot be read."""
+    if not is_archive(path.name) or not path.is_file():
+        yield Item(path)
+        return
+    try:
+        yield from _of_archive(path, str(path), on_left_out)
+    except MediaError as error:
+        raise UsageError(error.message, item=error.item) from error
+
+
+def _say_left_out(on_left_out: Callable[[str], None] | None, source: str, left_out: str) -> None:
+    if on_left_out:
+        on_left_out(f"{source}: left out {left_out}")
+
+
+def _of_other_kinds(suffixes: Counter[str]) -> list[str]:
+    """How many files are no pictures by their names, in words; none where there are none."""
+    if not (kinds := [(suffix, n) for suffix, n in suffixes.most_common() if n]):
+        return []
+    names = ", ".join(f"{n} {suffix}" for suffix, n in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
+    advice = f"; {ADVICE}" if {suffix for suffix, _ in kinds} & {*NAMES} else ""
+    return [f"{_count(sum(n for _, n in kinds), 'file')} of other kinds ({names}{advice})"]
 
 
 class _Scan:
@@ -144,7 +262,7 @@ class _Scan:
             if recursive:
                 folders += [path for path in inside if not path.is_symlink() and self._is_new(path)]
                 links += [path for path in inside if path.is_symlink()]
-        self.pictures.sort(key=lambda path: _natural(str(path)))
+        self.pictures.sort(key=lambda path: natural(str(path)))
 
     def _is_new(self, folder: Path) -> bool:
         """Whether a folder was not seen before, under any name, nor is the one that is left out."""
@@ -157,7 +275,7 @@ class _Scan:
     def _look_into(self, folder: Path, first: bool) -> list[Path]:
         """Sort what is in a folder, and give its sub-folders and links to folders in natural order."""
         try:
-            entries = sorted(folder.iterdir(), key=lambda path: _natural(path.name))
+            entries = sorted(folder.iterdir(), key=lambda path: natural(path.name))
         except OSError:
             if first:
                 raise
@@ -193,10 +311,7 @@ class _Scan:
             parts.append(f"{_count(len(self.dangling), 'link')} to nothing ({names})")
         if self.unread:
             parts.append(f"{_count(len(self.unread), 'folder')} that cannot be read ({self.unread[0].name})")
-        if kinds := [(suffix, n) for suffix, n in self.others.most_common() if n]:
-            names = ", ".join(f"{n} {suffix}" for suffix, n in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
-            parts.append(f"{_count(sum(n for _, n in kinds), 'file')} of other kinds ({names})")
-        return ", ".join(parts)
+        return ", ".join([*parts, *_of_other_kinds(self.others)])
 
 
 def _count(n: int, noun: str) -> str:
@@ -209,11 +324,6 @@ def _drawn_by_coda(path: Path) -> bool:
     if suffix == ".gif":
         return (read_gif_text(path) or "").startswith('{"schema":"coda.')
     return suffix == ".png" and read_png_text(path, RECORD_KEY) is not None
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key under which img2 comes before img10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", text)]
 
 
 def _nearest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +17,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget, gate
-from coda_cli.media import png
+from coda_cli.media import heif, png
 from coda_cli.media.files import read_whole, regular_size, write_with
 from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
 from coda_cli.media.quiet import pillow_silent
+from coda_cli.media.stored import Stored
 from coda_cli.media.tiff import bits_of, is_signed, refuse_misread, zero_is_white
 
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".avif", ".jp2", ".tga",
+    ".avif", ".jp2", ".tga", *heif.suffixes(),
 )  # fmt: skip
 
 # Formats as Pillow names them: the only ones that are opened, whatever a file's name. Pillow has others, and starts
@@ -76,14 +78,14 @@ def read_image(path: Path) -> Picture:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Picture]:
-    """Decode a picture file, and count its memory until the end of a block.
+def reading(source: Path | Stored) -> Iterator[Picture]:
+    """Decode a picture, and count its memory until the end of a block.
 
     Several threads that read large pictures take turns, so that their memory stays bounded. Keep no more of the picture
     than is needed afterwards.
 
     Args:
-        path: the file.
+        source: the file, or what is stored elsewhere.
 
     Yields:
         The picture, as ``read_image`` gives it.
@@ -91,15 +93,22 @@ def reading(path: Path) -> Iterator[Picture]:
     Raises:
         MediaError: as ``read_image`` does.
     """
-    with gate.PICTURES.holding(memory_of(path)):
-        yield _decoded(path)
+    if isinstance(source, Path):
+        with gate.PICTURES.holding(memory_of(source)):
+            yield _decoded(read_whole(source, budget.PICTURE_FILE), source)
+        return
+    with gate.STORED.holding(source.size):
+        data = source.read()
+        with gate.PICTURES.holding(memory_of(source.name, data)):
+            yield _decoded(data, source.name)
 
 
-def memory_of(path: Path) -> int:
-    """Say how many bytes decoding a file will take, by its header.
+def memory_of(name: Path | str, data: bytes | None = None) -> int:
+    """Say how many bytes decoding a picture will take, by its header.
 
     Args:
-        path: the file.
+        name: the file, or what the picture is called.
+        data: its bytes, where it is not a file.
 
     Returns:
         Bytes, about.
@@ -107,11 +116,12 @@ def memory_of(path: Path) -> int:
     Raises:
         MediaError: it is no picture, or that is too much.
     """
-    size = regular_size(path, budget.PICTURE_FILE)
+    size = regular_size(Path(name), budget.PICTURE_FILE) if data is None else len(data)
     if not size:
-        raise MediaError("the file is empty", item=path)
-    with decoder_errors(path), pillow_silent, open_image(path, path) as image:
-        refuse_bombs(path, image.size)
+        raise MediaError("the file is empty", item=name)
+    header = Path(name) if data is None else io.BytesIO(data)
+    with decoder_errors(name), pillow_silent, open_image(header, name) as image:
+        refuse_bombs(name, image.size)
         own = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
         pixels, extra = image.width * image.height, budget.DECODER_BYTES.get(image.format or "", 0)
         if image.format == "JPEG" and "progressive" in image.info:
@@ -121,15 +131,14 @@ def memory_of(path: Path) -> int:
             raise MediaError(
                 f"{image.width} x {image.height} pixels, more than the {most} million that a {image.format} of this "
                 "kind may have; make it smaller first",
-                item=path,
+                item=name,
             )
     return size + pixels * (own + extra + 3)
 
 
-def _decoded(path: Path) -> Picture:
+def _decoded(data: bytes, name: Path | str) -> Picture:
     """The picture in a file whose header was accepted."""
-    data = read_whole(path, budget.PICTURE_FILE)
-    with decoder_errors(path), pillow_silent, open_image(io.BytesIO(data), path) as image:
+    with decoder_errors(name), pillow_silent, open_image(io.BytesIO(data), name) as image:
         full, drafted = image.size, _draft(image)
         if (profile := embedded_profile(image.format or "", data)) is not None:
             image.info.setdefault("icc_profile", profile)
@@ -141,6 +150,25 @@ def _decoded(path: Path) -> Picture:
     return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes, whole)
 
 
+_BEGINNINGS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a.{0,64}\0|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(?:avi[fs]|hei[cxms]|hev[cx]|mi[fs]1)"
+    rb"|\0{3}\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
+    re.DOTALL,
+)
+
+
+def begins_as_picture(head: bytes) -> bool:
+    """Say whether bytes are the beginning of a picture, and not of a list of names.
+
+    Args:
+        head: the first bytes, 4,096 or all there are.
+
+    Returns:
+        Whether they begin as one of FORMATS does.
+    """
+    return _BEGINNINGS.match(head) is not None
+
+
 def _draft(image: Image.Image) -> tuple[int, int] | None:
     """Let the decoder of a large JPEG make it smaller; the (width, height) that it will have, None for its own."""
     if image.format != "JPEG" or image.width * image.height <= budget.DRAFTED_PIXELS or min(image.size) < 2048:
@@ -149,7 +177,7 @@ def _draft(image: Image.Image) -> tuple[int, int] | None:
     return image.size
 
 
-def open_image(file: Path | IO[bytes], name: Path) -> Image.Image:
+def open_image(file: Path | IO[bytes], name: Path | str) -> Image.Image:
     """Open a picture in a format that coda reads, which its content decides; no other decoder looks at it.
 
     Args:
@@ -161,17 +189,21 @@ def open_image(file: Path | IO[bytes], name: Path) -> Image.Image:
 
     Raises:
         PIL.UnidentifiedImageError: when it is none of these formats.
+        MediaError: when it is HEIC, and pillow-heif is not installed.
     """
-    formats = (*FORMATS, "TGA") if name.suffix.lower() == ".tga" else FORMATS
+    formats: tuple[str, ...] = (*FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else FORMATS
+    if heif.is_heif(file):
+        heif.require()
+        formats = ("HEIF",)
     return Image.open(file, formats=formats)
 
 
 @contextmanager
-def decoder_errors(path: Path) -> Iterator[None]:
+def decoder_errors(path: Path | str) -> Iterator[None]:
     """Turn whatever a decoder raises inside the block into a MediaError about the file.
 
     Args:
-        path: the file.
+        path: the file, or what the picture is called.
 
     Yields:
         Nothing.
@@ -194,7 +226,7 @@ def decoder_errors(path: Path) -> Iterator[None]:
         raise MediaError(f"broken or truncated picture ({reason})", item=path) from error
 
 
-def refuse_bombs(path: Path, size: tuple[int, int]) -> None:
+def refuse_bombs(path: Path | str, size: tuple[int, int]) -> None:
     """Refuse a file that is so large that it would fill the memory.
 
     Args:

@@ -122,7 +122,7 @@ def _held_against(
         files = _write(written, source, last, net, request, record)
     return Proof(
         record=utf8(str(stored.where)),
-        path=utf8(source.item.path.as_posix()),
+        path=utf8(source.item.name),
         network=net.checkpoint.name,
         recorded_precision=recorded,
         precision=precision,
@@ -299,5 +299,5 @@ def _write(
         there = writer.stored(source.item, source.picture, source.found.files)
         paths = (there or writer.write(source, explanation)).written
     except CodaError as error:
-        raise error.about(source.item.path)  # noqa: B904 (it is the same error)
+        raise error.about(source.item.name)  # noqa: B904 (it is the same error)
     return tuple(path.relative_to(written.folder).as_posix() for path in paths)

@@ -1,0 +1,234 @@
+"""Pictures at addresses: http and https, and what fsspec reads with the drivers of its users.
+
+Passwords and signatures stay in the address that is asked for; messages, names and records have the rest of it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.machine import budget
+from coda_cli.machine.ahead import in_time
+from coda_cli.media import http
+from coda_cli.media.archives import is_archive
+from coda_cli.media.http import AtAddress, PassingError, Private, reason_of, refuse_length, with_tries, without_secrets
+from coda_cli.media.stills import SUFFIXES
+from coda_cli.media.stored import Stored
+
+# What an address may begin with, and the extra of this package that brings the driver; None needs none.
+SCHEMES = {
+    "http": None, "https": None, "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure",
+    "abfss": "azure", "hf": "hf", "zip": None, "tar": None, "memory": None,
+}  # fmt: skip
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_ONE_AT_A_TIME = threading.Lock()  # fsspec's archives share one stream, and its place in the file
+
+
+def is_address(text: str) -> bool:
+    """Say whether a text is an address, and not a path.
+
+    Args:
+        text: what a user wrote.
+
+    Returns:
+        Whether it begins as ``scheme://`` does.
+    """
+    return _ADDRESS.match(text) is not None
+
+
+def find_at(url: str, *, recursive: bool, private: Private) -> Iterator[tuple[PurePosixPath, Stored]]:
+    """Find the pictures that an address names: one, those of a folder (it ends in /), or of a pattern.
+
+    Args:
+        url: the address.
+        recursive: whether folders are looked into as a whole.
+        private: whether http and https may lead into a private network.
+
+    Yields:
+        The place below the folder, "." for pictures that are named, and the picture.
+
+    Raises:
+        UsageError: no such addresses are read, a driver is missing, or there is no picture.
+    """
+    try:
+        stored = at(url, private=private)
+        if isinstance(stored, AtAddress):
+            yield PurePosixPath(), stored
+            return
+        with _driver_errors():
+            found = in_time(lambda: _listed(url, recursive), http.LONGEST)
+    except (MediaError, TimeoutError) as error:
+        message = error.message if isinstance(error, CodaError) else "the server does not answer"
+        raise UsageError(message, item=shown(url)) from None
+    if found is None:
+        yield PurePosixPath(), stored
+        return
+    if not found:
+        raise UsageError("no pictures at this address", item=shown(url))
+    for place, each in found:
+        yield place, InStore(shown(each), each)
+
+
+def at(url: str, *, private: Private, chains: bool = True) -> Stored:
+    """Make what reads one address; nothing is asked yet.
+
+    Args:
+        url: the address.
+        private: whether http and https may lead into a private network.
+        chains: whether an address may lead through another, as ``zip://a.png::s3://bucket/b.zip`` does.
+
+    Returns:
+        The picture there.
+
+    Raises:
+        UsageError: no such addresses are read.
+    """
+    links = url.split("::")
+    schemes = [found[1].lower() for link in links if (found := _ADDRESS.match(link))]
+    unknown = [scheme for n, scheme in enumerate(schemes) if scheme not in SCHEMES and not (n and scheme == "file")]
+    if unknown:
+        raise UsageError(f"{unknown[0]}:// is not read; coda reads {', '.join(SCHEMES)}", item=shown(url))
+    if len(links) > 1 and (not chains or {"http", "https"} & {*schemes}):
+        raise UsageError("an address inside another is read from the command line, not over http", item=shown(url))
+    if is_archive(shown(links[0])):
+        raise UsageError("an archive at an address is not read; download it, and name the file", item=shown(url))
+    if schemes[0] in ("http", "https"):
+        return AtAddress(shown(url), url, private)
+    return InStore(shown(url), url)
+
+
+def shown(url: str) -> str:
+    """Write an address as messages and records have it.
+
+    Args:
+        url: the address, also one inside another.
+
+    Returns:
+        The same without users with passwords, and without queries.
+    """
+    links = []
+    for link in url.split("::"):
+        found = _ADDRESS.match(link)
+        if found and found[1].lower() in ("http", "https"):
+            links.append(without_secrets(link))
+        else:  # "?" is part of names and patterns there, and "name@" of Azure's
+            links.append(re.sub(r"\?[^/]*=.*", "", re.sub(r"://[^/@]*:[^/@]*@", "://", link)))
+    return "::".join(links)
+
+
+@dataclass(frozen=True)
+class InStore(Stored):
+    """A picture that fsspec reads.
+
+    Attributes:
+        name: the address without what may be secret in it.
+        url: the whole address.
+        size: bytes that it may have, at most.
+    """
+
+    name: str
+    url: str
+    size: int = budget.ADDRESS_BYTES
+
+    @property
+    def key(self) -> str:
+        """The whole address, which tells it from all others."""
+        return self.url
+
+    def read(self) -> bytes:
+        """Ask the driver for the picture.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            MediaError: its driver is missing, or it is not there, forbidden, too large or too slow.
+        """
+        return with_tries(self._read, self.name)
+
+    def _read(self, until: float) -> bytes:
+        with _driver_errors():
+            content = in_time(self._content, until - time.monotonic())
+        refuse_length(len(content))
+        return content
+
+    def _content(self) -> bytes:
+        archive = "::" in self.url or self.url.startswith(("zip:", "tar:"))
+        with _ONE_AT_A_TIME if archive else nullcontext():
+            system, path = _system(self.url)
+            content: bytes = system.cat_file(path, end=budget.ADDRESS_BYTES + 1)
+            return content
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of fsspec that an address belongs to, and the path in it. Raises MediaError and others."""
+    import fsspec
+
+    try:
+        system, path = fsspec.url_to_fs(url)
+    except ImportError:
+        scheme = url.partition("://")[0].lower()
+        extra = SCHEMES.get(scheme)
+        raise MediaError(f"needs a driver: pip install 'coda-cli[{extra}]'" if extra else "needs a driver") from None
+    return system, str(path)
+
+
+def _listed(url: str, recursive: bool) -> list[tuple[PurePosixPath, str]] | None:
+    """The pictures of a folder or a pattern, with their places; None for an address of one picture."""
+    system, path = _system(url)
+    first, _, rest = url.partition("::")
+    if any(mark in first for mark in "*?["):
+        # Pictures have the place ".", as those of a pattern of files have.
+        names = [(PurePosixPath(), name) for name in system.glob(path)]
+    elif first.endswith("/") or (not first.lower().endswith(SUFFIXES) and system.isdir(path)):
+        names = system.find(path, maxdepth=None if recursive else 1)
+        folder = path.rstrip("/")
+        names = [(PurePosixPath(posixpath.relpath(name, folder or "/")).parent, name) for name in names]
+    else:
+        return None
+    scheme = first.partition("://")[0]
+    return [
+        (place, f"{scheme}://{name.lstrip('/') if scheme != 'memory' else name}" + (f"::{rest}" if rest else ""))
+        for place, name in sorted(names, key=lambda found: natural(found[1]))
+        if name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in PurePosixPath(name).parts)
+    ]
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Make the key of an order in which img2 comes before img10.
+
+    Args:
+        text: a name.
+
+    Returns:
+        The key.
+    """
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", text)]
+
+
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """Turn what drivers raise, errors of many classes, into a MediaError without what may be secret."""
+    try:
+        yield
+    except (CodaError, MemoryError):
+        raise
+    except (FileNotFoundError, IsADirectoryError):
+        raise MediaError("nothing is at this address") from None
+    except PermissionError:
+        raise MediaError("is forbidden; the driver has no credentials for it, or they do not allow it") from None
+    except TimeoutError:
+        raise PassingError("the server does not answer") from None
+    except OSError as error:
+        raise PassingError(f"cannot be read ({reason_of(error)})") from None
+    except Exception as error:  # botocore's, for one, are no OSErrors; their texts may hold the address
+        raise MediaError(f"cannot be read ({type(error).__name__})") from None

@@ -1,0 +1,324 @@
+"""Pictures at addresses: as files, whatever their servers do; nothing secret is shown, nothing private is reached."""
+
+from __future__ import annotations
+
+import io
+import socket
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from local_server import FileServer
+from PIL import Image
+from program import Result, looked_at, names_of, photo, scene, tree
+
+from coda_cli.errors import MediaError, UsageError
+from coda_cli.machine import budget
+from coda_cli.media import addresses, http
+from coda_cli.media.http import AtAddress, is_private
+from coda_cli.media.sources import resolve
+
+Coda = Callable[..., Result]
+
+
+def png(seed: int = 0) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(scene(seed=seed)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setattr(http, "PAUSE", 0.001)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with FileServer() as served:
+        served.files["/d/a.png"] = png()
+        yield served
+
+
+@pytest.fixture
+def store() -> Iterator[fsspec.AbstractFileSystem]:
+    """The memory of this process as a place with addresses; it is empty, and left empty."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def failure(server: FileServer, path: str = "/d/a.png") -> str:
+    with pytest.raises(MediaError) as caught:
+        AtAddress("NAME", server.url + path, "named").read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- http ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_at_an_address_is_explained_as_its_file_is(coda: Coda, tmp_path: Path, server: FileServer) -> None:
+    photo(tmp_path / "a.png")
+    server.files["/d/a.png"] = (tmp_path / "a.png").read_bytes()
+    url = f"{server.url}/d/a.png"
+    there, here = looked_at(coda, url).record, looked_at(coda, tmp_path / "a.png").record
+    assert there["source"] == here["source"] | {"path": url}
+    assert there["explained"] == here["explained"]
+
+
+def test_its_files_are_named_by_the_address_and_made_once(coda: Coda, server: FileServer) -> None:
+    assert coda("explain", f"{server.url}/d/a.png", "--class", "0").lines[1] == "coda-out/a.coda.json"
+    assert "already there" in coda("explain", f"{server.url}/d/a.png", "--class", "0").err
+    assert server.asked == [("/d/a.png", None)] * 2
+    server.files["/d/a.png"] = png(1)
+    assert "exists from another picture" in coda("explain", f"{server.url}/d/a.png", "--class", "0", status=1).error
+
+
+def test_what_is_secret_in_an_address_is_asked_for_and_never_shown(
+    coda: Coda, tmp_path: Path, server: FileServer
+) -> None:
+    host = server.url.partition("//")[2]
+    server.files["/d/a.png?sig=SECRET&id=1"] = png()
+    for path, status in (("/d/a.png", 0), ("/d/gone.png", 1)):
+        url = f"http://user:SECRET@{host}{path}?sig=SECRET&id=1#SECRET"
+        result = coda("explain", url, "--json", "-v", status=status, cwd=tmp_path)
+        assert names_of(result) == [f"{server.url}{path}"]
+        assert "SECRET" not in result.out + result.err
+    assert server.asked[0][0] == "/d/a.png?sig=SECRET&id=1"
+    files = tree(tmp_path)
+    assert files
+    assert not [name for name, content in files.items() if b"SECRET" in content or "SECRET" in name]
+
+
+def test_a_traceback_shows_nothing_secret(server: FileServer) -> None:
+    import traceback
+
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))
+    for url in (f"{server.url}/gone?SECRET", f"http://user:SECRET@127.0.0.1:{closed.getsockname()[1]}/?SECRET"):
+        with pytest.raises(MediaError) as caught:
+            AtAddress("NAME", url, "named").read()
+        assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+    closed.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "says", "asked"),
+    [
+        (404, "nothing is at this address (HTTP 404)", 1),
+        (403, "is forbidden (HTTP 403); the server wants a user, or a signature that is still valid", 1),
+        (418, "the server answers with HTTP 418", 1),
+        (503, "the server answers with HTTP 503 (tried 3 times)", 3),
+    ],
+)
+def test_a_server_that_refuses(server: FileServer, status: int, says: str, asked: int) -> None:
+    server.status["/gone"] = status
+    assert failure(server, "/gone") == f"NAME: {says}"
+    assert len(server.asked) == asked
+
+
+def test_a_passing_failure_is_forgotten(server: FileServer) -> None:
+    server.passing = [503, 429]
+    assert AtAddress("NAME", f"{server.url}/d/a.png", "named").read() == png()
+    assert len(server.asked) == 3
+
+
+def test_an_answer_that_is_cut_off_stops_or_lies(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(png())
+    server.cut_after = 100
+    assert failure(server).startswith("NAME: is cut off after 100 ")
+    server.cut_after, server.announced = None, size + 1
+    assert failure(server).startswith(f"NAME: is cut off after {size} ")
+    server.announced = 10**12
+    assert failure(server) == "NAME: has more than the 64 MB that are read from an address; download it first"
+    server.announced, server.lengths = None, False
+    monkeypatch.setattr(budget, "ADDRESS_BYTES", 1000)
+    assert failure(server).startswith("NAME: has more than the 0 MB")
+    monkeypatch.undo()
+    assert len(server.asked) == 3 + 3 + 1 + 1
+
+
+@pytest.mark.parametrize("how", ["wait", "stall_after", "trickle"])
+def test_a_slow_server_ends(server: FileServer, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(http, "LONGEST", 5.0 if how == "stall_after" else 0.6)
+    monkeypatch.setattr(http, "TRIES", 1)
+    monkeypatch.setattr(http, "SILENCE", 0.2)
+    setattr(server, how, {"wait": 1.0, "stall_after": 50, "trickle": 0.05}[how])
+    says = {"wait": "the server does not answer", "stall_after": "the server stopped after 50 bytes", "trickle": "slow"}
+    assert says[how] in failure(server)
+
+
+def test_the_next_picture_goes_on(coda: Coda, server: FileServer) -> None:
+    result = looked_at(coda, f"{server.url}/gone.png", f"{server.url}/d/a.png", status=1)
+    assert names_of(result) == [f"{server.url}/gone.png", f"{server.url}/d/a.png"]
+    assert result.error == f"{server.url}/gone.png: nothing is at this address (HTTP 404)"
+
+
+def test_redirects_are_followed_a_few_times_and_to_http_alone(server: FileServer) -> None:
+    server.redirects = {"/1": "/2", "/2": f"{server.url}/d/a.png", "/x": "file:///etc/passwd", "/o": "/o"}
+    assert AtAddress("NAME", f"{server.url}/1", "named").read() == png()
+    assert failure(server, "/x") == "NAME: leads to an address that is neither http nor https, and is not followed"
+    assert failure(server, "/o") == "NAME: leads on more than 5 times, and is not followed"
+
+
+# ---- private networks ------------------------------------------------------------------------------------------------
+
+
+def test_a_list_reaches_nothing_private_unless_it_is_allowed(coda: Coda, tmp_path: Path, server: FileServer) -> None:
+    photo(tmp_path / "b.png")
+    url = f"{server.url}/d/a.png"
+    result = looked_at(coda, "-", input=f"{url}\nb.png\n", status=1, cwd=tmp_path)
+    assert names_of(result) == [url, "b.png"]
+    expected = "leads to 127.0.0.1, which is private; --allow-private reads it if you trust this list and server"
+    assert result.error == f"{url}: {expected}"
+    assert server.asked == []
+    assert names_of(looked_at(coda, "-", "--allow-private", input=f"{url}\n", cwd=tmp_path)) == [url]
+
+
+def test_a_public_server_leads_to_no_private_one(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "is_private", lambda address: address == "127.0.0.2")
+    server.redirects = {"/1": server.url.replace("127.0.0.1", "127.0.0.2") + "/d/a.png"}
+    assert "leads to 127.0.0.2, which is private" in failure(server, "/1")
+    with pytest.raises(MediaError, match="private"):
+        AtAddress("NAME", f"{server.url}/1", "never").read()
+    with pytest.raises(MediaError, match="no connection"):  # nothing listens there, but it was asked
+        AtAddress("NAME", f"{server.url}/1", "always").read()
+
+
+def test_a_name_that_means_another_number_a_moment_later_is_seen(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "leads_to_private", lambda _: False)
+    with pytest.raises(MediaError, match="private"):
+        AtAddress("NAME", f"{server.url}/d/a.png", "never").read()
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [("8.8.8.8", False), ("2606:4700::1111", False), ("10.0.0.1", True), ("127.0.0.1", True), ("169.254.169.254", True),
+     ("192.168.1.1", True), ("0.0.0.0", True), ("::1", True), ("fe80::1%eth0", True), ("fd00::1", True),
+     ("::ffff:127.0.0.1", True), ("224.0.0.1", True), ("2002:7f00:1::", True)],
+)  # fmt: skip
+def test_numbers_that_are_private(address: str, private: bool) -> None:
+    assert is_private(address) == private
+
+
+# ---- fsspec ----------------------------------------------------------------------------------------------------------
+
+
+def test_folders_and_patterns_of_a_store_are_as_those_of_a_disk(
+    coda: Coda, tmp_path: Path, store: fsspec.AbstractFileSystem
+) -> None:
+    for n, name in enumerate(("b/img10.png", "b/img2.png", "b/sub/c.png", "b/.x/d.png", "b/notes.txt")):
+        store.pipe(f"/{name}", png(n))
+    assert names_of(looked_at(coda, "memory://b/")) == ["memory:///b/img2.png", "memory:///b/img10.png"]
+    assert names_of(looked_at(coda, "memory://b")) == ["memory:///b/img2.png", "memory:///b/img10.png"]
+    assert names_of(looked_at(coda, "memory://b/*/*.png")) == ["memory:///b/sub/c.png"]
+    assert names_of(looked_at(coda, "memory://b/img2.png")) == ["memory://b/img2.png"]
+    coda("explain", "memory://b", "-r", "--write", "json", cwd=tmp_path)
+    assert list(tree(tmp_path / "coda-out")) == ["img10.coda.json", "img2.coda.json", "sub/c.coda.json"]
+    assert "3 skipped" in coda("explain", "memory://b", "-r", "--write", "json", cwd=tmp_path).err
+
+
+def test_a_name_in_a_store_leads_out_of_no_output_folder(store: fsspec.AbstractFileSystem) -> None:
+    store.store["/b/../../up.png"] = store.store["/b/a.png"] = fsspec.implementations.memory.MemoryFile(data=png())
+    assert [item.name for item in resolve(["memory://b/"], recursive=True)] == ["memory:///b/a.png"]
+
+
+def test_what_is_not_in_a_store_is_a_line(coda: Coda, store: fsspec.AbstractFileSystem) -> None:
+    store.pipe("/b/a.png", png())
+    result = looked_at(coda, "-", input="memory://b/gone.png\nmemory://b/a.png\n", status=1)
+    assert result.error == "memory://b/gone.png: nothing is at this address"
+    assert names_of(result) == ["memory://b/gone.png", "memory://b/a.png"]
+    assert coda("explain", "memory://c/*.png", status=2).error == "memory://c/*.png: no pictures at this address"
+
+
+def test_a_picture_in_a_store_has_a_limit(store: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pipe("/b/a.png", png())
+    monkeypatch.setattr(budget, "ADDRESS_BYTES", 1000)
+    (item,) = resolve(["memory://b/a.png"])
+    assert item.stored
+    with pytest.raises(MediaError, match="has more than the 0 MB"):
+        item.stored.read()
+
+
+def test_an_archive_inside_a_store_is_read_by_an_address_inside_another(
+    coda: Coda, tmp_path: Path, store: fsspec.AbstractFileSystem
+) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for n in range(8):
+            archive.writestr(f"{n}.png", png(n))
+    store.pipe("/b/p.zip", (tmp_path / "p.zip").read_bytes())
+    expected = [f"zip://{n}.png::memory://b/p.zip" for n in range(8)]
+    assert names_of(looked_at(coda, "zip://*.png::memory://b/p.zip")) == expected
+    assert len(looked_at(coda, f"zip://*.png::{tmp_path}/p.zip").records) == 8
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("ftp://host/a.png", "ftp:// is not read; coda reads http, https, s3, "),
+        ("file:///a.png", "file:// is not read; "),
+        ("zip://a.png::http://host/b.zip", "an address inside another is read from the command line, not over http"),
+        ("https://host/p.zip?sig=1", "https://host/p.zip: an archive at an address is not read; download it, and"),
+        ("s3://bucket/p.tar", "an archive at an address is not read; download it, and name the file"),
+    ],
+)
+def test_addresses_that_are_not_read(coda: Coda, url: str, says: str) -> None:
+    assert says in coda("explain", url, status=2).error
+    assert says in looked_at(coda, "-", input=f"{url}\n", status=1).error
+
+
+def test_a_list_holds_no_addresses_inside_others(coda: Coda, tmp_path: Path) -> None:
+    result = looked_at(coda, "-", input=f"zip://a.png::{tmp_path}/p.zip\n", status=1)
+    assert "an address inside another is read from the command line" in result.error
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gcs"), ("abfs", "azure"), ("hf", "hf")])
+def test_a_missing_driver_is_a_line(monkeypatch: pytest.MonkeyPatch, scheme: str, extra: str) -> None:
+    def missing(_: str) -> object:
+        raise ImportError("Install it, whatever it is")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    with pytest.raises(UsageError) as caught:
+        resolve([f"{scheme}://bucket/a.png"])
+    assert str(caught.value) == f"{scheme}://bucket/a.png: needs a driver: pip install 'coda-cli[{extra}]'"
+
+
+def test_errors_of_drivers_are_lines_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StrangeError(Exception):
+        pass
+
+    for error, says in (
+        (PermissionError("SECRET"), "is forbidden; the driver has no credentials for it, or they do not allow it"),
+        (StrangeError("https://host/?sig=SECRET"), "cannot be read (StrangeError)"),
+        (OSError("SECRET"), "cannot be read (OSError) (tried 3 times)"),
+    ):
+
+        def failing(_: str, error: Exception = error) -> object:
+            raise error
+
+        monkeypatch.setattr(http, "PAUSE", 0.001)
+        monkeypatch.setattr(addresses, "_system", failing)
+        with pytest.raises(MediaError) as caught:
+            addresses.InStore("NAME", "s3://KEY:SECRET@bucket/a.png").read()
+        assert str(caught.value) == f"NAME: {says}"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:SECRET@host:81/a/b.png?x=SECRET#SECRET", "https://host:81/a/b.png"),
+        ("s3://KEY:SECRET@bucket/a.png?versionId=SECRET", "s3://bucket/a.png"),
+        ("s3://bucket/a?b.png", "s3://bucket/a?b.png"),
+        ("abfs://container@account.host/a.png", "abfs://container@account.host/a.png"),
+        ("zip://a.png::s3://KEY:SECRET@bucket/b.zip", "zip://a.png::s3://bucket/b.zip"),
+        ("https://[SECRET", "https://[SECRET"),
+    ],
+)
+def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
+    assert addresses.shown(url) == shown
