@@ -15,6 +15,7 @@ from coda_cli.errors import ExitCode
 if TYPE_CHECKING:
     from coda_cli.explanation.writer import Outcome
     from coda_cli.schema.pictures import Explained, Record
+    from coda_cli.schema.shards import ShardRecord
 
 
 def _proven(part: Explained) -> bool:
@@ -72,6 +73,13 @@ class ResultPrinter:
             console.say(f"{path}: the page")
         elif path:
             console.result(str(path))
+
+    def shard(self, record: ShardRecord) -> None:
+        """Print how a shard of the run ended, as the last of the records."""
+        from coda_cli.schema.parts import to_json
+
+        if self.json:
+            console.result(to_json(record))
 
     def summary(self) -> str:
         """What happened to all inputs, in one line."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coda_cli.schema.parts import Part, schema_of
+from coda_cli.schema.shards import Missing
 from coda_cli.vocabulary import LabelSource
 
 SCHEMA: Literal["coda.summary"] = "coda.summary"
@@ -238,6 +239,7 @@ class Summary(Part):
         networks: by which the pictures were explained.
         settings: how many different settings the records have. More than one is mostly a mixture of several runs.
         no_classes: folders of pictures whose name is no class that the records show, with how many pictures.
+        missing: what the shards of a run did not do; only from ``coda merge``.
         files: what was written: kind -> name in the output folder.
         versions: of coda.
     """
@@ -257,6 +259,7 @@ class Summary(Part):
     networks: tuple[NetworkCount, ...]
     settings: int
     no_classes: dict[str, int] = Field(default={})
+    missing: Missing | None = None
     files: dict[str, str] = Field(default={})
     versions: dict[str, str]
 

@@ -39,6 +39,7 @@ class Report:
         net: the network.
         request: what is asked.
         alpha: opacity of full colour in overlays, from 0 to 1.
+        part: which part of a run the page is about; "" for a whole one.
 
     Raises:
         UsageError: before any work: there are too many maps for one page, the file exists and may not be replaced, or
@@ -46,9 +47,16 @@ class Report:
     """
 
     def __init__(
-        self, path: Path, if_exists: IfExists, inputs: Sequence[Item], net: Net, request: Request, alpha: float
+        self,
+        path: Path,
+        if_exists: IfExists,
+        inputs: Sequence[Item],
+        net: Net,
+        request: Request,
+        alpha: float,
+        part: str = "",
     ) -> None:
-        self._path, self._net, self._alpha = path, net, alpha
+        self._path, self._net, self._alpha, self._part = path, net, alpha, part
         _refuse_too_many(len(inputs), request.targets(net).most)
         self._policy = FilePolicy(
             "error" if if_exists == "match" else if_exists,
@@ -108,7 +116,7 @@ class Report:
         count = len(self._lengths)
         parts = generated(
             "page.html",
-            count=f"{count} {'picture' if count == 1 else 'pictures'}",
+            count=f"{count} {'picture' if count == 1 else 'pictures'}" + (f" ({self._part})" if self._part else ""),
             network=network_part(self._net),
             classes=sorted({*self._net.checkpoint.classes}),
             style=Markup(style),

@@ -12,6 +12,7 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.json_records import Found, NoRecordError, read_file, read_lines
 from coda_cli.media.files import regular_size
 from coda_cli.schema.pictures import FailedRecord, Record
+from coda_cli.schema.shards import ShardRecord
 
 SUFFIX = ".coda.json"  # of the records that are looked for in folders
 STDIN = "-"
@@ -67,7 +68,7 @@ def _inside(folder: str, recursive: bool) -> list[str]:
     return found
 
 
-def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecord | MediaError]:
+def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecord | ShardRecord | MediaError]:
     """Read the records in a file, one at a time: a single one, or one on each line as ``coda explain --json`` prints.
 
     Args:
@@ -91,7 +92,7 @@ def read_records(source: str, stdin: IO[bytes]) -> Iterator[Record | FailedRecor
         yield MediaError(f"cannot be read ({error.strerror or error})", item=path)
 
 
-def _told(found: Iterable[Found], name: str) -> Iterator[Record | FailedRecord | MediaError]:
+def _told(found: Iterable[Found], name: str) -> Iterator[Record | FailedRecord | ShardRecord | MediaError]:
     """The records that were found, and an error about each place where there is none."""
     for what, line, _ in found:
         if isinstance(what, NoRecordError):

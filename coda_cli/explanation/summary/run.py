@@ -18,11 +18,13 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.summary import tables
 from coda_cli.explanation.summary.records import STDIN, find_records, limited, read_records
 from coda_cli.explanation.summary.rows import REST, Row, Spool, row_of
+from coda_cli.explanation.summary.shards import Shards, find_shards
 from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
 from coda_cli.explanation.summary.truth import Classes, Truth, folder_of, read_labels
 from coda_cli.media.files import atomic
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import FailedRecord, Record
+from coda_cli.schema.shards import ShardRecord
 from coda_cli.schema.summaries import NetworkCount, Summary
 
 NAMES = {"csv": "summary.csv", "parquet": "summary.parquet", "json": "summary.json"}
@@ -44,6 +46,7 @@ class Asked:
         output: the folder that files are written to; None writes nothing.
         parquet: whether a Parquet table is written, too.
         force: whether files that exist are replaced.
+        shards: whether the records are of the shards of one run; the summary then says what is missing of it.
     """
 
     sources: Sequence[str]
@@ -54,15 +57,22 @@ class Asked:
     output: Path | None = None
     parquet: bool = False
     force: bool = False
+    shards: bool = False
 
 
 class Seen:
-    """What is known of the records once all were read."""
+    """What is known of the records once all were read.
 
-    def __init__(self) -> None:
+    Args:
+        shards: takes note of shards; None where they do not matter.
+    """
+
+    def __init__(self, shards: Shards | None) -> None:
+        self.shards = shards
         self.classes = Classes()
         self.networks = Counter[tuple[str, str]]()
         self.settings = set[str]()
+        self.runs = Counter[tuple[str, str]]()
         self.regions = dict[str, None]()  # in the order of their appearance
         self.failed = self.unreadable = 0
 
@@ -82,6 +92,8 @@ class Seen:
             raise UsageError(f"the records are of more than {MOST_NETWORKS} networks; summarise fewer together")
         if len(self.settings) < MOST_NETWORKS:
             self.settings.add(record.settings)
+        if len(self.runs) < MOST_NETWORKS:
+            self.runs[record.network.sha256, record.settings] += 1
         for region in row.regions:
             if len(self.regions) < MOST_REGIONS or region.name == REST:
                 self.regions.setdefault(region.name)
@@ -110,9 +122,10 @@ def summarise(
     """
     given = None if asked.labels is None else read_labels(asked.labels)
     sources = find_records(asked.sources, recursive=asked.recursive)
+    sources += find_shards(asked.sources) if asked.shards else []
     if asked.output is not None:
         _prepare(asked, asked.output)
-    seen = Seen()
+    seen = Seen(Shards() if asked.shards else None)
     with Spool(asked.output) as spool:
         for number, source in enumerate(sources, 1):
             _read(source, stdin, seen, spool, on_error)
@@ -161,6 +174,10 @@ def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaErro
     for found in read_records(source, stdin):
         if isinstance(found, FailedRecord):
             seen.failed += 1
+            continue
+        if isinstance(found, ShardRecord):
+            if seen.shards is not None:  # else nobody asks which shards there are
+                seen.shards.add(found)
             continue
         try:
             if isinstance(found, MediaError):
@@ -219,6 +236,7 @@ def _summary(asked: Asked, seen: Seen, tally: Tally, truth: Truth, others: Count
         ),
         settings=len(seen.settings),
         no_classes=dict(others.most_common(FOLDERS_TOLD)) if truth.source == "folders" else {},
+        missing=seen.shards.missing(seen.runs) if seen.shards else None,
         files={kind: NAMES[kind] for kind in _kinds(asked)} if asked.output else {},
         versions={"coda": version("coda-cli")},
     )
