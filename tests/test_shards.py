@@ -23,7 +23,7 @@ from PIL import Image
 from program import Result, finish, names_of, photo, started
 
 from coda_cli.explanation.naming import Naming
-from coda_cli.explanation.shards import Part, Shard
+from coda_cli.explanation.shards import ShardRun, Shard
 from coda_cli.media.sources import Item, resolve
 from coda_cli.schema import pictures, summaries
 
@@ -67,7 +67,7 @@ def content(output: Path) -> dict[str, Any]:
 
 
 def part_of(shard: str, items: Sequence[Item], naming: Naming | None = None) -> list[str]:
-    part = Part(Shard.parse(shard), items, naming or Naming(Path("out"), "cifar10"))
+    part = ShardRun(Shard.parse(shard), items, naming or Naming(Path("out"), "cifar10"))
     return [item.name for item in part.items]
 
 

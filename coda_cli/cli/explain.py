@@ -51,7 +51,7 @@ from coda_cli.errors import UsageError
 from coda_cli.vocabulary import IfExists
 
 if TYPE_CHECKING:
-    from coda_cli.explanation.shards import Part, Shard
+    from coda_cli.explanation.shards import ShardRun, Shard
     from coda_cli.explanation.writer import Output
     from coda_cli.media.sources import Item
 
@@ -285,13 +285,13 @@ def _chosen_shard(text: str | None, scale: str) -> Shard | None:
     return shard
 
 
-def _part_of_run(shard: Shard | None, items: list[Item], out: Output) -> Part | None:
+def _part_of_run(shard: Shard | None, items: list[Item], out: Output) -> ShardRun | None:
     """The inputs of a shard, of which an earlier end is forgotten. Raises CodaError."""
     if shard is None:
         return None
-    from coda_cli.explanation.shards import Part
+    from coda_cli.explanation.shards import ShardRun
 
-    part = Part(shard, items, out.naming)
+    part = ShardRun(shard, items, out.naming)
     if out.drawing.kinds:
         part.begin()
     console.say(f"shard {shard}: {len(part.items)} of {len(items)} pictures")

@@ -98,7 +98,7 @@ class Shard:
         return f"shard-{self.number}-of-{self.of}"
 
 
-class Part:
+class ShardRun:
     """The pictures of one shard, and what became of them.
 
     Args:

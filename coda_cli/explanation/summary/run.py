@@ -92,8 +92,9 @@ class Seen:
             raise UsageError(f"the records are of more than {MOST_NETWORKS} networks; summarise fewer together")
         if len(self.settings) < MOST_NETWORKS:
             self.settings.add(record.settings)
-        if len(self.runs) < MOST_NETWORKS:
-            self.runs[record.network.sha256, record.settings] += 1
+        run = record.network.sha256, record.settings
+        if len(self.runs) < MOST_NETWORKS or run in self.runs:
+            self.runs[run] += 1
         for region in row.regions:
             if len(self.regions) < MOST_REGIONS or region.name == REST:
                 self.regions.setdefault(region.name)
