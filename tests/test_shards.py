@@ -23,7 +23,7 @@ from PIL import Image
 from program import Result, finish, names_of, photo, started
 
 from coda_cli.explanation.naming import Naming
-from coda_cli.explanation.shards import ShardRun, Shard
+from coda_cli.explanation.shards import Shard, ShardRun
 from coda_cli.media.sources import Item, resolve
 from coda_cli.schema import pictures, summaries
 

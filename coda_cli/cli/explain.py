@@ -51,7 +51,7 @@ from coda_cli.errors import UsageError
 from coda_cli.vocabulary import IfExists
 
 if TYPE_CHECKING:
-    from coda_cli.explanation.shards import ShardRun, Shard
+    from coda_cli.explanation.shards import Shard, ShardRun
     from coda_cli.explanation.writer import Output
     from coda_cli.media.sources import Item
 
