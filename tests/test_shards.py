@@ -169,6 +169,11 @@ def test_outputs_of_one_name_meet_in_one_shard(coda: Coda, tmp_path: Path) -> No
         refused = bool(part_of(f"{n}/2", [Item(Path("photos/3.png"))]))
         result = coda("explain", "photos", "--shard", f"{n}/2", status=2 if refused else 0)
         assert ("would both be written as" in result.err) == refused
+    several = [Item(Path(f"{n}.{suffix}")) for n in range(20) for suffix in ("png", "jpg")]
+    for n in range(1, 11):
+        assert all(count == 2 for count in Counter(Path(name).stem for name in part_of(f"{n}/10", several)).values())
+    by_suffix = Naming(Path("out"), "cifar10", "{name}.{kind}.{ext}")
+    assert any(len(part_of(f"{n}/10", several, by_suffix)) % 2 for n in range(1, 11))
 
 
 @pytest.mark.parametrize("source", ["folder", "zip", "tar", "list", "address"])
@@ -258,6 +263,13 @@ def test_a_shard_that_is_stopped_has_not_ended_any_more(coda: Coda, tmp_path: Pa
     (tmp_path / "photos/b.png").write_bytes(b"poison")
     coda("explain", "photos", "-o", "out", "--shard", "1/1", "--fail-fast", status=1)
     assert not (tmp_path / "out/shard-1-of-1.json").exists()
+
+
+def test_a_shard_that_is_refused_has_still_ended(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    coda("explain", "a.png", "-o", "out", "--shard", "1/1")
+    coda("explain", "a.png", "-o", "out", "--shard", "1/1", "--class", "no such class", status=2)
+    assert (tmp_path / "out/shard-1-of-1.json").exists()
 
 
 # ---- merge -----------------------------------------------------------------------------------------------------------

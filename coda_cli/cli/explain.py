@@ -242,6 +242,8 @@ def explain(
         out = replace(out, entry=entry_of)
     with console.progress("finding the scale") as on_scale:
         outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
+    if part and kinds:
+        part.begin()  # after all that can be refused
     printer = ResultPrinter(json, many=len(items) > FEW)
     try:
         with (
@@ -286,14 +288,12 @@ def _chosen_shard(text: str | None, scale: str) -> Shard | None:
 
 
 def _part_of_run(shard: Shard | None, items: list[Item], out: Output) -> ShardRun | None:
-    """The inputs of a shard, of which an earlier end is forgotten. Raises CodaError."""
+    """The inputs of a shard, where one is chosen."""
     if shard is None:
         return None
     from coda_cli.explanation.shards import ShardRun
 
     part = ShardRun(shard, items, out.naming)
-    if out.drawing.kinds:
-        part.begin()
     console.say(f"shard {shard}: {len(part.items)} of {len(items)} pictures")
     return part
 
