@@ -51,6 +51,8 @@ from coda_cli.errors import UsageError
 from coda_cli.vocabulary import IfExists
 
 if TYPE_CHECKING:
+    from coda_cli.explanation.shards import Shard, ShardRun
+    from coda_cli.explanation.writer import Output
     from coda_cli.media.sources import Item
 
 EPILOG = """
@@ -190,6 +192,16 @@ def explain(
     cut: Cut = None,
     size: Size = None,
     text: Text = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            show_default=False,
+            help="Explain the I-th of N parts of the pictures, chosen by their names; N processes with one --output "
+            "make what one makes, and coda merge adds up.",
+        ),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -209,6 +221,7 @@ def explain(
     if force and if_exists not in ("match", "overwrite"):
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
+    chosen = _chosen_shard(shard, scale)
     items = _find_items(sources, recursive, null, output, allow_private)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
@@ -228,15 +241,21 @@ def explain(
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request, ema=ema)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
+    part = _part_of_run(chosen, items, out)
+    inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
+    items = part.items if part else items
     report = None
     if html is not None:
         from coda_cli.explanation.page.entry import entry_of
         from coda_cli.explanation.page.report import Report
 
-        report = Report(html, out.if_exists, items, net, request, alpha)
+        html = chosen.mark(html) if chosen else html
+        report = Report(html, out.if_exists, items, net, request, alpha, f"shard {chosen} of a run" if chosen else "")
         out = replace(out, entry=partial(entry_of, thumbnail=alpha if report.pages else None))
     with console.progress("finding the scale") as on_scale:
-        outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale)
+        outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
+    if part and kinds:
+        part.begin()  # after all that can be refused
     printer = ResultPrinter(json, many=len(items) > FEW)
     try:
         with (
@@ -248,9 +267,14 @@ def explain(
                 printer.add(outcome)
                 if report:
                     report.add(outcome)
+                if part:
+                    part.add(outcome)
                 advance(n, len(items))
                 if fail_fast and printer.failed:
                     break
+            else:
+                if part:  # not where a failure stopped it
+                    printer.shard(part.end(net, request, out))
             printer.page(report.finish() if report else None)
     except KeyboardInterrupt:
         resumes = out.if_exists in ("match", "skip") and "json" in kinds and report is None
@@ -259,6 +283,31 @@ def explain(
         )
         raise
     printer.end(len(items))
+
+
+def _chosen_shard(text: str | None, scale: str | None) -> Shard | None:
+    """The shard that --shard names. Raises UsageError."""
+    if text is None:
+        return None
+    from coda_cli.explanation.shards import Shard
+
+    shard = Shard.parse(text)
+    if scale == "run":
+        raise UsageError(
+            "--scale run with --shard: each shard would find another scale; --scale NUMBER draws all of them alike"
+        )
+    return shard
+
+
+def _part_of_run(shard: Shard | None, items: list[Item], out: Output) -> ShardRun | None:
+    """The inputs of a shard, where one is chosen."""
+    if shard is None:
+        return None
+    from coda_cli.explanation.shards import ShardRun
+
+    part = ShardRun(shard, items, out.naming)
+    console.say(f"shard {shard}: {len(part.items)} of {len(items)} pictures")
+    return part
 
 
 def _kinds_and_layer(write: str, layer: str | None) -> tuple[tuple[str, ...], str | None]:

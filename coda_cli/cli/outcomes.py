@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from coda_cli.explanation.writer import Outcome
     from coda_cli.schema.neurons import NeuronPart
     from coda_cli.schema.pictures import Explained, Record
+    from coda_cli.schema.shards import ShardRecord
 
 
 def _proven(part: Explained) -> bool:
@@ -75,6 +76,13 @@ class ResultPrinter:
     def page(self, path: Path | None) -> None:
         """Print the page's path."""
         print_page(path, self.json)
+
+    def shard(self, record: ShardRecord) -> None:
+        """Print how a shard of the run ended, as the last of the records."""
+        from coda_cli.schema.parts import to_json
+
+        if self.json:
+            console.result(to_json(record))
 
     def summary(self) -> str:
         """What happened to all inputs, in one line."""

@@ -10,7 +10,7 @@ import typer
 from coda_cli.cli.console import console
 
 # Those that write records.
-Command = Literal["explain", "video", "compare", "evaluate", "summary", "diff", "verify", "rerun"]
+Command = Literal["explain", "video", "compare", "evaluate", "summary", "merge", "diff", "verify", "rerun"]
 
 
 def schema(
@@ -30,6 +30,7 @@ def schema(
         "compare": comparisons.json_schema,
         "evaluate": measurements.json_schema,
         "summary": summaries.json_schema,
+        "merge": summaries.json_schema,
         "diff": runs.json_schema_of_differences,
         "verify": runs.json_schema_of_proofs,
         "rerun": runs.json_schema_of_proofs,

@@ -1,7 +1,7 @@
-"""``coda summary``: many records in numbers.
+"""``coda summary``: many records in numbers; ``coda merge``: those of the shards of one run, and what is missing.
 
-It reads what ``coda explain`` wrote instead of explaining first: ``coda explain photos/ -o out/ && coda summary out/``
-does both, a second summary costs nothing, and neither the pictures nor the network are needed for it.
+They read what ``coda explain`` wrote instead of explaining first: ``coda explain photos/ -o out/ && coda summary
+out/`` does both, a second summary costs nothing, and neither the pictures nor the network are needed for it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,54 @@ from coda_cli.cli.options import Force, Json, Quiet, Recursive, Verbose
 from coda_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from coda_cli.explanation.summary.run import Asked
+    from coda_cli.schema.shards import Missing
     from coda_cli.schema.summaries import Summary
 
 MOST_NAMED = 10  # classes that a line names
+MOST_TOLD = 20  # shards that are named one by one
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        show_default=False,
+        help="Write summary.csv, a line for each picture, and summary.json into this folder [default: write nothing].",
+    ),
+]
+Parquet = Annotated[bool, typer.Option("--parquet", help="Write summary.parquet, too (needs the extra parquet).")]
+LabelFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE.csv",
+        show_default=False,
+        help="Take what the pictures show from this file of lines path,label [default: the names of their folders, "
+        "where those are classes].",
+    ),
+]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Do not take folders for classes.")]
+Top = Annotated[int, typer.Option("--top", min=0, max=10_000, help="Show so many pictures of each kind.")]
+MeanMap = Annotated[
+    bool,
+    typer.Option(
+        "--mean-map",
+        help="Write the mean of the maps of each class, too, as mean-maps/CLASS.png and .npz: by label, else by "
+        "predicted class. They are read beside the records (coda explain --write npz,json).",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        show_default=False,
+        help="Also write a page for a browser: the numbers, tables to sort, and the pictures worth a look.",
+    ),
+]
 
 
 def summary(
@@ -31,49 +76,13 @@ def summary(
             "those from stdin.",
         ),
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            show_default=False,
-            help="Write summary.csv, a line for each picture, and summary.json into this folder [default: write "
-            "nothing].",
-        ),
-    ] = None,
-    parquet: Annotated[
-        bool, typer.Option("--parquet", help="Write summary.parquet, too (needs the extra parquet).")
-    ] = False,
-    mean_map: Annotated[
-        bool,
-        typer.Option(
-            "--mean-map",
-            help="Write the mean of the maps of each class, too, as mean-maps/CLASS.png and .npz: by label, else by "
-            "predicted class. They are read beside the records (coda explain --write npz,json).",
-        ),
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            show_default=False,
-            help="Also write a page for a browser: the numbers, tables to sort, and the pictures worth a look.",
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            "--labels",
-            metavar="FILE.csv",
-            show_default=False,
-            help="Take what the pictures show from this file of lines path,label [default: the names of their folders, "
-            "where those are classes].",
-        ),
-    ] = None,
-    no_labels: Annotated[bool, typer.Option("--no-labels", help="Do not take folders for classes.")] = False,
-    top: Annotated[int, typer.Option("--top", min=0, max=10_000, help="Show so many pictures of each kind.")] = 10,
+    output: Output = None,
+    parquet: Parquet = False,
+    mean_map: MeanMap = False,
+    html: Html = None,
+    labels: LabelFile = None,
+    no_labels: NoLabels = False,
+    top: Top = 10,
     json: Json = False,
     recursive: Recursive = False,
     force: Force = False,
@@ -90,34 +99,75 @@ def summary(
     coda summary out/ --labels labels.csv --top 20
     coda explain photos/ -r -o out/ --write npz,json && coda summary out/ -r -o report/ --mean-map
     """
+    from coda_cli.explanation.summary.run import Asked
+
+    asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map, html)
+    _summarise(asked, no_labels, json)
+
+
+def merge(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OUTPUTS...",
+            help="The output folders of the shards of one run, sub-folders included, or their lines of coda explain "
+            "--json.",
+        ),
+    ],
+    output: Output = None,
+    parquet: Parquet = False,
+    labels: LabelFile = None,
+    no_labels: NoLabels = False,
+    top: Top = 10,
+    json: Json = False,
+    force: Force = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Summarise what the shards of one run wrote, and say what is missing of it.
+
+    The numbers are those of coda summary -r. The exit code is 1 where a shard has not ended, or pictures failed or have
+    no record.
+
+    \b
+    for i in 1 2 3; do coda explain photos/ -r -o out/ --shard $i/3; done; coda merge out/ -o report/
+    coda merge shard-*.jsonl --json | jq .missing
+    """
+    from coda_cli.explanation.summary.run import Asked
+
+    asked = Asked(sources, True, labels, not no_labels, top, output, parquet, force, shards=True)
+    _summarise(asked, no_labels, json)
+
+
+def _summarise(asked: Asked, no_labels: bool, json: bool) -> None:
+    """Print a summary, and exit with the right code. Raises CodaError."""
     from coda_cli.cli.summary_table import lines
     from coda_cli.errors import MediaError
-    from coda_cli.explanation.summary.run import Asked, summarise
+    from coda_cli.explanation.summary.run import summarise
     from coda_cli.schema.parts import to_json
 
-    if parquet and output is None:
+    if asked.parquet and asked.output is None:
         raise UsageError("--parquet writes a file; add --output DIR")
-    if mean_map and output is None:
+    if asked.mean_maps and asked.output is None:
         raise UsageError("--mean-map writes files; add --output DIR")
-    if mean_map and "-" in sources:
+    if asked.mean_maps and "-" in asked.sources:
         raise UsageError("--mean-map reads the maps that lie beside records; name their folder instead of -")
-    if labels is not None and no_labels:
+    if asked.labels is not None and no_labels:
         raise UsageError("--labels and --no-labels exclude each other; choose one")
-    if "-" in sources and sys.stdin is None:  # closed by the shell
+    if "-" in asked.sources and sys.stdin is None:  # closed by the shell
         raise UsageError("- reads records from stdin, which is closed; pipe them in, or name the files")
-    if "-" in sources and sys.stdin.isatty():
+    if "-" in asked.sources and sys.stdin.isatty():
         raise UsageError("- reads records from stdin, which is a terminal; pipe them in, or name the files")
 
     def say_error(error: MediaError) -> None:
         """Print what is no record."""
         console.error(str(error))
 
-    asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map, html)
     with console.progress("reading records", " files") as advance:
         found = summarise(asked, sys.stdin.buffer, say_error, advance)
     for line in [to_json(found)] if json else lines(found):
         console.result(line)
-    _tell(found, output, labels, html)
+    _tell(found, asked.output, asked.labels, asked.html)
 
 
 def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path | None) -> None:
@@ -135,6 +185,8 @@ def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path |
         console.say(f"{found.failed} pictures could not be explained, as their records say")
     for name in found.files.values():
         console.say(f"written: {(output or Path()) / name}")
+    if found.missing:
+        _tell_missing(found.missing)
     unproven, broken = _tell_mean_maps(found, output)
     if html is not None:
         console.say(f"written: {html}")
@@ -142,7 +194,7 @@ def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path |
         console.error(f"NOT EXACT: {found.overall.inexact} records have a residual above its tolerance")
     if found.overall.inexact or unproven:
         raise typer.Exit(ExitCode.INEXACT)
-    if found.unreadable or broken:
+    if found.unreadable or broken or (found.missing and not found.missing.nothing):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -168,3 +220,22 @@ def _tell_mean_maps(found: Summary, output: Path | None) -> tuple[int, int]:
     if unproven:
         console.error(f"NOT EXACT: the mean maps of {', '.join(unproven[:MOST_NAMED])} have a residual above tolerance")
     return len(unproven), means.unreadable
+
+
+def _tell_missing(missing: Missing) -> None:
+    """Say what the shards did not do, each failed picture in a line."""
+    for failure in missing.failures:
+        console.error(failure.error.message)
+    if more := missing.failed - len(missing.failures):
+        console.error(f"{more} more pictures failed")
+    if missing.shards:
+        numbers = ", ".join(f"{n}/{missing.of}" for n in missing.shards[:MOST_TOLD])
+        more_shards = f" and {len(missing.shards) - MOST_TOLD} more" if len(missing.shards) > MOST_TOLD else ""
+        console.error(f"not ended: shard {numbers}{more_shards}; run them again, they go on where they stopped")
+    if missing.absent:
+        console.error(
+            f"{missing.absent} of {missing.listed} pictures have no record of this run's network and settings; "
+            "run their shards again"
+        )
+    if missing.nothing:
+        console.say(f"complete: {missing.of} shards, {missing.listed} pictures")

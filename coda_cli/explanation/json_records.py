@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from coda_cli.checkpoints.descriptions import read_json
 from coda_cli.machine import budget
 from coda_cli.schema.pictures import SCHEMA, FailedRecord, Record
+from coda_cli.schema.shards import SCHEMA as SHARD
+from coda_cli.schema.shards import ShardRecord
 
 _RECORD_LINE = re.compile(rb'^[ \t]*\{"schema"', re.MULTILINE)
 
@@ -35,49 +37,50 @@ class Found(NamedTuple):
     """What was read at one place.
 
     Attributes:
-        what: a record, that of a picture which failed, or why it is neither.
+        what: a record, that of a picture which failed or of a shard of a run, or why it is none of them.
         line: its number from 1 on; 0 where the whole file is one object.
         offset: of its line in the file, in bytes; -1 where the whole file is one object.
     """
 
-    what: Record | FailedRecord | NoRecordError
+    what: Record | FailedRecord | ShardRecord | NoRecordError
     line: int = 0
     offset: int = -1
 
 
-def parse(content: bytes) -> Record | FailedRecord:
+def parse(content: bytes) -> Record | FailedRecord | ShardRecord:
     """Read one record.
 
     Args:
         content: JSON.
 
     Returns:
-        The record of a picture that was explained, or of one that failed.
+        The record of a picture that was explained, of one that failed, or of a shard of a run.
 
     Raises:
-        NoRecordError: it is neither.
+        NoRecordError: it is none of them.
     """
     try:
         record = Record.model_validate_json(content)
     except ValidationError as error:
-        return _failed_record(content, error)
+        return _other_record(content, error)
     if not record.top:
         raise NoRecordError("is no valid record (top: it lists no class)", "broken")
     return record
 
 
-def _failed_record(content: bytes, error: ValidationError) -> FailedRecord:
-    """The record of a picture that failed. Raises NoRecordError, with the error of the record that it is not."""
+def _other_record(content: bytes, error: ValidationError) -> FailedRecord | ShardRecord:
+    """A record of another kind. Raises NoRecordError, with the error of the record that it is not."""
     try:
         read = read_json(content.decode())
     except ValueError as none:
         raise NoRecordError("is no JSON", "no JSON") from none
-    if not isinstance(read, dict) or read.get("schema") != SCHEMA:
+    if not isinstance(read, dict) or read.get("schema") not in (SCHEMA, SHARD):
         schema = read.get("schema") if isinstance(read, dict) else None
         raise NoRecordError(f"is of {schema[:60]}" if isinstance(schema, str) else "is other JSON", "other JSON")
-    if read.get("status") == "error":
+    kind = ShardRecord if read["schema"] == SHARD else FailedRecord if read.get("status") == "error" else None
+    if kind:
         try:
-            return FailedRecord.model_validate(read)
+            return kind.model_validate(read)
         except ValidationError as other:
             error = other
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]

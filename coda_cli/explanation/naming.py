@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from coda_cli.errors import UsageError
 from coda_cli.media.files import shown_name
@@ -105,11 +105,21 @@ class Naming:
         Returns:
             The path, below the output folder.
         """
+        return self.folder / item.subfolder / self.record_name(item)
+
+    def record_name(self, item: Item) -> str:
+        """The name of an input's record.
+
+        Args:
+            item: the input.
+
+        Returns:
+            The last part of its path.
+        """
         name = self._render(item, "coda", "json", _NO_CLASS, _NO_CLASS)
         # The separator before the class is removed with it, or the name would be "a..coda.json". Those that belong to
         # the input's own name stay.
-        name = re.sub(rf"^(?:{_NO_CLASS}[ ._-]?)+|[ ._-]?{_NO_CLASS}", "", name)
-        return self.folder / item.subfolder / name
+        return re.sub(rf"^(?:{_NO_CLASS}[ ._-]?)+|[ ._-]?{_NO_CLASS}", "", name)
 
     def array_path(self, item: Item) -> Path:
         """The path of the arrays of an input, beside its record.
@@ -124,12 +134,13 @@ class Naming:
 
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
         """Fill the template in, and shorten a name that is too long for a file."""
-        source = Path(shown_name(os.path.abspath(item.path)))
+        folder, last = os.path.split(shown_name(os.path.abspath(item.path)))
+        source = PurePath(last)  # of the name alone: a run over a million pictures names each of them
         values = {
             "stem": source.stem,
             "name": source.name,
             "suffix": source.suffix.lstrip("."),
-            "parent": source.parent.name,
+            "parent": os.path.basename(folder),
             "class": class_name.replace("/", "-"),
             "class_slug": class_name if class_name == _NO_CLASS else slug(class_name),
             "index": class_index,

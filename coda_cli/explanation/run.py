@@ -128,6 +128,7 @@ def explain_items(
     *,
     batch: int | None = None,
     on_scale: Callable[[int, int], None] | None = None,
+    inputs: Sequence[Item] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Explain inputs and write their files.
 
@@ -141,6 +142,7 @@ def explain_items(
         batch: how many pictures to compute together; decided by their size unless given.
         on_scale: called after each input of the first pass that the scale "run" needs, with the number done and the
             number of all.
+        inputs: what is never written over: ``items``, unless others explain further ones into the same folder.
 
     Yields:
         An outcome for each input, in order, as it is done.
@@ -159,7 +161,7 @@ def explain_items(
             raise UsageError("the scale of a run reads every picture twice; give a list, or another scale")
         scale = run_scale(net, known, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, of_run=scale))
-    writer = Writer(net, known, request, output)
+    writer = Writer(net, known if inputs is None else inputs, request, output)
     read = partial(_read, net=net, request=request, writer=writer)
     return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
 

@@ -206,9 +206,11 @@ def neuron_json(record: Record, neuron: NeuronPart, part: Explained | None) -> s
 
 
 def json_schema() -> dict[str, Any]:
-    """Describe a line of ``coda explain --json``: a picture that was explained, or one that failed.
+    """Describe a line of ``coda explain --json``: a picture that was explained, one that failed, or a shard that ended.
 
     Returns:
         The JSON Schema.
     """
-    return schema_of(Record | FailedRecord, f"{SCHEMA} version {VERSION}")
+    from coda_cli.schema.shards import ShardRecord  # it holds records of pictures that failed
+
+    return schema_of(Record | FailedRecord | ShardRecord, f"{SCHEMA} version {VERSION}")

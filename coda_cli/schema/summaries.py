@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coda_cli.schema.parts import Part, schema_of
+from coda_cli.schema.shards import Missing
 from coda_cli.vocabulary import LabelSource
 
 SCHEMA: Literal["coda.summary"] = "coda.summary"
@@ -298,6 +299,7 @@ class Summary(Part):
         settings: how many different settings the records have. More than one is mostly a mixture of several runs.
         no_classes: folders of pictures whose name is no class that the records show, with how many pictures.
         mean_maps: the mean map of each class; None where they were not asked for.
+        missing: what the shards of a run did not do; only from ``coda merge``.
         files: what was written: kind -> name in the output folder.
         versions: of coda.
     """
@@ -318,6 +320,7 @@ class Summary(Part):
     settings: int
     no_classes: dict[str, int] = Field(default={})
     mean_maps: MeanMaps | None = None
+    missing: Missing | None = None
     files: dict[str, str] = Field(default={})
     versions: dict[str, str]
 

@@ -40,6 +40,7 @@ class Report:
         net: the network.
         request: what is asked.
         alpha: opacity of full colour in overlays, from 0 to 1.
+        part: which part of a run the page is about; "" for a whole one.
 
     Raises:
         UsageError: before any work: there are too many maps of each picture for one page, the file or pages exist and
@@ -50,9 +51,16 @@ class Report:
     """
 
     def __init__(
-        self, path: Path, if_exists: IfExists, inputs: Sequence[Item], net: Net, request: Request, alpha: float
+        self,
+        path: Path,
+        if_exists: IfExists,
+        inputs: Sequence[Item],
+        net: Net,
+        request: Request,
+        alpha: float,
+        part: str = "",
     ) -> None:
-        self._net, self._alpha = net, alpha
+        self._net, self._alpha, self._part = net, alpha, part
         targets = request.targets(net).most
         if targets > MOST_MAPS:
             raise UsageError(
@@ -109,7 +117,7 @@ class Report:
             if len(self._kept):
                 self._end_page(self.pages, last=True)
             return self.pages.finish(partial(self._fill_sheet, self.pages))
-        path = self._where.write(partial(self._fill, _pictures(len(self._kept)), None))
+        path = self._where.write(partial(self._fill, self._pictures(len(self._kept)), None))
         if path and self._where.policy.if_exists == "overwrite":
             remove_pages(path)  # of a larger report that was here
         return path
@@ -150,12 +158,16 @@ class Report:
             stream,
             scripts=("sheet.js", "index.js"),
             config={"addresses": [pages.address(n) for n in range(1, len(starts) + 1)], "most": most},
-            count=_pictures(total),
+            count=self._pictures(total),
             network=network_part(self._net),
             pages=[(pages.address(n), _range(at + 1, min(most, total - at))) for n, at in enumerate(starts, 1)],
             lines=json_list(map(Markup, self._lines)),
             failures=self._told_failures(),
         )
+
+    def _pictures(self, count: int) -> str:
+        """How many pictures there are, and of which part of a run."""
+        return f"{count} {'picture' if count == 1 else 'pictures'}" + (f" ({self._part})" if self._part else "")
 
     def _told_failures(self) -> list[str]:
         return [utf8(text) for text in self._failures]
@@ -171,10 +183,6 @@ def drawing_numbers(alpha: float) -> dict[str, Any]:
         The numbers by name.
     """
     return {"positive": POSITIVE, "negative": NEGATIVE, "faded": FADED, "dimmed": DIMMED, "alpha": alpha}
-
-
-def _pictures(count: int) -> str:
-    return f"{count} {'picture' if count == 1 else 'pictures'}"
 
 
 def _range(first: int, count: int) -> str:

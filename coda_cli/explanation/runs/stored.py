@@ -15,6 +15,7 @@ from coda_cli.explanation.json_records import NoRecordError, parse, read_file
 from coda_cli.machine import budget
 from coda_cli.media.files import read_whole, regular_size
 from coda_cli.schema.pictures import FailedRecord, Record
+from coda_cli.schema.shards import ShardRecord
 
 WITH_RECORD = (".png", ".gif", ".npz")  # files that carry their record
 OWN_NAME = ".coda.json"  # how coda calls records: one of this name that cannot be read is worth an error
@@ -169,6 +170,8 @@ def _in_json(stream: IO[bytes], file: str, tally: Tally, *, named: bool) -> Iter
             yield Stored(what, where)
         elif isinstance(what, FailedRecord):
             tally.failed += 1
+        elif isinstance(what, ShardRecord):
+            continue
         elif line < 2 and not named and _is_of_something_else(what, file):
             tally.others += 1
             return

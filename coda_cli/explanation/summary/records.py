@@ -12,6 +12,7 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.json_records import Found, NoRecordError, read_file, read_lines
 from coda_cli.media.files import regular_size
 from coda_cli.schema.pictures import FailedRecord, Record
+from coda_cli.schema.shards import ShardRecord
 
 SUFFIX = ".coda.json"  # of the records that are looked for in folders
 STDIN = "-"
@@ -23,12 +24,12 @@ class Read(NamedTuple):
     """A record that was read, and where it stands in its file.
 
     Attributes:
-        record: of a picture that was explained, or of one that failed.
+        record: of a picture that was explained, of one that failed, or of a shard of a run.
         line: its number from 1 on; 0 where the whole file is one record.
         offset: of its line in the file, in bytes; -1 where the whole file is one record.
     """
 
-    record: Record | FailedRecord
+    record: Record | FailedRecord | ShardRecord
     line: int
     offset: int
 

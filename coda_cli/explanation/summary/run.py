@@ -18,11 +18,13 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.summary import tables
 from coda_cli.explanation.summary.records import STDIN, find_records, limited, read_records
 from coda_cli.explanation.summary.rows import REST, Place, Row, Spool, row_of
+from coda_cli.explanation.summary.shards import Shards, find_shards
 from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
 from coda_cli.explanation.summary.truth import Classes, Label, Truth, folder_of, read_labels
 from coda_cli.media.files import atomic
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import FailedRecord, Record
+from coda_cli.schema.shards import ShardRecord
 from coda_cli.schema.summaries import NetworkCount, Summary
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Asked:
         force: whether files that exist are replaced.
         mean_maps: whether the mean of the kept maps is written for each class.
         html: the page that is written; None writes none.
+        shards: whether the records are of the shards of one run; the summary then says what is missing of it.
     """
 
     sources: Sequence[str]
@@ -62,15 +65,22 @@ class Asked:
     force: bool = False
     mean_maps: bool = False
     html: Path | None = None
+    shards: bool = False
 
 
 class Seen:
-    """What is known of the records once all were read."""
+    """What is known of the records once all were read.
 
-    def __init__(self) -> None:
+    Args:
+        shards: takes note of shards; None where they do not matter.
+    """
+
+    def __init__(self, shards: Shards | None) -> None:
+        self.shards = shards
         self.classes = Classes()
         self.networks = Counter[tuple[str, str]]()
         self.settings = set[str]()
+        self.runs = Counter[tuple[str, str]]()
         self.regions = dict[str, None]()  # in the order of their appearance
         self.failed = self.unreadable = 0
 
@@ -90,6 +100,9 @@ class Seen:
             raise UsageError(f"the records are of more than {MOST_NETWORKS} networks; summarise fewer together")
         if len(self.settings) < MOST_NETWORKS:
             self.settings.add(record.settings)
+        run = record.network.sha256, record.settings
+        if len(self.runs) < MOST_NETWORKS or run in self.runs:
+            self.runs[run] += 1
         for region in row.regions:
             if len(self.regions) < MOST_REGIONS or region.name == REST:
                 self.regions.setdefault(region.name)
@@ -118,10 +131,11 @@ def summarise(
     """
     given = None if asked.labels is None else read_labels(asked.labels)
     sources = find_records(asked.sources, recursive=asked.recursive)
+    sources += find_shards(asked.sources) if asked.shards else []
     if asked.output is not None:
         _prepare(asked, asked.output)
     page = None if asked.html is None else _prepared_page(asked, asked.html)
-    seen = Seen()
+    seen = Seen(Shards() if asked.shards else None)
     with Spool(asked.output) as spool:
         for number, source in enumerate(sources, 1):
             _read(source, stdin, seen, spool, on_error)
@@ -185,6 +199,10 @@ def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaErro
                 raise found
             if isinstance(found.record, FailedRecord):
                 seen.failed += 1
+                continue
+            if isinstance(found.record, ShardRecord):
+                if seen.shards is not None:  # else nobody asks which shards there are
+                    seen.shards.add(found.record)
                 continue
             row = row_of(found.record, source)
         except MediaError as error:
@@ -266,6 +284,7 @@ def _summary(asked: Asked, seen: Seen, tally: Tally, truth: Truth, others: Count
         ),
         settings=len(seen.settings),
         no_classes=dict(others.most_common(FOLDERS_TOLD)) if truth.source == "folders" else {},
+        missing=seen.shards.missing(seen.runs) if seen.shards else None,
         files={kind: NAMES[kind] for kind in _kinds(asked)} if asked.output else {},
         versions={"coda": version("coda-cli")},
     )
