@@ -45,7 +45,7 @@ COMMANDS = (
     "explain small -m cifar10 --layer all -o layers --json",
     "explain small/ship.png -m cifar10-bcos --layer input --class all -o bcos --json",
     "explain pictures/church.png -o plain --if-exists rename --json",
-    "! explain pictures/church.png -o plain --class tench --json",
+    "explain pictures/church.png -o plain --class tench --json",  # beside the other
     "! explain pictures/broken.jpg pictures/church.png --write none --json",
     "! explain pictures --class nothing",
     "! explain missing.png",

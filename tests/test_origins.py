@@ -269,11 +269,11 @@ def test_the_recipe_follows_from_the_pictures(origin: Origin) -> None:
     assert choice.from_nothing(110).size == 96
     chosen = choice.from_origin(origin, Counted(20, 600, 128), dilated=False)
     assert (chosen.size, chosen.batch, chosen.epochs, chosen.views) == (160, 32, 14, 8)
-    assert chosen.arguments["temperature"] == 25 / 4
+    assert chosen.arguments["temperature"] == 25
     assert chosen.arguments["channels"] == [512, 20]
     assert chosen.arguments["bias"] == pytest.approx(-math.log(19))
     finer = choice.from_origin(origin, Counted(20, 600, 128))
-    assert (finer.arguments["dilated"], finer.arguments["temperature"]) == (True, 10 * 10 / 4)
+    assert (finer.arguments["dilated"], finer.arguments["temperature"]) == (True, 10 * 10)
     large = choice.from_origin(origin, Counted(0, 100_000, 900), distil=True, dilated=True)
     assert (large.size, large.epochs, large.views) == (224, 4, 0)
     assert (large.arguments["temperature"], large.arguments["channels"]) == (14 * 14 / 4, [512, 1000])
