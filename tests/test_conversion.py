@@ -244,7 +244,7 @@ def test_misalignment_is_of_directions_and_of_blocks_less_the_means_of_their_cha
 
 
 def test_its_maps_come_nearer_to_the_ordinary_network_s(origin: Origin, tmp_path: Path) -> None:
-    data, recipe = (small(32, 0), small(12, 1)), recipe_of(origin, epochs=20)
+    data, recipe = (small(32, 0), small(12, 1)), recipe_of(origin, epochs=12, learning_rate=1e-3)
     apart = []
     for result in (loop._new_model(recipe, data[0], CPU, origin), run(recipe, data, tmp_path, origin=origin).model):
         assert isinstance(result, CentredNet)

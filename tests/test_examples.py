@@ -106,6 +106,7 @@ COMMANDS = [
         ("train",),
         ("compare",),
         ("summary",),
+        ("merge",),
         ("schema",),
         ("diff",),
         ("verify",),
