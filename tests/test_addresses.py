@@ -52,7 +52,7 @@ def store() -> Iterator[fsspec.AbstractFileSystem]:
 
 def failure(server: FileServer, path: str = "/d/a.png") -> str:
     with pytest.raises(MediaError) as caught:
-        AtAddress("NAME", server.url + path, "named").read()
+        AtAddress("NAME", server.url + path, private="named").read()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -100,7 +100,7 @@ def test_a_traceback_shows_nothing_secret(server: FileServer) -> None:
     closed.bind(("127.0.0.1", 0))
     for url in (f"{server.url}/gone?SECRET", f"http://user:SECRET@127.0.0.1:{closed.getsockname()[1]}/?SECRET"):
         with pytest.raises(MediaError) as caught:
-            AtAddress("NAME", url, "named").read()
+            AtAddress("NAME", url, private="named").read()
         assert "SECRET" not in "".join(traceback.format_exception(caught.value))
     closed.close()
 
@@ -122,7 +122,7 @@ def test_a_server_that_refuses(server: FileServer, status: int, says: str, asked
 
 def test_a_passing_failure_is_forgotten(server: FileServer) -> None:
     server.passing = [503, 429]
-    assert AtAddress("NAME", f"{server.url}/d/a.png", "named").read() == png()
+    assert AtAddress("NAME", f"{server.url}/d/a.png", private="named").read() == png()
     assert len(server.asked) == 3
 
 
@@ -159,7 +159,7 @@ def test_the_next_picture_goes_on(coda: Coda, server: FileServer) -> None:
 
 def test_redirects_are_followed_a_few_times_and_to_http_alone(server: FileServer) -> None:
     server.redirects = {"/1": "/2", "/2": f"{server.url}/d/a.png", "/x": "file:///etc/passwd", "/o": "/o"}
-    assert AtAddress("NAME", f"{server.url}/1", "named").read() == png()
+    assert AtAddress("NAME", f"{server.url}/1", private="named").read() == png()
     assert failure(server, "/x") == "NAME: leads to an address that is neither http nor https, and is not followed"
     assert failure(server, "/o") == "NAME: leads on more than 5 times, and is not followed"
 
@@ -183,9 +183,9 @@ def test_a_public_server_leads_to_no_private_one(server: FileServer, monkeypatch
     server.redirects = {"/1": server.url.replace("127.0.0.1", "127.0.0.2") + "/d/a.png"}
     assert "leads to 127.0.0.2, which is private" in failure(server, "/1")
     with pytest.raises(MediaError, match="private"):
-        AtAddress("NAME", f"{server.url}/1", "never").read()
+        AtAddress("NAME", f"{server.url}/1", private="never").read()
     with pytest.raises(MediaError, match="no connection"):  # nothing listens there, but it was asked
-        AtAddress("NAME", f"{server.url}/1", "always").read()
+        AtAddress("NAME", f"{server.url}/1", private="always").read()
 
 
 def test_a_name_that_means_another_number_a_moment_later_is_seen(
@@ -193,7 +193,7 @@ def test_a_name_that_means_another_number_a_moment_later_is_seen(
 ) -> None:
     monkeypatch.setattr(http, "leads_to_private", lambda _: False)
     with pytest.raises(MediaError, match="private"):
-        AtAddress("NAME", f"{server.url}/d/a.png", "never").read()
+        AtAddress("NAME", f"{server.url}/d/a.png", private="never").read()
     assert server.asked == []
 
 

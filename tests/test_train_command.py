@@ -15,7 +15,7 @@ from squares import CLASSES, CPU, TINY, folders, same
 
 from coda_cli.checkpoints.loading import load
 from coda_cli.errors import ExitCode
-from coda_cli.training import datasets, loop
+from coda_cli.training import datasets, full_colour, loop
 from coda_cli.training.recipes import RECIPES, Recipe
 from coda_cli.training.state import LOG_FILE, STATE_FILE
 
@@ -205,6 +205,19 @@ def test_a_network_that_was_trained_explains_pictures(pictures: Path) -> None:
         "explain", pictures, "-r", "-m", "run/data.safetensors", "--scale", "run", "--json", "-q", "--write", "none"
     )
     assert part["scale"] == pytest.approx(found.records[0]["explained"][0]["scale"], rel=0.5)
+
+
+def test_a_finished_network_is_there_whatever_measuring_its_full_colour_does(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(full_colour, "measure", interrupted)
+    coda_train(pictures, "-o", "run", "-q", status=130)
+    checkpoint = load(Path("run/data.safetensors")).checkpoint
+    assert "finished" not in checkpoint.training
+    assert checkpoint.full_colour is None
 
 
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

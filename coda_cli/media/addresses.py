@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,7 +19,7 @@ from coda_cli.machine import budget
 from coda_cli.machine.ahead import in_time
 from coda_cli.media import http
 from coda_cli.media.archives import is_archive
-from coda_cli.media.http import AtAddress, PassingError, Private, reason_of, refuse_length, with_tries, without_secrets
+from coda_cli.media.http import AtAddress, PassingError, Private, Remote, reason_of, refuse_length, without_secrets
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Stored
 
@@ -102,7 +101,7 @@ def at(url: str, *, private: Private, chains: bool = True) -> Stored:
     if is_archive(shown(links[0])):
         raise UsageError("an archive at an address is not read; download it, and name the file", item=shown(url))
     if schemes[0] in ("http", "https"):
-        return AtAddress(shown(url), url, private)
+        return AtAddress(shown(url), url, private=private)
     return InStore(shown(url), url)
 
 
@@ -125,35 +124,8 @@ def shown(url: str) -> str:
     return "::".join(links)
 
 
-@dataclass(frozen=True)
-class InStore(Stored):
-    """A picture that fsspec reads.
-
-    Attributes:
-        name: the address without what may be secret in it.
-        url: the whole address.
-        size: bytes that it may have, at most.
-    """
-
-    name: str
-    url: str
-    size: int = budget.ADDRESS_BYTES
-
-    @property
-    def key(self) -> str:
-        """The whole address, which tells it from all others."""
-        return self.url
-
-    def read(self) -> bytes:
-        """Ask the driver for the picture.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            MediaError: its driver is missing, or it is not there, forbidden, too large or too slow.
-        """
-        return with_tries(self._read, self.name)
+class InStore(Remote):
+    """A picture that fsspec reads."""
 
     def _read(self, until: float) -> bytes:
         with _driver_errors():

@@ -11,6 +11,7 @@ import random
 import re
 import socket
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -40,19 +41,17 @@ class PassingError(MediaError):
 
 
 @dataclass(frozen=True)
-class AtAddress(Stored):
-    """A picture at an http or https address.
+class Remote(Stored):
+    """A picture at an address, which is asked for until it comes or the time is over.
 
     Attributes:
         name: the address without what may be secret in it.
         url: the whole address.
-        private: whether it may lead into a private network.
         size: bytes that it may have, at most.
     """
 
     name: str
     url: str
-    private: Private
     size: int = budget.ADDRESS_BYTES
 
     @property
@@ -61,15 +60,31 @@ class AtAddress(Stored):
         return self.url
 
     def read(self) -> bytes:
-        """Ask the server for the picture.
+        """Ask for the picture.
 
         Returns:
             Its bytes.
 
         Raises:
-            MediaError: it is not there, forbidden, too large, cut off or too slow, or leads where it may not.
+            MediaError: it is not there, forbidden, too large, cut off or too slow, leads where it may not, or what
+                reads such addresses is missing.
         """
         return with_tries(self._read, self.name)
+
+    @abstractmethod
+    def _read(self, until: float) -> bytes:
+        """One try, that ends at the time ``until``. Raises MediaError."""
+
+
+@dataclass(frozen=True)
+class AtAddress(Remote):
+    """A picture at an http or https address.
+
+    Attributes:
+        private: whether it may lead into a private network.
+    """
+
+    private: Private = "never"
 
     def _read(self, until: float) -> bytes:
         """One try, redirects included, that ends at the time ``until``."""

@@ -21,15 +21,15 @@ def measure(model: nn.Module, held_out: Split) -> float | None:
 
     Args:
         model: the network, in eval mode.
-        held_out: pictures, on the network's device and of the size that it sees.
+        held_out: pictures of the size that it sees, on any device.
 
     Returns:
         The percentile of the |contributions| to the predicted classes of a sample, in logit units; None where all are
         0, or where nothing can be decomposed.
     """
-    size, magnitudes = held_out.images.shape[-2:], Magnitudes()
+    size, device, magnitudes = held_out.images.shape[-2:], next(model.parameters()).device, Magnitudes()
     for images in resized(held_out, size[-1], limit=PICTURES).images.split(TOGETHER):
-        pixels = decompose(model, encode(images), None).pixels
+        pixels = decompose(model, encode(images.to(device)), None).pixels
         if not torch.isfinite(pixels).all():
             return None
         magnitudes.add(spread(pixels.float(), size).cpu().numpy())

@@ -172,9 +172,10 @@ def finish(
     assert result.accuracy is not None
     split = AGREEMENT if recipe.distil else HELD_OUT
     measured = Accuracy(value=result.accuracy, pictures=len(data[1]), split=split)
-    Destination(path, name, about, licence).write(
-        result, recipe, data[0], measured, full_colour=full_colour.measure(result.model, data[1])
-    )
+    destination = Destination(path, name, about, licence)
+    destination.write(result, recipe, data[0], measured)  # first of all: hours of training are in it
+    if found := full_colour.measure(result.model, data[1]):
+        destination.write(result, recipe, data[0], measured, full_colour=found)
     return path
 
 
