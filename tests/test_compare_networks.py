@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,23 @@ def test_a_network_of_the_environment_may_have_a_space_in_its_name(coda: Coda, t
     named = {"CODA_MODEL": "my net.safetensors"}
     record = coda("compare", "a.png", "--method", "ours", "--json", env=named).record
     assert (record["network"]["name"], record["others"], record["sums"]) == ("spaced", [], None)
+
+
+def test_a_page_has_an_entry_for_every_network_with_its_own_maps(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    record = coda("compare", "a.png", *BOTH, "-c", "cat", "--html", "a.html", "--json").record
+    page = (tmp_path / "a.html").read_text("utf-8")
+    heads = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert [re.sub("<[^>]*>", "", head) for head in heads] == ["a.png: cat, by cifar10", "a.png: cat, by cifar10-bcos"]
+    entries = [json.loads(text) for text in re.findall(r'<script type="application/json">(\{"size".*?)</script>', page)]
+    logits = [record["logit"], record["others"][0]["logit"]]
+    assert [entry["record"]["logit"] for entry in entries] == logits
+    assert entries[0]["maps"] != entries[1]["maps"]
+
+
+def test_maps_of_all_networks_count_for_a_page(coda: Coda, tmp_path: Path) -> None:
+    for n in range(151):
+        photo(tmp_path / "in" / f"{n}.png", 8, 8)
+    said = coda("compare", "in", *BOTH, "--html", "a.html", status=2).error
+    assert said.startswith("--html: 302 maps are more than the 300 that one page holds")
+    assert not (tmp_path / "coda-out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -218,6 +219,18 @@ def test_a_finished_network_is_there_whatever_measuring_its_full_colour_does(
     checkpoint = load(Path("run/data.safetensors")).checkpoint
     assert "finished" not in checkpoint.training
     assert checkpoint.full_colour is None
+
+
+def test_pictures_go_to_the_network_s_device_to_measure_its_full_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(_: torch.nn.Module, x: torch.Tensor, __: None) -> SimpleNamespace:
+        devices.append(x.device.type)
+        return SimpleNamespace(pixels=torch.ones(len(x), 1, 8, 8))
+
+    devices: list[str] = []
+    monkeypatch.setattr(full_colour, "decompose", seen)
+    split = datasets.Split(torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64), ("a", "b"))
+    assert full_colour.measure(torch.nn.Linear(1, 1, device="meta"), split) == pytest.approx(1, rel=0.003)
+    assert set(devices) == {"meta"}
 
 
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
