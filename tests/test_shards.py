@@ -112,7 +112,7 @@ def resolve_in(folder: Path) -> list[Item]:
 
 
 def test_a_shard_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    make_pictures(tmp_path, 240)
+    make_pictures(tmp_path, 80)
     (tmp_path / POISONED).unlink()
     shards = [("explain", "photos", "-r", "-o", "two", "--batch-size", "1", "--shard", f"{n}/2") for n in (1, 2)]
     program.run_process(*shards[1], cwd=tmp_path)
@@ -126,18 +126,18 @@ def test_a_shard_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> Non
         child.send_signal(signal.SIGKILL)
         child.wait()
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.coda.json")}
-    assert len(others) // 3 < len(made) < 240
+    assert len(others) // 3 < len(made) < 80
     result = program.run("merge", "two", cwd=tmp_path, status=1)
     assert result.errors[0].startswith("not ended: shard 1/2; ")
-    assert result.errors[1].startswith(f"{240 - len(made)} of 240 pictures have no record ")
+    assert result.errors[1].startswith(f"{80 - len(made)} of 80 pictures have no record ")
     result = program.run_process(*shards[0], "--json", "-q", cwd=tmp_path)
     (record,) = shard_records(result)
     assert record["skipped"] == len(made) - len(others) // 3
-    assert record["explained"] == 240 - len(made)
+    assert record["explained"] == 80 - len(made)
     assert {path: path.stat().st_mtime_ns for path in made} == made, "something was done twice"
     program.run_process("explain", "photos", "-r", "-o", "one", "-q", cwd=tmp_path)
     assert content(tmp_path / "two") == content(tmp_path / "one")
-    assert program.run("merge", "two", cwd=tmp_path).err == "coda: complete: 2 shards, 240 pictures\n"
+    assert program.run("merge", "two", cwd=tmp_path).err == "coda: complete: 2 shards, 80 pictures\n"
 
 
 # ---- which pictures --------------------------------------------------------------------------------------------------
