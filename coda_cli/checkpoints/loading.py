@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -212,16 +212,16 @@ def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | No
         raise UsageError(f"{options} for files without a description; {source} has its own")
     if ema is not None and path.suffix == SUFFIX:
         raise UsageError(f"--ema and --no-ema are for files of trainers; {source} holds one set of weights")
+    hashed = cache(lambda: file_sha256(path))
     if entry:
-        _check_sha256(entry, name)
+        _check_sha256(entry, name, hashed())
     if own:
-        return _load_own(path, texts)
-    return _load_foreign(path, said, entry.checkpoint if entry else None, ema, texts)
+        return _load_own(path, hashed, texts)
+    return _load_foreign(path, hashed, said, entry.checkpoint if entry else None, ema, texts)
 
 
-def _check_sha256(entry: KnownCheckpoint, name: str) -> None:
+def _check_sha256(entry: KnownCheckpoint, name: str, sha256: str) -> None:
     """Raise CheckpointError where the file of a known network is another than it should be."""
-    sha256 = file_sha256(entry.path)
     if entry.sha256 not in (None, sha256):
         mend = f"coda models pull {name} --force" if entry.url else "reinstall coda-cli"
         raise CheckpointError(f"sha256 is {sha256}, the manifest says {entry.sha256}; {mend}", item=entry.path)
@@ -266,6 +266,8 @@ def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
 def _refuse_non_finite(model: nn.Module, path: Path) -> None:
     """Raise CheckpointError for weights that are infinite or NaN."""
     for key, value in model.state_dict().items():
+        if torch.isfinite(value.sum()):  # no such value can hide in a sum; one that overflows is looked at closely
+            continue
         if bad := int((~torch.isfinite(value)).sum()):
             raise CheckpointError(
                 f"{bad} of {value.numel()} values of {key} are not finite; get a sound copy", item=path
@@ -275,13 +277,13 @@ def _refuse_non_finite(model: nn.Module, path: Path) -> None:
 # ---- from descriptions to networks -----------------------------------------------------------------------------------
 
 
-def _load_own(path: Path, texts: Texts | None) -> Net:
+def _load_own(path: Path, hashed: Callable[[], str], texts: Texts | None) -> Net:
     """The network of a safetensors file that coda wrote. Its header must fit before anything else is read."""
     header = read_header(path)
     checkpoint = parse_checkpoint(header.metadata[METADATA_KEY], str(path))
     model = _build(checkpoint, path)
     _compare(model, header.shapes, path)
-    sha256, tensors = file_sha256(path), read_safetensors(path)
+    sha256, tensors = hashed(), read_safetensors(path)
     checkpoint, assumed = _with_texts(texts, checkpoint, tensors, path)
     if texts:  # how many classes there are has changed
         model = _build(checkpoint, path)
@@ -306,11 +308,17 @@ def _with_texts(
     return checkpoint, (f"its {len(texts.names)} classes are the texts of {texts.path.name}",)
 
 
-def _load_foreign(path: Path, said: Said, checkpoint: Checkpoint | None, ema: bool | None, texts: Texts | None) -> Net:
+def _load_foreign(
+    path: Path,
+    hashed: Callable[[], str],
+    said: Said,
+    checkpoint: Checkpoint | None,
+    ema: bool | None,
+    texts: Texts | None,
+) -> Net:
     """The network of a file of bare weights."""
     opened: AbstractContextManager[Weights]
     opened = open_safetensors(path) if path.suffix == SUFFIX else open_weights(path, ema=ema)
-    hashed = cache(lambda: file_sha256(path))
     described = None if said.arch or checkpoint else beside(path)
     with opened as weights:
         if is_own(said.arch) or (described and arch_of(described)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -245,7 +246,29 @@ def weights_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "weights"
 
 
-def known() -> dict[str, KnownCheckpoint]:
+class _Known(Mapping[str, KnownCheckpoint]):
+    """Checkpoints by name; those that the authors published are looked at one by one, when they are asked for."""
+
+    def __init__(self) -> None:
+        self._bundled = {entry.checkpoint.name: entry for entry in _bundled()}
+        self._names = dict.fromkeys((*self._bundled, *_published_names()))
+
+    def __getitem__(self, name: str) -> KnownCheckpoint:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._bundled[name] if name in self._bundled else _published(name)
+
+    def __contains__(self, name: object) -> bool:  # the one of Mapping makes the entry
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def known() -> Mapping[str, KnownCheckpoint]:
     """List all checkpoints that have a name: the bundled ones, then those that the authors published.
 
     Returns:
@@ -254,12 +277,7 @@ def known() -> dict[str, KnownCheckpoint]:
     Raises:
         CheckpointError: the bundled weights are missing or damaged.
     """
-    entries = {entry.checkpoint.name: entry for entry in _bundled()}
-    for entry in _published():
-        if entry.checkpoint.name in entries:
-            raise CheckpointError(f"two checkpoints are called {entry.checkpoint.name!r}")
-        entries[entry.checkpoint.name] = entry
-    return entries
+    return _Known()
 
 
 def find(name: str) -> KnownCheckpoint:
@@ -328,15 +346,22 @@ def recorded_hash_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _published() -> list[KnownCheckpoint]:
+def _published_names() -> tuple[str, ...]:
     from coda_cli.checkpoints.published import FILES
     from coda_cli.checkpoints.published_bcos import BCOS
 
-    entries = [_entry(name, file, url=url) for name, (file, url) in FILES.items()]
-    return entries + [
-        _entry(name, bcos.file, url=bcos.url, page=bcos.page, sha256_prefix=bcos.sha256_prefix)
-        for name, bcos in BCOS.items()
-    ]
+    return (*FILES, *BCOS)
+
+
+def _published(name: str) -> KnownCheckpoint:
+    from coda_cli.checkpoints.published import FILES
+    from coda_cli.checkpoints.published_bcos import BCOS
+
+    if name in FILES:
+        file, url = FILES[name]
+        return _entry(name, file, url=url)
+    bcos = BCOS[name]
+    return _entry(name, bcos.file, url=bcos.url, page=bcos.page, sha256_prefix=bcos.sha256_prefix)
 
 
 def _entry(name: str, file: str, **published: str | None) -> KnownCheckpoint:
