@@ -454,3 +454,41 @@ def test_the_example_prints_a_line_for_every_way(ordinary: Path, tmp_path: Path)
     assert heads == "| way | pictures shown | minutes | held out | 2 x 2 localisation |"
     assert [row.split(" | ")[0] for row in rows] == ["| hybrid", "| bcos", "| tuned"]
     assert all("%" in row for row in rows)
+
+
+# ---- false evidence --------------------------------------------------------------------------------------------------
+
+
+def test_false_evidence_is_what_positions_add_to_other_classes() -> None:
+    shares = torch.tensor([[[[1.0, -2.0]], [[3.0, -3.0]]], [[[0.5, 0.5]], [[-1.0, -1.0]]]])  # [2, 2, 1, 2]
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    # Of the first picture class 1 has 3, though its sum is 0; of the second class 0 has 1.
+    assert float(loop.false_evidence(shares, targets)) == pytest.approx((3 + 1) / 4)
+    assert float(loop.false_evidence(shares, torch.ones(2, 2))) == 0
+
+
+def test_training_against_false_evidence_leaves_less_of_it(origin: Origin, tmp_path: Path) -> None:
+    data, held_out = larger(90, 0), larger(45, 1)
+
+    def trained(weight: float) -> tuple[float, float]:
+        folder = tmp_path / str(weight)
+        folder.mkdir()
+        recipe = recipe_of(origin, false_evidence=weight, epochs=6)
+        result = loop.train(recipe, (data, held_out), folder, device=CPU, compiled=False, origin=origin)
+        assert isinstance(result.model, HybridNet)
+        model = result.model.eval()
+        with torch.no_grad():
+            shares = model.above.layers(model.to_cut(encode(held_out.images)))  # type: ignore[union-attr, operator]
+            shares = shares / model.temperature
+        assert result.accuracy is not None
+        return float(loop.false_evidence(shares, F.one_hot(held_out.labels, 3).float())), result.accuracy
+
+    (plain, before), (quiet, after) = trained(0.0), trained(3.0)
+    assert quiet < 0.8 * plain
+    assert after > before - 0.1
+
+
+@pytest.mark.parametrize("changes", [{"architecture": "bcos_chain"}, {"matrix_l1": 0.1}])
+def test_a_loss_on_false_evidence_is_for_networks_with_positions(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="is for CoDA-Nets and hybrids, without --matrix-l1"):
+        replace(TINY, false_evidence=1.0, **changes).check()

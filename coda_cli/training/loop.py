@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -209,12 +210,30 @@ def _loss(
     """The loss of one batch; with ``two`` classes of each picture also the mean |W(x)| of their rows."""
     # The model divides by the last temperature. Its own attribute must not change: torch.compile would start anew.
     sharpness = model.temperature / recipe.temperature(progress)
-    logits, rows, maps = _outputs(model, forward, batch, two, recipe.precision)
-    logits = (logits - model.bias) * sharpness + model.bias
+    out = _outputs(model, forward, batch, two, recipe)
+    logits = (out.logits - model.bias) * sharpness + model.bias
     loss = F.binary_cross_entropy_with_logits(logits, batch.targets)
-    if maps is not None and batch.maps is not None:
-        loss = loss + recipe.alignment * misalignment(maps, batch.maps)
-    return loss if rows is None else loss + recipe.matrix_l1 * sharpness * rows.abs().mean()
+    if out.maps is not None and batch.maps is not None:
+        loss = loss + recipe.alignment * misalignment(out.maps, batch.maps)
+    if out.shares is not None:
+        loss = loss + recipe.false_evidence * sharpness * false_evidence(out.shares, batch.targets)
+    return loss if out.rows is None else loss + recipe.matrix_l1 * sharpness * out.rows.abs().mean()
+
+
+def false_evidence(shares: Tensor, targets: Tensor) -> Tensor:
+    """Measure what positions add to the logits of classes that a picture is not of: their positive shares alone.
+
+    A sum of shares that is right can hide them: what one position adds, another takes away. On a grid of pictures they
+    are what is drawn on the wrong ones.
+
+    Args:
+        shares: of the positions in the logits, float [B, classes, h, w].
+        targets: probabilities of the classes, float [B, classes].
+
+    Returns:
+        Their sum over the positions, the mean over pictures and classes; a scalar.
+    """
+    return (shares.relu().sum((2, 3)) * (1 - targets)).mean()
 
 
 def _final_accuracy(model: nn.Module, split: Split, recipe: Recipe, steps: int) -> float:
@@ -224,21 +243,35 @@ def _final_accuracy(model: nn.Module, split: Split, recipe: Recipe, steps: int) 
     return accuracy(model, split)
 
 
+class _Outputs(NamedTuple):
+    """Logits float32 [B, classes], and what else a loss is of: rows of W(x), maps, shares of positions in logits."""
+
+    logits: Tensor
+    rows: Tensor | None = None
+    maps: list[Tensor] | None = None
+    shares: Tensor | None = None
+
+
 def _outputs(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], batch: Batch, two: Tensor | None, precision: str
-) -> tuple[Tensor, Tensor | None, list[Tensor] | None]:
-    """Logits float32 [B, classes]; of ``two`` classes [B, 2] the rows of W(x); the maps, where these are aligned."""
-    autocast, x = precision == "bfloat16", batch.x
+    model: nn.Module, forward: Callable[[Tensor], Tensor], batch: Batch, two: Tensor | None, recipe: Recipe
+) -> _Outputs:
+    """What the loss of a batch is of; with ``two`` classes [B, 2] their rows of W(x)."""
+    autocast, x = recipe.precision == "bfloat16", batch.x
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
         if batch.maps is not None:
             assert isinstance(model, CentredNet)
             logits, maps = logits_and_maps(model, x)
-            return logits.float(), None, maps
+            return _Outputs(logits.float(), maps=maps)
+        if recipe.false_evidence:
+            part = above(model)
+            assert isinstance(part, CodaNet)
+            shares = part.layers(x).float() / part.temperature
+            return _Outputs(shares.sum((2, 3)) + part.bias, shares=shares)
         if two is None:
-            return forward(x).float(), None, None
+            return _Outputs(forward(x).float())
         assert isinstance(model, CodaNet)
         logits, rows = model.logits_and_rows(x, two)
-        return logits.float(), rows.float(), None
+        return _Outputs(logits.float(), rows.float())
 
 
 def _diverged(what: str, step: int, steps: int, recipe: Recipe) -> TrainingError:

@@ -51,6 +51,8 @@ class Recipe:
             looked at.
         alignment: weight in the loss of how far the directions of the maps are from those of the ordinary network that
             it is converted from, see ``conversion.misalignment``; converted networks only.
+        false_evidence: weight in the loss of what positions add to the logits of classes that the picture is not of;
+            CoDA-Nets and hybrids only, and not with ``matrix_l1``.
 
     Source:
         CVPR 2021, section 3.3 (temperature) and 3.4 (``matrix_l1``).
@@ -79,6 +81,7 @@ class Recipe:
     views: int = 0
     distil: bool = False
     alignment: float = 0.0
+    false_evidence: float = 0.0
 
     def with_classes(self, count: int) -> dict[str, Any]:
         """Make the architecture's arguments for a number of classes.
@@ -101,6 +104,8 @@ class Recipe:
         """
         if self.matrix_l1 and self.architecture != "coda_net":
             raise UsageError("--matrix-l1 is for CoDA-Nets only: other networks here give no gradients of their W(x)")
+        if self.false_evidence and (self.matrix_l1 or self.architecture not in ("coda_net", "hybrid")):
+            raise UsageError("a loss on false evidence is for CoDA-Nets and hybrids, without --matrix-l1")
         for side in sorted({self.size, *(round(part * self.size) for _, part in self.stages)}):
             try:
                 with torch.no_grad():
