@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from coda_cli.checkpoints import text_vectors
+from coda_cli.checkpoints import hub, text_vectors
 from coda_cli.checkpoints.folders import trained_in
 from coda_cli.checkpoints.foreign import beside, beside_sentence, read_foreign
 from coda_cli.checkpoints.headers import read_header, read_metadata
@@ -95,8 +95,8 @@ def load(
     ``Net.assumed`` says what came from where. Everything is checked before it is read, and no code in a file runs.
 
     Args:
-        source: a name from ``coda models list``, "efficientnet-lite0", "1" or "2" where the package of its weights is
-            installed, a file, the folder of a ``coda train``, or a module. Of a module a copy is taken.
+        source: a name from ``coda models list``, "efficientnet-lite0", "1" or "2" where its package is installed,
+            "hf:OWNER/NAME" as pulled, a file, the folder of a ``coda train``, or a module, of which a copy is taken.
         arch: for files of bare weights: the name of a published configuration, "torchvision:NAME", "timm:NAME",
             "efficientnet-lite0", "1" or "2", or a function that makes the network, as itself or as
             "package.module:function". The code of that function runs, with ``num_classes`` where it takes that.
@@ -193,7 +193,8 @@ def _of_module(module: nn.Module, said: Said) -> Net:
 def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | None) -> Net:
     """The network of a name or file. Raises CheckpointError, UsageError."""
     entry = known().get(name := str(source))
-    path: Path | None = entry.path if entry else Path(source)
+    of_hub = hub.pulled(name) if name.startswith(hub.PREFIX) else None
+    path: Path | None = entry.path if entry else Path(of_hub.path if of_hub else source)
     try:
         if name in PACKAGED:
             path, said = packaged_file(name), replace(said, arch=said.arch or name)
@@ -215,8 +216,10 @@ def _of_file(source: str | Path, said: Said, ema: bool | None, texts: Texts | No
     hashed = cache(lambda: file_sha256(path))
     if entry:
         _check_sha256(entry, name, hashed())
+    if of_hub and hashed() != of_hub.sha256:
+        raise CheckpointError(f"sha256 is not {of_hub.sha256} as pulled; coda models pull {name} --force", item=path)
     if own:
-        return _load_own(path, hashed, texts)
+        return _load_own(path, hashed, texts, *([of_hub.sentence] if of_hub else []))
     return _load_foreign(path, hashed, said, entry.checkpoint if entry else None, ema, texts)
 
 
@@ -277,7 +280,7 @@ def _refuse_non_finite(model: nn.Module, path: Path) -> None:
 # ---- from descriptions to networks -----------------------------------------------------------------------------------
 
 
-def _load_own(path: Path, hashed: Callable[[], str], texts: Texts | None) -> Net:
+def _load_own(path: Path, hashed: Callable[[], str], texts: Texts | None, *said: str) -> Net:
     """The network of a safetensors file that coda wrote. Its header must fit before anything else is read."""
     header = read_header(path)
     checkpoint = parse_checkpoint(header.metadata[METADATA_KEY], str(path))
@@ -288,7 +291,7 @@ def _load_own(path: Path, hashed: Callable[[], str], texts: Texts | None) -> Net
     if texts:  # how many classes there are has changed
         model = _build(checkpoint, path)
     _fill(model, tensors, path)
-    return Net(model, checkpoint, path, sha256, assumed)
+    return Net(model, checkpoint, path, sha256, (*assumed, *said))
 
 
 def _with_texts(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coda_cli.checkpoints import manifest
+from coda_cli.checkpoints import hub, manifest
 from coda_cli.checkpoints.folders import trained_in
 from coda_cli.checkpoints.headers import count_parameters, read_metadata
 from coda_cli.checkpoints.manifest import KnownCheckpoint
@@ -26,7 +26,7 @@ def entry_of(name: str) -> KnownCheckpoint:
         UsageError: no network has the name, and it is no file with a description.
         CheckpointError: the file is damaged, or coda did not write it.
     """
-    path = Path(name)
+    path = Path(hub.pulled(name).path if name.startswith(hub.PREFIX) else name)
     if name in manifest.known() or not path.exists():
         return manifest.find(name)
     path = trained_in(path)
@@ -215,3 +215,32 @@ def lines(d: dict[str, Any]) -> list[str]:
         names = ", ".join([c["name"], *c["synonyms"]])
         result.append(f"{c['index']:>5}  {c['wnid'] + '  ' if c['wnid'] else ''}{names}")
     return result
+
+
+def card(entry: KnownCheckpoint) -> str:
+    """Write the card of a network for a repository of others: its own where coda has one, else what is known of it.
+
+    Args:
+        entry: the network.
+
+    Returns:
+        Markdown, with the hub's fields before it.
+    """
+    name = entry.checkpoint.name
+    fields = (
+        "---\nlibrary_name: coda-cli\npipeline_tag: image-classification\ntags: [explainable-ai, attribution]\n---\n\n"
+    )
+    own = manifest.weights_folder() / f"{name}.md"
+    if entry.bundled and own.is_file():
+        return fields + own.read_text(encoding="utf-8")
+    facts = [line.split(":", 1) for line in lines(details(entry)) if not line.startswith(" ")]
+    left_out = ("name", "where", "link", "sha256")
+    rows = [f"| {key} | {value.strip().replace('|', chr(92) + '|')} |" for key, value in facts if key not in left_out]
+    classes = ", ".join(entry.checkpoint.classes[:100]) + (", ..." if len(entry.checkpoint.classes) > 100 else "")
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    use = (
+        "```sh\npip install 'coda-cli[hub]'\ncoda models pull hf:OWNER/NAME\n"
+        "coda explain photo.jpg -m hf:OWNER/NAME\n```"
+    )
+    what = "An image classifier whose logits coda splits into contributions of pixels."
+    return f"{fields}# {name}\n\n{what}\n\n{use}\n\n{table}\n\nClasses: {classes}\n"

@@ -14,7 +14,7 @@ import typer
 
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.packages import PACKAGED
-from coda_cli.cli import catalogue
+from coda_cli.cli import catalogue, transfers
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
 from coda_cli.cli.options import (
@@ -26,7 +26,6 @@ from coda_cli.cli.options import (
     Force,
     Json,
     Mean,
-    Offline,
     Quiet,
     Size,
     Std,
@@ -109,46 +108,10 @@ def _json(value: dict[str, Any]) -> str:
     return without_controls(text)
 
 
-# ---- pull ------------------------------------------------------------------------------------------------------------
+# ---- pull and push ---------------------------------------------------------------------------------------------------
 
-
-@app.command()
-def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A network's name; coda models list shows them.")],
-    force: Annotated[bool, typer.Option("--force", "-f", help="Download again, even if the file exists.")] = False,
-    offline: Offline = False,
-    quiet: Quiet = 0,
-    verbose: Verbose = 0,
-) -> None:
-    """Download a published network.
-
-    A file that exists already is only checked. A download that was interrupted continues where it stopped. Set
-    CODA_MIRROR to download from another address, which has the files as NAME/FILE, and CODA_CACHE_DIR to keep them in
-    another folder.
-
-    \b
-    coda models pull 9L-S-CoDA-SQ-1000
-    CODA_MIRROR=https://mirror.example.org/coda coda models pull 9L-L-CoDA-SQ-100000
-    """
-    from coda_cli.checkpoints import fetch
-
-    entry = manifest.find(name)
-    if entry.bundled:
-        console.say(f"{name} comes with coda; there is nothing to download")
-        console.result(entry.path.as_posix())
-        return
-    console.say(f"{name}: {entry.checkpoint.licence}")
-    with console.progress(f"{name}, kB") as advance:
-        path = fetch.pull(
-            name, force=force, offline=offline, progress=lambda done, total: advance(done // 1000, total // 1000)
-        )
-    recorded = manifest.find(name).sha256
-    if entry.sha256 is None:
-        compared = f"begins with the published {entry.sha256_prefix}" if entry.sha256_prefix else "none was published"
-        console.say(f"sha256 {recorded} is recorded, later pulls must match it; {compared}")
-    else:
-        console.say(f"sha256 {recorded} as recorded by the first pull")
-    console.result(path.as_posix())
+app.command()(transfers.pull)
+app.command()(transfers.push)
 
 
 # ---- convert ---------------------------------------------------------------------------------------------------------
