@@ -25,7 +25,7 @@ SHOWN_CONVERTED, CONVERTED_SIDE = 20_000, 128  # and where it is converted: a co
 ALIGNMENT, CONVERTED_RATE = 1.0, 3e-3  # weight of the directions of the ordinary network's maps; learning rate
 LEAST_SIDE = 160  # pixels of what a trained backbone is shown of smaller pictures
 # Weight of false evidence in the loss, where labels are learned: 2 x 2 localisation rises, accuracy stays.
-FALSE_EVIDENCE = 1.0
+FALSE_EVIDENCE = 5.0
 RANK = 8  # of the one layer on a trained backbone
 # Where probabilities are learned, a higher temperature lets units saturate from the start; with labels 4, 2 and 1 are
 # about equally good, and 1/3 localises worse.
