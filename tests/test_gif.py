@@ -21,7 +21,7 @@ from films import (
 from PIL import Image
 
 from coda_cli.errors import MediaError
-from coda_cli.media.stills import read_gif_text
+from coda_cli.media.carried import read_gif_text
 from coda_cli.render.colour import TABLE
 from coda_cli.video.gif import MOST_FIXED, Gif
 from coda_cli.video.reading import read_frames

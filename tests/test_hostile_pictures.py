@@ -25,9 +25,10 @@ from coda_cli.machine import budget
 from coda_cli.machine import gate as gates
 from coda_cli.machine.gate import Gate
 from coda_cli.media import files, profiles, stills
+from coda_cli.media.carried import read_gif_text, read_png_text
 from coda_cli.media.files import read_whole
 from coda_cli.media.pictures import for_drawing
-from coda_cli.media.stills import Picture, read_gif_text, read_image, read_png_text
+from coda_cli.media.stills import Picture, read_image
 from coda_cli.media.view import fit
 from coda_cli.render.overlay import drawing_size, enlarged, heatmap, overlay
 

@@ -35,6 +35,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "requests": ("checkpoints/fetch.py", "media/http.py"),
     "urllib3": ("checkpoints/fetch.py", "media/http.py"),
     "pillow_heif": ("media/heif.py",),
+    "pydicom": ("media/dicom.py",),
     "fsspec": ("media/addresses.py",),
     "skimage": ("study/masks.py",),
     "timm": ("core/standard_nets.py",),

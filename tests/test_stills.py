@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from coda_cli.errors import ExitCode, MediaError
 from coda_cli.media import stills
-from coda_cli.media.stills import read_image, read_png_text
+from coda_cli.media.carried import read_png_text
+from coda_cli.media.stills import read_image
 
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
 

@@ -17,8 +17,9 @@ from PIL import Image, PngImagePlugin
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget
 from coda_cli.media import files
+from coda_cli.media.carried import read_png_text
 from coda_cli.media.files import atomic, write_with
-from coda_cli.media.stills import read_image, read_png_text, write_png
+from coda_cli.media.stills import read_image, write_png
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 

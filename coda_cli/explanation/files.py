@@ -18,9 +18,9 @@ import numpy as np
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.machine import budget
+from coda_cli.media.carried import read_gif_text, read_png_text
 from coda_cli.media.files import TEMPORARY_PREFIX, TakenError, read_whole
 from coda_cli.media.sources import RECORD_KEY, identity
-from coda_cli.media.stills import read_gif_text, read_png_text
 from coda_cli.schema.pictures import Record, from_json
 from coda_cli.vocabulary import IfExists, one_of
 

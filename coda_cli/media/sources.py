@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.media import dicom, heif
 from coda_cli.media.addresses import at, find_at, is_address, natural, shown
 from coda_cli.media.archives import is_archive, list_archive
+from coda_cli.media.carried import read_gif_text, read_png_text
 from coda_cli.media.files import shown_name
-from coda_cli.media.heif import ADVICE, NAMES
 from coda_cli.media.http import Private
-from coda_cli.media.stills import SUFFIXES, read_gif_text, read_png_text
+from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Refused, Stored
 
 RECORD_KEY = "coda"  # PNG text chunk in which coda's own pictures carry their record
@@ -232,7 +233,8 @@ def _of_other_kinds(suffixes: Counter[str]) -> list[str]:
     if not (kinds := [(suffix, n) for suffix, n in suffixes.most_common() if n]):
         return []
     names = ", ".join(f"{n} {suffix}" for suffix, n in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
-    advice = f"; {ADVICE}" if {suffix for suffix, _ in kinds} & {*NAMES} else ""
+    here = {suffix for suffix, _ in kinds}
+    advice = "".join(f"; {module.ADVICE}" for module in (heif, dicom) if here & {*module.NAMES})
     return [f"{_count(sum(n for _, n in kinds), 'file')} of other kinds ({names}{advice})"]
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget, gate
-from coda_cli.media import heif, png
+from coda_cli.media import dicom, heif, png
 from coda_cli.media.files import read_whole, regular_size, write_with
 from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
 from coda_cli.media.quiet import pillow_silent
@@ -27,7 +27,7 @@ from coda_cli.media.tiff import bits_of, is_signed, refuse_misread, zero_is_whit
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".avif", ".jp2", ".tga", *heif.suffixes(),
+    ".avif", ".jp2", ".tga", *heif.suffixes(), *dicom.suffixes(),
 )  # fmt: skip
 
 # Formats as Pillow names them: the only ones that are opened, whatever a file's name. Pillow has others, and starts
@@ -152,7 +152,7 @@ def _decoded(data: bytes, name: Path | str) -> Picture:
 
 _BEGINNINGS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a.{0,64}\0|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(?:avi[fs]|hei[cxms]|hev[cx]|mi[fs]1)"
-    rb"|\0{3}\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
+    rb"|.{128}DICM|\0{3}\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
     re.DOTALL,
 )
 
@@ -189,12 +189,15 @@ def open_image(file: Path | IO[bytes], name: Path | str) -> Image.Image:
 
     Raises:
         PIL.UnidentifiedImageError: when it is none of these formats.
-        MediaError: when it is HEIC, and pillow-heif is not installed.
+        MediaError: when it is HEIC or DICOM, and pillow-heif or pydicom is not installed.
     """
     formats: tuple[str, ...] = (*FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else FORMATS
     if heif.is_heif(file):
         heif.require()
         formats = ("HEIF",)
+    elif dicom.is_dicom(file):
+        dicom.require()
+        formats = ("DICOM",)
     return Image.open(file, formats=formats)
 
 
@@ -260,6 +263,7 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         image.seek(0)
     refuse_misread(image)
     image.load()
+    notes += image.info.get(dicom.NOTES, ())
     levels = _Levels.of(image) if image.mode.startswith("I") or image.mode == "F" else None
     conversion, note = conversion_of(image)
     if image.getexif().get(0x0112) in range(2, 9):
@@ -361,38 +365,3 @@ def write_png(
         MediaError: when the file cannot be written.
     """
     write_with(path, lambda stream: stream.write(png.encode(rgb, text)), replace=replace)
-
-
-def read_gif_text(path: Path) -> str | None:
-    """Read the comment of a GIF.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The comment; None where there is none or the file is broken.
-    """
-    try:
-        with pillow_silent, Image.open(path, formats=("GIF",)) as image:
-            comment = image.info.get("comment")
-    except Exception:  # see read_image
-        return None
-    return comment.decode(errors="replace") if isinstance(comment, bytes) else None
-
-
-def read_png_text(path: Path, key: str) -> str | None:
-    """Read a text chunk of a PNG without decoding the picture.
-
-    Args:
-        path: the file.
-        key: the chunk's key.
-
-    Returns:
-        The text; None where there is none or the file is broken.
-    """
-    try:
-        with pillow_silent, Image.open(path, formats=("PNG",)) as image:
-            value = image.info.get(key)
-    except Exception:  # see read_image
-        return None
-    return str(value) if value is not None else None
