@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, coda: Coda) -> None:
     for name in ("cut", "head", "none", "packed", "large"):
         result = coda("explain", f"{name}.dcm", "-o", name, status=1)
         assert result.error.startswith(f"{name}.dcm: ")
-    assert "65000 x 65000 pixels, more than 128 million" in coda("explain", "large.dcm", status=1).error
+    assert "more than 128 million pixels" in coda("explain", "large.dcm", status=1).error
     fake = scan(tmp_path / "j2k.dcm")
     data = importlib.import_module("pydicom").dcmread(fake)
     data.file_meta.TransferSyntaxUID = JPEG2000Lossless
