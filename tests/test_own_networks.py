@@ -228,7 +228,7 @@ def test_a_wrong_list_in_the_file_is_no_guess(resnet: nn.Module, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [
-    "mobilenet_v3_small", "efficientnet_b0", "vgg11", "densenet121", "regnet_y_400mf", "mnasnet0_5",
+    "mobilenet_v3_small", "efficientnet_b0", "alexnet", "densenet121", "regnet_y_400mf", "mnasnet0_5",
     "swin_t", "squeezenet1_0", "shufflenet_v2_x0_5",
 ])  # fmt: skip
 def test_classifiers_of_torchvision_load_with_any_number_of_classes(tmp_path: Path, name: str) -> None:
