@@ -74,7 +74,7 @@ def _mask_of_half(gain: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
 
 def _regions(mask: NDArray[np.bool_], gain: NDArray[np.float64], total: float) -> tuple[Region, ...]:
     """The connected parts of a mask, those with the greatest sums first, at most MOST_REGIONS."""
-    import cv2
+    from coda_cli.opencv import cv2
 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     sums = np.bincount(labels.ravel(), weights=gain.ravel(), minlength=count)

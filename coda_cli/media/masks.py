@@ -57,7 +57,7 @@ def outlines_of(mask: NDArray[np.bool_], scale: tuple[float, float]) -> tuple[Ri
     Returns:
         Closed lines [n, 2] of (x, y) in pixels of the original, along the middles of the pixels at the border.
     """
-    import cv2
+    from coda_cli.opencv import cv2
 
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     largest = sorted(found, key=lambda line: -len(line))[:MOST_OUTLINES]

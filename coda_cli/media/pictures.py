@@ -112,7 +112,7 @@ def for_drawing(picture: Picture) -> Picture:
     Returns:
         A picture of at most 25 million pixels, with a note on its size; the same one where it has no more.
     """
-    import cv2
+    from coda_cli.opencv import cv2
 
     height, width = picture.rgb.shape[:2]
     size = within_drawings((width, height))
@@ -145,7 +145,7 @@ def shrunk(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     Returns:
         uint8 [h, w, 3] of the same shape as far as whole pixels allow; the same array where it is small enough.
     """
-    import cv2
+    from coda_cli.opencv import cv2
 
     height, width = rgb.shape[:2]
     if max(width, height) <= longest:

@@ -137,7 +137,7 @@ def paste_back(
     Returns:
         float32 [H, W], NaN outside the view.
     """
-    import cv2
+    from coda_cli.opencv import cv2
 
     h, w = values.shape
     width, height = size or view.size

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.opencv import cv2
 from coda_cli.render import text
 from coda_cli.render.overlay import INK, PAPER, QUIET_INK
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from coda_cli.opencv import cv2
 from coda_cli.render import text
 
 Picture = NDArray[np.uint8]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.machine import budget
+from coda_cli.opencv import cv2
 from coda_cli.render import text
 from coda_cli.render.colour import NEGATIVE, POSITIVE, coloured, strength
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from coda_cli.opencv import cv2
 
 _FONT = "sans"
 _WEIGHT = 400

@@ -6,9 +6,10 @@ Their hue is drawn, their norm is the opacity, and pixels that count against the
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from coda_cli.opencv import cv2
 
 Floats = NDArray[np.float32]
 

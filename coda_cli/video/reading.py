@@ -302,7 +302,7 @@ def source_name(source: Source) -> str:
 
 def _camera_frames(number: int, log: DecodingLog) -> Generator[CodedFrame]:
     """Frames of a camera as they come, until the reader stops; their times are those at which they came."""
-    import cv2
+    from coda_cli.opencv import cv2
 
     with contextlib.suppress(AttributeError):  # for a missing camera OpenCV prints ten lines, and one error says enough
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
