@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 import typer.main
 from typer.exceptions import TyperException
 
@@ -46,6 +47,8 @@ def refusal(arguments: list[str]) -> str | None:
                 return None
             rest = [*context._protected_args, *context.args]
             _, command, rest = command.resolve_command(context, rest)
+    except typer.Exit:  # an option such as --version, which is carried out at once
+        return None
     except TyperException as error:
         return error.format_message()
 

@@ -64,8 +64,7 @@ PAPERS = [
     code(
         "import coda_cli as coda\n\nnet = coda.load('cifar10')\n"
         "ship, truck = (coda.explain(f'examples/cifar10/pictures/{name}.png', net) for name in ('ship', 'truck'))\n"
-        "scale = float(max(abs(e.maps).max() for e in (ship, truck)))\n"
-        "display(ship.panel(scale=scale), truck.panel(scale=scale))"
+        "display(ship.panel(scale=0.05), truck.panel(scale=0.05))  # logit a pixel in full colour"
     ),
     text(
         "**Colour explanations of a B-cos network** (*Qualitative Examples*): the weights that the network applied to the "
@@ -73,7 +72,7 @@ PAPERS = [
     ),
     code(
         "bcos = coda.load('cifar10-bcos')\n"
-        "coda.explain('examples/cifar10/pictures/ship.png', bcos).overlay(style='colour').resize((256, 256))"
+        "coda.explain('examples/cifar10/pictures/ship.png', bcos).overlay(style='colour')"
     ),
     text("**Two classes beside each other** (`plot_top2_comparison`): the exact difference of two logits."),
     code("coda.explain('examples/cifar10/pictures/ship.png', bcos, ['ship'], versus='airplane')"),
@@ -81,7 +80,8 @@ PAPERS = [
     code(
         "e = coda.explain('examples/cifar10/pictures/truck.png', net, layer='all')\n"
         "for layer in e.record().explained[0].layers:\n"
-        "    print(f'{layer.name:10} {layer.height:3} x {layer.width:<3} sum {layer.sum:.4f} residual {layer.residual:.1e}')"
+        "    size = f'{layer.height} x {layer.width}'\n"
+        "    print(f'{layer.name:10} {size:8} sum {layer.sum:.4f} residual {layer.residual:.1e}')"
     ),
 ]
 NOTEBOOKS = {"first-explanations": FIRST, "from-the-papers-notebooks": PAPERS}
