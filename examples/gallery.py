@@ -2,7 +2,7 @@
 
     python examples/gallery.py
 
-Run it in the folder of the source code. A command whose picture should not be made again can be left out by its name:
+Run it in the folder of the source code. Commands can be left out by the names of their pictures:
 
     python examples/gallery.py church layers
 """
@@ -26,7 +26,7 @@ WIDEST = 1000  # pixels of a picture on the page
 INTRODUCTION = """# Gallery
 
 Each picture here was made by the command below it, in the folder of the source code. `python examples/gallery.py` makes
-them all again. The pictures in them are rendered, by [render.py](../examples/render.py), and free to use.
+them all again. What they show is rendered and free to use.
 """
 
 
@@ -53,7 +53,7 @@ GALLERY = (
     Shown(
         "church",
         "A picture, its overlay and its map",
-        "Red speaks for church, blue against it. The steeple and the roof carry the evidence; the meadow has nearly none.",
+        "Red speaks for church, blue against it. Most of it lies on the tower; sky and meadow have nearly none.",
         "coda explain examples/pictures/church.png --write panel -o OUT",
         "*.panel.png",
     ),
@@ -82,7 +82,7 @@ GALLERY = (
     Shown(
         "layers",
         "The same logit at every layer",
-        "From the pixels to the last layer, each map adds up to the same logit.",
+        "From the last layer down to the pixels, each map and its constants add up to the same logit.",
         "coda explain examples/pictures/golf-ball.png -m imagenette --layer all --write layers -o OUT",
         "*.layers.png",
     ),

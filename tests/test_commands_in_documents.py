@@ -47,7 +47,7 @@ def refusal(arguments: list[str]) -> str | None:
                 return None
             rest = [*context._protected_args, *context.args]
             _, command, rest = command.resolve_command(context, rest)
-    except typer.Exit:  # of --version, which is done
+    except typer.Exit:  # an option such as --version, which is carried out at once
         return None
     except TyperException as error:
         return error.format_message()

@@ -31,7 +31,7 @@ FIRST = [
         "downloaded. Run this in the folder of the source code."
     ),
     code(
-        "import coda_cli as coda\n\nnet = coda.load('imagenette')\ne = coda.explain('examples/pictures/church.png', net)\ne"
+        'import coda_cli as coda\n\nnet = coda.load("imagenette")\ne = coda.explain("examples/pictures/church.png", net)\ne'
     ),
     text(
         "Red speaks for the class, blue against it. The equation below the picture is the proof: what is red, what is blue, "
@@ -39,15 +39,15 @@ FIRST = [
     ),
     code(
         "maps, record = e.maps[0], e.record().explained[0]\n"
-        "print(record.name, 'logit', round(record.logit, 4))\n"
-        "print('sum of the map', round(float(maps.sum()), 4), 'residual', f'{float(e.residual[0]):.1e}')"
+        'print(record.name, "logit", round(record.logit, 4))\n'
+        'print("sum of the map", round(float(maps.sum()), 4), "residual", f"{float(e.residual[0]):.1e}")'
     ),
     text("**Why this class and not another one?** The difference of two logits is split in the same way."),
-    code("coda.explain('examples/pictures/church.png', net, ['church'], versus='gas pump')"),
+    code('coda.explain("examples/pictures/church.png", net, ["church"], versus="gas pump")'),
     text("**How much lies in a box?** A share of the evidence is a sum over pixels, as exact as the map itself."),
     code(
         "steeple = e.regions(steeple=(200, 10, 280, 200))[0]\n"
-        "print(f'{steeple.regions[0].share:.0%} of the evidence on {steeple.regions[0].area:.0%} of the area')"
+        'print(f"{steeple.regions[0].share:.0%} of the evidence on {steeple.regions[0].area:.0%} of the area")'
     ),
     text("**The same as files**, under the names that `coda explain` uses:"),
     code(
@@ -62,26 +62,28 @@ PAPERS = [
     ),
     text("**Contribution maps with one colour scale for all pictures** (*CoDA-Networks Examples*)."),
     code(
-        "import coda_cli as coda\n\nnet = coda.load('cifar10')\n"
-        "ship, truck = (coda.explain(f'examples/cifar10/pictures/{name}.png', net) for name in ('ship', 'truck'))\n"
-        "scale = float(max(abs(e.maps).max() for e in (ship, truck)))\n"
-        "display(ship.panel(scale=scale), truck.panel(scale=scale))"
+        'import coda_cli as coda\n\nnet = coda.load("cifar10")\n'
+        'ship, truck = (coda.explain(f"examples/cifar10/pictures/{name}.png", net) for name in ("ship", "truck"))\n'
+        "display(ship.panel(scale=0.05), truck.panel(scale=0.05))  # logit a pixel in full colour"
     ),
     text(
         "**Colour explanations of a B-cos network** (*Qualitative Examples*): the weights that the network applied to the "
         "picture, as colours."
     ),
     code(
-        "bcos = coda.load('cifar10-bcos')\n"
-        "coda.explain('examples/cifar10/pictures/ship.png', bcos).overlay(style='colour').resize((256, 256))"
+        'bcos = coda.load("cifar10-bcos")\n'
+        'coda.explain("examples/cifar10/pictures/ship.png", bcos).overlay(style="colour")'
     ),
     text("**Two classes beside each other** (`plot_top2_comparison`): the exact difference of two logits."),
-    code("coda.explain('examples/cifar10/pictures/ship.png', bcos, ['ship'], versus='airplane')"),
-    text("**A map at every layer** (the animation of the CoDA-Nets' page): each adds up to the same logit."),
+    code('coda.explain("examples/cifar10/pictures/ship.png", bcos, ["ship"], versus="airplane")'),
+    text(
+        "**A map at every layer** (the animation of the CoDA-Nets' page): each map and the bias add up to the same logit."
+    ),
     code(
-        "e = coda.explain('examples/cifar10/pictures/truck.png', net, layer='all')\n"
+        'e = coda.explain("examples/cifar10/pictures/truck.png", net, layer="all")\n'
         "for layer in e.record().explained[0].layers:\n"
-        "    print(f'{layer.name:10} {layer.height:3} x {layer.width:<3} sum {layer.sum:.4f} residual {layer.residual:.1e}')"
+        '    size = f"{layer.height} x {layer.width}"\n'
+        '    print(f"{layer.name:10} {size:8} sum {layer.sum:.4f} residual {layer.residual:.1e}")'
     ),
 ]
 NOTEBOOKS = {"first-explanations": FIRST, "from-the-papers-notebooks": PAPERS}
