@@ -279,7 +279,9 @@ class _MomentNorm(nn.Module):
     def _normed(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Centred and divided, before ``weight``."""
         centred = x - x.mean(axes, keepdim=True)
-        return centred / (hold(centred).square().mean(axes, keepdim=True) + self.eps).sqrt()
+        size: Tensor = torch.linalg.vector_norm(hold(centred), dim=axes, keepdim=True)  # read once, nothing is written
+        deviation = (size.square() / math.prod(x.shape[axis] for axis in axes) + self.eps).sqrt()
+        return centred / deviation if deviation.requires_grad else centred.mul_(deviation.reciprocal())
 
 
 class PositionNorm2d(_MomentNorm):
