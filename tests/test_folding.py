@@ -146,7 +146,7 @@ def test_a_bcos_network_computes_the_same(name: str) -> None:
     torch.testing.assert_close(folded(x), model.backbone(x), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(model(x), model.logits_of(model.backbone(x)), rtol=1e-10, atol=1e-10)
     left = sum(isinstance(m, UncentredBatchNorm2d) for m in folded.modules())
-    # Of a DenseNet the norms before the first convolution of each layer, and at the end of blocks, see several layers' outputs.
+    # Those before a convolution stay: of each layer of a DenseNet, before its pools and its classifier.
     assert left == {"densenet": 5, "convnext, bnu": 2}.get(name, 0)
     assert not any(m.unit for m in folded.modules() if isinstance(m, BcosConv2d | BcosLinear))
 
