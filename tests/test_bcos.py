@@ -121,7 +121,7 @@ def frozen(model: nn.Module, x: Tensor, patch: pytest.MonkeyPatch) -> Iterator[C
     """The network as a function of other inputs [n, ...], with every dynamic quantity as x [1, ...] had it."""
     noted: list[Tensor] = []
     with patch.context() as p, torch.no_grad():
-        patch_hold(p, lambda t: noted.append(t) or t)
+        patch_hold(p, lambda t: noted.append(t.clone()) or t)  # layers may go on in its place
         model(x)
 
         def replayed(other: Tensor) -> Tensor:

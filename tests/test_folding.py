@@ -7,13 +7,38 @@ import io
 
 import pytest
 import torch
+from test_bcos import SMALL, small
 from torch import Tensor, nn
 
 from coda_cli.core.backbones import backbone
+from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
+from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.decompose import decompose
 from coda_cli.core.folding import Folded
+from coda_cli.core.gradients import held_pass
+from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import build, encode, hybrid_table
+
+
+class Crossed(nn.Sequential):
+    """Layers in another order than they are defined in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self[1](self[2](self[0](x)))
+        return y
+
+
+def gradient_leaves(y: Tensor) -> set[object]:
+    """The leaves that gradients of y would be gathered in."""
+    nodes, found = [y.grad_fn], set[object]()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and hasattr(node, "variable"):
+            found.add(node)
+        nodes += [n for n, _ in node.next_functions] if node is not None else []
+    return found
+
 
 BACKBONES = [
     ("cifar-resnet20", "layer3", False),
@@ -107,6 +132,68 @@ def test_copies_and_files_of_a_network_have_a_folding_of_their_own() -> None:
     fresh = io.BytesIO()
     torch.save(hybrid(), fresh)
     assert small <= 1.01 * fresh.tell()  # the folded copy is not in the file
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_a_bcos_network_computes_the_same(name: str) -> None:
+    model, x = small(name)
+    for norm in (m for m in model.modules() if isinstance(m, UncentredBatchNorm2d)):
+        norm.weight[0] = -norm.weight[0]  # trained ones can be negative
+    assert isinstance(model, BcosNet)
+    folded = Folded().of(model.backbone)
+    assert folded is not model.backbone
+    torch.testing.assert_close(folded(x), model.backbone(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model(x), model.logits_of(model.backbone(x)), rtol=1e-10, atol=1e-10)
+    left = sum(isinstance(m, UncentredBatchNorm2d) for m in folded.modules())
+    # Those before a convolution stay: of each layer of a DenseNet, before its pools and its classifier.
+    assert left == {"densenet": 5, "convnext, bnu": 2}.get(name, 0)
+    assert not any(m.unit for m in folded.modules() if isinstance(m, BcosConv2d | BcosLinear))
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Crossed])
+@torch.no_grad()
+def test_a_norm_that_is_defined_behind_another_layer_stays(kind: type[nn.Sequential]) -> None:
+    layers = kind(BcosConv2d(4, 4, 1), BcosConv2d(4, 4, 1), UncentredBatchNorm2d(4)).double().eval()
+    layers[2].weight.copy_(torch.tensor([0.5, 2.0, -1.0, 3.0]))  # type: ignore[operator]
+    x = torch.rand(1, 4, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(Folded().of(layers)(x), layers(x))
+
+
+@torch.no_grad()
+def test_watched_layers_compute_themselves() -> None:
+    model, x = small("resnet, basic")
+    seen = list[nn.Module]()
+    layer = model.get_submodule("backbone.layer1.0.bn1")
+    handle = layer.register_forward_hook(lambda module, *_: seen.append(module))
+    model(x)
+    assert seen == [layer]
+    handle.remove()
+    model(x)
+    assert seen == [layer]
+
+
+def test_a_decomposition_takes_the_folded_layers_and_gives_no_parameter_a_gradient() -> None:
+    model, x = small("resnet, basic")
+    assert isinstance(model, BcosNet)
+    model.requires_grad_(True)
+    leaves = gradient_leaves(held_pass(model, x).logits)
+    assert len(leaves) == 1
+    with held():
+        assert model._folded.of(model.backbone) is not model.backbone
+    assert model._folded.of(model.backbone) is model.backbone  # gradients can be asked for
+
+
+@pytest.mark.parametrize("name", ["resnet, basic", "vit", "densenet"])
+def test_bfloat16_stays_bfloat16_and_near(name: str) -> None:
+    model, x = small(name, torch.float32)
+    exact = decompose(model, x, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = decompose(model, x, 0)
+        assert model._folded.of(model.backbone) is model._folded.of(model.backbone)  # type: ignore[operator, union-attr]
+    error = (exact.pixels - rounded.pixels).abs().sum() / exact.contributions.abs().sum()
+    assert 0 < float(error) < 0.05
+    assert bool(rounded.exact.all())
 
 
 def test_everything_works_inside_inference_mode() -> None:

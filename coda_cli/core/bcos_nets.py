@@ -21,6 +21,7 @@ from coda_cli.core.bcos import (
     UncentredBatchNorm2d,
     v1_scale,
 )
+from coda_cli.core.folding import Folded
 
 Conv = Callable[..., BcosConv2d]  # (in_channels, out_channels, kernel_size, stride=, padding=, groups=)
 Norm = Callable[[int], nn.Module]
@@ -69,6 +70,7 @@ class BcosNet(nn.Module):
             raise ValueError(f"expected a finite bias and a positive, finite temperature, got {bias} and {temperature}")
         self.backbone = backbone
         self.temperature, self.bias = temperature, bias
+        self._folded = Folded()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits.
@@ -79,7 +81,7 @@ class BcosNet(nn.Module):
         Returns:
             logits [B, classes].
         """
-        return self.logits_of(self.backbone(x))
+        return self.logits_of(self._folded.of(self.backbone)(x))
 
     def logits_of(self, y: Tensor) -> Tensor:
         """Compute the logits of what the backbone gives.

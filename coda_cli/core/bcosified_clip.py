@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from coda_cli.core.bcos import BcosConv2d, UncentredBatchNorm2d
 from coda_cli.core.bcosified import CentredNet
+from coda_cli.core.folding import Folded
 from coda_cli.core.held import hold
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
@@ -113,6 +114,7 @@ class TextScores(nn.Module):
     def __init__(self, backbone: nn.Module, texts: int, embedding: int, origin: str = "") -> None:
         super().__init__()
         self.backbone, self.origin = backbone, origin
+        self._folded = Folded()
         self.register_buffer("text", torch.eye(1, embedding).repeat(texts, 1))
 
     def extra_repr(self) -> str:
@@ -128,7 +130,7 @@ class TextScores(nn.Module):
         Returns:
             [B, texts], in [-1, 1].
         """
-        e: Tensor = self.backbone(x)
+        e: Tensor = self._folded.of(self.backbone)(x)
         scores: Tensor = e @ self.text.t() / hold(e).norm(dim=1, keepdim=True)
         return scores
 

@@ -1,42 +1,54 @@
-"""Batch norms as part of the convolutions before them: a third less work for a backbone that stays as it is."""
+"""What a network would compute in every pass although it depends on its weights alone, computed once.
+
+Batch norms become part of the convolutions before them, filters of B-cos layers get their norm, and weights the type
+that is computed in: a third less work for a backbone that stays as it is, and up to half for a B-cos network.
+"""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import threading
 
 import torch
 from torch import Tensor, nn
 
+from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
+from coda_cli.core.held import is_held
+from coda_cli.machine.precision import product_type
+
 
 class Folded:
-    """A copy of a module whose batch norms are folded into its convolutions, made anew when a tensor of it changes.
+    """A copy of a module that is computed with, made anew when a tensor of the module changes.
 
-    A batch norm belongs to the convolution that is defined right before it, as in all networks of ``backbones``.
+    A batch norm belongs to the convolution that is defined right before it, as in all networks of coda and torchvision;
+    in blocks that others wrote it stays as it is.
     """
 
     def __init__(self) -> None:
         """There is no copy yet."""
-        self._kept: tuple[list[Tensor], list[int], nn.Module] | None = None
+        self._kept: dict[torch.dtype, tuple[list[Tensor], list[int], nn.Module]] = {}
+        self._making = threading.Lock()
 
     def of(self, module: nn.Module) -> nn.Module:
-        """Find what to compute with: the copy where nothing is learned or differentiated, else the module itself.
+        """Find what to compute with: the copy where nothing is learned or watched, else the module itself.
 
         Args:
-            module: a backbone; it is not changed.
+            module: some layers; they are not changed.
 
         Returns:
             A module that computes the same, up to rounding.
         """
-        if torch.is_grad_enabled() or module.training:
+        if (torch.is_grad_enabled() and not is_held()) or any(map(_is_watched, module.modules())):
             return module
         tensors = list(itertools.chain(module.parameters(), module.buffers()))
-        if any(t.is_inference() for t in tensors):  # these do not count their changes
+        if not tensors or any(t.is_inference() for t in tensors):  # these do not count their changes
             return module
-        versions = [t._version for t in tensors]
-        kept = self._kept  # one read: another thread may replace it
-        if kept is None or versions != kept[1] or not all(map(_is, tensors, kept[0])):
-            kept = self._kept = tensors, versions, _folded(module)
+        versions, product = [t._version for t in tensors], product_type(tensors[0])
+        with self._making:
+            kept = self._kept.get(product)
+            if kept is None or versions != kept[1] or not all(map(_is, tensors, kept[0])):
+                kept = self._kept[product] = tensors, versions, _folded(module, product)
         return kept[2]
 
     def __deepcopy__(self, memo: object) -> Folded:
@@ -50,24 +62,45 @@ def _is(a: Tensor, b: Tensor) -> bool:
     return a is b
 
 
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether a layer learns from what it sees, or somebody looks at what it takes and gives."""
+    return bool(layer.training or layer._forward_hooks or layer._forward_pre_hooks)
+
+
+@torch.inference_mode(False)
 @torch.no_grad()
-def _folded(module: nn.Module) -> nn.Module:
-    """A copy in which each batch norm behind a convolution is part of it; all other tensors are the module's own."""
+def _folded(module: nn.Module, product: torch.dtype) -> nn.Module:
+    """A copy whose weights hold what is constant, in the type ``product``; all other tensors are the module's own."""
     same = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}  # tensors are not copied
     whole = copy.deepcopy(module, same)
+    factors: dict[nn.Module, Tensor] = {}
     for owner in list(whole.modules()):
-        children = list(owner.named_children())
-        for (_, conv), (name, norm) in itertools.pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold(conv, norm)
+        children = list(owner.named_children()) if _is_in_order(owner) else []
+        for (_, layer), (name, behind) in itertools.pairwise(children):
+            if isinstance(layer, nn.Conv2d) and isinstance(behind, nn.BatchNorm2d):
+                _fold(layer, behind, product)
                 setattr(owner, name, nn.Identity())
-        for _, child in children:
-            if isinstance(child, nn.ReLU | nn.ReLU6):
-                child.inplace = True  # what they take is new, and nothing else sees it
+            elif isinstance(layer, BcosConv2d) and isinstance(behind, UncentredBatchNorm2d) and _takes_factors(layer):
+                factors[layer] = behind.factors()
+                setattr(owner, name, nn.Identity())
+            elif isinstance(layer, _MAKES_NEW) and isinstance(behind, nn.ReLU | nn.ReLU6):
+                behind.inplace = True  # nothing else sees what it takes
+    for layer in whole.modules():
+        if isinstance(layer, BcosConv2d | BcosLinear):
+            _settle(layer, factors.get(layer), product)
     return whole
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+_MAKES_NEW = (nn.Conv2d, BcosConv2d, nn.BatchNorm2d, UncentredBatchNorm2d, nn.ReLU, nn.ReLU6)
+
+
+def _is_in_order(owner: nn.Module) -> bool:
+    """Whether what is defined right behind a layer takes its output."""
+    known = type(owner).__module__.startswith(("coda_cli.", "torchvision."))
+    return known or type(owner).forward is nn.Sequential.forward
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, product: torch.dtype) -> None:
     """Make a convolution compute what it and the batch norm behind it do in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -77,7 +110,31 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         factor, shift = factor * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
     if conv.bias is not None:
         shift = shift + conv.bias.double() * factor
-    kernel = conv.weight.double() * factor[:, None, None, None]
-    kernel = kernel.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
-    conv.weight = nn.Parameter(kernel, requires_grad=False)
-    conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+    conv.weight = _constant(conv.weight.double() * factor[:, None, None, None], product)
+    conv.bias = _constant(shift, product)
+
+
+def _takes_factors(layer: BcosConv2d) -> bool:
+    """Whether filters can be scaled in the place of outputs: of these B = 2 is a power, and MaxOut the largest."""
+    return layer.max_out == 1 and layer.b in (1, 2)
+
+
+def _settle(layer: BcosConv2d | BcosLinear, factors: Tensor | None, product: torch.dtype) -> None:
+    """Give a B-cos layer the filters that it computes with: a |a| / n times s is that of filters times the root of s.
+
+    Args:
+        layer: the layer, changed.
+        factors: what its outputs are multiplied by behind it, [O].
+        product: the type of its filters.
+    """
+    w = layer.filters().double()
+    if isinstance(layer, BcosConv2d) and layer.b in (1, 2):
+        s = (w.new_ones(1) if factors is None else factors.double()) / layer.scale
+        w, layer.scale = w * (s.sign() * s.abs() ** (1 / layer.b))[:, None, None, None], 1.0
+    layer.linear.weight, layer.unit = _constant(w, product), False
+
+
+def _constant(t: Tensor, product: torch.dtype) -> nn.Parameter:
+    """What is not learned; filters [O, C, kh, kw] in the order that convolutions read, and give their outputs in."""
+    order = torch.channels_last if t.ndim == 4 else torch.contiguous_format
+    return nn.Parameter(t.to(product).contiguous(memory_format=order), requires_grad=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, ImageNorm2d, TokenNorm
 from coda_cli.core.bcos_nets import BcosNet
-from coda_cli.core.held import add_constant, hold
+from coda_cli.core.held import add_constant, hold, is_held
 
 Layer = Callable[..., nn.Module]
 
@@ -108,12 +108,18 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, dim] -> [B, N, dim]."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, -1)
-        )
+        parts = self._held_parts(self.norm(x)) if is_held() else self.to_qkv(self.norm(x)).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(hold(q), hold(k), v)
         y: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
         return y
+
+    def _held_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values; no gradient is taken of the first two, two thirds of the layer's products."""
+        w = self.to_qkv.weight
+        asked = F.linear(hold(x), w[: -x.shape[-1]])
+        q, k = asked.chunk(2, -1)
+        return q, k, F.linear(x, w[-x.shape[-1] :])
 
 
 class _Feed(nn.Module):
@@ -197,6 +203,7 @@ class Transformer(nn.Module):
             logits [B, classes].
         """
         tokens, grid = self.to_patch_embedding(x)
+        tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))  # what all blocks add up has all its bits
         tokens = add_constant(tokens, positional_embedding(grid[0], grid[1], self.dim, tokens))
         tokens = self.transformer(tokens)
         logits: Tensor = self.linear_head(tokens).mean(1) if self.head_first else self.linear_head(tokens.mean(1))

@@ -23,10 +23,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from bcos_table import TWINS, bcos_methods, bcos_table
 from clip import clip_table
 from folder import folder_table, native_table
 from ordinary import ordinary_table
-from speed import classes_table, decomposition_table, extra_memory, forward_table, precision_table
+from speed import classes_table, decomposition_table, extra_memory, methods, precision_table
 from stages import stages_table
 from startup import startup_table
 from where import profile_table
@@ -35,7 +36,7 @@ ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
     "decomposition": decomposition_table,
     "precision": precision_table,
     "classes": classes_table,
-    "bcos": forward_table,
+    "bcos": bcos_table,
 }
 PROGRAM: dict[str, Callable[[bool], None]] = {
     "ordinary": lambda quick: ordinary_table(1 if quick else 7),
@@ -59,7 +60,9 @@ def main() -> None:
     if arguments.device.type not in ("cpu", "cuda"):
         parser.error("--device: cpu or cuda; times and memory of others are not known here")
     if arguments.memory:
-        print(json.dumps(extra_memory(*arguments.memory, arguments.device)))
+        case, method = arguments.memory
+        runs = bcos_methods(case) if case.split()[0] in TWINS else methods(case, arguments.device)
+        print(json.dumps(extra_memory(runs, method, arguments.device)))
         return
     every = [*ON_A_DEVICE, *PROGRAM] if arguments.device.type == "cpu" else [*ON_A_DEVICE]
     if unknown := set(arguments.tables) - set(every):

@@ -1,4 +1,4 @@
-"""Time and memory of the decomposition: against the textbook form, in bfloat16, for several classes, for B-cos."""
+"""Time and memory of the decomposition: against the textbook form, in bfloat16, and for several classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from torch import Tensor
 
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.published import PUBLISHED
-from coda_cli.checkpoints.published_bcos import BCOS
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.networks import CodaNet, build, encode
-from coda_cli.machine.precision import true_float32
 
 # Configuration, pixels, batch; how many of a batch the textbook form takes at once: more do not fit in memory.
 CASES = {
@@ -179,36 +177,6 @@ def classes_table(repetitions: int, device: torch.device) -> None:
         print(f"{title:26}{batch:>6}{one:>8.0f} ms{ten:>9.0f} ms{ratio_of(times, 'ten', 'one'):>7.2f}x", flush=True)
 
 
-BCOS_CASES = ("bcos-resnet50", "bcos-v1-resnet_34", "bcos-simple_vit_s_patch16_224")
-
-
-def bcos_methods(name: str, device: torch.device) -> dict[str, Callable[[], object]]:
-    """A plain forward pass of a published B-cos network on one picture of 224 px, and its decomposition."""
-    torch.manual_seed(0)
-    net = build(BCOS[name].architecture, BCOS[name].arguments).eval().requires_grad_(False).to(device)
-    x = encode(torch.rand(1, 3, 224, 224)).to(device)
-
-    def forward() -> object:
-        with torch.no_grad(), true_float32():
-            return net(x)
-
-    return {"forward": forward, "coda": lambda: decompose(net, x)}
-
-
-def forward_table(repetitions: int, device: torch.device) -> None:
-    """What proving a B-cos network's prediction costs on top of making it."""
-    print("\nB-cos networks, one picture of 224 px: a plain forward pass, and the decomposition")
-    print(f"{'network':34}{'forward':>10}{'coda':>11}{'ratio':>8}{'memory':>17}")
-    for name in BCOS_CASES:
-        both = bcos_methods(name, device)
-        times = in_turn(both, repetitions, device)
-        memory = [child_memory(name, method, device) / 1e6 for method in both]
-        print(
-            f"{name:34}{ms(times['forward']):>7.0f} ms{ms(times['coda']):>8.0f} ms"
-            f"{ratio_of(times, 'coda', 'forward'):>7.2f}x{memory[0]:>6.0f}, {memory[1]:>4.0f} MB"
-        )
-
-
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,9 +188,11 @@ def child_memory(case: str, method: str, device: torch.device) -> float:
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def extra_memory(case: str, method: str, device: torch.device) -> float:
+def extra_memory(
+    runs: dict[str, Callable[[], object]] | dict[str, Callable[[], Map]], method: str, device: torch.device
+) -> float:
     """Bytes that a decomposition needs at its peak on top of the loaded network. On CPUs of Linux only."""
-    run = (bcos_methods if case in BCOS_CASES else methods)(case, device)[method]  # type: ignore[operator]
+    run = runs[method]
     if device.type == "cuda":
         run()  # what the libraries allocate once is not the method's
         synchronised(device)
