@@ -47,11 +47,10 @@ def compare(
         list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, or patterns in quotes.")
     ],
     models: Annotated[
-        list[Path],  # of paths, a variable of the environment may hold spaces
+        list[Path],
         typer.Option(
             "--model",
             "-m",
-            envvar="CODA_MODEL",
             metavar="NAME|FILE",
             help="Use this network: its name (see coda models list) or its file; several are compared.",
         ),

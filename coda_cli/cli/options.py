@@ -154,7 +154,6 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        envvar="CODA_MODEL",
         metavar="NAME|FILE",
         help="Use this network: its name (see coda models list) or its file; efficientnet-lite0 (or 1, 2) where the "
         "extra lite is installed.",
@@ -165,7 +164,6 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        envvar="CODA_MODEL",
         metavar="NAME|FILE",
         help="Measure this network: its name or file; repeatable.",
     ),
@@ -368,7 +366,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on std
 OutputFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Write into this folder; it is made if needed.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Do not use the internet connection.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not use the internet connection.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
 Methods = Annotated[
     list[str],
