@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli import complete
 from coda_cli.cli.console import Advance, console
 from coda_cli.cli.network import load_networks
 from coda_cli.cli.options import (
@@ -52,6 +53,7 @@ def compare(
             "--model",
             "-m",
             metavar="NAME|FILE",
+            autocompletion=complete.networks,
             help="Use this network: its name (see coda models list) or its file; several are compared.",
         ),
     ] = DEFAULTS,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli import complete
 from coda_cli.cli import dry_run as dry
 from coda_cli.cli.console import console
 from coda_cli.cli.dry_run import DryRun
@@ -157,6 +158,7 @@ def explain(
         str | None,
         typer.Option(
             metavar="all|N|NAME",
+            autocompletion=complete.layers,
             help="Also draw the contributions of layers' outputs: a sheet, and for all an animation.",
         ),
     ] = None,
@@ -166,6 +168,7 @@ def explain(
             "--neuron",
             "--neurons",
             metavar="LAYER:CHANNEL[:Y,X]",
+            autocompletion=complete.neurons,
             help="Also explain an activation, where its channel is strongest or at Y,X (:sum for all positions); "
             "LAYER:top:K the K channels with the largest shares of the logit. Can be repeated.",
         ),

@@ -14,7 +14,7 @@ import typer
 
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.packages import PACKAGED
-from coda_cli.cli import catalogue
+from coda_cli.cli import catalogue, complete
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
 from coda_cli.cli.options import (
@@ -65,7 +65,14 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name, a file, or the folder of a run.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            autocompletion=complete.networks,
+            help="A network's name, a file, or the folder of a run.",
+        ),
+    ],
     arch: Arch = None,
     ema: Ema = None,
     class_names: ClassNames = None,
@@ -114,7 +121,12 @@ def _json(value: dict[str, Any]) -> str:
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A network's name; coda models list shows them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", autocompletion=complete.published, help="A network's name; coda models list shows them."
+        ),
+    ],
     force: Annotated[bool, typer.Option("--force", "-f", help="Download again, even if the file exists.")] = False,
     offline: Offline = False,
     quiet: Quiet = 0,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from coda_cli.cli import complete
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import Fit, Precision, Style
@@ -155,6 +156,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME|FILE",
+        autocompletion=complete.networks,
         help="Use this network: its name (see coda models list) or its file; efficientnet-lite0 (or 1, 2) where the "
         "extra lite is installed.",
     ),
@@ -162,10 +164,7 @@ Model = Annotated[
 Models = Annotated[
     list[str],
     typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|FILE",
-        help="Measure this network: its name or file; repeatable.",
+        "--model", "-m", metavar="NAME|FILE", autocompletion=complete.networks, help="Measure this network; repeatable."
     ),
 ]
 Arch = Annotated[
@@ -259,12 +258,21 @@ BatchSize = Annotated[
 Classes = Annotated[
     list[str] | None,
     typer.Option(
-        "--class", "-c", metavar="CLASS", help="Explain this class; can be repeated [default: the predicted class]."
+        "--class",
+        "-c",
+        metavar="CLASS",
+        autocompletion=complete.classes,
+        help="Explain this class; can be repeated [default: the predicted class].",
     ),
 ]
 Versus = Annotated[
     str | None,
-    typer.Option("--versus", metavar="CLASS", help="Explain the logit of the class minus the logit of this class."),
+    typer.Option(
+        "--versus",
+        metavar="CLASS",
+        autocompletion=complete.one_class,
+        help="Explain the logit of the class minus the logit of this class.",
+    ),
 ]
 PrecisionOption = Annotated[
     Precision,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli import complete
 from coda_cli.cli import dry_run as dry
 from coda_cli.cli.clip_files import plans, settle
 from coda_cli.cli.clip_summary import count_of_frames, describe
@@ -145,6 +146,7 @@ def video(
             "--neuron",
             "--neurons",
             metavar="LAYER:CHANNEL[:Y,X]",
+            autocompletion=complete.neurons,
             help="Show an activation in the place of the class, where its channel is strongest or at Y,X (:sum for all "
             "positions). Can be repeated.",
         ),
