@@ -35,6 +35,7 @@ from coda_cli.cli import (
 )
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.once import Once
+from coda_cli.cli.options import set_verbose
 from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
 
 EPILOG = """
@@ -82,20 +83,39 @@ for _commands in (app, models.app, evaluate.app, config.app):
 
 
 def _version(value: bool) -> None:
-    """Print the version and exit."""
-    if value:
-        from importlib.metadata import version  # reads installed metadata: torch itself is not imported
+    """Print the version and exit; with -v also what computes, and with which network."""
+    if not value:
+        return
+    from importlib.metadata import version  # reads installed metadata: torch itself is not imported
 
-        console.result(f"coda {version('coda-cli')} (torch {version('torch')}, Python {sys.version.split()[0]})")
-        raise typer.Exit
+    console.result(f"coda {version('coda-cli')} (torch {version('torch')}, Python {sys.version.split()[0]})")
+    if console.verbosity > 0:
+        from coda_cli.checkpoints.loading import file_sha256
+        from coda_cli.checkpoints.manifest import DEFAULT, find
+        from coda_cli.machine.devices import described, pick
+
+        path = find(DEFAULT).path
+        console.result(f"device: {described(pick('auto', 'float32'))}")
+        console.result(f"default network: {DEFAULT}, sha256 {file_sha256(path)}")
+        console.result(f"its file: {path}")
+    raise typer.Exit
 
 
 @app.callback()
 def coda(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            help="Show the version and exit; with -v also the device and the hash of the default network.",
+        ),
     ] = False,
+    verbose: Annotated[  # eager: parsed before --version, in whatever order they stand
+        int,
+        typer.Option("-v", count=True, callback=set_verbose, is_eager=True, show_default=False, help="More details."),
+    ] = 0,
     traceback: Annotated[
         bool, typer.Option("--traceback", envvar="CODA_DEBUG", help="Show the Python traceback of an error.")
     ] = False,

@@ -78,7 +78,7 @@ def _set_quiet(value: int) -> int:
     return value
 
 
-def _set_verbose(value: int) -> int:
+def set_verbose(value: int) -> int:
     """Make the console print more."""
     if value:
         console.verbosity = value
@@ -148,7 +148,7 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, callback=_set_verbose, show_default=False, help="Print more details."),
+    typer.Option("--verbose", "-v", count=True, callback=set_verbose, show_default=False, help="Print more details."),
 ]
 Model = Annotated[
     str,
