@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from coda_cli.cli.man import pages
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -49,6 +51,8 @@ def test_a_wheel_carries_the_default_weights_and_everything_the_program_reads(tm
     files = [p for kind in ("py", "html", "css", "js") for p in (ROOT / "coda_cli").rglob(f"*.{kind}")]
     wanted += [str(p.relative_to(ROOT / "coda_cli")) for p in files]
     assert {f"coda_cli/{name}" for name in wanted} <= names
+    data = f"coda_cli-{wheel.name.split('-')[1]}.data/data/share/man/man1"
+    assert {f"{data}/{page}" for page in pages("")} == {name for name in names if "/man/" in name}
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     assert wheel.stat().st_size < 64_000_000
     assert (ROOT / "weights" / "imagenet.safetensors").stat().st_size < 40_000_000
