@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable
@@ -231,3 +232,23 @@ def test_it_imports_no_torch(coda_process: Coda) -> None:
     run = coda_process("config", "show", "explain", "--json", python=("-X", "importtime"))
     assert "torch" not in {line.split("|")[-1].strip() for line in run.err.splitlines()}
     assert json.loads(run.lines[0])["option"] == "model"
+
+
+def test_the_file_of_the_documents_is_valid(coda: Coda, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "configuration.md").read_text("utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "own.toml").write_text(block)
+    env = {"CODA_CONFIG": "own.toml", "CODA_MODEL": ""}
+    assert value(coda, "class", env=env) == (["church", "golf ball"], "file", "own.toml")
+    assert value(coda, "model", "evaluate depth", env=env)[0] == "imagenette"
+    for name in re.findall(r"`(CODA_[A-Z_]+)`", text):  # every variable that is named is read
+        assert (
+            "nothing reads"
+            not in coda("config", "show", "schema", env={name: "1"} if name != "CODA_CONFIG" else env).err
+        )
+
+
+def test_what_a_folder_may_not_set_is_what_the_document_says() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "configuration.md").read_text("utf-8")
+    refused = text.split("It may not set")[1].split("Where it does")[0]
+    assert set(re.findall(r"`--([a-z-]+)`", refused)) & configured.HARMLESS == set()
