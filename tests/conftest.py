@@ -35,6 +35,7 @@ for _name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIV
     os.environ.pop(_name, None)
 for _name in [name for name in os.environ if name.startswith("CODA_")]:
     os.environ.pop(_name)
+os.environ["XDG_CONFIG_HOME"] = os.devnull  # where no coda.toml of the developer is
 
 # A shell starts programs in the background with SIGINT ignored, and their children inherit that. The tests of Ctrl-C
 # need the usual handler, in this process and in its children.

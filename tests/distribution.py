@@ -63,10 +63,13 @@ def faults_of_wheel(wheel: Path) -> Iterator[str]:
     yield from (f"{wheel.name} lacks {name}" for name in sorted(wanted - names))
     for name in sorted(names):
         first = PurePosixPath(name).parts[0]
-        if first != "coda_cli" and not first.endswith(".dist-info"):
+        if first != "coda_cli" and not first.endswith(".dist-info") and "/share/man/man1/coda" not in name:
             yield f"{wheel.name} has {name}, which is no part of the program"
         if "__pycache__" in name:
             yield f"{wheel.name} has {name}, which is no source"
+    for page in ("coda.1", "coda-explain.1", "coda-models-pull.1"):
+        if not any(name.endswith(f".data/data/share/man/man1/{page}") for name in names):
+            yield f"{wheel.name} lacks the manual page {page}"
     if wheel.stat().st_size > LARGEST_WHEEL:
         yield f"{wheel.name} has {wheel.stat().st_size} bytes; at most {LARGEST_WHEEL}"
     yield from _faults_of_metadata(wheel)

@@ -70,6 +70,17 @@ def test_help_says_the_exit_codes_and_how_classes_are_named(coda: Coda) -> None:
     assert "--class top:5" in coda("explain", "-h").out
 
 
+@pytest.mark.parametrize("args", [("--version", "-v"), ("-v", "--version"), ("--version", "-vv")])
+def test_more_of_it_is_said_with_v(coda: Coda, args: tuple[str, ...]) -> None:
+    from coda_cli.checkpoints.manifest import DEFAULT, find
+
+    first, device, network, file = coda(*args).lines
+    assert first == coda("--version").out.removesuffix("\n")
+    assert device == "device: cpu" or device.startswith("device: cuda (")
+    assert network == f"default network: {DEFAULT}, sha256 {find(DEFAULT).sha256}"
+    assert file == f"its file: {find(DEFAULT).path}"
+
+
 def test_version_names_what_a_bug_report_needs(coda: Coda) -> None:
     from importlib.metadata import version
 

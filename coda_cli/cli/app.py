@@ -12,14 +12,30 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from coda_cli.cli import compare, diff, evaluate, explain, models, schema, summary, train, verify, video
+from coda_cli.cli import (
+    compare,
+    config,
+    configured,
+    diff,
+    evaluate,
+    explain,
+    models,
+    schema,
+    summary,
+    train,
+    verify,
+    video,
+)
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.once import Once
+from coda_cli.cli.options import set_verbose
 from coda_cli.errors import STOPPING, CodaError, ExitCode, UsageError
 
 EPILOG = """
@@ -32,6 +48,10 @@ Exit codes
   4    a residual is above its tolerance: the contributions do not add up
   5    a download failed
   130  interrupted (Ctrl-C); 143 terminated
+\b
+Defaults
+  coda.toml in the working folder or in the user's configuration folder, and CODA_EXPLAIN_STYLE=colour for --style of
+  coda explain; CODA_MODEL and CODA_DEVICE count for all commands; coda config show says what is in force
 """
 
 app = typer.Typer(
@@ -54,30 +74,60 @@ app.command("train", epilog=train.EPILOG)(train.train)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(config.app, name="config")
 
 
-for _commands in (app, models.app, evaluate.app):
+for _commands in (app, models.app, evaluate.app, config.app):
     for _command in _commands.registered_commands:
         _command.cls = Once
 
 
 def _version(value: bool) -> None:
-    """Print the version and exit."""
-    if value:
-        from importlib.metadata import version  # reads installed metadata: torch itself is not imported
+    """Print the version and exit; with -v also what computes, and with which network."""
+    if not value:
+        return
+    from importlib.metadata import version  # reads installed metadata: torch itself is not imported
 
-        console.result(f"coda {version('coda-cli')} (torch {version('torch')}, Python {sys.version.split()[0]})")
-        raise typer.Exit
+    console.result(f"coda {version('coda-cli')} (torch {version('torch')}, Python {sys.version.split()[0]})")
+    if console.verbosity > 0:
+        from coda_cli.checkpoints.loading import file_sha256
+        from coda_cli.checkpoints.manifest import DEFAULT, find
+        from coda_cli.machine.devices import described, pick
+
+        path = find(DEFAULT).path
+        console.result(f"device: {described(pick('auto', 'float32'))}")
+        console.result(f"default network: {DEFAULT}, sha256 {file_sha256(path)}")
+        console.result(f"its file: {path}")
+    raise typer.Exit
 
 
 @app.callback()
 def coda(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            help="Show the version and exit; with -v also the device and the hash of the default network.",
+        ),
     ] = False,
+    verbose: Annotated[  # eager: parsed before --version, in whatever order they stand
+        int,
+        typer.Option("-v", count=True, callback=set_verbose, is_eager=True, show_default=False, help="More details."),
+    ] = 0,
     traceback: Annotated[
         bool, typer.Option("--traceback", envvar="CODA_DEBUG", help="Show the Python traceback of an error.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            envvar="CODA_CONFIG",
+            help="Read settings from this file alone; see coda config --help.",
+        ),
+    ] = None,
 ) -> None:
     """Explain image classifiers exactly: split every logit into the contributions of the pixels, and prove it.
 
@@ -95,6 +145,11 @@ def coda(
         os.getcwd()
     except OSError:  # torch's library MKL would end the process with a line of its own
         raise UsageError("the working folder no longer exists; change to another one (cd) and try again") from None
+    group = context.command
+    assert isinstance(group, TyperGroup)
+    if context.invoked_subcommand != "config":  # it reads them itself, and its path must not need valid files
+        configured.read(group, config)
+        context.default_map = configured.SETTINGS.default_map()
 
 
 _show_traceback = False
@@ -198,7 +253,7 @@ def main() -> NoReturn:
             _end_stopped()
         if _show_traceback or (message := _message_of(error)) is None:
             raise
-        console.error(message)
+        console.error(configured.SETTINGS.with_origin(message))
         sys.exit(error.exit_code if isinstance(error, CodaError) else ExitCode.FAILED)
     except _Terminated:
         _end_stopped()

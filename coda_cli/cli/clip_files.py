@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def plans(
-    sources: list[str], output: Path, formats: str | None, audio: bool, force: bool
+    sources: list[str], output: Path, formats: str | None, audio: bool, force: bool, *, dry: bool = False
 ) -> list[tuple[str | int, ClipOutputs]]:
     """What is written about each source; everything that can be wrong with it is found before any work starts.
 
-    Files about a clip that coda wrote into a folder are looked at in ``settle``, when the network is known.
+    Files about a clip that coda wrote into a folder are looked at in ``settle``, when the network is known. Where it is
+    ``dry`` no folder is made.
     """
     from coda_cli.explanation.clip.files import ClipOutputs, stored_clip
     from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep
@@ -40,9 +41,10 @@ def plans(
             if single or force or not stored_clip(record):
                 policy.place(path)
         planned.append((source, ClipOutputs(clips, record, audio, replace=force)))
-    folder = output.parent if single else output
-    prepare(folder)
-    sweep(folder)
+    if not dry:
+        folder = output.parent if single else output
+        prepare(folder)
+        sweep(folder)
     return planned
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli import complete
 from coda_cli.cli.console import Advance, console
 from coda_cli.cli.network import load_networks
 from coda_cli.cli.options import (
@@ -47,12 +48,12 @@ def compare(
         list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, or patterns in quotes.")
     ],
     models: Annotated[
-        list[Path],  # of paths, a variable of the environment may hold spaces
+        list[Path],
         typer.Option(
             "--model",
             "-m",
-            envvar="CODA_MODEL",
             metavar="NAME|FILE",
+            autocompletion=complete.networks,
             help="Use this network: its name (see coda models list) or its file; several are compared.",
         ),
     ] = DEFAULTS,

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli import complete
+from coda_cli.cli import dry_run as dry
 from coda_cli.cli.console import console
+from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
     FEW,
@@ -47,6 +50,7 @@ from coda_cli.cli.options import (
     regions_of,
 )
 from coda_cli.cli.outcomes import ResultPrinter
+from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import IfExists
 
@@ -154,6 +158,7 @@ def explain(
         str | None,
         typer.Option(
             metavar="all|N|NAME",
+            autocompletion=complete.layers,
             help="Also draw the contributions of layers' outputs: a sheet, and for all an animation.",
         ),
     ] = None,
@@ -163,6 +168,7 @@ def explain(
             "--neuron",
             "--neurons",
             metavar="LAYER:CHANNEL[:Y,X]",
+            autocompletion=complete.neurons,
             help="Also explain an activation, where its channel is strongest or at Y,X (:sum for all positions); "
             "LAYER:top:K the K channels with the largest shares of the logit. Can be repeated.",
         ),
@@ -203,6 +209,8 @@ def explain(
         ),
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    dry_run: DryRun = False,
+    log: LogFile = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -239,12 +247,15 @@ def explain(
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
-    net = load_network(model, arch, device, request, ema=ema)
+    net = load_network(model, arch, device, request, ema=ema, weights=not dry_run)
     out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
     part = _part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items
-    report = None
+    if dry_run:
+        dry.explain(net, items, inputs, request, out, html and chosen.mark(html) if chosen else html, json)
+        return
+    report, run_log = None, RunLog(log, "explain")
     if html is not None:
         from coda_cli.explanation.page.entry import entry_of
         from coda_cli.explanation.page.report import Report
@@ -262,9 +273,11 @@ def explain(
             console.progress("explaining", " pictures") as advance,
             contextlib.closing(outcomes),
             report or contextlib.nullcontext(),
+            run_log,
         ):
             for n, outcome in enumerate(outcomes, 1):
                 printer.add(outcome)
+                run_log.outcome(outcome)
                 if report:
                     report.add(outcome)
                 if part:

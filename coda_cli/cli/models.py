@@ -14,7 +14,7 @@ import typer
 
 from coda_cli.checkpoints import manifest
 from coda_cli.checkpoints.packages import PACKAGED
-from coda_cli.cli import catalogue, transfers
+from coda_cli.cli import catalogue, complete, transfers
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
 from coda_cli.cli.options import (
@@ -64,7 +64,14 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name, a file, or the folder of a run.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            autocompletion=complete.networks,
+            help="A network's name, a file, or the folder of a run.",
+        ),
+    ],
     arch: Arch = None,
     ema: Ema = None,
     class_names: ClassNames = None,

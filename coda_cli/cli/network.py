@@ -50,12 +50,14 @@ def load_network(
     explained: bool | None = True,
     ema: bool | None = None,
     said: bool = True,
+    weights: bool = True,
 ) -> Net:
     """Load the network and say what was assumed; what can be checked without it is checked first.
 
     ``explained`` says whether its logits are to be split: only then the cut of an ordinary network is looked for. None
     is where that can be done; else the network is there without a cut, for methods that need none. Without ``said``,
-    what options say of the network does not count.
+    what options say of the network does not count. Without ``weights`` they are read only where nothing else tells what
+    the network is: it can explain nothing then.
     """
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
@@ -69,6 +71,11 @@ def load_network(
     from coda_cli.machine.devices import pick
     from coda_cli.machine.precision import DTYPES
 
+    if not weights and arch is None and ema is None and not any(OWN.get(key) for key in _OF_BARE):
+        from coda_cli.checkpoints.outline import outline
+
+        if found := outline(model):
+            return found
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
     own = {**(OWN if said else {}), "cut": None}
     net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **own)
@@ -86,6 +93,9 @@ def load_network(
         console.say(f"--fit {request.fit}: {note}")
     console.detail(f"network {net.checkpoint.name}, sha256 {net.sha256[:12]}")
     return net
+
+
+_OF_BARE = ("classes", "mean", "std", "size", "text")  # what is said of a file of bare weights
 
 
 def load_networks(

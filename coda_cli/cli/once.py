@@ -6,6 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperOption
 
+from coda_cli.cli.configured import SETTINGS
 from coda_cli.errors import UsageError
 
 
@@ -45,4 +46,7 @@ class Once(TyperCommand):
             if param.name in seen and not param.multiple:
                 raise UsageError(f"{name}: is given twice, and only one counts; run the command once for each")
             seen.add(str(param.name))
-        return super().parse_args(ctx, args)
+        SETTINGS.call = ctx  # a message about an option then says where its value is from
+        rest = super().parse_args(ctx, args)
+        SETTINGS.say_folder(ctx)
+        return rest

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from coda_cli.cli import complete
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import Fit, Precision, Style
@@ -77,7 +78,7 @@ def _set_quiet(value: int) -> int:
     return value
 
 
-def _set_verbose(value: int) -> int:
+def set_verbose(value: int) -> int:
     """Make the console print more."""
     if value:
         console.verbosity = value
@@ -147,15 +148,15 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, callback=_set_verbose, show_default=False, help="Print more details."),
+    typer.Option("--verbose", "-v", count=True, callback=set_verbose, show_default=False, help="Print more details."),
 ]
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        envvar="CODA_MODEL",
         metavar="NAME|FILE",
+        autocompletion=complete.networks,
         help="Use this network: its name (see coda models list) or its file; efficientnet-lite0 (or 1, 2) where the "
         "extra lite is installed.",
     ),
@@ -163,11 +164,7 @@ Model = Annotated[
 Models = Annotated[
     list[str],
     typer.Option(
-        "--model",
-        "-m",
-        envvar="CODA_MODEL",
-        metavar="NAME|FILE",
-        help="Measure this network: its name or file; repeatable.",
+        "--model", "-m", metavar="NAME|FILE", autocompletion=complete.networks, help="Measure this network; repeatable."
     ),
 ]
 Arch = Annotated[
@@ -261,12 +258,21 @@ BatchSize = Annotated[
 Classes = Annotated[
     list[str] | None,
     typer.Option(
-        "--class", "-c", metavar="CLASS", help="Explain this class; can be repeated [default: the predicted class]."
+        "--class",
+        "-c",
+        metavar="CLASS",
+        autocompletion=complete.classes,
+        help="Explain this class; can be repeated [default: the predicted class].",
     ),
 ]
 Versus = Annotated[
     str | None,
-    typer.Option("--versus", metavar="CLASS", help="Explain the logit of the class minus the logit of this class."),
+    typer.Option(
+        "--versus",
+        metavar="CLASS",
+        autocompletion=complete.one_class,
+        help="Explain the logit of the class minus the logit of this class.",
+    ),
 ]
 PrecisionOption = Annotated[
     Precision,
@@ -368,7 +374,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on std
 OutputFolder = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Write into this folder; it is made if needed.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", envvar="CODA_OFFLINE", help="Do not use the internet connection.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not use the internet connection.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
 Methods = Annotated[
     list[str],

@@ -10,11 +10,13 @@ import typer
 from coda_cli.cli.console import console
 
 # Those that write records.
-Command = Literal["explain", "video", "compare", "evaluate", "summary", "merge", "diff", "verify", "rerun"]
+Command = Literal[
+    "explain", "video", "compare", "evaluate", "summary", "merge", "diff", "verify", "rerun", "log", "dry-run"
+]
 
 
 def schema(
-    command: Annotated[Command, typer.Argument(help="The command that writes the records.")] = "explain",
+    command: Annotated[Command, typer.Argument(help="The command or option that writes the records.")] = "explain",
 ) -> None:
     """Print the JSON Schema of the records that a command writes.
 
@@ -22,7 +24,7 @@ def schema(
     coda schema > record.schema.json
     coda schema video
     """
-    from coda_cli.schema import clips, comparisons, measurements, pictures, runs, summaries
+    from coda_cli.schema import clips, comparisons, logs, measurements, pictures, plans, runs, summaries
 
     schemas = {
         "explain": pictures.json_schema,
@@ -34,5 +36,7 @@ def schema(
         "diff": runs.json_schema_of_differences,
         "verify": runs.json_schema_of_proofs,
         "rerun": runs.json_schema_of_proofs,
+        "log": logs.json_schema,
+        "dry-run": plans.json_schema,
     }
     console.result(json.dumps(schemas[command](), indent=2))

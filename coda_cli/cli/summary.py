@@ -7,13 +7,17 @@ out/`` does both, a second summary costs nothing, and neither the pictures nor t
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coda_cli.cli import dry_run as dry
 from coda_cli.cli.console import console
+from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.options import Force, Json, Quiet, Recursive, Verbose
+from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -86,6 +90,8 @@ def summary(
     json: Json = False,
     recursive: Recursive = False,
     force: Force = False,
+    dry_run: DryRun = False,
+    log: LogFile = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -102,7 +108,11 @@ def summary(
     from coda_cli.explanation.summary.run import Asked
 
     asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map, html)
-    _summarise(asked, no_labels, json)
+    _refuse_combinations(asked, no_labels)
+    if dry_run:
+        dry.summary(asked, json)
+        return
+    _summarise(asked, json, log)
 
 
 def merge(
@@ -136,16 +146,12 @@ def merge(
     from coda_cli.explanation.summary.run import Asked
 
     asked = Asked(sources, True, labels, not no_labels, top, output, parquet, force, shards=True)
-    _summarise(asked, no_labels, json)
+    _refuse_combinations(asked, no_labels)
+    _summarise(asked, json)
 
 
-def _summarise(asked: Asked, no_labels: bool, json: bool) -> None:
-    """Print a summary, and exit with the right code. Raises CodaError."""
-    from coda_cli.cli.summary_table import lines
-    from coda_cli.errors import MediaError
-    from coda_cli.explanation.summary.run import summarise
-    from coda_cli.schema.parts import to_json
-
+def _refuse_combinations(asked: Asked, no_labels: bool) -> None:
+    """Refuse options that exclude or need others. Raises UsageError."""
     if asked.parquet and asked.output is None:
         raise UsageError("--parquet writes a file; add --output DIR")
     if asked.mean_maps and asked.output is None:
@@ -159,12 +165,25 @@ def _summarise(asked: Asked, no_labels: bool, json: bool) -> None:
     if "-" in asked.sources and sys.stdin.isatty():
         raise UsageError("- reads records from stdin, which is a terminal; pipe them in, or name the files")
 
+
+def _summarise(asked: Asked, json: bool, log: Path | None = None) -> None:
+    """Print a summary, and exit with the right code. Raises CodaError."""
+    from coda_cli.cli.summary_table import lines
+    from coda_cli.errors import MediaError
+    from coda_cli.explanation.summary.run import summarise
+    from coda_cli.schema.parts import to_json
+
     def say_error(error: MediaError) -> None:
         """Print what is no record."""
         console.error(str(error))
+        run_log.add(error.item or "", "failed", error=error)
 
-    with console.progress("reading records", " files") as advance:
+    start = time.monotonic()
+    with RunLog(log, "summary") as run_log, console.progress("reading records", " files") as advance:
         found = summarise(asked, sys.stdin.buffer, say_error, advance)
+        files = [(asked.output or Path()) / name for name in found.files.values()] + [p for p in [asked.html] if p]
+        name = ", ".join(asked.sources)
+        run_log.add(name, "summarised", seconds=round(time.monotonic() - start, 3), outputs=files)
     for line in [to_json(found)] if json else lines(found):
         console.result(line)
     _tell(found, asked.output, asked.labels, asked.html)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coda_cli.checkpoints import manifest
-from coda_cli.cli import catalogue
+from coda_cli.cli import catalogue, complete
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Offline, Quiet, Verbose
 
@@ -16,7 +16,11 @@ from coda_cli.cli.options import Offline, Quiet, Verbose
 def pull(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME|hf:OWNER/NAME", help="A network's name, or its address on the Hugging Face hub."),
+        typer.Argument(
+            metavar="NAME|hf:OWNER/NAME",
+            autocompletion=complete.published,
+            help="A network's name, or its address on the Hugging Face hub.",
+        ),
     ],
     force: Annotated[bool, typer.Option("--force", "-f", help="Download again, even if the file exists.")] = False,
     offline: Offline = False,

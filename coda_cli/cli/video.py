@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli import complete
+from coda_cli.cli import dry_run as dry
 from coda_cli.cli.clip_files import plans, settle
 from coda_cli.cli.clip_summary import count_of_frames, describe
 from coda_cli.cli.console import console
+from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
     Alpha,
@@ -53,6 +56,7 @@ from coda_cli.cli.options import (
     regions_of,
 )
 from coda_cli.cli.outcomes import print_page
+from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.errors import CodaError, ExitCode, UsageError
 from coda_cli.vocabulary import ClassPolicy, Layout
 
@@ -142,6 +146,7 @@ def video(
             "--neuron",
             "--neurons",
             metavar="LAYER:CHANNEL[:Y,X]",
+            autocompletion=complete.neurons,
             help="Show an activation in the place of the class, where its channel is strongest or at Y,X (:sum for all "
             "positions). Can be repeated.",
         ),
@@ -188,6 +193,8 @@ def video(
     cut: Cut = None,
     size: Size = None,
     text: Text = None,
+    dry_run: DryRun = False,
+    log: LogFile = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -217,20 +224,23 @@ def video(
     begins, stops = _span(start, end, seconds)
     selection = Selection(begins, stops, every, fps, None if box is None else parse_box(box), max_frames)
     drawing = ClipDrawing(layout, full_colour(scale, SCALES), percentile, alpha, strip, centroid, height, style, smooth)
-    planned = plans(sources, output, formats, audio, force)
-    net = load_network(model, arch, device, request, ema=ema)
+    planned = plans(sources, output, formats, audio, force, dry=dry_run)
+    net = load_network(model, arch, device, request, ema=ema, weights=not dry_run)
     refuse_style(net, style)
     clip_of = partial(
         ClipExplanation, net=net, request=request, selection=selection, policy=policy, batch=batch, spans=summed
     )
+    if dry_run:
+        dry.video(planned, clip_of, drawing, html, json)
+        return
     settled = [(source, settle(clip_of(source), drawing, outputs)) for source, outputs in planned]
     report = None
     if html is not None:
         from coda_cli.explanation.page.clip_report import ClipReport
 
         report = ClipReport(html, force, [source for source, _ in settled], net, request, selection, alpha)
-    with report or contextlib.nullcontext():
-        counts = _explain_all(settled, clip_of, drawing, json, report)
+    with report or contextlib.nullcontext(), RunLog(log, "video") as run_log:
+        counts = _explain_all(settled, clip_of, drawing, json, report, run_log)
         print_page(report.finish() if report else None, json)
     if counts["inexact"]:
         raise typer.Exit(ExitCode.INEXACT)
@@ -244,14 +254,19 @@ def _explain_all(
     drawing: ClipDrawing,
     json: bool,
     report: ClipReport | None,
+    run_log: RunLog,
 ) -> Counter[str]:
     """Explain every clip, and print what happens; returns how many are explained, failed and inexact."""
+    from coda_cli.video.reading import source_name
+
     counts: Counter[str] = Counter()
     start_time = time.monotonic()
     for source, outputs in plans:
         try:
             entry = report.begin() if report else None
             summary = _explain_one(clip_of(source), drawing, replace(outputs, entry=entry), json)
+            files = [*outputs.clips.values(), *([outputs.record] if outputs.record else [])]
+            run_log.add(source_name(source), "explained", seconds=summary.seconds, outputs=files)
             if report and entry:
                 report.add_clip(entry, summary)
             counts["explained"] += 1
@@ -260,6 +275,7 @@ def _explain_all(
             if isinstance(error, UsageError) and len(plans) == 1:
                 raise
             console.error(str(error))
+            run_log.add(source_name(source), "failed", error=error)
             if report:
                 report.fail(error)
             if json:

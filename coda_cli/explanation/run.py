@@ -3,48 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.hybrid import HybridNet
-from coda_cli.errors import CodaError, MediaError, UsageError
+from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import prepare, sweep
 from coda_cli.explanation.naming import refuse_collisions
 from coda_cli.explanation.picture import Explanation, explain_batch
+from coda_cli.explanation.reading import InMemory, ReadOrDone, error_of_item, read_item
 from coda_cli.explanation.record import Drawing
-from coda_cli.explanation.regions.annotations import Place
 from coda_cli.explanation.regions.asked import Regions
-from coda_cli.explanation.request import Input, Request, input_of, network_of, with_regions
+from coda_cli.explanation.request import Input, Request, network_of
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads
 from coda_cli.machine.lanes import batch_pool, divides
-from coda_cli.machine.memory import as_many_as_fit, out_of_memory
-from coda_cli.media.pictures import as_picture
+from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.sources import Item, resolve
-from coda_cli.media.stills import reading
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes
 from coda_cli.vocabulary import Fit, IfExists, Precision
 
 T = TypeVar("T")
-ReadOrDone = Input | Outcome  # an outcome where the input cannot be read, or where its results exist already
-
-
-@dataclass(frozen=True)
-class InMemory(Item):
-    """A picture that is not a file: ``path`` names its outputs, and ``pixels`` is what ``as_picture`` takes."""
-
-    pixels: Any = None
 
 
 @dataclass(frozen=True)
@@ -162,18 +151,51 @@ def explain_items(
         scale = run_scale(net, known, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, of_run=scale))
     writer = Writer(net, known if inputs is None else inputs, request, output)
-    read = partial(_read, net=net, request=request, writer=writer)
+    read = partial(read_item, net=net, request=request, writer=writer)
     return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
+
+
+def foresee_items(
+    net: Net, items: Sequence[Item], request: Request, output: Output, inputs: Sequence[Item] | None = None
+) -> Iterator[Outcome]:
+    """Say what ``explain_items`` would do, from the pictures and from what is there; nothing is explained or written.
+
+    Args:
+        net: the network; its weights are not needed.
+        items: the inputs.
+        request: what is asked.
+        output: what would be written, and where.
+        inputs: what is never written over: ``items`` unless given.
+
+    Yields:
+        An outcome for each input, in order: skipped, failed, or without a record where it would be explained.
+
+    Raises:
+        UsageError: the run would not begin.
+    """
+    request.targets(net)
+    refuse_style(net, output.drawing.style)
+    if output.drawing.kinds:
+        _refuse_names(output, net, items, request)
+    read = partial(read_item, net=net, request=request, writer=Writer(net, inputs or items, request, output))
+    with threads(budget.readers()) as reading:
+        for _, one in ahead(reading, ((item, partial(read, item)) for item in items), budget.READ_AHEAD):
+            yield one if isinstance(one, Outcome) else Outcome(one.item)
 
 
 def _prepare_output(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
     """Refuse names that would be given twice, and make the output folder ready."""
+    _refuse_names(output, net, items, request)
+    prepare(output.naming.folder)
+    sweep(*{output.naming.folder / item.subfolder for item in items})
+
+
+def _refuse_names(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
+    """Refuse names that would be given twice."""
     naming, several = output.naming, _may_explain_several(net, request) or bool(request.neurons)
     if several and not naming.tells_classes_apart and any(kind in DRAWN for kind in output.drawing.kinds):
         raise UsageError("--name: needs {class_slug} or {index}, or all classes and neurons would get the same name")
     refuse_collisions(items, naming.record_path, _advice_on_names)
-    prepare(naming.folder)
-    sweep(*{naming.folder / item.subfolder for item in items})
 
 
 def run_scale(
@@ -205,7 +227,7 @@ def run_scale(
             with counting:
                 magnitudes.add(result.maps)
 
-    read = partial(_read, net=net, request=request, writer=None)
+    read = partial(read_item, net=net, request=request, writer=None)
     passed = _outcomes(items, read, count, net, request, request.targets(net), batch)
     for done, _ in enumerate(passed, 1):
         if on_step:
@@ -284,22 +306,6 @@ def _batches(read: Iterable[ReadOrDone], net: Net, targets: int, batch: int | No
 # ---- the two ends ----------------------------------------------------------------------------------------------------
 
 
-def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> ReadOrDone:
-    """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
-    try:
-        if not isinstance(item, InMemory) and item.stored is None:
-            _refuse_no_file(item.path)
-        opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.content)
-        with opened as picture:
-            files = request.regions.files(Place(item.path, item.subfolder)) if request.regions else {}
-            if writer and (stored := writer.stored(item, picture, files)) is not None:
-                return stored
-            source = input_of(item, picture, net, request.fit)
-        return with_regions(source, request)  # not in the block: masks are read under the same limit as pictures
-    except Exception as error:
-        return Outcome(item, error=_error_of_item(error, item))
-
-
 def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError | None) -> Outcome:
     """Write the files about one input that was explained; one that has an outcome already keeps it."""
     if isinstance(member, Outcome):
@@ -310,27 +316,7 @@ def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError |
     try:
         return writer.write(member, result)
     except Exception as error:
-        return Outcome(member.item, error=_error_of_item(error, member.item))
-
-
-def _error_of_item(error: Exception, item: Item) -> CodaError:
-    """The error to report about one input, so that the run goes on; faults of the program are raised again."""
-    if isinstance(error, CodaError):
-        return error.about(item.name)
-    if not out_of_memory(error):
-        raise error
-    return MediaError("not enough memory to read or draw it; make it smaller first", item=item.name)
-
-
-def _refuse_no_file(path: Path) -> None:
-    """Raise MediaError where a path is not a file."""
-    try:
-        if not path.exists():
-            raise MediaError("no such file", item=path)
-        if path.is_dir():
-            raise MediaError("is a folder; name it as a source, or list its files", item=path)
-    except (OSError, ValueError) as error:  # too long for a file name, or not possible as one
-        raise MediaError(f"no such file ({getattr(error, 'strerror', None) or error})", item=path) from error
+        return Outcome(member.item, error=error_of_item(error, member.item))
 
 
 # ---- sources and names -----------------------------------------------------------------------------------------------

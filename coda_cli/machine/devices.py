@@ -42,6 +42,18 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     return device
 
 
+def described(device: torch.device) -> str:
+    """Say which device one is.
+
+    Args:
+        device: from ``pick``.
+
+    Returns:
+        Its name in torch, and that of an NVIDIA GPU.
+    """
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def emulated(precision: str) -> bool:
     """Whether NVIDIA's GPU here has no products in a precision: bfloat16 came with compute capability 8.0.
 

@@ -25,13 +25,14 @@ class PagePath:
         if_exists: what happens to a file that exists; "match" refuses it, since a page does not say what it was made
             from.
         inputs: the files that are read; they are never written over.
+        dry: whether nothing will be written, so that its folder is not made.
 
     Raises:
         UsageError: before any work: the file exists and may not be replaced, is no HTML file by its name, or its
             folder cannot be written.
     """
 
-    def __init__(self, path: Path, if_exists: IfExists, inputs: Iterable[Path]) -> None:
+    def __init__(self, path: Path, if_exists: IfExists, inputs: Iterable[Path], *, dry: bool = False) -> None:
         self.path = path
         self.policy = FilePolicy(
             "error" if if_exists == "match" else if_exists, inputs, advice=ADVICE, other="--html", error=UsageError
@@ -39,8 +40,9 @@ class PagePath:
         if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
             raise UsageError("--html names a file that ends in .html", item=path)
         self.policy.place(path)
-        prepare(path.parent)
-        sweep(path.parent)
+        if not dry:
+            prepare(path.parent)
+            sweep(path.parent)
 
     def write(self, fill: Callable[[IO[bytes]], object]) -> Path | None:
         """Write the file, whole or not at all.

@@ -150,9 +150,36 @@ def summarise(
         return summary
 
 
+def foresee(asked: Asked) -> tuple[list[str], list[Path]]:
+    """Say what ``summarise`` would read and write; no record is read, and nothing is written.
+
+    Args:
+        asked: what would be summarised, and how.
+
+    Returns:
+        The files of records, and the files and folders that would be written.
+
+    Raises:
+        UsageError: a source or the file of labels cannot be used, or a file exists that may not be replaced.
+    """
+    if asked.labels is not None:
+        read_labels(asked.labels)
+    records = find_records(asked.sources, recursive=asked.recursive)
+    return records, [] if asked.output is None else _refuse_taken(asked, asked.output)
+
+
 def _prepare(asked: Asked, output: Path) -> None:
     """Find out before any work whether the files can be written. Raises UsageError."""
-    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep  # they need numpy
+    from coda_cli.explanation.files import prepare, sweep  # they need numpy
+
+    _refuse_taken(asked, output)
+    prepare(output)
+    sweep(output)
+
+
+def _refuse_taken(asked: Asked, output: Path) -> list[Path]:
+    """Refuse files that exist and may not be replaced; gives all that will be written. Raises UsageError."""
+    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy  # they need numpy
     from coda_cli.explanation.summary.mean_maps import FOLDER
 
     if asked.parquet:
@@ -163,10 +190,11 @@ def _prepare(asked: Asked, output: Path) -> None:
         advice=FORCE_REPLACES,
         error=UsageError,
     )
-    for name in [*(NAMES[kind] for kind in _kinds(asked)), *([FOLDER] if asked.mean_maps else [])]:
-        policy.place(output / name)
-    prepare(output)
-    sweep(output)
+    names = [*(NAMES[kind] for kind in _kinds(asked)), *([FOLDER] if asked.mean_maps else [])]
+    paths = [output / name for name in names]
+    for path in paths:
+        policy.place(path)
+    return paths
 
 
 def _prepared_page(asked: Asked, path: Path) -> SummaryPage:
