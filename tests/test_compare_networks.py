@@ -24,6 +24,7 @@ from coda_cli.core.networks import build
 from coda_cli.explanation import networks
 from coda_cli.explanation.runs.maps import Kept
 from coda_cli.schema import comparisons
+from coda_cli.study import by_name
 
 BOTH = ("-m", "cifar10", "-m", "cifar10-bcos")
 
@@ -44,6 +45,15 @@ def network(path: Path, name: str, classes: tuple[str, ...], side: int, seed: in
 def arrays_of(folder: Path, record: dict[str, Any]) -> dict[str, NDArray[Any]]:
     with np.load(folder / record["files"]["npz"]) as content:
         return dict(content)
+
+
+def test_networks_are_compared_without_the_libraries_of_other_methods(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_name, "IMPORTED", dict.fromkeys(by_name.IMPORTED, "no_such_library"))
+    photo(tmp_path / "a.png")
+    assert [m["method"] for m in coda("compare", "a.png", *BOTH, "--json").record["methods"]] == ["ours"]
+    assert "captum" in coda("compare", "a.png", *BOTH, "--method", "deeplift", status=2).error
 
 
 def test_every_network_says_what_it_says_alone_and_the_difference_adds_up(coda: Coda, tmp_path: Path) -> None:

@@ -195,6 +195,29 @@ def test_what_cannot_be_is_refused_before_any_work(coda: Coda, out: Path) -> Non
     assert len(summed(coda, "--force")["maps"]) >= 5
 
 
+def test_maps_of_an_earlier_summary_go_and_files_of_others_stay(coda: Coda, out: Path) -> None:
+    first = summed(coda)["maps"]
+    folder = Path("report/mean-maps")
+    for name in ("notes.npz", "notes.png", "list.txt"):
+        (folder / name).write_bytes(b"mine")
+    np.savez(folder / "own.npz", record=np.array("{}"))
+    shutil.rmtree(out / min(path.parent.name for path in out.rglob("*.coda.json")))
+    second = summed(coda, "--force")["maps"]
+    assert len(second) == len(first) - 1
+    ours = {path.split("/")[-1] for one in second for path in one["files"].values()}
+    assert set(tree(folder)) == ours | {"notes.npz", "notes.png", "list.txt", "own.npz"}
+
+
+def test_full_colour_is_the_same_in_all_mean_maps(coda: Coda, out: Path) -> None:
+    assert out.is_dir()
+    found = summed(coda)["maps"]
+    means = [np.load(Path("report") / one["files"]["npz"])["mean"] for one in found]
+    assert {(one["scale"], one["scale_of"]) for one in found} == {(found[0]["scale"], "run")}
+    expected = np.percentile(np.abs(np.concatenate([mean.ravel() for mean in means])), 99.5)
+    assert found[0]["scale"] == pytest.approx(expected, rel=0.02)
+    assert len({float(np.percentile(np.abs(mean), 99.5)) for mean in means}) == len(means)  # each alone has another
+
+
 def test_a_full_disk_leaves_nothing(coda: Coda, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "os", program.FullDisk(3))
     result = coda("summary", "out", "-r", "-o", "report", "--mean-map", status=1)

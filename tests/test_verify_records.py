@@ -77,7 +77,8 @@ def test_every_precision_and_kind_of_record_is_proven_and_repeated(
     photo(tmp_path / "in" / "a.png", 60, 40)
     photo(tmp_path / "in" / "b.png", 32, 32, seed=1)
     every = ("--precision", precision, "-m", network, "--write", "npz,json", "-q")
-    coda("explain", "in", *every, "-o", "out", "--class", "top:3", "--layer", "all")
+    neurons = ("--neurons", "1:top:3", "--neuron", "1:2", "--neuron", "1:0:sum")
+    coda("explain", "in", *every, "-o", "out", "--class", "top:3", "--layer", "all", *neurons)
     coda("explain", "in", *every, "--versus", "cat", "--fit", "pad", "-o", "difference")
     coda("explain", "in", *every, "--box", "left=0,0,0.5,1", "--fit", "native", "-o", "native")
     for command in ("verify", "rerun"):
@@ -85,6 +86,8 @@ def test_every_precision_and_kind_of_record_is_proven_and_repeated(
         assert len(result.records) == 6
         assert all(proof["proven"] for proof in result.records)
         assert {proof["precision"] for proof in result.records} == {"float64" if command == "verify" else precision}
+        assert [len(proof["neurons"]) for proof in result.records] == [2, 2, 0, 0, 0, 0]
+        assert all(neuron["proven"] for proof in result.records for neuron in proof["neurons"])
     assert any("of its regions only the sum" in note for proof in result.records for note in proof["notes"])
     used = [t["difference"] / t["allowed"] for proof in result.records for t in proof["targets"]]
     assert max(used) < 0.5  # the same machine gives the same numbers, but for the order in which lanes add
@@ -143,6 +146,53 @@ def test_a_tampered_record_is_not_proven(
     run.with_suffix(".npz").unlink()
     tampered(run, change)
     assert reason in coda("verify", run, status=4).error
+
+
+@pytest.fixture(scope="module")
+def with_neurons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture, and a record of a class, two of its channels, an activation, and a region of each."""
+    folder = tmp_path_factory.mktemp("neurons")
+    photo(folder / "a.png")
+    neurons = ("--neurons", "1:top:2", "--neuron", "1:3", "--box", "left=0,0,0.5,1")
+    program.run("explain", "a.png", "--class", "cat", *neurons, "--write", "json", cwd=folder)
+    return folder
+
+
+CHANNELS = ("explained", 0, "channels", 0)
+STRONGEST = (*CHANNELS, "strongest", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (scaled("neurons", 0, "activation"), "layers.0:3: value is off by"),
+        (scaled("neurons", 0, "positive"), "layers.0:3: positive is off by"),
+        (lambda r: r["neurons"][0].update(constants=1), "layers.0:3: constants is off by"),
+        (lambda r: r["neurons"][0].update(residual=0.5), "layers.0:3: the terms of the record do not add up"),
+        (lambda r: r["neurons"][0].update(exact=False), "layers.0:3: the record itself says that it is not exact"),
+        (scaled("neurons", 0, "regions", "rest", "positive"), "layers.0:3: the terms of the record do not add up"),
+        (lambda r: r["neurons"][0].update(position=[0, 0]), "layers.0:3: "),
+        (lambda r: r["neurons"][0].update(position=[900, 0]), "does not have what the record names"),
+        (lambda r: r["neurons"][0].update(layer="layers.99"), "does not have what the record names"),
+        (lambda r: r["neurons"][0].update(layer="a:b"), "does not have what the record names"),
+        (lambda r: r["neurons"][0].update(layer="7"), "neurons that are not those of the network"),
+        (scaled(*CHANNELS, "sum"), "cat: sum of the channels of layers.0 is off by"),
+        (scaled(*CHANNELS, "constants"), "cat: constants above layers.0 is off by"),
+        (lambda r: r["explained"][0]["channels"][0].update(residual=1), "cat: layers.0: the terms of the record"),
+        (lambda r: r["explained"][0]["channels"][0].update(exact=False), "the channels of layers.0 are not exact"),
+        (lambda r: r["explained"][0]["channels"][0].update(channels=7), "channels, 7 in the record"),
+        (scaled(*STRONGEST, "share"), "of layers.0: value is off by"),
+        (scaled(*STRONGEST, "negative", by=1.5), "of layers.0: negative is off by"),
+        (scaled(*STRONGEST, "channel", by=-1), "it is none of the strongest"),
+    ],
+)
+def test_a_record_with_other_neurons_is_not_proven(
+    coda: Coda, with_neurons: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], reason: str
+) -> None:
+    shutil.copytree(with_neurons, tmp_path, dirs_exist_ok=True)
+    assert "layers.0, channel 3" in coda("verify", "coda-out").lines[1]
+    tampered(tmp_path / "coda-out" / "a.coda.json", change)
+    assert reason in coda("verify", "coda-out", status=4).error
 
 
 def test_a_tampered_record_is_not_repeated_either(coda: Coda, run: Path) -> None:

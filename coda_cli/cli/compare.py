@@ -139,10 +139,10 @@ def compare(
     items = resolve(sources, recursive=recursive, leave_out=output, on_left_out=console.say)
     for method in methods or ():
         method_of(method)
-    require(methods or METHODS)
-    request = Request(tuple(classes or ()), fit=fit)
     if len(models) > 1:
         methods = methods or OURS
+    require(methods or METHODS)
+    request = Request(tuple(classes or ()), fit=fit)
     explained = any(map(is_exact, methods)) if methods else None
     first = request if len(models) == 1 else Request(fit=fit)
     nets = load_networks(list(map(str, models)), arch, device, first, explained=explained, ema=ema)

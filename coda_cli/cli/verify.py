@@ -30,7 +30,7 @@ from coda_cli.errors import CodaError, ExitCode
 
 if TYPE_CHECKING:
     from coda_cli.explanation.runs.stored import Stored
-    from coda_cli.schema.runs import Proof, TargetProof
+    from coda_cli.schema.runs import NeuronProof, Proof, TargetProof
 
 Records = Annotated[
     list[str],
@@ -70,9 +70,10 @@ def verify(
     """Prove records again, in float64, from the pictures and networks they name.
 
     The picture and the network are found and their hashes compared; then the same targets are decomposed with the same
-    view. Logit, sums, constants, the sums over nine cells, those at layers, the highest classes and a kept map must be
-    those of the record, as far as rounding in its own precision allows, and must add up. Exit code 1: something is
-    missing, cannot be read, or the picture was changed; 3: the network is another one; 4: a record is not proven.
+    view. Logit, sums, constants, the sums over nine cells, those at layers, the neurons, the highest classes and a kept
+    map must be those of the record, as far as rounding in its own precision allows, and must add up. Exit code 1:
+    something is missing, cannot be read, or the picture was changed; 3: the network is another one; 4: a record is not
+    proven.
 
     \b
     coda verify coda-out/
@@ -182,6 +183,8 @@ def _tell(proof: Proof, json: bool, holds: str) -> None:
     else:
         for target in proof.targets:
             console.result(shown_name(_line(proof, target, holds)))
+        for neuron in proof.neurons:
+            console.result(shown_name(_line_of_neuron(proof, neuron, holds)))
     for note in proof.notes:
         console.detail(f"{proof.record}: {note}")
     for file in proof.files:
@@ -199,4 +202,15 @@ def _line(proof: Proof, target: TargetProof, holds: str) -> str:
         f"{proof.path}: {name}: logit {target.recorded:.6f} recorded in {proof.recorded_precision}, {target.again:.6f} "
         f"in {proof.precision}; largest difference {target.difference:.1e} ({target.number}), allowed "
         f"{target.allowed:.1e}; residual {target.residual:.1e}{kept}: {verdict}"
+    )
+
+
+def _line_of_neuron(proof: Proof, neuron: NeuronProof, holds: str) -> str:
+    """What was found about an activation, in one line."""
+    where = "all positions" if neuron.position is None else "{},{}".format(*neuron.position)
+    verdict = holds if neuron.proven else f"NOT {holds.upper()}"
+    return (
+        f"{proof.path}: {neuron.layer}, channel {neuron.channel}, {where}: activation {neuron.recorded:.6f} recorded "
+        f"in {proof.recorded_precision}, {neuron.again:.6f} in {proof.precision}; largest difference "
+        f"{neuron.difference:.1e} ({neuron.number}), allowed {neuron.allowed:.1e}: {verdict}"
     )

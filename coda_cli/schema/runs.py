@@ -283,6 +283,32 @@ class TargetProof(ClassPart):
     proven: bool
 
 
+class NeuronProof(Part):
+    """An activation of a record, computed again.
+
+    Attributes:
+        layer: the layer's name.
+        channel: counted from 0.
+        position: (y, x) in the layer's output; None where it is of all positions together.
+        recorded: the activation in the record.
+        again: the same now.
+        difference: as in ``TargetProof``, in units of the activation.
+        number: which number is farthest off.
+        allowed: the largest difference of this number that rounding in the record's precision explains.
+        proven: whether this holds, and everything adds up.
+    """
+
+    layer: str
+    channel: int
+    position: tuple[int, int] | None
+    recorded: float
+    again: float
+    difference: float
+    number: str
+    allowed: float
+    proven: bool
+
+
 class Proof(Part):
     """One record that was proven again, or repeated.
 
@@ -295,7 +321,8 @@ class Proof(Part):
         network: the network's name.
         recorded_precision: in which the record was computed.
         precision: in which it was computed now.
-        targets: each explained target.
+        targets: each explained target, with the channels that it is made of.
+        neurons: each activation.
         proven: whether everything holds.
         reasons: why not, a sentence each.
         notes: what the record does not say, so that it was not held against anything, and what else is different.
@@ -311,6 +338,7 @@ class Proof(Part):
     recorded_precision: str
     precision: str
     targets: tuple[TargetProof, ...]
+    neurons: tuple[NeuronProof, ...] = ()
     proven: bool
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from coda_cli.schema.parts import Part, schema_of
 from coda_cli.schema.shards import Missing
-from coda_cli.vocabulary import LabelSource
+from coda_cli.vocabulary import LabelSource, ScaleOf
 
 SCHEMA: Literal["coda.summary"] = "coda.summary"
 
@@ -242,6 +242,8 @@ class MeanMap(Part):
             to float32, in which maps are kept, may add to it.
         exact: whether |residual| is at most the tolerance.
         scale: the mean contribution of one pixel, in logit units, that is drawn in full colour.
+        scale_of: what decided it: "run", all mean maps of the summary together; None in summaries of older versions,
+            where each decided for itself.
         files: kind -> name in the output folder.
     """
 
@@ -259,6 +261,7 @@ class MeanMap(Part):
     tolerance: float
     exact: bool
     scale: float
+    scale_of: ScaleOf | None = None
     files: dict[str, str] = Field(default={})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -15,9 +16,10 @@ from coda_cli.checkpoints.manifest import known
 from coda_cli.checkpoints.packages import PACKAGED
 from coda_cli.core.abilities import is_ordinary
 from coda_cli.core.cuts import AUTO
-from coda_cli.errors import CheckpointError, CodaError, ExactnessError, MediaError
+from coda_cli.errors import CheckpointError, CodaError, ExactnessError, MediaError, UsageError
 from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.request import Input, Request, input_of
+from coda_cli.explanation.runs.neurons import texts_of
 from coda_cli.machine import budget
 from coda_cli.machine.devices import pick
 from coda_cli.machine.memory import as_many_as_fit
@@ -111,12 +113,12 @@ def request_of(record: Record, net: Net, precision: Precision) -> Request:
         precision: in which is computed.
 
     Returns:
-        The request: the same targets, view and layers. Regions are not in it: a record does not say how they were
-        given.
+        The request: the same targets, view, layers and neurons. Regions are not in it: a record does not say how
+        they were given.
 
     Raises:
         MediaError: one run cannot have explained these targets.
-        ExactnessError: the network does not have these classes.
+        ExactnessError: the network does not have these classes or neurons.
     """
     classes, parts = net.checkpoint.classes, record.explained
     subtracted = {None if part.versus is None else part.versus.index for part in parts}
@@ -131,13 +133,24 @@ def request_of(record: Record, net: Net, precision: Precision) -> Request:
             )
     layers = [layer.name for layer in parts[0].layers]
     versus = next(iter(subtracted))
-    return Request(
-        classes=tuple(map(str, targets)),
-        versus=None if versus is None else str(versus),
-        fit=record.view.fit,
-        precision=precision,
-        layer=None if not layers else "all" if len(layers) > 1 else layers[0],
-    )
+    with _had_by_the_network():
+        return Request(
+            classes=tuple(map(str, targets)),
+            versus=None if versus is None else str(versus),
+            fit=record.view.fit,
+            precision=precision,
+            layer=None if not layers else "all" if len(layers) > 1 else layers[0],
+            neurons=texts_of(record),
+        )
+
+
+@contextmanager
+def _had_by_the_network() -> Iterator[None]:
+    """A layer or neuron that is not there is a fault of the record, and not of the command's options."""
+    try:
+        yield
+    except UsageError as error:
+        raise ExactnessError(f"not proven: the network does not have what the record names: {error.message}") from error
 
 
 def input_again(record: Record, net: Net, pictures: Path | None, subfolder: Path = Path()) -> Input:
@@ -201,14 +214,15 @@ def explained_again(source: Input, net: Net, request: Request, at_once: int | No
         Explanations of the targets in their order.
 
     Raises:
-        CodaError: the picture cannot be explained.
+        CodaError: the picture cannot be explained, or the network does not have such layers or neurons.
     """
     numbers = 6 * source.view.pixels  # of one target's dynamic weights
     step = at_once or max(1, min(budget.SHARED_GRADIENTS, budget.DYNAMIC_WEIGHTS // numbers))
     for first in range(0, len(request.classes), step):
         some = replace(request, classes=request.classes[first : first + step])
         explain = partial(explain_batch, net=net, request=some, targets=some.targets(net))
-        (result,) = as_many_as_fit(net.model, [source.view], source.view.resolution, explain)
+        with _had_by_the_network():
+            (result,) = as_many_as_fit(net.model, [source.view], source.view.resolution, explain)
         if isinstance(result, CodaError):
             raise result
         yield replace(result, input=source)

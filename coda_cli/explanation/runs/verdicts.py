@@ -29,11 +29,13 @@ from coda_cli.explanation.runs.again import (
     request_of,
 )
 from coda_cli.explanation.runs.maps import ROUNDING, folder_of, kept_maps
+from coda_cli.explanation.runs.neurons import Allowed, Held, hold_activations, hold_channels, missed_by, unnamed
 from coda_cli.explanation.runs.stored import Stored
 from coda_cli.explanation.writer import Output, Writer
 from coda_cli.media.files import utf8
+from coda_cli.schema.neurons import NeuronPart
 from coda_cli.schema.pictures import Explained, Record
-from coda_cli.schema.runs import Proof, TargetProof
+from coda_cli.schema.runs import NeuronProof, Proof, TargetProof
 from coda_cli.vocabulary import Precision
 
 # How far a map, and every sum over a part of it, may lie from the one computed again, as a share of the sum of
@@ -107,16 +109,20 @@ def _held_against(
     request = request_of(record, net, precision)
     source = input_again(record, net, pictures, folder_of(stored.where, written.run) if written else Path())
     maps, notes = _kept(stored)
+    of_inside, neurons = _allowed_inside(recorded, precision), tuple[NeuronProof, ...]()
     proofs, reasons, files, largest = list[TargetProof](), list[str](), tuple[str, ...](), 0.0
     explanations = explained_again(source, net, request, len(record.explained) if written else None)
     last: Explanation | None = None
     for k, (part, explanation, j) in enumerate(parts_with(explanations, record)):
         last, own = explanation, None if maps is None else maps[k]
-        proof, why = _target_proof(part, explanation, j, recorded, own)
+        proof, why = _target_proof(part, explanation, j, recorded, own, hold_channels(part, explanation, j, of_inside))
         proofs.append(proof)
         reasons += why
         largest = max(largest, _magnitude(explanation, j))
     assert last
+    for one, held in hold_activations(record, last, of_inside):
+        neurons = (*neurons, proof_of_neuron := _neuron_proof(one, held))
+        reasons += [f"{_called(one)}: {reason}" for reason in (*_off(proof_of_neuron), *held.reasons)]
     reasons += _about_top(record, last, largest, RELATIVE_TOLERANCE[_type_of(recorded)])
     if written:
         files = _write(written, source, last, net, request, record)
@@ -127,6 +133,7 @@ def _held_against(
         recorded_precision=recorded,
         precision=precision,
         targets=tuple(proofs),
+        neurons=neurons,
         proven=not reasons,
         reasons=tuple(reasons),
         notes=(*notes, *_notes(record)),
@@ -156,19 +163,24 @@ def _magnitude(explanation: Explanation, j: int) -> float:
 
 
 def _target_proof(
-    part: Explained, explanation: Explanation, j: int, recorded: Precision, kept: NDArray[np.float32] | None
+    part: Explained,
+    explanation: Explanation,
+    j: int,
+    recorded: Precision,
+    kept: NDArray[np.float32] | None,
+    channels: Held,
 ) -> tuple[TargetProof, list[str]]:
-    """What was found about a target, and why it is not proven."""
+    """What was found about a target and its channels, and why it is not proven."""
     d, magnitude = explanation.decomposition, _magnitude(explanation, j)
     of_logit = (RELATIVE_TOLERANCE[_type_of(recorded)] + ROUNDING) * magnitude
     evidence = measure(explanation.maps[j])
     now = _numbers_now(explanation, j, evidence)
     before = {**_numbers(part), **{f"sum at {layer.name}": layer.sum for layer in part.layers}}
     reasons = [] if before.keys() == now.keys() else ["its layers are not those of the network"]
-    differences = {name: abs(before[name] - now[name]) for name in before if name in now}
     sizes = _sizes(explanation, j, magnitude)
-    allowed = {name: of_logit if name == "logit" else MAP_ALLOWED[recorded] * sizes[name] for name in differences}
-    number = max(differences, key=lambda name: differences[name] / (allowed[name] or 1e-300))
+    allowed = {name: of_logit if name == "logit" else MAP_ALLOWED[recorded] * sizes[name] for name in before}
+    own = {name: (before[name], now[name], allowed[name]) for name in before if name in now}
+    number, difference, most = Held(own | channels.numbers).farthest()
     away = (
         None if kept is None else float(np.abs(kept.astype(np.float64) - explanation.maps[j]).sum()) / (magnitude or 1)
     )
@@ -176,16 +188,16 @@ def _target_proof(
         **{name: getattr(part, name) for name in ("index", "name", "wnid", "versus")},
         recorded=part.logit,
         again=now["logit"],
-        difference=differences[number],
+        difference=difference,
         number=number,
-        allowed=allowed[number],
+        allowed=most,
         residual=float(d.residual[0, j]),
         tolerance=float(d.tolerance[0, j]),
         map_difference=away,
         map_allowed=None if away is None else MAP_ALLOWED[recorded],
         proven=False,
     )
-    reasons += _reasons(part, proof, sizes)
+    reasons += [*_off(proof), *channels.reasons, *_reasons(part, proof, sizes)]
     return proof.model_copy(update={"proven": not reasons}), [f"{part.name}: {reason}" for reason in reasons]
 
 
@@ -195,12 +207,44 @@ def _sizes(explanation: Explanation, j: int, magnitude: float) -> defaultdict[st
     return defaultdict(lambda: magnitude, {f"sum at {s.name}": max(magnitude, s.magnitude) for s in layers})
 
 
+def _allowed_inside(recorded: Precision, now: Precision) -> Allowed:
+    """What numbers of neurons may be off by, as a share of what they are the sum of."""
+    rounding = RELATIVE_TOLERANCE[_type_of(recorded)] + ROUNDING
+    return Allowed(rounding, MAP_ALLOWED[recorded], OWN_SUM, RELATIVE_TOLERANCE[_type_of(now)])
+
+
+def _neuron_proof(part: NeuronPart, held: Held) -> NeuronProof:
+    """What was found about an activation."""
+    number, difference, allowed = held.farthest()
+    return NeuronProof(
+        layer=part.layer,
+        channel=part.channel,
+        position=part.position,
+        recorded=held.numbers["value"][0],
+        again=held.numbers["value"][1],
+        difference=difference,
+        number=number,
+        allowed=allowed,
+        proven=difference <= allowed and not held.reasons,
+    )
+
+
+def _called(neuron: NeuronPart) -> str:
+    """What a neuron is called in a reason."""
+    return f"{neuron.layer}:{neuron.channel}"
+
+
+def _off(proof: TargetProof | NeuronProof) -> list[str]:
+    """That the number which is farthest off is too far off; nothing where it is not."""
+    if proof.difference <= proof.allowed:
+        return []
+    return [f"{proof.number} is off by {proof.difference:.2g}, more than {proof.allowed:.2g}"]
+
+
 def _reasons(part: Explained, proof: TargetProof, sizes: defaultdict[str, float]) -> list[str]:
     """Why a target is not proven; none where it is."""
     share = proof.map_difference
     found = {
-        f"{proof.number} is off by {proof.difference:.2g}, more than {proof.allowed:.2g}": proof.difference
-        <= proof.allowed,
         f"its residual now is {proof.residual:.2g}, above its tolerance {proof.tolerance:.2g}": abs(proof.residual)
         <= proof.tolerance,
         "the record itself says that it is not exact": part.exact,
@@ -223,9 +267,7 @@ def _own_sums(part: Explained) -> Iterator[tuple[str, float]]:
         if layer.bias is not None:
             yield f"sum at {layer.name}", part.logit - layer.sum - layer.positional - layer.bias - layer.residual
     if part.regions:
-        found = part.regions
-        parts = sum(region.positive + region.negative for region in (*found.regions, found.rest))
-        yield "regions", part.logit - constants - (parts - found.overlap) - found.residual
+        yield "regions", missed_by(part.regions, part.logit - constants)
 
 
 def _numbers(part: Explained) -> dict[str, float]:
@@ -273,6 +315,8 @@ def _notes(record: Record) -> Iterator[str]:
     """What was not held against anything, and what else is different."""
     if any(part.regions for part in record.explained):
         yield "of its regions only the sum was checked: a record does not say how they were given"
+    if unnamed(record):
+        yield "its neurons of layers that have numbers for names were not held against anything"
     now = versions()
     other = [
         f"{name} {text} (now {now[name]})" for name, text in record.versions.items() if now.get(name, text) != text

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from coda_cli.errors import MediaError
 from coda_cli.explanation.summary.records import MOST_ERRORS
 from coda_cli.explanation.summary.rows import LARGEST, Key, Row
 from coda_cli.explanation.summary.truth import Classes, Label
-from coda_cli.media.files import TEMPORARY_PREFIX, shown_name, write_with
+from coda_cli.media.files import TEMPORARY_PREFIX, regular_size, shown_name, write_with
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import Explained
 from coda_cli.schema.summaries import MeanMap, MeanMaps
@@ -172,6 +172,7 @@ class MeanMapFolder:
             elif kind is None:
                 for path in self._temporary.iterdir():
                     os.replace(path, final / path.name)
+                _remove_earlier(final, self._taken)
         except OSError as error:
             raise MediaError(f"cannot be written ({error.strerror or error})", item=final) from error
         finally:
@@ -216,8 +217,10 @@ class MeanMapFolder:
                 if unreadable > MOST_ERRORS:
                     on_error(MediaError(f"{unreadable - MOST_ERRORS} more maps cannot be read"))
                 found = list(sums.chosen())
+                one_size = [(group, more) for group, more in found if not group.mixed]
+                scale = _scale_of(sums, [group for group, _ in one_size])
                 return MeanMaps(
-                    maps=tuple(self._write_one(g, sums.sums(g), more, by_label) for g, more in found if not g.mixed),
+                    maps=tuple(self._write_one(g, sums.sums(g), more, by_label, scale) for g, more in one_size),
                     without_map=without,
                     unreadable=unreadable,
                     different_sizes=tuple(group.name for group, _ in found if group.mixed),
@@ -225,14 +228,14 @@ class MeanMapFolder:
         except OSError as error:
             raise MediaError(f"cannot be written ({error.strerror or error})", item=self._output / FOLDER) from error
 
-    def _write_one(self, group: Group, sums: Sums, more: int, by_label: bool) -> MeanMap:
+    def _write_one(self, group: Group, sums: Sums, more: int, by_label: bool, scale: float) -> MeanMap:
         """Write the mean map of one class as PNG and npz. Raises MediaError."""
         from coda_cli.media.sources import RECORD_KEY
         from coda_cli.media.stills import write_png
 
         mean, picture = (total / group.pictures for total in sums)
         stem = self._stem(group.name)
-        record = _mean_map(group, mean, more)
+        record = _mean_map(group, mean, more, scale)
         record = record.model_copy(update={"files": {kind: f"{FOLDER}/{stem}.{kind}" for kind in ("png", "npz")}})
         content: dict[str, Any] = {"mean": mean, "view": picture, "record": np.array(to_json(record))}
         write_with(self._temporary / f"{stem}.npz", lambda stream: np.savez_compressed(stream, **content))
@@ -249,6 +252,33 @@ class MeanMapFolder:
             n += 1
         self._taken.add(free)
         return free
+
+
+def _remove_earlier(folder: Path, stems: Container[str]) -> None:
+    """Remove the files of an earlier summary's classes, which would pass for those of this one.
+
+    Files that coda did not make stay, whatever they are called. Raises OSError.
+    """
+    for path in folder.glob("*.npz"):
+        if path.stem not in stems and _is_ours(path):
+            path.with_suffix(".png").unlink(missing_ok=True)
+            path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an npz file is that of a mean map."""
+    from coda_cli.explanation.files import BROKEN, MAX_READ
+    from coda_cli.machine import budget
+
+    try:
+        regular_size(path, MAX_READ)
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            if content.zip.getinfo("record.npy").file_size > budget.RECORD_FILE:
+                return False
+            MeanMap.model_validate_json(str(content["record"]))
+    except (MediaError, *BROKEN):
+        return False
+    return True
 
 
 def _added(sums: MapSums, label: Label, row: Row, classes: Classes) -> bool:
@@ -282,11 +312,23 @@ def _key(part: Explained) -> Key | None:
     return (part.index, part.name) if part.versus is None else None
 
 
-def _mean_map(group: Group, mean: NDArray[np.float64], more: int) -> MeanMap:
-    """Say what a mean map adds up to."""
-    from coda_cli.explanation.runs.maps import PERCENTILE
-    from coda_cli.render.colour import robust_scale
+def _scale_of(sums: MapSums, groups: Iterable[Group]) -> float:
+    """What full colour stands for in all mean maps: so a class with weak evidence looks weak beside the others.
 
+    Not the network's own: what is in other places in other pictures is spread thin, so that with it the mean of a
+    hundred pictures is white.
+    """
+    from coda_cli.explanation.runs.maps import PERCENTILE
+    from coda_cli.render.colour import Magnitudes
+
+    sizes = Magnitudes()
+    for group in groups:
+        sizes.add((sums.sums(group)[0] / group.pictures).astype(np.float32))
+    return sizes.percentile(PERCENTILE)
+
+
+def _mean_map(group: Group, mean: NDArray[np.float64], more: int, scale: float) -> MeanMap:
+    """Say what a mean map adds up to."""
     logit, constants, allowed = (v / group.pictures for v in (group.logit, group.constants, group.tolerance))
     total = float(mean.sum())
     return MeanMap(
@@ -303,7 +345,8 @@ def _mean_map(group: Group, mean: NDArray[np.float64], more: int) -> MeanMap:
         residual=logit - constants - total,
         tolerance=allowed,
         exact=abs(logit - constants - total) <= allowed,
-        scale=robust_scale(mean.astype(np.float32), PERCENTILE),
+        scale=scale,
+        scale_of="run",
     )
 
 
@@ -335,6 +378,6 @@ def draw_mean_map(
     lines = [
         f"pictures {whose}: {record.name}; mean logit {record.logit:.2f} = {record.sum:.2f} map "
         f"{'−' if record.constants < 0 else '+'} {abs(record.constants):.2f} constants, {proof}",
-        f"{', '.join(networks[:3])}; full colour ±{record.scale:.2g} logit a pixel",
+        f"{', '.join(networks[:3])}; full colour ±{record.scale:.2g} logit a pixel (that of all mean maps)",
     ]
     return framed(side_by_side(row), record.scale, shown_name(title), [shown_name(line) for line in lines])
