@@ -127,14 +127,22 @@ def test_the_readmes_commands_run_in_the_order_given(workplace: Path) -> None:
     assert (workplace / "coda-out" / "clip.coda.mp4").exists()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
-def test_the_python_of_the_documents_runs(document: str, workplace: Path) -> None:
+@pytest.mark.parametrize(
+    ("document", "made"),
+    [
+        ("README.md", "church.png"),
+        ("docs/python.md", "out"),
+        ("docs/neurons.md", "."),
+        ("docs/own-network.md", "bare.pth"),
+    ],
+)
+def test_the_python_of_the_documents_runs(document: str, made: str, workplace: Path) -> None:
     codes = blocks(ROOT / document, "python")
     assert codes
     names: dict[str, Any] = {}
     for code in codes:
         exec(compile(code, f"<python of {document}>", "exec"), names)
-    assert (workplace / "church.png").exists() or (workplace / "out").is_dir()
+    assert (workplace / made).exists()
 
 
 def test_the_reference_is_made_of_the_docstrings_without_a_warning(tmp_path: Path) -> None:
