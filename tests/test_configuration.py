@@ -155,6 +155,22 @@ def test_a_named_file_is_read_alone(coda: Coda, tmp_path: Path, own: Path) -> No
     assert coda("--config", "none.toml", "config", "show", status=2).error.startswith("none.toml: cannot be read")
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read everything")
+def test_a_home_that_cannot_be_read_has_no_file(coda: Coda, own: Path) -> None:
+    own.parent.parent.chmod(0)
+    try:
+        coda("config", "show", "explain")
+        assert "is not there" in coda("config", "path").err
+    finally:
+        own.parent.parent.chmod(0o700)
+
+
+def test_the_users_own_folder_is_no_strangers(coda: Coda, own: Path) -> None:
+    own.write_text('[explain]\noutput = "elsewhere"')
+    assert coda("config", "path", cwd=own.parent).lines == [str(own)]
+    assert value(coda, "output", cwd=own.parent) == ("elsewhere", "file", str(own))
+
+
 def test_a_variable_of_one_command_wins_over_that_of_all(coda: Coda) -> None:
     both = {"CODA_MODEL": "a b", "CODA_EXPLAIN_MODEL": "c"}
     assert value(coda, "model", env=both) == ("c", "variable", "CODA_EXPLAIN_MODEL")

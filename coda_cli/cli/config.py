@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +68,7 @@ def path(context: typer.Context) -> None:
     """
     for file in configured.files(context.find_root().params["config"]):
         console.result(str(file))
-        console.say(f"{file}: {'is read' if file.exists() else 'is not there'}")
+        console.say(f"{file}: {'is read' if os.path.exists(file) else 'is not there'}")
 
 
 def _settings(words: str, command: TyperCommand) -> Iterator[dict[str, Any]]:

@@ -148,7 +148,9 @@ def files(named: Path | None) -> list[Path]:
     if named is not None:
         return [named]
     own, folder = user_file(), Path(NAME)
-    return [own] if own.exists() and folder.exists() and own.samefile(folder) else [own, folder]
+    # os.path.exists is False, and no error, where a home folder cannot be read.
+    both = os.path.exists(own) and os.path.exists(folder)
+    return [own] if both and own.samefile(folder) else [own, folder]
 
 
 def read(group: TyperGroup, named: Path | None) -> None:
