@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
+from coda_cli.cli.cluster import Loaded, explain_by_workers, refuse_on_cluster
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
@@ -48,7 +51,7 @@ from coda_cli.cli.options import (
 )
 from coda_cli.cli.outcomes import ResultPrinter
 from coda_cli.errors import UsageError
-from coda_cli.vocabulary import IfExists
+from coda_cli.vocabulary import Engine, IfExists
 
 if TYPE_CHECKING:
     from coda_cli.explanation.shards import Shard, ShardRun
@@ -202,6 +205,22 @@ def explain(
             "make what one makes, and coda merge adds up.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="Explain in this process, or on the machines of a cluster with Ray (pip install 'coda-cli[ray]')."
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="auto|HOST:PORT",
+            show_default=False,
+            help="Use this cluster; auto is the one that this machine belongs to. Without it, one of this machine "
+            "alone is started.",
+        ),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
@@ -222,7 +241,15 @@ def explain(
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
     chosen = _chosen_shard(shard, scale)
-    items = _find_items(sources, recursive, null, output, allow_private)
+    if force:
+        if_exists = "overwrite"
+    if cluster := engine == "ray":
+        refuse_on_cluster(shard=shard, html=html, scale=scale, device=device)
+    elif ray_address is not None:
+        raise UsageError("--ray-address needs --engine ray")
+    listed = _find_items(sources, recursive, null, output, allow_private)
+    # A cluster begins with the first; only what may replace files has to know first which of them are inputs.
+    items = list(islice(listed, 1 if cluster and if_exists != "overwrite" else None))
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
@@ -239,11 +266,12 @@ def explain(
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
-    net = load_network(model, arch, device, request, ema=ema)
-    out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
+    net = load_network(model, arch, "cpu" if cluster else device, request, ema=ema)
+    out = Output(Naming(output, net.checkpoint.name, name), drawing, if_exists)
     part = _part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items
+    total = 0 if cluster else len(items)
     report = None
     if html is not None:
         from coda_cli.explanation.page.entry import entry_of
@@ -252,11 +280,15 @@ def explain(
         html = chosen.mark(html) if chosen else html
         report = Report(html, out.if_exists, items, net, request, alpha, f"shard {chosen} of a run" if chosen else "")
         out = replace(out, entry=partial(entry_of, thumbnail=alpha if report.pages else None))
-    with console.progress("finding the scale") as on_scale:
-        outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
+    if cluster:
+        loaded = Loaded(net, model, arch, ema, device)
+        outcomes = explain_by_workers(loaded, items, listed, request, out, batch, ray_address)
+    else:
+        with console.progress("finding the scale") as on_scale:
+            outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
     if part and kinds:
         part.begin()  # after all that can be refused
-    printer = ResultPrinter(json, many=len(items) > FEW)
+    printer = ResultPrinter(json, many=cluster or total > FEW)
     try:
         with (
             console.progress("explaining", " pictures") as advance,
@@ -269,7 +301,7 @@ def explain(
                     report.add(outcome)
                 if part:
                     part.add(outcome)
-                advance(n, len(items))
+                advance(n, total)
                 if fail_fast and printer.failed:
                     break
             else:
@@ -282,7 +314,7 @@ def explain(
             f"interrupted: {printer.summary()}" + ("; the same command continues from here" if resumes else "")
         )
         raise
-    printer.end(len(items))
+    printer.end(total or printer.counts.total())
 
 
 def _chosen_shard(text: str | None, scale: str | None) -> Shard | None:
@@ -335,16 +367,16 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     return kinds
 
 
-def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> list[Item]:
+def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> Iterator[Item]:
     """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
     from coda_cli.cli.stdin import read_stdin
-    from coda_cli.media.sources import resolve
+    from coda_cli.media.sources import find
 
     if null and "-" not in sources:
         raise UsageError("--null needs a list on stdin; add - as a source")
     listed, given = read_stdin(null) if "-" in sources else ([], [])
     named = [s for s in sources if s != "-"]
-    found = resolve(
+    yield from find(
         named,
         recursive=recursive,
         listed=listed,
@@ -352,4 +384,4 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, a
         on_left_out=console.say,
         allow_private=allow_private,
     )
-    return [*found, *given]
+    yield from given
