@@ -18,7 +18,7 @@ from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing
 from coda_cli.explanation.request import Input, Request, network_of
 from coda_cli.explanation.run import InMemory, explain_items
-from coda_cli.explanation.writer import Output
+from coda_cli.explanation.writer import Outcome, Output
 from coda_cli.media.sources import Item
 from coda_cli.media.stored import Given
 from coda_cli.schema.parts import to_json
@@ -101,8 +101,7 @@ class _Rows:
         if missing := {self._column, self._name or self._column} - {*rows}:
             raise UsageError(f"the dataset has no column {missing.pop()}; it has {', '.join(rows)}")
         outcomes = list(explain_items(self._net, list(self._items(rows)), self._request, self._output))
-        records = [o.record or FailedRecord.of(o.item.name, o.error) for o in outcomes if o.record or o.error]
-        found = {"record": np.array([to_json(record) for record in records], dtype=object)}
+        found = {"record": np.array([to_json(_record_of(outcome)) for outcome in outcomes], dtype=object)}
         if self._maps:
             found["maps"] = np.empty(len(outcomes), dtype=object)  # pictures at their own size have maps of many sizes
             found["maps"][:] = [np.zeros((0, 0, 0), np.float32) if o.entry is None else o.entry for o in outcomes]
@@ -118,6 +117,14 @@ class _Rows:
                 yield Item(Path(picture))
             else:
                 yield InMemory(Path(name), pixels=picture)
+
+
+def _record_of(outcome: Outcome) -> Record | FailedRecord:
+    """What is said of a picture, whether it could be explained or not."""
+    if outcome.error:
+        return FailedRecord.of(outcome.item.name, outcome.error)
+    assert outcome.record
+    return outcome.record
 
 
 def _maps_of(source: Input, explanation: Explanation, record: Record) -> NDArray[np.float32]:

@@ -33,4 +33,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "pictures")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "cifar10/pictures")

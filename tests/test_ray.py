@@ -21,6 +21,7 @@ from test_shards import POISONED, content, make_pictures
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.reference import Reference
 from coda_cli.errors import CheckpointError, UsageError
+from coda_cli.media import addresses
 from coda_cli.media.sources import find
 
 COUNT = 60
@@ -195,4 +196,19 @@ def test_sources_are_listed_while_the_first_of_them_are_used(tmp_path: Path) -> 
     found = find([str(first.parent), str(tmp_path / "gone")])
     assert next(found).path == first
     with pytest.raises(UsageError, match="no such file or folder"):
+        next(found)
+
+
+def test_a_store_is_listed_folder_by_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store:
+        def walk(self, path: str, maxdepth: int | None) -> Iterator[tuple[str, list[str], list[str]]]:
+            assert (path, maxdepth) == ("bucket/photos", None)
+            yield "bucket/photos", ["a", ".b"], ["2.png", "1.png", ".hidden.png", "notes.txt"]
+            yield "bucket/photos/.b", [], ["3.png"]
+            raise FileNotFoundError
+
+    monkeypatch.setattr(addresses, "_system", lambda url: (Store(), url.removeprefix("s3://").rstrip("/")))
+    found = find(["s3://bucket/photos/"], recursive=True, by_folder=True)
+    assert [next(found).name for _ in range(2)] == ["s3://bucket/photos/2.png", "s3://bucket/photos/1.png"]
+    with pytest.raises(UsageError, match="nothing is at this address"):
         next(found)

@@ -247,7 +247,7 @@ def explain(
         refuse_on_cluster(shard=shard, html=html, scale=scale, device=device)
     elif ray_address is not None:
         raise UsageError("--ray-address needs --engine ray")
-    listed = _find_items(sources, recursive, null, output, allow_private)
+    listed = _find_items(sources, recursive, null, output, allow_private, by_folder=cluster)
     # A cluster begins with the first; only what may replace files has to know first which of them are inputs.
     items = list(islice(listed, 1 if cluster and if_exists != "overwrite" else None))
     if not items:
@@ -367,7 +367,9 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     return kinds
 
 
-def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> Iterator[Item]:
+def _find_items(
+    sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool, *, by_folder: bool
+) -> Iterator[Item]:
     """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
     from coda_cli.cli.stdin import read_stdin
     from coda_cli.media.sources import find
@@ -383,5 +385,6 @@ def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, a
         leave_out=output,
         on_left_out=console.say,
         allow_private=allow_private,
+        by_folder=by_folder,
     )
     yield from given

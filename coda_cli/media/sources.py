@@ -93,7 +93,7 @@ def resolve(
 
 def find(
     sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
-    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False,
+    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False, by_folder: bool = False,
 ) -> Iterator[Item]:  # fmt: skip
     """Find the pictures as ``resolve`` does, one source after the other, while the first of them are used already.
 
@@ -104,6 +104,7 @@ def find(
         leave_out: the output folder.
         on_left_out: hears what is not taken.
         allow_private: whether addresses may lead into a private network.
+        by_folder: whether a store is listed folder by folder, in its own order, too; see ``addresses.find_at``.
 
     Yields:
         The inputs, in order.
@@ -116,7 +117,7 @@ def find(
     for source in (one for text in sources for one in _braced(text)):
         if is_address(source):
             private: Private = "always" if allow_private else "named"
-            found = find_at(source, recursive=recursive, private=private)
+            found = find_at(source, recursive=recursive, private=private, by_folder=by_folder)
             expanded: Iterator[Item] = (_at_address(stored, place) for place, stored in found)
         else:
             expanded = _expand(source, recursive, left_out, on_left_out)
