@@ -22,7 +22,7 @@ from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.reference import Reference
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media import addresses
-from coda_cli.media.sources import find
+from coda_cli.media.sources import Item, find
 
 COUNT = 60
 ON_RAY = ("--engine", "ray", "--batch-size", "1", "--ray-address")
@@ -128,10 +128,33 @@ def test_a_dataset_gets_records_and_maps(cluster: Any, whole: Path) -> None:
 # ---- without a cluster -----------------------------------------------------------------------------------------------
 
 
+def test_only_what_a_lost_worker_had_not_given_back_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from coda_cli.explanation import cluster
+    from coda_cli.explanation.writer import Outcome
+
+    def result(answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cluster, "_result", result)
+    said: list[str] = []
+    run = cluster._Run(None, iter(()), said.append)  # type: ignore[arg-type]
+    items = [Item(Path(f"{n}.png")) for n in range(4)]
+    outcomes = [Outcome(item) for item in items]
+    stream = iter([outcomes[:2], [], outcomes[2:3], ray.exceptions.ActorDiedError()])
+    run._at_work[stream] = ("the worker", cluster._Part([*items]))
+    found = [outcome for _ in range(4) for outcome in run._collect(stream)]
+    assert found == outcomes[:3]
+    assert [(part.items, part.tries) for part in run._again] == [(items[3:], 2)]
+    assert said == ["a worker was lost; 1 picture that it had is given to another"]
+    assert not run._at_work
+
+
 def test_an_input_that_ends_one_worker_after_the_other_has_failed_and_the_others_have_not() -> None:
     pytest.importorskip("ray")
     from coda_cli.explanation.cluster import TRIES, _Part, _Run
-    from coda_cli.media.sources import Item
 
     run = _Run(None, iter(()), lambda _: None)  # type: ignore[arg-type]
     items, failed, ended = [Item(Path(f"{n}.png")) for n in range(4)], [], 0

@@ -338,7 +338,8 @@ class _Run:
         if not part.items:
             return
         if part.tries < TRIES:
-            self._on_change(f"a worker was lost; {len(part.items)} pictures that it had are given to another")
+            many = f"{len(part.items)} pictures that it had are" if len(part.items) > 1 else "1 picture that it had is"
+            self._on_change(f"a worker was lost; {many} given to another")
             self._again.append(_Part(part.items, part.tries + 1))
         elif len(part.items) > 1:  # each alone, so that the others do not suffer from one
             self._again += [_Part([item], TRIES) for item in part.items]
