@@ -20,6 +20,7 @@ Selection              which frames of a clip, and which part of them
 Regions                parts of pictures whose contributions are summed: boxes, masks, annotations
 Explanation            maps, logits, residual, record; overlay(), heatmap(), panel(), save()
 CodaError              base of all errors that coda raises on purpose
+ray.explain            the pictures in a dataset of Ray -> the dataset with records and maps
 =====================  ================================================================================
 """
 
@@ -108,6 +109,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("coda-cli")
+    if name == "ray":  # a module, and no name of __all__: it needs an extra
+        return import_module("coda_cli.ray")
     if name in _HOMES:
         home = _HOMES[name]
         if "torch" not in sys.modules:

@@ -24,6 +24,9 @@ Style = Literal["signed", "colour"]
 # leave it; replace it; write beside it under another name.
 IfExists = Literal["match", "error", "skip", "overwrite", "rename"]
 
+# What explains many pictures: this process, or workers that Ray starts.
+Engine = Literal["local", "ray"]
+
 # What stands in a frame of an explained clip.
 Layout = Literal["side", "overlay", "heatmap", "panel"]
 

@@ -374,3 +374,10 @@ def test_the_table_of_temperatures_has_the_mean_and_its_interval(monkeypatch: py
     text = script.localised(net, pictures, 2)
     assert text.startswith("0.500 (0.4")
     assert script.localised(net, pictures, 1) == "0.400 (0.400 to 0.400)"
+
+
+def test_the_shards_of_webdataset_are_explained(tmp_path: Path) -> None:
+    names = ("airplane", "ship", "automobile", "truck")
+    expected = {f"pictures/{name}.coda.json": name for name in names}
+    assert printed("webdataset_shards.py", str(EXAMPLES / "cifar10/pictures"), str(tmp_path / "out")) == expected
+    assert (tmp_path / "out/shards/photos-001.tar").exists()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # A module may import from folders of strictly lower rank and from its own folder. The package's own __init__ and
 # __main__ stand above all: they show what lies below.
 RANKS = {"errors": 0, "vocabulary": 0, "_help": 0, "opencv": 1, "machine": 1, "core": 2, "media": 3, "render": 3,
-         "video": 4, "schema": 4, "checkpoints": 5, "study": 6, "training": 6, "explanation": 7,
+         "video": 4, "schema": 4, "checkpoints": 5, "study": 6, "training": 6, "explanation": 7, "ray": 8,
          "deprecated": 8, "cli": 8, "__init__": 9, "__main__": 9}  # fmt: skip
 
 # Library: the folders (with a slash) and files that may import it.
@@ -40,6 +40,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "skimage": ("study/masks.py",),
     "timm": ("core/standard_nets.py",),
     "matplotlib": ("study/plots.py",),
+    "ray": ("ray.py", "explanation/cluster.py"),
     "pyarrow": ("explanation/summary/tables.py",),
 }
 UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")

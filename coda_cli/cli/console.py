@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST_LINE = 1900  # characters on stderr; the longest of coda's own messages, a list of all networks, has 1,750
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PLAIN_EVERY = 10.0  # seconds between progress lines where stderr is no terminal
-Advance = Callable[[float, int], None]  # how much is done (parts of one item count), and of how much
+Advance = Callable[[float, int], None]  # how much is done (parts of one item count), and of how much; 0: unknown
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Console:
             unit: of the numbers in plain lines, such as " pictures".
 
         Yields:
-            A function that takes how much is done, and of how much.
+            A function that takes how much is done, and of how much; 0 where that is not known.
         """
         if self.verbosity < 0:
             yield _silent
@@ -133,7 +133,7 @@ class Console:
         # On a terminal, results must be printed above the bar; results that go to a pipe or a file do not disturb it.
         with Progress(*columns, console=self._stderr(), transient=True, redirect_stdout=stdout_is_terminal()) as bar:
             task = bar.add_task(printable(what), total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
     def _plain(self, what: str, unit: str) -> Advance:
         """Make a function that prints plain lines."""
@@ -151,7 +151,10 @@ class Console:
             last = now
             rate = (done - before) / (now - start)
             said = f"{rate:.1f}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
-            self.say(f"{what}: {int(done)}/{total}{unit}, {said}, {(total - done) / rate:.0f} s left")
+            if total:
+                self.say(f"{what}: {int(done)}/{total}{unit}, {said}, {(total - done) / rate:.0f} s left")
+            else:
+                self.say(f"{what}: {int(done)}{unit}, {said}")
 
         return advance
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +15,7 @@ import typer
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli import complete
 from coda_cli.cli import dry_run as dry
+from coda_cli.cli.cluster import Loaded, explain_by_workers, refuse_on_cluster
 from coda_cli.cli.console import console
 from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.network import load_network
@@ -52,7 +55,7 @@ from coda_cli.cli.options import (
 from coda_cli.cli.outcomes import ResultPrinter
 from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.errors import UsageError
-from coda_cli.vocabulary import IfExists
+from coda_cli.vocabulary import Engine, IfExists
 
 if TYPE_CHECKING:
     from coda_cli.explanation.shards import Shard, ShardRun
@@ -208,6 +211,19 @@ def explain(
             "make what one makes, and coda merge adds up.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="Explain in this process, or on a cluster with Ray (pip install 'coda-cli[ray]')."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="auto|HOST:PORT",
+            show_default=False,
+            help="Use this cluster; auto is the one of this machine. Without it, one is started on this machine alone.",
+        ),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     dry_run: DryRun = False,
     log: LogFile = None,
@@ -230,7 +246,14 @@ def explain(
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
     chosen = _chosen_shard(shard, scale)
-    items = _find_items(sources, recursive, null, output, allow_private)
+    if_exists = "overwrite" if force else if_exists
+    if cluster := engine == "ray":
+        refuse_on_cluster(shard=shard, html=html, scale=scale, device=device)
+    elif ray_address is not None:
+        raise UsageError("--ray-address needs --engine ray")
+    listed = _find_items(sources, recursive, null, output, allow_private, by_folder=cluster)
+    # A cluster begins with the first; only what may replace files has to know first which of them are inputs.
+    items = list(islice(listed, 1 if cluster and not dry_run and if_exists != "overwrite" else None))
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
@@ -247,14 +270,15 @@ def explain(
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
-    net = load_network(model, arch, device, request, ema=ema, weights=not dry_run)
-    out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
+    net = load_network(model, arch, "cpu" if cluster else device, request, ema=ema, weights=not dry_run)
+    out = Output(Naming(output, net.checkpoint.name, name), drawing, if_exists)
     part = _part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items
     if dry_run:
         dry.explain(net, items, inputs, request, out, html and chosen.mark(html) if chosen else html, json)
         return
+    total = 0 if cluster else len(items)
     report, run_log = None, RunLog(log, "explain")
     if html is not None:
         from coda_cli.explanation.page.entry import entry_of
@@ -263,11 +287,15 @@ def explain(
         html = chosen.mark(html) if chosen else html
         report = Report(html, out.if_exists, items, net, request, alpha, f"shard {chosen} of a run" if chosen else "")
         out = replace(out, entry=partial(entry_of, thumbnail=alpha if report.pages else None))
-    with console.progress("finding the scale") as on_scale:
-        outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
+    if cluster:
+        loaded = Loaded(net, model, arch, ema, device)
+        outcomes = explain_by_workers(loaded, items, listed, request, out, batch, ray_address)
+    else:
+        with console.progress("finding the scale") as on_scale:
+            outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
     if part and kinds:
         part.begin()  # after all that can be refused
-    printer = ResultPrinter(json, many=len(items) > FEW)
+    printer = ResultPrinter(json, many=cluster or total > FEW)
     try:
         with (
             console.progress("explaining", " pictures") as advance,
@@ -282,7 +310,7 @@ def explain(
                     report.add(outcome)
                 if part:
                     part.add(outcome)
-                advance(n, len(items))
+                advance(n, total)
                 if fail_fast and printer.failed:
                     break
             else:
@@ -295,7 +323,7 @@ def explain(
             f"interrupted: {printer.summary()}" + ("; the same command continues from here" if resumes else "")
         )
         raise
-    printer.end(len(items))
+    printer.end(total or printer.counts.total())
 
 
 def _chosen_shard(text: str | None, scale: str | None) -> Shard | None:
@@ -348,21 +376,24 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     return kinds
 
 
-def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> list[Item]:
+def _find_items(
+    sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool, *, by_folder: bool
+) -> Iterator[Item]:
     """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
     from coda_cli.cli.stdin import read_stdin
-    from coda_cli.media.sources import resolve
+    from coda_cli.media.sources import find
 
     if null and "-" not in sources:
         raise UsageError("--null needs a list on stdin; add - as a source")
     listed, given = read_stdin(null) if "-" in sources else ([], [])
     named = [s for s in sources if s != "-"]
-    found = resolve(
+    yield from find(
         named,
         recursive=recursive,
         listed=listed,
         leave_out=output,
         on_left_out=console.say,
         allow_private=allow_private,
+        by_folder=by_folder,
     )
-    return [*found, *given]
+    yield from given

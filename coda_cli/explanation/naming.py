@@ -7,7 +7,7 @@ import re
 import string
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -206,6 +206,26 @@ def refuse_collisions(
     Raises:
         UsageError: two inputs would be written to one path.
     """
+    for _ in without_collisions(items, written, advice):
+        pass
+
+
+def without_collisions(
+    items: Iterable[Item], written: Callable[[Item], Path], advice: Callable[[Item, Item], str]
+) -> Iterator[Item]:
+    """Pass inputs on, up to one whose output would have the name of another's.
+
+    Args:
+        items: the inputs.
+        written: gives the path of an input's output.
+        advice: says what to do about two inputs with one path.
+
+    Yields:
+        The inputs.
+
+    Raises:
+        UsageError: two inputs would be written to one path.
+    """
     taken: dict[str, Item] = {}
     for item in items:
         path = written(item)
@@ -213,6 +233,26 @@ def refuse_collisions(
             both = f"{taken[key].name} and {item.name} would both be written as {path}"
             raise UsageError(f"{both}; {advice(taken[key], item)}")
         taken[key] = item
+        yield item
+
+
+def advice_on_names(one: Item, other: Item) -> str:
+    """Advise what to do about two inputs whose outputs would have one name.
+
+    Args:
+        one: the first of them.
+        other: the second.
+
+    Returns:
+        A --name that tells them apart, if there is one.
+    """
+    if one.path.name != other.path.name:
+        differ = "{name}"
+    elif one.path.absolute().parent.name != other.path.absolute().parent.name:
+        differ = "{parent}-{name}"  # not {stem}: other inputs may differ in nothing but their format
+    else:
+        return "explain them in two runs, with an --output each"
+    return f"give them different names, for one with --name '{differ}.{{class_slug}}.{{kind}}.{{ext}}'"
 
 
 def one_file(path: Path) -> str:

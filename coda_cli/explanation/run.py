@@ -17,7 +17,7 @@ from coda_cli.core.hybrid import HybridNet
 from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import prepare, sweep
-from coda_cli.explanation.naming import refuse_collisions
+from coda_cli.explanation.naming import advice_on_names, refuse_collisions
 from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.reading import InMemory, ReadOrDone, error_of_item, read_item
 from coda_cli.explanation.record import Drawing
@@ -140,11 +140,8 @@ def explain_items(
         UsageError: before any work: outputs would get the same name or cannot be written, or the network does not have
             a class or the style.
     """
-    targets = request.targets(net)
-    refuse_style(net, output.drawing.style)
     known = items if isinstance(items, Sequence) else ()
-    if output.drawing.kinds:
-        _prepare_output(output, net, known, request)
+    targets = prepare_run(net, known, request, output)
     if output.drawing.scale == "run":
         if known is not items:
             raise UsageError("the scale of a run reads every picture twice; give a list, or another scale")
@@ -183,11 +180,29 @@ def foresee_items(
             yield one if isinstance(one, Outcome) else Outcome(one.item)
 
 
-def _prepare_output(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
-    """Refuse names that would be given twice, and make the output folder ready."""
-    _refuse_names(output, net, items, request)
-    prepare(output.naming.folder)
-    sweep(*{output.naming.folder / item.subfolder for item in items})
+def prepare_run(net: Net, items: Sequence[Item], request: Request, output: Output) -> Targets:
+    """Refuse before any work what cannot be done, and make the output folder ready.
+
+    Args:
+        net: the network.
+        items: the inputs, those that are known already.
+        request: what is asked.
+        output: what is written, and where.
+
+    Returns:
+        What is asked for, in the network.
+
+    Raises:
+        UsageError: outputs would get the same name or cannot be written, or the network does not have a class or the
+            style.
+    """
+    targets = request.targets(net)
+    refuse_style(net, output.drawing.style)
+    if output.drawing.kinds:
+        _refuse_names(output, net, items, request)
+        prepare(output.naming.folder)
+        sweep(*{output.naming.folder / item.subfolder for item in items})
+    return targets
 
 
 def _refuse_names(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
@@ -195,7 +210,7 @@ def _refuse_names(output: Output, net: Net, items: Sequence[Item], request: Requ
     naming, several = output.naming, _may_explain_several(net, request) or bool(request.neurons)
     if several and not naming.tells_classes_apart and any(kind in DRAWN for kind in output.drawing.kinds):
         raise UsageError("--name: needs {class_slug} or {index}, or all classes and neurons would get the same name")
-    refuse_collisions(items, naming.record_path, _advice_on_names)
+    refuse_collisions(items, naming.record_path, advice_on_names)
 
 
 def run_scale(
@@ -344,17 +359,6 @@ def _one_by_one(sources: Iterable[object]) -> Iterator[Item]:
         for pixels in batch:
             yield InMemory(Path(f"picture-{number:06d}"), pixels=pixels)
             number += 1
-
-
-def _advice_on_names(one: Item, other: Item) -> str:
-    """Advice about two inputs whose outputs would have one name: a --name that tells them apart, if there is one."""
-    if one.path.name != other.path.name:
-        differ = "{name}"
-    elif one.path.absolute().parent.name != other.path.absolute().parent.name:
-        differ = "{parent}-{name}"  # not {stem}: other inputs may differ in nothing but their format
-    else:
-        return "explain them in two runs, with an --output each"
-    return f"give them different names, for one with --name '{differ}.{{class_slug}}.{{kind}}.{{ext}}'"
 
 
 def _may_explain_several(net: Net, request: Request) -> bool:

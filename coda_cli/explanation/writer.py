@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,6 @@ from coda_cli.schema.pictures import Explained, Record, core_json, neuron_json
 from coda_cli.video.writing import write_gif
 from coda_cli.vocabulary import IfExists
 
-if TYPE_CHECKING:
-    from coda_cli.explanation.page.entry import Entry
-
 DRAWN = (*STYLES, "layers", "depth")  # kinds of files that are about one class
 LAYER_SECONDS = 0.65  # that the animation over depth shows each layer, as the authors do
 
@@ -50,7 +47,7 @@ class Outcome:
         error: why it failed.
         skipped: whether its results existed already.
         written: its files in the order of writing; for an input that was skipped, those that exist.
-        entry: its part of a page, where there is to be one.
+        entry: what ``Output.entry`` made of it, where it was asked to.
     """
 
     item: Item
@@ -58,7 +55,7 @@ class Outcome:
     error: CodaError | None = None
     skipped: bool = False
     written: tuple[Path, ...] = ()
-    entry: Entry | None = None
+    entry: Any = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,14 @@ class Output:
         naming: the folder, and the names of files.
         drawing: which files, and how they are drawn.
         if_exists: what happens to files that exist.
-        entry: makes an input's part of a page from what was read, its explanation and its record. With it every input
-            is explained, since files that exist do not hold what a page needs.
+        entry: makes what else is needed of an input, such as its part of a page, from what was read, its explanation
+            and its record. With it every input is explained, since files that exist do not hold what it needs.
     """
 
     naming: Naming
     drawing: Drawing
     if_exists: IfExists = "match"
-    entry: Callable[[Input, Explanation, Record], Entry] | None = None
+    entry: Callable[[Input, Explanation, Record], Any] | None = None
 
 
 class Writer:

@@ -261,6 +261,19 @@ def readers() -> int:
     return max(2, min(8, os.cpu_count() or 2))
 
 
+# ---- a cluster -------------------------------------------------------------------------------------------------------
+
+# Cores of one worker, fewer where a machine has fewer: each worker holds the network, and takes about 1.4 GB.
+WORKER_CORES = 4
+
+# Inputs that a worker is given at a time: few at first, so that small runs are shared out, then twice as many each
+# time. A worker has two such parts, so that it need not wait for the next one.
+FIRST_PART, LARGEST_PART, PARTS_OF_A_WORKER = 16, 128, 2
+
+# Seconds of results that travel together, and between two looks for machines that have joined.
+TOGETHER, NEXT_LOOK = 0.5, 10.0
+
+
 # ---- clips -----------------------------------------------------------------------------------------------------------
 
 FRAMES_AHEAD = 12  # frames that are read before the network asks for them

@@ -9,10 +9,10 @@ import posixpath
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.machine import budget
@@ -28,6 +28,7 @@ SCHEMES = {
     "http": None, "https": None, "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure",
     "abfss": "azure", "hf": "hf", "zip": None, "tar": None, "memory": None,
 }  # fmt: skip
+T = TypeVar("T")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_AT_A_TIME = threading.Lock()  # fsspec's archives share one stream, and its place in the file
 
@@ -44,13 +45,17 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def find_at(url: str, *, recursive: bool, private: Private) -> Iterator[tuple[PurePosixPath, Stored]]:
+def find_at(
+    url: str, *, recursive: bool, private: Private, by_folder: bool = False
+) -> Iterator[tuple[PurePosixPath, Stored]]:
     """Find the pictures that an address names: one, those of a folder (it ends in /), or of a pattern.
 
     Args:
         url: the address.
         recursive: whether folders are looked into as a whole.
         private: whether http and https may lead into a private network.
+        by_folder: whether folders are listed one after the other while the pictures of the first are used, in the order
+            that the store has; otherwise all of them are in natural order.
 
     Yields:
         The place below the folder, "." for pictures that are named, and the picture.
@@ -58,23 +63,31 @@ def find_at(url: str, *, recursive: bool, private: Private) -> Iterator[tuple[Pu
     Raises:
         UsageError: no such addresses are read, a driver is missing, or there is no picture.
     """
+    stored = _asked(lambda: at(url, private=private), url)
+    if isinstance(stored, AtAddress):
+        yield PurePosixPath(), stored
+        return
+    groups = _asked(lambda: _listed(url, recursive, by_folder), url)
+    if groups is None:
+        yield PurePosixPath(), stored
+        return
+    empty = True
+    while (group := _asked(lambda: next(groups, None), url)) is not None:
+        for place, each in group:
+            empty = False
+            yield place, InStore(shown(each), each)
+    if empty:
+        raise UsageError("no pictures at this address", item=shown(url))
+
+
+def _asked(question: Callable[[], T], url: str) -> T:
+    """What a driver answers in time. Raises UsageError."""
     try:
-        stored = at(url, private=private)
-        if isinstance(stored, AtAddress):
-            yield PurePosixPath(), stored
-            return
         with _driver_errors():
-            found = in_time(lambda: _listed(url, recursive), http.LONGEST)
+            return in_time(question, http.LONGEST)
     except (MediaError, TimeoutError) as error:
         message = error.message if isinstance(error, CodaError) else "the server does not answer"
         raise UsageError(message, item=shown(url)) from None
-    if found is None:
-        yield PurePosixPath(), stored
-        return
-    if not found:
-        raise UsageError("no pictures at this address", item=shown(url))
-    for place, each in found:
-        yield place, InStore(shown(each), each)
 
 
 def at(url: str, *, private: Private, chains: bool = True) -> Stored:
@@ -154,24 +167,40 @@ def _system(url: str) -> tuple[Any, str]:
     return system, str(path)
 
 
-def _listed(url: str, recursive: bool) -> list[tuple[PurePosixPath, str]] | None:
-    """The pictures of a folder or a pattern, with their places; None for an address of one picture."""
+def _listed(url: str, recursive: bool, by_folder: bool) -> Iterator[list[tuple[PurePosixPath, str]]] | None:
+    """The pictures of a folder or a pattern, with their places: all sorted, or one list for each folder.
+
+    None for an address of one picture.
+    """
     system, path = _system(url)
-    first, _, rest = url.partition("::")
+    first, depth = url.partition("::")[0], None if recursive else 1
     if any(mark in first for mark in "*?["):
         # Pictures have the place ".", as those of a pattern of files have.
-        names = [(PurePosixPath(), name) for name in system.glob(path)]
+        found = [(PurePosixPath(), name) for name in system.glob(path)]
     elif first.endswith("/") or (not first.lower().endswith(SUFFIXES) and system.isdir(path)):
-        names = system.find(path, maxdepth=None if recursive else 1)
-        folder = path.rstrip("/")
-        names = [(PurePosixPath(posixpath.relpath(name, folder or "/")).parent, name) for name in names]
+        folder = path.rstrip("/") or "/"
+        if by_folder:
+            return (
+                _pictures([(place, f"{parent.rstrip('/')}/{name}") for name in files], url)
+                for parent, _, files in system.walk(path, maxdepth=depth)
+                for place in [PurePosixPath(posixpath.relpath(parent, folder))]
+            )
+        found = [
+            (PurePosixPath(posixpath.relpath(name, folder)).parent, name) for name in system.find(path, maxdepth=depth)
+        ]
     else:
         return None
-    scheme = first.partition("://")[0]
+    return iter([_pictures(sorted(found, key=lambda each: natural(each[1])), url)])
+
+
+def _pictures(found: list[tuple[PurePosixPath, str]], url: str) -> list[tuple[PurePosixPath, str]]:
+    """The addresses of those that are pictures by their names, and not hidden."""
+    first, _, rest = url.partition("::")
+    scheme, through = first.partition("://")[0], f"::{rest}" if rest else ""
     return [
-        (place, f"{scheme}://{name.lstrip('/') if scheme != 'memory' else name}" + (f"::{rest}" if rest else ""))
-        for place, name in sorted(names, key=lambda found: natural(found[1]))
-        if name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in PurePosixPath(name).parts)
+        (place, f"{scheme}://{name.lstrip('/') if scheme != 'memory' else name}{through}")
+        for place, name in found
+        if name.lower().endswith(SUFFIXES) and "/." not in f"/{name}"
     ]
 
 

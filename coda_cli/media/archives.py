@@ -18,9 +18,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
-from coda_cli.errors import MediaError
+from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Stored, refuse_size
@@ -325,6 +325,12 @@ class _InOrder:
             if not self._following:
                 self._end()
             return content
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "is compressed as a whole, so that one process has to read it from its beginning; decompress it first",
+            item=self._path,
+        )
 
     def _begin(self, start: int) -> None:
         self._end()

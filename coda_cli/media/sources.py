@@ -80,20 +80,58 @@ def resolve(
     Raises:
         UsageError: for a source that does not exist, cannot be read, or holds no picture.
     """
-    items: dict[Path | str, Item] = {}
+    return list(
+        find(
+            sources,
+            recursive=recursive,
+            listed=listed,
+            leave_out=leave_out,
+            on_left_out=on_left_out,
+            allow_private=allow_private,
+        )
+    )
+
+
+def find(
+    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
+    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False, by_folder: bool = False,
+) -> Iterator[Item]:  # fmt: skip
+    """Find the pictures as ``resolve`` does, one source after the other, while the first of them are used already.
+
+    Args:
+        sources: see ``resolve``, as are all others.
+        recursive: whether sub-folders are scanned too.
+        listed: further paths and addresses.
+        leave_out: the output folder.
+        on_left_out: hears what is not taken.
+        allow_private: whether addresses may lead into a private network.
+        by_folder: whether a store is listed folder by folder, in its own order, too; see ``addresses.find_at``.
+
+    Yields:
+        The inputs, in order.
+
+    Raises:
+        UsageError: in the turn of a source that does not exist, cannot be read, or holds no picture.
+    """
+    seen = set[Path | str]()
     left_out = identity(leave_out) if leave_out else None
     for source in (one for text in sources for one in _braced(text)):
         if is_address(source):
             private: Private = "always" if allow_private else "named"
-            found = find_at(source, recursive=recursive, private=private)
+            found = find_at(source, recursive=recursive, private=private, by_folder=by_folder)
             expanded: Iterator[Item] = (_at_address(stored, place) for place, stored in found)
         else:
             expanded = _expand(source, recursive, left_out, on_left_out)
-        for item in expanded:
-            items.setdefault(item.key, item)
-    for item in (item for text in listed for item in _of_list(text, allow_private, on_left_out)):
-        items.setdefault(item.key, item)
-    return list(items.values())
+        yield from _new(expanded, seen)
+    yield from _new((item for text in listed for item in _of_list(text, allow_private, on_left_out)), seen)
+
+
+def _new(items: Iterable[Item], seen: set[Path | str]) -> Iterator[Item]:
+    """The inputs that were not ``seen`` before under any name, which then are."""
+    for item in items:
+        if (key := item.key) not in seen:
+            seen.add(key)
+            yield item
 
 
 def _braced(text: str) -> list[str]:

@@ -27,6 +27,7 @@ from bcos_table import TWINS, bcos_methods, bcos_table
 from clip import clip_table
 from folder import folder_table, native_table
 from ordinary import ordinary_table
+from sources import sources_table
 from speed import classes_table, decomposition_table, extra_memory, methods, precision_table
 from stages import stages_table
 from startup import startup_table
@@ -44,6 +45,7 @@ PROGRAM: dict[str, Callable[[bool], None]] = {
     "startup": lambda quick: startup_table(1 if quick else 7),
     "folder": folder_table,
     "stages": lambda _: stages_table(),
+    "sources": sources_table,
     "native": lambda _: native_table(),
     "clip": clip_table,
 }
