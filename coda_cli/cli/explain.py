@@ -30,7 +30,6 @@ from coda_cli.cli.options import (
     Masks,
     Mean,
     Model,
-    OutputFolder,
     PrecisionOption,
     Quiet,
     Recursive,
@@ -53,6 +52,7 @@ from coda_cli.vocabulary import IfExists
 if TYPE_CHECKING:
     from coda_cli.explanation.shards import Shard, ShardRun
     from coda_cli.explanation.writer import Output
+    from coda_cli.media.remote_folder import RemoteFolder
     from coda_cli.media.sources import Item
 
 EPILOG = """
@@ -86,7 +86,15 @@ def explain(
     model: Model = DEFAULT,
     classes: Classes = None,
     versus: Versus = None,
-    output: OutputFolder = Path("coda-out"),
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Write into this folder, which is made if needed, or to an address (s3://bucket/out/).",
+        ),
+    ] = "coda-out",
     write: Annotated[
         str,
         typer.Option(
@@ -222,7 +230,8 @@ def explain(
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
     chosen = _chosen_shard(shard, scale)
-    items = _find_items(sources, recursive, null, output, allow_private)
+    remote, folder = _output_folder(output, kinds)
+    items = _find_items(sources, recursive, null, remote or folder, allow_private)
     if not items:
         console.say("nothing to explain: the list on stdin is empty")
         return
@@ -240,7 +249,7 @@ def explain(
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
     net = load_network(model, arch, device, request, ema=ema)
-    out = Output(Naming(output, net.checkpoint.name, name), drawing, "overwrite" if force else if_exists)
+    out = Output(Naming(folder, net.checkpoint.name, name, remote), drawing, "overwrite" if force else if_exists)
     part = _part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items
@@ -283,6 +292,14 @@ def explain(
         )
         raise
     printer.end(len(items))
+
+
+def _output_folder(output: str, kinds: tuple[str, ...]) -> tuple[RemoteFolder | None, Path]:
+    """The output folder at an address, if it is there, and the folder on this disk. Raises UsageError."""
+    from coda_cli.media.remote_folder import remote_folder
+
+    remote = remote_folder(output) if kinds else None
+    return remote, remote.folder if remote else Path(output)
 
 
 def _chosen_shard(text: str | None, scale: str | None) -> Shard | None:
@@ -335,7 +352,9 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     return kinds
 
 
-def _find_items(sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool) -> list[Item]:
+def _find_items(
+    sources: list[str], recursive: bool, null: bool, output: Path | RemoteFolder, allow_private: bool
+) -> list[Item]:
     """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
     from coda_cli.cli.stdin import read_stdin
     from coda_cli.media.sources import resolve

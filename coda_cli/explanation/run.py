@@ -23,6 +23,7 @@ from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.record import Drawing
 from coda_cli.explanation.regions.annotations import Place
 from coda_cli.explanation.regions.asked import Regions
+from coda_cli.explanation.remote_writer import RemoteWriter
 from coda_cli.explanation.request import Input, Request, input_of, network_of, with_regions
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
@@ -30,6 +31,7 @@ from coda_cli.machine.ahead import Behind, ahead, threads
 from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit, out_of_memory
 from coda_cli.media.pictures import as_picture
+from coda_cli.media.remote_folder import remote_folder
 from coda_cli.media.sources import Item, resolve
 from coda_cli.media.stills import reading
 from coda_cli.media.view import View
@@ -89,7 +91,7 @@ def explain_many(
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
         regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn. A
             folder of masks or annotations has a file for each picture, and ``boxes`` can say which picture has which.
-        output: the folder for files; nothing is written unless it is given.
+        output: the folder for files, or its address ("s3://bucket/out/"); nothing is written unless it is given.
         drawing: which files, and how they are drawn; an overlay and the record unless given.
         if_exists: what happens to files that exist: "match", "error", "skip", "overwrite" or "rename".
 
@@ -112,12 +114,12 @@ def explain_many(
     request = Request(classes, versus, fit, precision, tolerance, layer, regions)  # type: ignore[arg-type]
     net = network_of(net, precision)
     if not isinstance(output, Output):
-        folder = Path() if output is None else Path(output)
+        remote = None if output is None else remote_folder(output)
+        folder = remote.folder if remote else Path(output or "")
         drawing = drawing or Drawing()
         drawing = replace(drawing, kinds=()) if output is None else drawing
-        output = Output(Naming(folder, net.checkpoint.name), drawing, if_exists)
-    leave_out = output.naming.folder if output.drawing.kinds else None
-    return explain_items(net, _items(sources, leave_out), request, output)
+        output = Output(Naming(folder, net.checkpoint.name, remote=remote), drawing, if_exists)
+    return explain_items(net, _items(sources, output), request, output)
 
 
 def explain_items(
@@ -161,9 +163,16 @@ def explain_items(
             raise UsageError("the scale of a run reads every picture twice; give a list, or another scale")
         scale = run_scale(net, known, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, of_run=scale))
-    writer = Writer(net, known if inputs is None else inputs, request, output)
+    writer = _writer(net, known if inputs is None else inputs, request, output)
     read = partial(_read, net=net, request=request, writer=writer)
     return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
+
+
+def _writer(net: Net, inputs: Sequence[Item], request: Request, output: Output) -> Writer:
+    """What writes the files, in a folder on this disk or at an address."""
+    if output.naming.remote is None or not output.drawing.kinds:
+        return Writer(net, inputs, request, output)
+    return RemoteWriter(net, inputs, request, output, output.naming.remote)
 
 
 def _prepare_output(output: Output, net: Net, items: Sequence[Item], request: Request) -> None:
@@ -171,7 +180,7 @@ def _prepare_output(output: Output, net: Net, items: Sequence[Item], request: Re
     naming, several = output.naming, _may_explain_several(net, request) or bool(request.neurons)
     if several and not naming.tells_classes_apart and any(kind in DRAWN for kind in output.drawing.kinds):
         raise UsageError("--name: needs {class_slug} or {index}, or all classes and neurons would get the same name")
-    refuse_collisions(items, naming.record_path, _advice_on_names)
+    refuse_collisions(items, naming.record_path, _advice_on_names, naming.shown)
     prepare(naming.folder)
     sweep(*{naming.folder / item.subfolder for item in items})
 
@@ -287,6 +296,8 @@ def _batches(read: Iterable[ReadOrDone], net: Net, targets: int, batch: int | No
 def _read(item: Item, *, net: Net, request: Request, writer: Writer | None) -> ReadOrDone:
     """Read one input. An outcome is returned where it cannot be read, or where ``writer`` finds its results."""
     try:
+        if isinstance(writer, RemoteWriter) and (known := writer.known(item)) is not None:
+            return known
         if not isinstance(item, InMemory) and item.stored is None:
             _refuse_no_file(item.path)
         opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.content)
@@ -336,12 +347,13 @@ def _refuse_no_file(path: Path) -> None:
 # ---- sources and names -----------------------------------------------------------------------------------------------
 
 
-def _items(sources: str | Path | Iterable[object], leave_out: Path | None) -> Iterable[Item]:
+def _items(sources: str | Path | Iterable[object], output: Output) -> Iterable[Item]:
     """The inputs that ``sources`` mean: files as a list, anything else one after the other."""
     one = isinstance(sources, str | Path) or not isinstance(sources, Iterable) or hasattr(sources, "ndim")
     # An array is a picture or a batch, not an iterable of its rows.
     listed = [sources] if one else cast("Iterable[object]", sources)
     if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
+        leave_out = (output.naming.remote or output.naming.folder) if output.drawing.kinds else None
         return resolve([str(source) for source in listed], leave_out=leave_out)
     return _one_by_one(listed)
 
