@@ -13,7 +13,7 @@ from PIL import Image
 from program import Result, photo, scene, tree
 
 import coda_cli
-from coda_cli.errors import UsageError
+from coda_cli.errors import MediaError, UsageError
 from coda_cli.media import http
 from coda_cli.media.remote_folder import RemoteFolder
 
@@ -182,6 +182,19 @@ def test_from_python(tmp_path: Path, store: fsspec.AbstractFileSystem) -> None:
         ::-1
     ] or (set(outcome.addresses) == {f"memory:/{name}" for name in content(store)})
     assert outcome.written == ()
+
+
+def test_one_picture_at_an_address_from_python(tmp_path: Path, store: fsspec.AbstractFileSystem) -> None:
+    store.pipe_file("/b/a.png", photo(tmp_path / "a.png").read_bytes())
+    there, here = (coda_cli.explain(one, "cifar10", 0) for one in ("memory://b/a.png", tmp_path / "a.png"))
+    assert there.record().source.path == "memory://b/a.png"
+    assert there.record().source.sha256 == here.record().source.sha256
+    assert (there.maps == here.maps).all()
+    assert {path.name.partition(".")[0] for path in there.save(tmp_path / "out")} == {"a"}
+    with pytest.raises(MediaError, match=r"memory://b/gone\.png: nothing is at this address"):
+        coda_cli.explain("memory://b/gone.png", "cifar10", 0)
+    with pytest.raises(UsageError, match="nothing:// is not read"):
+        coda_cli.explain("nothing://b/gone.png", "cifar10", 0)
 
 
 @pytest.mark.parametrize("url", ["https://host/out/", "hf://datasets/a/b", "zip://a::memory://b.zip", "nothing://a"])

@@ -142,6 +142,23 @@ def _of_list(text: str, allow_private: bool, on_left_out: Callable[[str], None] 
         yield Item(path, stored=Refused(text, error))
 
 
+def named(source: str | Path) -> Item:
+    """Make the input that a path or an address names, without looking whether anything is there.
+
+    Args:
+        source: the path or the address.
+
+    Returns:
+        The input.
+
+    Raises:
+        UsageError: no such addresses are read.
+    """
+    if isinstance(source, str) and is_address(source):
+        return _at_address(at(source, private="named"))
+    return Item(Path(source))
+
+
 def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
     """The input at an address; its outputs are named by the last part of it."""
     return Item(Path(stored.name.partition("::")[0]), Path(shown_name(str(place or ""))), stored)
