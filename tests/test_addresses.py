@@ -303,7 +303,7 @@ def test_errors_of_drivers_are_lines_without_secrets(monkeypatch: pytest.MonkeyP
             raise error
 
         monkeypatch.setattr(http, "PAUSE", 0.001)
-        monkeypatch.setattr(addresses, "_system", failing)
+        monkeypatch.setattr(addresses, "system_of", failing)
         with pytest.raises(MediaError) as caught:
             addresses.InStore("NAME", "s3://KEY:SECRET@bucket/a.png").read()
         assert str(caught.value) == f"NAME: {says}"

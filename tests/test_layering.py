@@ -41,7 +41,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "timm": ("core/standard_nets.py",),
     "matplotlib": ("study/plots.py",),
     "ray": ("ray.py", "explanation/cluster.py"),
-    "pyarrow": ("explanation/summary/tables.py",),
+    "pyarrow": ("explanation/summary/tables.py", "media/parquet.py"),
 }
 UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}

@@ -31,6 +31,7 @@ def test_a_picture_takes_none_of_torchs_slow_imports(coda_process: Coda, tmp_pat
     imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     assert "torch" in imported
     assert not imported & {"sympy", "torchvision", "matplotlib", "captum", "fsspec", "requests", "urllib3", "ray"}
+    assert not imported & {"s3fs", "gcsfs", "adlfs", "pyarrow", "pillow_heif"}
 
 
 LAST_WORDS = """

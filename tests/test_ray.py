@@ -230,7 +230,7 @@ def test_a_store_is_listed_folder_by_folder(monkeypatch: pytest.MonkeyPatch) -> 
             yield "bucket/photos/.b", [], ["3.png"]
             raise FileNotFoundError
 
-    monkeypatch.setattr(addresses, "_system", lambda url: (Store(), url.removeprefix("s3://").rstrip("/")))
+    monkeypatch.setattr(addresses, "system_of", lambda url: (Store(), url.removeprefix("s3://").rstrip("/")))
     found = find(["s3://bucket/photos/"], recursive=True, by_folder=True)
     assert [next(found).name for _ in range(2)] == ["s3://bucket/photos/2.png", "s3://bucket/photos/1.png"]
     with pytest.raises(UsageError, match="nothing is at this address"):

@@ -78,6 +78,28 @@ def test_a_folder_of_a_bucket_is_explained_and_resumed(coda: Coda, tmp_path: Pat
     assert "3 skipped" in coda("explain", "s3://photos-of-a-test/photos", "-r", "--write", "json", cwd=tmp_path).err
 
 
+def test_results_go_to_a_bucket_and_are_resumed(coda: Coda, tmp_path: Path, bucket: Any) -> None:
+    run = ("explain", "s3://photos-of-a-test/photos/", "-o", "s3://photos-of-a-test/out/", "--class", "0")
+    result = coda(*run)
+    listed = bucket.list_objects_v2(Bucket="photos-of-a-test", Prefix="out/")["Contents"]
+    names = [f"s3://photos-of-a-test/{each['Key']}" for each in listed]
+    assert sorted(result.out.splitlines()) == names
+    assert [name.rpartition("/")[2] for name in names if name.endswith("json")] == ["img10.coda.json", "img2.coda.json"]
+    bucket.delete_object(Bucket="photos-of-a-test", Key="out/img2.coda.json")
+    assert "1 explained, 1 skipped" in coda(*run).err
+    assert "2 skipped" in coda(*run, "--if-exists", "skip").err
+    again = bucket.list_objects_v2(Bucket="photos-of-a-test", Prefix="out/")["Contents"]
+    assert {each["Key"] for each in again} == {each["Key"] for each in listed}
+    assert not (tmp_path / "coda-out").exists()
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_is_not_there_takes_no_results(coda: Coda, tmp_path: Path) -> None:
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    said = coda("explain", "a.png", "-o", "s3://no-such-bucket/out", status=2).error
+    assert said.startswith("s3://no-such-bucket/out: cannot write there")
+
+
 @pytest.mark.usefixtures("bucket")
 def test_a_pattern_and_a_list_of_a_bucket(coda: Coda) -> None:
     assert names_of(looked_at(coda, "s3://photos-of-a-test/photos/img?.png")) == [

@@ -28,12 +28,14 @@ class Loaded(NamedTuple):
     device: str
 
 
-def refuse_on_cluster(*, shard: str | None, html: Path | None, scale: str | None, device: str) -> None:
+def refuse_on_cluster(*, shard: str | None, html: Path | None, scale: str | None, device: str, remote: bool) -> None:
     """Refuse what needs all pictures in one process, or a certain GPU. Raises UsageError."""
     if shard is not None:
         raise UsageError("--shard with --engine ray: the workers of a cluster share the pictures out; leave it out")
     if html is not None:
         raise UsageError("--html with --engine ray: one process makes a page; coda summary makes one of all records")
+    if remote:
+        raise UsageError("--output at an address with --engine ray: give a folder that all machines share")
     if scale == "run":
         raise UsageError("--scale run with --engine ray: it needs all pictures twice; give the scale as a number")
     if device.startswith("cuda:"):

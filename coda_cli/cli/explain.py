@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -36,7 +35,6 @@ from coda_cli.cli.options import (
     Masks,
     Mean,
     Model,
-    OutputFolder,
     PrecisionOption,
     Quiet,
     Recursive,
@@ -53,6 +51,7 @@ from coda_cli.cli.options import (
     regions_of,
 )
 from coda_cli.cli.outcomes import ResultPrinter
+from coda_cli.cli.places import find_items, output_folder
 from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import Engine, IfExists
@@ -93,7 +92,15 @@ def explain(
     model: Model = DEFAULT,
     classes: Classes = None,
     versus: Versus = None,
-    output: OutputFolder = Path("coda-out"),
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Write into this folder, which is made if needed, or to an address (s3://bucket/out/).",
+        ),
+    ] = "coda-out",
     write: Annotated[
         str,
         typer.Option(
@@ -247,11 +254,12 @@ def explain(
     batch = pictures_of_batch(batch_size)
     chosen = _chosen_shard(shard, scale)
     if_exists = "overwrite" if force else if_exists
+    remote, folder = output_folder(output, kinds)
     if cluster := engine == "ray":
-        refuse_on_cluster(shard=shard, html=html, scale=scale, device=device)
+        refuse_on_cluster(shard=shard, html=html, scale=scale, device=device, remote=remote is not None)
     elif ray_address is not None:
         raise UsageError("--ray-address needs --engine ray")
-    listed = _find_items(sources, recursive, null, output, allow_private, by_folder=cluster)
+    listed = find_items(sources, recursive, null, remote or folder, allow_private, by_folder=cluster)
     # A cluster begins with the first; only what may replace files has to know first which of them are inputs.
     items = list(islice(listed, 1 if cluster and not dry_run and if_exists != "overwrite" else None))
     if not items:
@@ -271,7 +279,7 @@ def explain(
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
     net = load_network(model, arch, "cpu" if cluster else device, request, ema=ema, weights=not dry_run)
-    out = Output(Naming(output, net.checkpoint.name, name), drawing, if_exists)
+    out = Output(Naming(folder, net.checkpoint.name, name, remote), drawing, if_exists)
     part = _part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items
@@ -374,26 +382,3 @@ def _parse_kinds(write: str) -> tuple[str, ...]:
     if unknown := [k for k in kinds if k not in KINDS]:
         raise UsageError(f"--write {unknown[0]}: choose from {', '.join(KINDS)}, or none")
     return kinds
-
-
-def _find_items(
-    sources: list[str], recursive: bool, null: bool, output: Path, allow_private: bool, *, by_folder: bool
-) -> Iterator[Item]:
-    """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
-    from coda_cli.cli.stdin import read_stdin
-    from coda_cli.media.sources import find
-
-    if null and "-" not in sources:
-        raise UsageError("--null needs a list on stdin; add - as a source")
-    listed, given = read_stdin(null) if "-" in sources else ([], [])
-    named = [s for s in sources if s != "-"]
-    yield from find(
-        named,
-        recursive=recursive,
-        listed=listed,
-        leave_out=output,
-        on_left_out=console.say,
-        allow_private=allow_private,
-        by_folder=by_folder,
-    )
-    yield from given

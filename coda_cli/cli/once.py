@@ -1,7 +1,9 @@
-"""Options that count once: a second one is refused, instead of silently taking the place of the first."""
+"""What is refused of every option: a second one where one counts, and an address where a file on a disk is meant."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperOption
@@ -9,9 +11,14 @@ from typer.core import TyperCommand, TyperOption
 from coda_cli.cli.configured import SETTINGS
 from coda_cli.errors import UsageError
 
+_ADDRESS = re.compile(r"=?[A-Za-z][A-Za-z0-9+.-]+://")
+
 
 class Once(TyperCommand):
-    """A command that refuses an option that is given twice and has one value; click takes the last in silence."""
+    """A command that refuses an option that is given twice and has one value; click takes the last in silence.
+
+    It also refuses an address where a path belongs: it would be taken for a folder with the name "s3:".
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Look for options that are given twice, then parse.
@@ -24,7 +31,7 @@ class Once(TyperCommand):
             What click returns.
 
         Raises:
-            UsageError: an option is given twice.
+            UsageError: an option is given twice, or has an address for a path.
         """
         taking = {
             name: param
@@ -36,17 +43,18 @@ class Once(TyperCommand):
         for word in left:
             if word == "--":
                 break
-            name, has_value, _ = word.partition("=")
+            name, has_value, rest = word.partition("=")
             if not word.startswith("--"):
-                name, has_value = word[:2], word[2:]
+                name, has_value, rest = word[:2], word[2:], ""
             if (param := taking.get(name)) is None:
                 continue
-            if not has_value:
-                next(left, None)  # the next word is its value
+            value = has_value + rest if has_value else next(left, "")  # or the next word is its value
             if param.name in seen and not param.multiple:
                 raise UsageError(f"{name}: is given twice, and only one counts; run the command once for each")
+            if param.type_descriptor.annotation is Path and _ADDRESS.match(value):
+                raise UsageError(f"{name} {value.partition('://')[0]}://...: is an address, and a path is needed here")
             seen.add(str(param.name))
         SETTINGS.call = ctx  # a message about an option then says where its value is from
-        rest = super().parse_args(ctx, args)
+        others = super().parse_args(ctx, args)
         SETTINGS.say_folder(ctx)
-        return rest
+        return others

@@ -68,7 +68,7 @@ class ResultPrinter:
             if self.json:
                 console.result(to_json(record))
         if not self.json:
-            for path in outcome.written:
+            for path in outcome.addresses or outcome.written:
                 console.result(str(path))
         if record:
             _describe(record, outcome.skipped, self.many)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 from coda_cli.errors import UsageError
 from coda_cli.media.files import shown_name
+from coda_cli.media.remote_folder import RemoteFolder
 from coda_cli.media.sources import Item
 
 KINDS = {
@@ -40,6 +41,7 @@ class Naming:
         folder: the output folder.
         model: the network's name.
         template: a format string with the fields of FIELDS.
+        remote: the folder at an address to which files go from ``folder``.
 
     Raises:
         UsageError: the template is not valid, or would give several files one name; the folder has a file's name.
@@ -48,6 +50,7 @@ class Naming:
     folder: Path
     model: str
     template: str = DEFAULT_NAME
+    remote: RemoteFolder | None = None
 
     def __post_init__(self) -> None:
         if self.folder.suffix.lower() in _OF_FILES and not self.folder.is_dir():
@@ -73,6 +76,17 @@ class Naming:
             self._render(Item(Path("stem.png")), "overlay", "png", "class", "0")
         except (ValueError, TypeError, LookupError) as error:  # a format that texts cannot have
             raise UsageError(f"--name {self.template!r}: {error}") from error
+
+    def shown(self, path: Path) -> str:
+        """Write the path of an output as messages have it.
+
+        Args:
+            path: below the output folder.
+
+        Returns:
+            The path, or the address where it goes.
+        """
+        return self.remote.shown(path) if self.remote else str(path)
 
     @property
     def tells_classes_apart(self) -> bool:
@@ -194,7 +208,10 @@ def slug(text: str) -> str:
 
 
 def refuse_collisions(
-    items: Sequence[Item], written: Callable[[Item], Path], advice: Callable[[Item, Item], str]
+    items: Sequence[Item],
+    written: Callable[[Item], Path],
+    advice: Callable[[Item, Item], str],
+    shown: Callable[[Path], str] = str,
 ) -> None:
     """Refuse inputs whose outputs would have the same name, before any work.
 
@@ -202,16 +219,20 @@ def refuse_collisions(
         items: the inputs.
         written: gives the path of an input's output.
         advice: says what to do about two inputs with one path.
+        shown: writes a path as messages have it.
 
     Raises:
         UsageError: two inputs would be written to one path.
     """
-    for _ in without_collisions(items, written, advice):
+    for _ in without_collisions(items, written, advice, shown):
         pass
 
 
 def without_collisions(
-    items: Iterable[Item], written: Callable[[Item], Path], advice: Callable[[Item, Item], str]
+    items: Iterable[Item],
+    written: Callable[[Item], Path],
+    advice: Callable[[Item, Item], str],
+    shown: Callable[[Path], str] = str,
 ) -> Iterator[Item]:
     """Pass inputs on, up to one whose output would have the name of another's.
 
@@ -219,6 +240,7 @@ def without_collisions(
         items: the inputs.
         written: gives the path of an input's output.
         advice: says what to do about two inputs with one path.
+        shown: writes a path as messages have it.
 
     Yields:
         The inputs.
@@ -230,7 +252,7 @@ def without_collisions(
     for item in items:
         path = written(item)
         if (key := one_file(path)) in taken:
-            both = f"{taken[key].name} and {item.name} would both be written as {path}"
+            both = f"{taken[key].name} and {item.name} would both be written as {shown(path)}"
             raise UsageError(f"{both}; {advice(taken[key], item)}")
         taken[key] = item
         yield item

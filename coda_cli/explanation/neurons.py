@@ -14,6 +14,7 @@ from coda_cli.explanation.regions.sums import sums_inside
 from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.schema.neurons import ChannelsPart, NeuronPart
+from coda_cli.schema.pictures import Record
 
 
 def activation_part(
@@ -107,3 +108,15 @@ def _part(
         else sums_inside(values, neuron.value - neuron.constants, neuron.tolerance, regions),
         **value,
     )
+
+
+def all_neurons(record: Record) -> list[NeuronPart]:
+    """Collect all neurons of a record.
+
+    Args:
+        record: of a picture.
+
+    Returns:
+        Those that are explained themselves, then the strongest of each layer's channels.
+    """
+    return [*record.neurons, *(n for e in record.explained for c in e.channels for n in c.strongest)]

@@ -29,7 +29,7 @@ from coda_cli.explanation.request import Input, Request, computing, encoded, inp
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.pictures import Image, PictureSource, as_image, as_picture
 from coda_cli.media.png import encode as as_png
-from coda_cli.media.sources import Item
+from coda_cli.media.sources import named
 from coda_cli.media.view import View
 from coda_cli.vocabulary import Fit, IfExists, Precision, Style
 
@@ -287,8 +287,8 @@ def explain(
     """Explain one picture: split logits of a network exactly into the contributions of its pixels.
 
     Args:
-        source: a path, a PIL image, an array (grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4]; uint8, uint16, or floats
-            in [0, 1]) or a tensor with its channels first.
+        source: a path, an address, a PIL image, an array (grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4]; uint8, uint16,
+            or floats in [0, 1]) or a tensor with its channels first.
         net: a network from ``load``, or its name or file; the default network unless given.
         classes: class names, WordNet ids, indices, "top:K" or "all"; the predicted class unless given.
         versus: a class that is subtracted from each of ``classes``.
@@ -318,13 +318,13 @@ def explain(
     request = Request(classes, versus, fit, precision, tolerance, layer, regions, neurons)  # type: ignore[arg-type]
     net = network_of(net, precision)
     targets = request.targets(net)
-    item = Item(Path(source if isinstance(source, str | Path) else "picture"))
+    item = named(source if isinstance(source, str | Path) else "picture")
     read = with_regions(input_of(item, as_picture(source), net, fit), request)
     (result,) = as_many_as_fit(
         net.model, [read.view], read.view.resolution, partial(explain_batch, net=net, request=request, targets=targets)
     )
     if isinstance(result, CodaError):
-        raise result.about(item.path)
+        raise result.about(item.name)
     return replace(result, input=read)
 
 

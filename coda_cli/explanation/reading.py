@@ -10,6 +10,7 @@ from typing import Any
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.regions.annotations import Place
+from coda_cli.explanation.remote_writer import RemoteWriter
 from coda_cli.explanation.request import Input, Request, input_of, with_regions
 from coda_cli.explanation.writer import Outcome, Writer
 from coda_cli.machine.memory import out_of_memory
@@ -40,6 +41,8 @@ def read_item(item: Item, *, net: Net, request: Request, writer: Writer | None) 
         What was read; an outcome where it cannot be read, or where its results exist already.
     """
     try:
+        if isinstance(writer, RemoteWriter) and (known := writer.known(item)) is not None:
+            return known
         if not isinstance(item, InMemory) and item.stored is None:
             _refuse_no_file(item.path)
         opened = nullcontext(as_picture(item.pixels)) if isinstance(item, InMemory) else reading(item.content)

@@ -22,12 +22,14 @@ from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.reading import InMemory, ReadOrDone, error_of_item, read_item
 from coda_cli.explanation.record import Drawing
 from coda_cli.explanation.regions.asked import Regions
+from coda_cli.explanation.remote_writer import RemoteWriter
 from coda_cli.explanation.request import Input, Request, network_of
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads
 from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit
+from coda_cli.media.remote_folder import remote_folder
 from coda_cli.media.sources import Item, resolve
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes
@@ -78,7 +80,7 @@ def explain_many(
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
         regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn. A
             folder of masks or annotations has a file for each picture, and ``boxes`` can say which picture has which.
-        output: the folder for files; nothing is written unless it is given.
+        output: the folder for files, or its address ("s3://bucket/out/"); nothing is written unless it is given.
         drawing: which files, and how they are drawn; an overlay and the record unless given.
         if_exists: what happens to files that exist: "match", "error", "skip", "overwrite" or "rename".
 
@@ -101,12 +103,12 @@ def explain_many(
     request = Request(classes, versus, fit, precision, tolerance, layer, regions)  # type: ignore[arg-type]
     net = network_of(net, precision)
     if not isinstance(output, Output):
-        folder = Path() if output is None else Path(output)
+        remote = None if output is None else remote_folder(output)
+        folder = remote.folder if remote else Path(output or "")
         drawing = drawing or Drawing()
         drawing = replace(drawing, kinds=()) if output is None else drawing
-        output = Output(Naming(folder, net.checkpoint.name), drawing, if_exists)
-    leave_out = output.naming.folder if output.drawing.kinds else None
-    return explain_items(net, _items(sources, leave_out), request, output)
+        output = Output(Naming(folder, net.checkpoint.name, remote=remote), drawing, if_exists)
+    return explain_items(net, _items(sources, output), request, output)
 
 
 def explain_items(
@@ -147,9 +149,16 @@ def explain_items(
             raise UsageError("the scale of a run reads every picture twice; give a list, or another scale")
         scale = run_scale(net, known, request, output.drawing.percentile, batch=batch, on_step=on_scale)
         output = replace(output, drawing=replace(output.drawing, of_run=scale))
-    writer = Writer(net, known if inputs is None else inputs, request, output)
+    writer = _writer(net, known if inputs is None else inputs, request, output)
     read = partial(read_item, net=net, request=request, writer=writer)
     return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
+
+
+def _writer(net: Net, inputs: Sequence[Item], request: Request, output: Output) -> Writer:
+    """What writes the files, in a folder on this disk or at an address."""
+    if output.naming.remote is None or not output.drawing.kinds:
+        return Writer(net, inputs, request, output)
+    return RemoteWriter(net, inputs, request, output, output.naming.remote)
 
 
 def foresee_items(
@@ -174,7 +183,7 @@ def foresee_items(
     refuse_style(net, output.drawing.style)
     if output.drawing.kinds:
         _refuse_names(output, net, items, request)
-    read = partial(read_item, net=net, request=request, writer=Writer(net, inputs or items, request, output))
+    read = partial(read_item, net=net, request=request, writer=_writer(net, inputs or items, request, output))
     with threads(budget.readers()) as reading:
         for _, one in ahead(reading, ((item, partial(read, item)) for item in items), budget.READ_AHEAD):
             yield one if isinstance(one, Outcome) else Outcome(one.item)
@@ -210,7 +219,7 @@ def _refuse_names(output: Output, net: Net, items: Sequence[Item], request: Requ
     naming, several = output.naming, _may_explain_several(net, request) or bool(request.neurons)
     if several and not naming.tells_classes_apart and any(kind in DRAWN for kind in output.drawing.kinds):
         raise UsageError("--name: needs {class_slug} or {index}, or all classes and neurons would get the same name")
-    refuse_collisions(items, naming.record_path, advice_on_names)
+    refuse_collisions(items, naming.record_path, advice_on_names, naming.shown)
 
 
 def run_scale(
@@ -337,12 +346,13 @@ def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError |
 # ---- sources and names -----------------------------------------------------------------------------------------------
 
 
-def _items(sources: str | Path | Iterable[object], leave_out: Path | None) -> Iterable[Item]:
+def _items(sources: str | Path | Iterable[object], output: Output) -> Iterable[Item]:
     """The inputs that ``sources`` mean: files as a list, anything else one after the other."""
     one = isinstance(sources, str | Path) or not isinstance(sources, Iterable) or hasattr(sources, "ndim")
     # An array is a picture or a batch, not an iterable of its rows.
     listed = [sources] if one else cast("Iterable[object]", sources)
     if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
+        leave_out = (output.naming.remote or output.naming.folder) if output.drawing.kinds else None
         return resolve([str(source) for source in listed], leave_out=leave_out)
     return _one_by_one(listed)
 

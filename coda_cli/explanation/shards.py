@@ -108,7 +108,7 @@ class ShardRun:
     """
 
     def __init__(self, shard: Shard, items: Sequence[Item], naming: Naming) -> None:
-        self.shard, self._folder, self._listed = shard, naming.folder, len(items)
+        self.shard, self._naming, self._listed = shard, naming, len(items)
         self.items, self._listing = list[Item](), 0
         for item in items:
             number = hash_of(item, naming)
@@ -124,10 +124,14 @@ class ShardRun:
             UsageError: a file of that name is there, and is not coda's.
             MediaError: it cannot be removed.
         """
-        path = self.shard.record_path(self._folder)
+        path, remote = self.shard.record_path(self._naming.folder), self._naming.remote
+        if remote:
+            remote.fetch(path)
         if os.path.lexists(path) and not _is_of_a_shard(path):
-            raise UsageError("exists, and is not coda's; choose another --output", item=path)
+            raise UsageError("exists, and is not coda's; choose another --output", item=self._naming.shown(path))
         withdraw(path)
+        if remote:
+            remote.remove(path)
 
     def add(self, outcome: Outcome) -> None:
         """Count one input.
@@ -170,7 +174,10 @@ class ShardRun:
         )
         if output.drawing.kinds:
             text = to_json(record).encode() + b"\n"
-            write_with(self.shard.record_path(self._folder), lambda stream: stream.write(text))
+            path = self.shard.record_path(self._naming.folder)
+            write_with(path, lambda stream: stream.write(text))
+            if self._naming.remote:
+                self._naming.remote.put(path)
         return record
 
 

@@ -18,7 +18,7 @@ from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, draw_neuron, memory_of
 from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
 from coda_cli.explanation.naming import Naming, marked
-from coda_cli.explanation.neurons import drawn_map
+from coda_cli.explanation.neurons import all_neurons, drawn_map
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
@@ -47,6 +47,7 @@ class Outcome:
         error: why it failed.
         skipped: whether its results existed already.
         written: its files in the order of writing; for an input that was skipped, those that exist.
+        addresses: the same as ``written``, where the output folder is at an address.
         entry: what ``Output.entry`` made of it, where it was asked to.
     """
 
@@ -55,6 +56,7 @@ class Outcome:
     error: CodaError | None = None
     skipped: bool = False
     written: tuple[Path, ...] = ()
+    addresses: tuple[str, ...] = ()
     entry: Any = None
 
 
@@ -117,17 +119,17 @@ class Writer:
         if policy in ("overwrite", "rename") or "json" not in self.output.drawing.kinds:
             return None
         path, record = self._looked_up(self.output.naming.record_path(item), picture, regions)
-        if not path.exists():
+        if not self._is_there(path):
             return None
         if self.output.entry and policy != "error" and (policy == "skip" or self._matches(record, picture, regions)):
             return None
         if policy == "skip":
-            there = tuple(f for f in self._files_of_record(record, path) if f.exists())
+            there = tuple(f for f in self._files_of_record(record, path) if self._is_there(f))
             return Outcome(item, record, skipped=True, written=there)
         if policy == "match" and self._matches(record, picture, regions):
             # A picture may have been deleted since: then everything is made again.
             files = self._files_of_record(record, path)
-            return Outcome(item, record, skipped=True, written=files) if all(f.exists() for f in files) else None
+            return Outcome(item, record, skipped=True, written=files) if all(map(self._is_there, files)) else None
         raise self._policy.in_the_way(path)
 
     def _looked_up(self, path: Path, picture: Picture, regions: Mapping[str, str]) -> tuple[Path, Record | None]:
@@ -135,13 +137,21 @@ class Writer:
 
         The mark in its name is the same each time, so that the next run with these settings finds it.
         """
-        stored = stored_record(path)
+        stored = self._record_at(path)
         others = stored and stored.source.sha256 == picture.sha256 and not self._matches(stored, picture, regions)
         if self.output.if_exists != "match" or not others:
             return path, stored
         decides = self.settings, self.net.sha256, *sorted(regions.items())
         path = marked(path, hashlib.sha256(repr(decides).encode()).hexdigest()[:8])
-        return path, stored_record(path)
+        return path, self._record_at(path)
+
+    def _record_at(self, path: Path) -> Record | None:
+        """The record that an output file holds, if there is one."""
+        return stored_record(path)
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether an output file exists."""
+        return path.exists()
 
     def _place(self, path: Path, source: Input) -> Path:
         """Where a file about an input that was read goes."""
@@ -159,7 +169,7 @@ class Writer:
     def _files_of_record(self, record: Record | None, path: Path) -> tuple[Path, ...]:
         """Every file that the record in ``path`` names, and the record itself."""
         named = [f for e in record.explained for f in e.files.values()] if record else []
-        named += [f for neuron in _neurons_of(record) for f in neuron.files.values()] if record else []
+        named += [f for neuron in all_neurons(record) for f in neuron.files.values()] if record else []
         named += record.files.values() if record else []
         return (*(self.output.naming.folder / f for f in named), path)
 
@@ -173,7 +183,7 @@ class Writer:
 
     def _is_the_same(self, path: Path, source: Input) -> bool:
         """Whether the file that exists is about this picture, network and settings."""
-        return self._matches(stored_record(path), source.picture, source.found.files)
+        return self._matches(self._record_at(path), source.picture, source.found.files)
 
     # ---- files that are written --------------------------------------------------------------------------------------
 
@@ -361,11 +371,6 @@ def _name_and_index(part: Explained) -> tuple[str, str]:
     if part.versus is None:
         return part.name, str(part.index)
     return f"{part.name} vs {part.versus.name}", f"{part.index}-{part.versus.index}"
-
-
-def _neurons_of(record: Record) -> list[NeuronPart]:
-    """All neurons of a record."""
-    return [*record.neurons, *(n for e in record.explained for c in e.channels for n in c.strongest)]
 
 
 def arrays(explanation: Explanation) -> dict[str, NDArray[np.generic]]:

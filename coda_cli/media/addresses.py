@@ -83,7 +83,7 @@ def find_at(
 def _asked(question: Callable[[], T], url: str) -> T:
     """What a driver answers in time. Raises UsageError."""
     try:
-        with _driver_errors():
+        with driver_errors():
             return in_time(question, http.LONGEST)
     except (MediaError, TimeoutError) as error:
         message = error.message if isinstance(error, CodaError) else "the server does not answer"
@@ -141,7 +141,7 @@ class InStore(Remote):
     """A picture that fsspec reads."""
 
     def _read(self, until: float) -> bytes:
-        with _driver_errors():
+        with driver_errors():
             content = in_time(self._content, until - time.monotonic())
         refuse_length(len(content))
         return content
@@ -149,13 +149,23 @@ class InStore(Remote):
     def _content(self) -> bytes:
         archive = "::" in self.url or self.url.startswith(("zip:", "tar:"))
         with _ONE_AT_A_TIME if archive else nullcontext():
-            system, path = _system(self.url)
+            system, path = system_of(self.url)
             content: bytes = system.cat_file(path, end=budget.ADDRESS_BYTES + 1)
             return content
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of fsspec that an address belongs to, and the path in it. Raises MediaError and others."""
+def system_of(url: str) -> tuple[Any, str]:
+    """Find the file system of fsspec that an address belongs to.
+
+    Args:
+        url: the address.
+
+    Returns:
+        The file system, and the path in it.
+
+    Raises:
+        MediaError: the driver is missing.
+    """
     import fsspec
 
     try:
@@ -172,7 +182,7 @@ def _listed(url: str, recursive: bool, by_folder: bool) -> Iterator[list[tuple[P
 
     None for an address of one picture.
     """
-    system, path = _system(url)
+    system, path = system_of(url)
     first, depth = url.partition("::")[0], None if recursive else 1
     if any(mark in first for mark in "*?["):
         # Pictures have the place ".", as those of a pattern of files have.
@@ -217,8 +227,15 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 @contextmanager
-def _driver_errors() -> Iterator[None]:
-    """Turn what drivers raise, errors of many classes, into a MediaError without what may be secret."""
+def driver_errors() -> Iterator[None]:
+    """Turn what drivers raise, errors of many classes, into a MediaError without what may be secret.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MediaError: for all but a lack of memory; PassingError where another try may help.
+    """
     try:
         yield
     except (CodaError, MemoryError):

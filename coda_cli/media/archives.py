@@ -1,4 +1,4 @@
-"""Pictures inside ZIP and tar archives: listed once, and each read where it lies; nothing is unpacked to the disk.
+"""Pictures in ZIP and tar archives and Parquet files: listed once, each read where it lies, nothing is unpacked.
 
 An archive may come from a stranger. Its list is read in bounded memory and time; links, devices, and names that lead
 out of the archive are left out; of several entries with one name the last counts, as it does when they are unpacked.
@@ -22,6 +22,7 @@ from typing import IO, Any, NoReturn, cast
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
+from coda_cli.media import parquet
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Stored, refuse_size
 
@@ -31,7 +32,7 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {
     ".tar.bz2": bz2.open,
     ".tbz2": bz2.open,
 }
-ARCHIVES = (".zip", ".tar", *_COMPRESSED)
+ARCHIVES = (".zip", ".tar", parquet.SUFFIX, *_COMPRESSED)
 
 _LOCAL = struct.Struct("<4s22xHH")  # of a ZIP entry: what it begins with, and the lengths of its name and extra field
 
@@ -108,6 +109,8 @@ def list_archive(path: Path) -> Listing:
     """
     opened = _expander(path)
     try:
+        if path.suffix.lower() == parquet.SUFFIX:
+            return Listing(dict(parquet.list_rows(path)))
         with path.open("rb") as stream:
             if path.suffix.lower() == ".zip":
                 return _list_zip(path, stream)
@@ -122,8 +125,8 @@ def list_archive(path: Path) -> Listing:
         raise
     except Exception as error:  # of broken archives the libraries raise errors of a dozen classes
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
-        kind = "ZIP" if path.suffix.lower() == ".zip" else "tar"
-        raise MediaError(f"is no {kind} archive, or is broken or cut off ({reason})", item=path) from error
+        kind = {".zip": "ZIP archive", parquet.SUFFIX: "Parquet file"}.get(path.suffix.lower(), "tar archive")
+        raise MediaError(f"is no {kind}, or is broken or cut off ({reason})", item=path) from error
 
 
 def _expander(path: Path) -> Callable[..., Any] | None:

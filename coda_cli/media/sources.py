@@ -18,6 +18,7 @@ from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.carried import read_gif_text, read_png_text
 from coda_cli.media.files import shown_name
 from coda_cli.media.http import Private
+from coda_cli.media.remote_folder import RemoteFolder
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Refused, Stored
 
@@ -55,8 +56,9 @@ class Item:
 
 
 def resolve(
-    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
-    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False,
+    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (),
+    leave_out: Path | RemoteFolder | None = None, on_left_out: Callable[[str], None] | None = None,
+    allow_private: bool = False,
 ) -> list[Item]:  # fmt: skip
     """Find the pictures that a person named, in order, each of them once.
 
@@ -69,7 +71,7 @@ def resolve(
             ``{a,b}`` stand for several sources.
         recursive: whether sub-folders are scanned too.
         listed: further paths and addresses, taken as they are. One that cannot be read fails later, alone.
-        leave_out: the output folder, inside which nothing is scanned.
+        leave_out: the output folder, inside which nothing is scanned; it may be at an address.
         on_left_out: hears, in a line for each folder, what in it is not taken: links that lead nowhere, folders that
             cannot be read, and files that are not pictures by their names.
         allow_private: whether addresses of the list, and redirects, may lead into a private network.
@@ -93,8 +95,9 @@ def resolve(
 
 
 def find(
-    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (), leave_out: Path | None = None,
-    on_left_out: Callable[[str], None] | None = None, allow_private: bool = False, by_folder: bool = False,
+    sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (),
+    leave_out: Path | RemoteFolder | None = None, on_left_out: Callable[[str], None] | None = None,
+    allow_private: bool = False, by_folder: bool = False,
 ) -> Iterator[Item]:  # fmt: skip
     """Find the pictures as ``resolve`` does, one source after the other, while the first of them are used already.
 
@@ -114,12 +117,15 @@ def find(
         UsageError: in the turn of a source that does not exist, cannot be read, or holds no picture.
     """
     seen = set[Path | str]()
-    left_out = identity(leave_out) if leave_out else None
+    left_out = identity(leave_out) if isinstance(leave_out, Path) else None
+    holds = leave_out.holds if isinstance(leave_out, RemoteFolder) else None
     for source in (one for text in sources for one in _braced(text)):
         if is_address(source):
             private: Private = "always" if allow_private else "named"
             found = find_at(source, recursive=recursive, private=private, by_folder=by_folder)
-            expanded: Iterator[Item] = (_at_address(stored, place) for place, stored in found)
+            expanded: Iterator[Item] = (
+                _at_address(stored, place) for place, stored in found if not (holds and holds(stored.name))
+            )
         else:
             expanded = _expand(source, recursive, left_out, on_left_out)
         yield from _new(expanded, seen)
@@ -174,6 +180,23 @@ def _of_list(text: str, allow_private: bool, on_left_out: Callable[[str], None] 
         yield from _of_archive(path, text, on_left_out)
     except CodaError as error:
         yield Item(path, stored=Refused(text, error))
+
+
+def named(source: str | Path) -> Item:
+    """Make the input that a path or an address names, without looking whether anything is there.
+
+    Args:
+        source: the path or the address.
+
+    Returns:
+        The input.
+
+    Raises:
+        UsageError: no such addresses are read.
+    """
+    if isinstance(source, str) and is_address(source):
+        return _at_address(at(source, private="named"))
+    return Item(Path(source))
 
 
 def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
