@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +25,7 @@ from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.reference import Reference
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.media import addresses
-from coda_cli.media.sources import Item, find
+from coda_cli.media.sources import Item, find, resolve
 
 COUNT = 60
 ON_RAY = ("--engine", "ray", "--batch-size", "1", "--ray-address")
@@ -235,3 +238,28 @@ def test_a_store_is_listed_folder_by_folder(monkeypatch: pytest.MonkeyPatch) -> 
     assert [next(found).name for _ in range(2)] == ["s3://bucket/photos/2.png", "s3://bucket/photos/1.png"]
     with pytest.raises(UsageError, match="nothing is at this address"):
         next(found)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_compressed_tar_travels_to_no_other_process(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("photos.tar" if mode == "w" else "photos.tar.gz")
+    with tarfile.open(path, mode) as archive:
+        archive.add(photo(tmp_path / "1.png"), "1.png")
+    (item,) = resolve([str(path)])
+    if mode == "w":
+        assert pickle.loads(pickle.dumps(item)).stored.read() == (tmp_path / "1.png").read_bytes()
+    else:
+        with pytest.raises(UsageError, match="is compressed as a whole"):
+            pickle.dumps(item)
+
+
+def test_progress_with_an_unknown_end_names_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from coda_cli.cli import console
+
+    clock = itertools.count(0.0, 10.5)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.Console().progress("explaining", " pictures") as advance:
+        advance(1, 0)
+    assert capsys.readouterr().err == "coda: explaining: 1 pictures, 10 s each\n"
