@@ -339,6 +339,8 @@ def test_nothing_to_prove_is_wrong_usage(coda: Coda, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no record of coda explain" in coda("verify", "empty", status=2).error
     assert "no such file or folder" in coda("verify", "nothing", status=2).error
+    for command in ("verify", "rerun"):
+        assert "'no-pictures' does not exist" in coda(command, "empty", "--pictures", "no-pictures", status=2).error
 
 
 def test_the_commands_of_the_document_can_be_typed(coda: Coda, tmp_path: Path) -> None:
