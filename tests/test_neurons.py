@@ -218,6 +218,16 @@ def test_a_layer_is_known_by_number_and_the_cut_itself_has_neurons() -> None:
     assert int((own.pixels != 0).sum()) <= 1
 
 
+def test_a_layer_whose_name_is_a_number_is_named_with_a_sign() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)).double()
+    model = torch.nn.Sequential(*model, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    (counted,) = decompose_neurons(model, x, "2", [1])
+    (named,) = decompose_neurons(model, x, "=2", [1])
+    assert (counted.layer, named.layer) == ("1", "2")
+
+
 @pytest.mark.parametrize(
     ("family", "layer", "neuron", "message"),
     [

@@ -112,7 +112,7 @@ def test_parts_of_a_mask_are_regions_of_their_own(tmp_path: Path) -> None:
     assert areas("all") == {"1": 500, "7": 1000}
     assert areas("all", "7=dog") == {"1": 500, "dog": 1000}
     assert areas("7=dog") == {"dog": 1000}
-    with pytest.raises(MediaError, match="the mask 3 is empty"):
+    with pytest.raises(MediaError, match="the region 3 is empty: no pixel of its mask"):
         areas("3")
 
 

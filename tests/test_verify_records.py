@@ -175,7 +175,7 @@ STRONGEST = (*CHANNELS, "strongest", 1)
         (lambda r: r["neurons"][0].update(position=[900, 0]), "does not have what the record names"),
         (lambda r: r["neurons"][0].update(layer="layers.99"), "does not have what the record names"),
         (lambda r: r["neurons"][0].update(layer="a:b"), "does not have what the record names"),
-        (lambda r: r["neurons"][0].update(layer="7"), "neurons that are not those of the network"),
+        (lambda r: r["neurons"][0].update(layer="1"), "does not have what the record names"),
         (scaled(*CHANNELS, "sum"), "cat: sum of the channels of layers.0 is off by"),
         (scaled(*CHANNELS, "constants"), "cat: constants above layers.0 is off by"),
         (lambda r: r["explained"][0]["channels"][0].update(residual=1), "cat: layers.0: the terms of the record"),
@@ -339,6 +339,8 @@ def test_nothing_to_prove_is_wrong_usage(coda: Coda, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no record of coda explain" in coda("verify", "empty", status=2).error
     assert "no such file or folder" in coda("verify", "nothing", status=2).error
+    for command in ("verify", "rerun"):
+        assert "'no-pictures' does not exist" in coda(command, "empty", "--pictures", "no-pictures", status=2).error
 
 
 def test_the_commands_of_the_document_can_be_typed(coda: Coda, tmp_path: Path) -> None:

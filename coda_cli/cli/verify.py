@@ -39,7 +39,11 @@ Records = Annotated[
 Pictures = Annotated[
     Path | None,
     typer.Option(
-        "--pictures", metavar="DIR", help="Look for the pictures in this folder [default: where the records say]."
+        "--pictures",
+        metavar="DIR",
+        help="Look for the pictures in this folder [default: where the records say].",
+        exists=True,
+        file_okay=False,
     ),
 ]
 # Not the option of other commands: a record names its network, and CODA_MODEL must not replace it.

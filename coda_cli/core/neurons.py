@@ -123,7 +123,8 @@ def decompose_neurons(
     Args:
         model: any network, as for ``decompose``; not modified, but it has hooks meanwhile.
         x: the input, float [1, C, H, W].
-        layer: its name, or its number as ``shares_by_layer`` counts from the input (0).
+        layer: its name, or its number as ``shares_by_layer`` counts from the input (0); "=7" is the layer whose name
+            is 7.
         neurons: each a ``Neuron`` or the same as a tuple; a channel alone means the position where it is strongest.
         cut: as for ``decompose``.
         relative_tolerance: what the residuals may be, in place of those of ``decompose.RELATIVE_TOLERANCE``.
@@ -262,6 +263,7 @@ def _find(model: nn.Module, p: LayerPass, layer: str, *, whole: bool) -> int:
     names = _names(p)
     if layer.isdecimal() and int(layer) < len(passed):
         return passed[int(layer)]
+    layer = layer.removeprefix("=")
     if layer in names and (not whole or names.index(layer) in passed):
         return names.index(layer)
     if (cut := abilities.cut(model)) and _is_in(model, layer) and not _is_in(abilities.above(model), layer):

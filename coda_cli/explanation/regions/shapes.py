@@ -158,7 +158,7 @@ def laid(shape: Shape, view: View) -> Region:
     scale = view.size if shape.relative else (width / own[0], height / own[1])
     if shape.mask is not None:
         if not shape.mask.any():
-            raise MediaError(f"the mask {shape.name} is empty: no pixel of it is other than 0")
+            raise MediaError(f"the region {shape.name} is empty: no pixel of its mask is other than 0")
         scale = width / shape.mask.shape[1], height / shape.mask.shape[0]
         return Region(shape.name, of_mask(shape.mask, view), outlines_of(shape.mask, scale))
     rings = tuple(ring * scale for ring in shape.rings)

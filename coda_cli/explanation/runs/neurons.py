@@ -59,25 +59,12 @@ def texts_of(record: Record) -> tuple[str, ...]:
         record: the record.
 
     Returns:
-        A text for ``inside.asked`` each, at the position that the record names. Those of a layer whose name is a
-        number are left out, since a number means a place among the layers; ``unnamed`` says so.
+        A text for ``inside.asked`` each, at the position that the record names; layers by their names alone, since a
+        number would count from the input.
     """
-    activations = [f"{n.layer}:{n.channel}:{_where(n)}" for n in record.neurons if not n.layer.isdecimal()]
-    most = {c.layer: len(c.strongest) for part in record.explained for c in part.channels if not c.layer.isdecimal()}
-    return (*activations, *(f"{layer}:top:{count}" for layer, count in most.items() if count))
-
-
-def unnamed(record: Record) -> bool:
-    """Find out whether a record has neurons that cannot be asked for again.
-
-    Args:
-        record: the record.
-
-    Returns:
-        Whether one of their layers has a number for a name.
-    """
-    channels = [c.layer for part in record.explained for c in part.channels]
-    return any(layer.isdecimal() for layer in (*channels, *(n.layer for n in record.neurons)))
+    activations = [f"={n.layer}:{n.channel}:{_where(n)}" for n in record.neurons]
+    most = {c.layer: len(c.strongest) for part in record.explained for c in part.channels}
+    return (*activations, *(f"={layer}:top:{max(1, count)}" for layer, count in most.items()))
 
 
 def hold_activations(record: Record, explanation: Explanation, allowed: Allowed) -> Iterator[tuple[NeuronPart, Held]]:

@@ -29,7 +29,7 @@ from coda_cli.explanation.runs.again import (
     request_of,
 )
 from coda_cli.explanation.runs.maps import ROUNDING, folder_of, kept_maps
-from coda_cli.explanation.runs.neurons import Allowed, Held, hold_activations, hold_channels, missed_by, unnamed
+from coda_cli.explanation.runs.neurons import Allowed, Held, hold_activations, hold_channels, missed_by
 from coda_cli.explanation.runs.stored import Stored
 from coda_cli.explanation.writer import Output, Writer
 from coda_cli.media.files import utf8
@@ -315,8 +315,6 @@ def _notes(record: Record) -> Iterator[str]:
     """What was not held against anything, and what else is different."""
     if any(part.regions for part in record.explained):
         yield "of its regions only the sum was checked: a record does not say how they were given"
-    if unnamed(record):
-        yield "its neurons of layers that have numbers for names were not held against anything"
     now = versions()
     other = [
         f"{name} {text} (now {now[name]})" for name, text in record.versions.items() if now.get(name, text) != text
