@@ -227,7 +227,7 @@ def test_a_run_that_is_killed_has_told_what_it_did(tmp_path: Path) -> None:
         while child.poll() is None and not (log.exists() and log.stat().st_size):
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        assert child.wait() == -signal.SIGKILL  # it had not ended by itself, when all lines are there anyway
     found = lines(log)
     assert found
     for one in found:
