@@ -305,6 +305,7 @@ def test_one_bad_clip_among_several_costs_only_itself(coda: Coda, tmp_path: Path
         (["--start", "soon"], "'soon' is not a time"),
         (["--start", "3", "--end", "2"], "no frame lies between"),
         (["--box", "0,0,9"], "is not a box"),
+        (["--box", "dog=0,0,9,9"], "--region sums inside a box that has a name"),
         (["--scale", "0"], "--scale 0: expected network, clip, frame or a positive number"),
         (["-o", "a.avi"], "--output a.avi: clips are written as"),
         (["--format", "avi"], "--format avi: choose from"),

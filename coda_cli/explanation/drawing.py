@@ -317,7 +317,10 @@ def refuse_style(net: Net, style: Style) -> None:
         UsageError: the colour explanation is asked for, and the network has no weights of pixels to colour.
     """
     if style == "colour" and net.cut:
-        raise UsageError(f"--style colour shows weights of pixels; those of {net.checkpoint.name} end at {net.cut}")
+        raise UsageError(
+            f"--style colour shows weights of pixels; those of {net.checkpoint.name} end at {net.cut}; choose another "
+            "style, or a network that is exact down to the pixels, such as -m imagenette"
+        )
 
 
 def colour_explanation_of(explanation: Explanation, k: int, smooth: int, percentile: float = 99.5) -> Map:

@@ -70,7 +70,8 @@ def parse_box(text: str, size: tuple[int, int] | None = None) -> Box:
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{text!r} is not a box: write left,top,right,bottom, as in 0,0,0.5,1") from None
+        sums = "; --region sums inside a box that has a name" if "=" in text else ""
+        raise UsageError(f"{text!r} is not a box: write left,top,right,bottom, as in 0,0,0.5,1{sums}") from None
     box = (x0, y0, x1, y1)
     return pixel_box(box, size) if size else _checked(box)
 
