@@ -74,6 +74,8 @@ def _factors_found_once() -> Iterator[None]:
     honest = dau_kernels.norm_factors
 
     def factors(A: torch.Tensor) -> dau_kernels.NormFactors:
+        if type(A) is not torch.Tensor:  # a pretended GPU's
+            return honest(A)
         values = A.detach().cpu().contiguous()
         digest = hashlib.sha1(values.view(torch.uint8).numpy()).digest()
         key = (A.shape, A.dtype, A.device, torch.get_num_threads(), digest)

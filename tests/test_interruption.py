@@ -129,7 +129,7 @@ def test_ctrl_c_before_anything_was_done_leaves_quietly(coda: Coda, monkeypatch:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coda_cli.media.sources.resolve", interrupted)
+    monkeypatch.setattr("coda_cli.media.sources.find", interrupted)
     result = coda("explain", "a.png", status=130)
     assert (result.out, result.err) == ("", "coda: interrupted\n")
 

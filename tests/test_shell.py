@@ -89,7 +89,7 @@ def test_too_few_threads_are_told_from_too_little_memory(coda: Coda, monkeypatch
     def none_left(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("coda_cli.media.sources.resolve", none_left)
+    monkeypatch.setattr("coda_cli.media.sources.find", none_left)
     assert coda("explain", "a.png", status=1).error == (
         "the system allows no more threads; end other programs, or see ulimit -u"
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ class Folded:
     def __init__(self) -> None:
         """There is no copy yet."""
         self._kept: dict[torch.dtype, tuple[list[Tensor], list[int], nn.Module]] = {}
+        self._paused = 0  # how many blocks of ``as_defined`` are entered
         self._making = threading.Lock()
 
     def of(self, module: nn.Module) -> nn.Module:
@@ -39,7 +42,7 @@ class Folded:
         Returns:
             A module that computes the same, up to rounding.
         """
-        if (torch.is_grad_enabled() and not is_held()) or any(map(_is_watched, module.modules())):
+        if self._paused or (torch.is_grad_enabled() and not is_held()) or any(map(_is_watched, module.modules())):
             return module
         tensors = list(itertools.chain(module.parameters(), module.buffers()))
         if not tensors or any(t.is_inference() for t in tensors):  # these do not count their changes
@@ -51,11 +54,43 @@ class Folded:
                 kept = self._kept[product] = tensors, versions, _folded(module, product)
         return kept[2]
 
+    def pause(self, by: int) -> None:
+        """Count the blocks in which the module itself is computed with.
+
+        Args:
+            by: 1 where one is entered, -1 where it is left.
+        """
+        with self._making:
+            self._paused += by
+
     def __deepcopy__(self, memo: object) -> Folded:
         return Folded()  # the copy of the module is another one
 
     def __reduce__(self) -> tuple[type[Folded], tuple[()]]:
         return Folded, ()
+
+
+@contextmanager
+def as_defined(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Let a network compute with its layers themselves: then its logits are those of passes that look at its layers.
+
+    In bfloat16 they would be a little apart, and the terms of a record of both would not add up.
+
+    Args:
+        model: the network.
+        wanted: whether this is done at all.
+
+    Yields:
+        Nothing.
+    """
+    copies = [m._folded for m in model.modules() if isinstance(getattr(m, "_folded", None), Folded)] if wanted else []
+    for copy_ in copies:
+        copy_.pause(1)  # type: ignore[operator, union-attr]
+    try:
+        yield
+    finally:
+        for copy_ in copies:
+            copy_.pause(-1)  # type: ignore[operator, union-attr]
 
 
 def _is(a: Tensor, b: Tensor) -> bool:

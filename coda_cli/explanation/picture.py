@@ -20,6 +20,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.depth import LayerShare
+from coda_cli.core.folding import as_defined
 from coda_cli.core.hybrid import per_pixel, spread
 from coda_cli.core.networks import forward
 from coda_cli.errors import CodaError, UsageError
@@ -347,7 +348,7 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
     """
     try:
         x = encoded(views, net)
-        with computing(x, request):
+        with computing(x, request), as_defined(net.model, bool(request.layer or request.neurons)):
             start = time.perf_counter()
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)

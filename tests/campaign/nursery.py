@@ -22,7 +22,8 @@ STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork
 CONNECTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_EVERY = 0.01  # seconds between two looks at a child
-NOT_IMPORTED = ("__main__", "plots")  # the program itself; matplotlib, which starts a program to list fonts
+# The program itself; matplotlib, which starts a program to list fonts; what needs Ray, which starts many.
+NOT_IMPORTED = ("__main__", "plots", "explanation.cluster", "coda_cli.ray")
 
 
 def prepare() -> None:
