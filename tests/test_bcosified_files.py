@@ -185,9 +185,12 @@ def test_the_program_explains_by_a_b_cosified_network(coda: Coda, tmp_path: Path
     assert total == pytest.approx(part["logit"], abs=1e-6)
     assert "spread" not in result.err
     coda("models", "convert", "last.ckpt", "--arch", RESNET, "-o", "own.safetensors")
-    again = coda("explain", "a.png", "-m", "own.safetensors", *fit, "--json", "-o", "b", "--layer", "all").records[0]
+    again = coda("explain", "a.png", "-m", "own.safetensors", *fit, "--json", "-o", "b").records[0]
     assert again["explained"][0]["logit"] == part["logit"]
-    assert len(again["explained"][0]["layers"]) > 4
+    # Where layers are looked at, their constants are not folded, which is another rounding.
+    layers = coda("explain", "a.png", "-m", "own.safetensors", *fit, "--json", "-o", "c", "--layer", "all").records[0]
+    assert layers["explained"][0]["logit"] == pytest.approx(part["logit"], rel=1e-6)
+    assert len(layers["explained"][0]["layers"]) > 4
     shown = coda("models", "show", "own.safetensors").out
     assert "B-cosified" in shown
     assert "ImageNet's mean and deviation, as the network's first step" in shown
