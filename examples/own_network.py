@@ -90,6 +90,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--no-dilated", action="store_true", help="maps of the hybrid half as fine")
+    parser.add_argument(
+        "--false-evidence", type=float, metavar="WEIGHT", help="of the hybrid's loss on it; 0 is without"
+    )
     parser.add_argument("--grids", type=int, default=60)
     options = parser.parse_args()
     links = tempfile.TemporaryDirectory()  # is gone when the program ends
@@ -97,6 +100,8 @@ def main() -> None:
         options.data = chosen(options.data, Path(links.name), options.classes, options.train or 30)
     origin, found = find_origin(options.start, options.weights), datasets.count(options.data)
     hybrid = choice.from_origin(origin, found, dilated=not options.no_dilated)
+    if options.false_evidence is not None:
+        hybrid = replace(hybrid, false_evidence=options.false_evidence)
     bcos = choice.from_origin(origin, found, size=hybrid.size, becomes="bcos")
     scratch = replace(choice.from_nothing(found.side), size=hybrid.size, room=hybrid.room, stages=[])
     data = datasets.load(options.data, hybrid.size, kept_size=hybrid.kept_size)

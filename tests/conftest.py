@@ -11,6 +11,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, here and in the children that tests start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import fsspec
 import numpy as np
 import program
 import pytest
@@ -107,6 +108,17 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pictures[n]).save(root / "test" / name / f"{n}.png")
     assert sum(len(list(folder.iterdir())) == 2 for folder in (root / "test").iterdir()) >= 5
     return root
+
+
+@pytest.fixture
+def store() -> Iterator[fsspec.AbstractFileSystem]:
+    """The memory of this process as a place with addresses; it is empty, and left empty."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(scope="session")

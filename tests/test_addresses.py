@@ -39,17 +39,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         yield served
 
 
-@pytest.fixture
-def store() -> Iterator[fsspec.AbstractFileSystem]:
-    """The memory of this process as a place with addresses; it is empty, and left empty."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    yield system
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-
-
 def failure(server: FileServer, path: str = "/d/a.png") -> str:
     with pytest.raises(MediaError) as caught:
         AtAddress("NAME", server.url + path, private="named").read()

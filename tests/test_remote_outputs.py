@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -18,17 +18,6 @@ from coda_cli.media import http
 from coda_cli.media.remote_folder import RemoteFolder
 
 Coda = Callable[..., Result]
-
-
-@pytest.fixture
-def store() -> Iterator[fsspec.AbstractFileSystem]:
-    """The memory of this process as a place with addresses; it is empty, and left empty."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    yield system
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
@@ -237,3 +226,18 @@ def test_the_folder_on_this_disk_is_removed(store: fsspec.AbstractFileSystem) ->
     del remote
     assert not folder.exists()
     assert not store.store
+
+
+def test_a_dry_run_and_a_log_name_addresses_and_a_dry_run_writes_nothing(
+    coda: Coda, tmp_path: Path, store: fsspec.AbstractFileSystem, asked: list[tuple[str, str]]
+) -> None:
+    photo(tmp_path / "a.png")
+    run = ("explain", "a.png", "-o", "memory://out", "--write", "json", "--class", "0")
+    foreseen = coda(*run, "--dry-run").lines
+    assert foreseen == ["explain a.png: memory://out/a.coda.json"]
+    assert not content(store)
+    assert not [what for what, _ in asked if what in ("pipe_file", "rm_file")]
+    coda(*run, "--log", "log.jsonl")
+    (line,) = (tmp_path / "log.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["outputs"] == ["memory://out/a.coda.json"]
+    assert coda(*run, "--dry-run").lines == ["skip a.png: memory://out/a.coda.json"]

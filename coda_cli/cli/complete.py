@@ -7,8 +7,10 @@ path is typed nothing is completed either, and the shell completes files.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -21,41 +23,49 @@ if TYPE_CHECKING:
 
 _MANY = {"top:5": "the five highest", "all": "all classes"}
 _TYPED = re.compile(r"[\w.:+-]+")  # what shells leave as it is
+Found = TypeVar("Found")
 
 
+def _quiet(find: Callable[[typer.Context, str], list[Found]]) -> Callable[[typer.Context, str], list[Found]]:
+    """Complete nothing where anything fails: the line is half-written, and an error would be printed into it."""
+
+    @wraps(find)
+    def found(context: typer.Context, incomplete: str) -> list[Found]:
+        try:
+            return find(context, incomplete)
+        except Exception:
+            return []
+
+    return found
+
+
+@_quiet
 def networks(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """The names of networks that are on this machine."""
-    try:
-        from coda_cli.checkpoints.manifest import known
+    from coda_cli.checkpoints.manifest import known
 
-        found = {name: entry.checkpoint.architecture for name, entry in known().items() if entry.here}
-        return [*found.items(), *((name, "needs the extra lite") for name in PACKAGED)]
-    except Exception:
-        return []
+    found = {name: entry.checkpoint.architecture for name, entry in known().items() if entry.here}
+    return [*found.items(), *((name, "needs the extra lite") for name in PACKAGED)]
 
 
+@_quiet
 def published(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """The names of all networks that coda knows."""
-    try:
-        from coda_cli.checkpoints.manifest import known
+    from coda_cli.checkpoints.manifest import known
 
-        return [(name, entry.checkpoint.architecture) for name, entry in known().items()]
-    except Exception:
-        return []
+    return [(name, entry.checkpoint.architecture) for name, entry in known().items()]
 
 
+@_quiet
 def classes(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """The classes of the network on the line, written as ``--class`` takes them: spaces as hyphens."""
-    try:
-        checkpoint = _checkpoint(context)
-        names = [(re.sub(r"\s+", "-", name), str(n)) for n, name in enumerate(checkpoint.classes)]
-        found = [(name, n) for name, n in names if name.startswith(incomplete)]
-        # Shells replace what was typed only by what begins with it: Golf is completed to Golf-ball.
-        folded = [(incomplete + name[len(incomplete) :], n) for name, n in names if _begins(name, incomplete)]
-        found = found or folded
-        return [*((name, n) for name, n in found if _TYPED.fullmatch(name)), *_MANY.items()]
-    except Exception:
-        return []
+    checkpoint = _checkpoint(context)
+    names = [(re.sub(r"\s+", "-", name), str(n)) for n, name in enumerate(checkpoint.classes)]
+    found = [(name, n) for name, n in names if name.startswith(incomplete)]
+    # Shells replace what was typed only by what begins with it: Golf is completed to Golf-ball.
+    folded = [(incomplete + name[len(incomplete) :], n) for name, n in names if _begins(name, incomplete)]
+    found = found or folded
+    return [*((name, n) for name, n in found if _TYPED.fullmatch(name)), *_MANY.items()]
 
 
 def _begins(name: str, typed: str) -> bool:
@@ -68,20 +78,16 @@ def one_class(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     return [found for found in classes(context, incomplete) if found[0] not in _MANY]
 
 
+@_quiet
 def layers(context: typer.Context, incomplete: str) -> list[str]:
     """The layers of the network on the line."""
-    try:
-        return ["all", "input", *_layers(context)]
-    except Exception:
-        return []
+    return ["all", "input", *_layers(context)]
 
 
+@_quiet
 def neurons(context: typer.Context, incomplete: str) -> list[str]:
     """The same, as a neuron begins."""
-    try:
-        return [form for name in _layers(context) for form in (f"{name}:", f"{name}:top:5")]
-    except Exception:
-        return []
+    return [form for name in _layers(context) for form in (f"{name}:", f"{name}:top:5")]
 
 
 def _layers(context: typer.Context) -> list[str]:

@@ -49,7 +49,9 @@ def explain(
         naming, kinds, item = out.naming, out.drawing.kinds, outcome.item
         known = [naming.record_path(item)] * ("json" in kinds) + [naming.array_path(item)] * ("npz" in kinds)
         what: What = "fail" if outcome.error else "skip" if outcome.skipped else "explain"
-        there: Sequence[Path] = outcome.written if outcome.skipped else known if what == "explain" else ()
+        there: Sequence[Path | str] = outcome.addresses or outcome.written
+        if what == "explain":
+            there = [naming.shown(path) for path in known]
         return _planned(item.name, what, there, outcome.error)
 
     every = foresee_items(net, items, request, replace(out, entry=out.entry if page is None else _unmade), inputs)
@@ -118,7 +120,7 @@ def _of_network(net: Net, command: str, settings: str, page: Path | None) -> Pla
     )
 
 
-def _planned(name: str, what: What, outputs: Iterable[Path] = (), error: CodaError | None = None) -> Planned:
+def _planned(name: str, what: What, outputs: Iterable[Path | str] = (), error: CodaError | None = None) -> Planned:
     """What would be done with one item."""
     from coda_cli.media.files import utf8
     from coda_cli.schema.parts import ErrorPart

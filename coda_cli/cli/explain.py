@@ -254,7 +254,7 @@ def explain(
     batch = pictures_of_batch(batch_size)
     chosen = _chosen_shard(shard, scale)
     if_exists = "overwrite" if force else if_exists
-    remote, folder = output_folder(output, kinds)
+    remote, folder = output_folder(output, kinds, written=not dry_run)
     if cluster := engine == "ray":
         refuse_on_cluster(shard=shard, html=html, scale=scale, device=device, remote=remote is not None)
     elif ray_address is not None:

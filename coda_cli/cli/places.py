@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from coda_cli.media.sources import Item
 
 
-def output_folder(output: str, kinds: tuple[str, ...]) -> tuple[RemoteFolder | None, Path]:
+def output_folder(output: str, kinds: tuple[str, ...], *, written: bool) -> tuple[RemoteFolder | None, Path]:
     """The output folder at an address, if it is there, and the folder on this disk. Raises UsageError."""
     from coda_cli.media.remote_folder import remote_folder
 
-    remote = remote_folder(output) if kinds else None
+    remote = remote_folder(output, written=written) if kinds else None
     return remote, remote.folder if remote else Path(output)
 
 

@@ -88,7 +88,9 @@ class RunLog:
         what: Literal["explained", "skipped", "failed"]
         what = "failed" if outcome.error else "skipped" if outcome.skipped else "explained"
         seconds = outcome.record.seconds if outcome.record and not outcome.skipped else None
-        self.add(outcome.item.name, what, seconds=seconds, outputs=outcome.written, error=outcome.error)
+        self.add(
+            outcome.item.name, what, seconds=seconds, outputs=outcome.addresses or outcome.written, error=outcome.error
+        )
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -33,6 +33,7 @@ class RemoteFolder:
 
     Args:
         url: the address, such as ``s3://bucket/out/``.
+        written: whether files will be written, which is tried at once.
 
     Attributes:
         name: the address as messages have it.
@@ -42,7 +43,7 @@ class RemoteFolder:
         UsageError: it is not an address where files can be written.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, written: bool = True) -> None:
         self.name, scheme = shown(url).rstrip("/"), url.partition("://")[0].lower()
         if scheme not in SCHEMES or scheme not in WRITABLE or "::" in url:
             raise UsageError(f"files are not written there, but to {', '.join(f'{s}://' for s in WRITABLE)}", item=url)
@@ -51,12 +52,14 @@ class RemoteFolder:
                 self._system, path = system_of(url)
                 self._path = path.rstrip("/")
                 self._names = in_time(self._listed, LISTING)
-            self._try(lambda: self._system.pipe_file(self._at(_PROBE), b""), self.name)
+            if written:
+                self._try(lambda: self._system.pipe_file(self._at(_PROBE), b""), self.name)
         except TimeoutError:
             raise UsageError("the server does not answer", item=self.name) from None
         except MediaError as error:
             raise UsageError(f"cannot write there: {error.message}", item=self.name) from None
-        self._forget(_PROBE)
+        if written:
+            self._forget(_PROBE)
         self.folder = Path(tempfile.mkdtemp(prefix="coda-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
@@ -168,11 +171,12 @@ def _one_spelling(url: str) -> str:
     return f"{SCHEMES.get(scheme.lower()) or scheme.lower()}://{rest.lstrip('/')}"
 
 
-def remote_folder(output: str | Path) -> RemoteFolder | None:
+def remote_folder(output: str | Path, *, written: bool = True) -> RemoteFolder | None:
     """Open the output folder that a user names, where it is at an address.
 
     Args:
         output: a folder, or an address.
+        written: whether files will be written, which is tried at once.
 
     Returns:
         The folder at an address; None for one on this disk.
@@ -180,4 +184,4 @@ def remote_folder(output: str | Path) -> RemoteFolder | None:
     Raises:
         UsageError: it is not an address where files can be written.
     """
-    return RemoteFolder(output) if isinstance(output, str) and is_address(output) else None
+    return RemoteFolder(output, written=written) if isinstance(output, str) and is_address(output) else None
