@@ -349,9 +349,8 @@ def _of_variable(text: str, option: TyperOption, name: str) -> Any:
             try:
                 value = [str(one) for one in tomllib.loads(f"list = {text}")["list"]]
             except (ValueError, TypeError) as error:
-                raise UsageError(
-                    f'expected one value, or several as in ["a", "b"], not {_shown(text)}', item=name
-                ) from (error)
+                said = f'expected one value, or several as in ["a", "b"], not {_shown(text)}'
+                raise UsageError(said, item=name) from error
     return _coerced(value, option, f"--{key_of(option)}", name)
 
 
