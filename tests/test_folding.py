@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from coda_cli.core.backbones import backbone
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.decompose import decompose
-from coda_cli.core.folding import Folded
+from coda_cli.core.folding import Folded, as_defined, watching
 from coda_cli.core.gradients import held_pass
 from coda_cli.core.held import held
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import build, encode, hybrid_table
+from coda_cli.machine.lanes import each
 
 
 class Crossed(nn.Sequential):
@@ -170,6 +172,35 @@ def test_watched_layers_compute_themselves() -> None:
     assert seen == [layer]
     handle.remove()
     model(x)
+    assert seen == [layer]
+
+
+def test_what_one_thread_looks_at_changes_nothing_in_another() -> None:
+    model, _ = small("resnet, basic")
+    assert isinstance(model, BcosNet)
+
+    @torch.no_grad()
+    def is_folded(_: object = None) -> bool:
+        return model._folded.of(model.backbone) is not model.backbone
+
+    with watching(lambda *_: None), ThreadPoolExecutor(1) as pool:
+        assert not is_folded()
+        assert not any(each(is_folded, "abcd"))  # lanes compute for the thread that looks
+        assert pool.submit(is_folded).result()
+        with as_defined(False):
+            assert not is_folded()
+    assert is_folded()
+    assert all(each(is_folded, "abcd"))
+
+
+def test_only_what_its_own_thread_computes_is_looked_at() -> None:
+    layer, seen = nn.Linear(2, 2), list[nn.Module]()
+    with watching(lambda module, _: seen.append(module)), ThreadPoolExecutor(1) as pool:
+        pool.submit(layer, torch.rand(2)).result()
+        assert not seen
+        layer(torch.rand(2))
+        assert not layer._forward_hooks
+    layer(torch.rand(2))
     assert seen == [layer]
 
 

@@ -11,7 +11,6 @@ constants of the layers above it: how far down they carry it is the interpretabl
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from coda_cli.core import abilities
 from coda_cli.core.decompose import tolerance_for
+from coda_cli.core.folding import watching
 from coda_cli.core.gradients import constant_sums, differentiable
 from coda_cli.core.graph import node_of, reached, shortest_way
 from coda_cli.core.held import Held, held
@@ -247,14 +247,13 @@ def held_layers(model: nn.Module, x: Tensor) -> LayerPass:
         with held() as reported:
             found = model.pass_from(x, INPUT, layers=True)  # type: ignore[operator]
         return LayerPass([(INPUT, found.leaf), *found.layers], found.logits, reported, ordinary=True)
-    upper, cut, caller = abilities.above(model), abilities.cut(model), threading.get_ident()
+    upper, cut = abilities.above(model), abilities.cut(model)
     names = {module: name for name, module in upper.named_modules()}
     outputs: dict[int, tuple[str, Tensor]] = {}
 
-    def note(module: nn.Module, _: Any, y: Any) -> None:
-        # A Sequential and its last module give one tensor: the innermost name comes first and stays. Another thread
-        # may use the model at the same time.
-        if isinstance(y, Tensor) and y.requires_grad and y.ndim in (3, 4) and threading.get_ident() == caller:
+    def note(module: nn.Module, y: Any) -> None:
+        # A Sequential and its last module give one tensor: the innermost name comes first and stays.
+        if module in names and isinstance(y, Tensor) and y.requires_grad and y.ndim in (3, 4):
             outputs.setdefault(id(y), (names[module], y))
 
     with held() as reported, torch.enable_grad():
@@ -263,12 +262,8 @@ def held_layers(model: nn.Module, x: Tensor) -> LayerPass:
         a = abilities.to_cut(model, x) if cut else x
         if cut:
             outputs[id(a)] = (cut, a)
-        hooks = [module.register_forward_hook(note) for module in names]
-        try:
+        with watching(note):
             logits: Tensor = upper(a)
-        finally:
-            for hook in hooks:
-                hook.remove()
     return LayerPass([("input", x), *outputs.values()], logits, reported)
 
 

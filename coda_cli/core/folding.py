@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
 from coda_cli.core.held import is_held
@@ -30,7 +33,6 @@ class Folded:
     def __init__(self) -> None:
         """There is no copy yet."""
         self._kept: dict[torch.dtype, tuple[list[Tensor], list[int], nn.Module]] = {}
-        self._paused = 0  # how many blocks of ``as_defined`` are entered
         self._making = threading.Lock()
 
     def of(self, module: nn.Module) -> nn.Module:
@@ -42,7 +44,7 @@ class Folded:
         Returns:
             A module that computes the same, up to rounding.
         """
-        if self._paused or (torch.is_grad_enabled() and not is_held()) or any(map(_is_watched, module.modules())):
+        if _AS_DEFINED.get() or (torch.is_grad_enabled() and not is_held()) or any(map(_is_watched, module.modules())):
             return module
         tensors = list(itertools.chain(module.parameters(), module.buffers()))
         if not tensors or any(t.is_inference() for t in tensors):  # these do not count their changes
@@ -54,15 +56,6 @@ class Folded:
                 kept = self._kept[product] = tensors, versions, _folded(module, product)
         return kept[2]
 
-    def pause(self, by: int) -> None:
-        """Count the blocks in which the module itself is computed with.
-
-        Args:
-            by: 1 where one is entered, -1 where it is left.
-        """
-        with self._making:
-            self._paused += by
-
     def __deepcopy__(self, memo: object) -> Folded:
         return Folded()  # the copy of the module is another one
 
@@ -70,27 +63,51 @@ class Folded:
         return Folded, ()
 
 
+# Not a flag of the network: what one thread looks at must not change the numbers of another, not even in rounding.
+_AS_DEFINED: ContextVar[bool] = ContextVar("coda_as_defined", default=False)
+
+
 @contextmanager
-def as_defined(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Let a network compute with its layers themselves: then its logits are those of passes that look at its layers.
+def as_defined(wanted: bool = True) -> Iterator[None]:
+    """Let networks compute with their layers themselves: then their logits are those of passes that look at layers.
 
     In bfloat16 they would be a little apart, and the terms of a record of both would not add up.
 
     Args:
-        model: the network.
         wanted: whether this is done at all.
 
     Yields:
         Nothing.
     """
-    copies = [m._folded for m in model.modules() if isinstance(getattr(m, "_folded", None), Folded)] if wanted else []
-    for copy_ in copies:
-        copy_.pause(1)  # type: ignore[operator, union-attr]
+    token = _AS_DEFINED.set(wanted or _AS_DEFINED.get())
     try:
         yield
     finally:
-        for copy_ in copies:
-            copy_.pause(-1)  # type: ignore[operator, union-attr]
+        _AS_DEFINED.reset(token)
+
+
+@contextmanager
+def watching(note: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Look at what modules give in this thread. No module is changed, and other threads compute as they always do.
+
+    Args:
+        note: is called with every module that has been computed, whosever it is, and with what it gave.
+
+    Yields:
+        Nothing.
+    """
+    caller = threading.get_ident()
+
+    def look(module: nn.Module, _: Any, y: Any) -> None:
+        if threading.get_ident() == caller:
+            note(module, y)
+
+    handle = register_module_forward_hook(look)  # of the modules of all threads
+    try:
+        with as_defined():
+            yield
+    finally:
+        handle.remove()
 
 
 def _is(a: Tensor, b: Tensor) -> bool:

@@ -348,7 +348,7 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
     """
     try:
         x = encoded(views, net)
-        with computing(x, request), as_defined(net.model, bool(request.layer or request.neurons)):
+        with computing(x, request), as_defined(bool(request.layer or request.neurons)):
             start = time.perf_counter()
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import torch
@@ -75,7 +76,8 @@ def batch_pool(device: str) -> AbstractContextManager[ThreadPoolExecutor]:
 def each(function: Callable[..., T], *sequences: Sequence[Any]) -> list[T]:
     """Call a function of the first members of all sequences, of the second, and so on, all at the same time.
 
-    Gradient mode, inference mode and autocast are the caller's. An exception of one is raised when all have ended.
+    Gradient mode, inference mode, autocast and context variables are the caller's. An exception of one is raised when
+    all have ended.
 
     Args:
         function: takes one member of each sequence.
@@ -95,7 +97,7 @@ def each(function: Callable[..., T], *sequences: Sequence[Any]) -> list[T]:
             return function(*arguments)
 
     pool = _pool(max(len(calls), torch.get_num_threads()))
-    futures = [pool.submit(call, arguments) for arguments in calls]
+    futures = [pool.submit(copy_context().run, call, arguments) for arguments in calls]
     wait(futures)
     return [future.result() for future in futures]
 

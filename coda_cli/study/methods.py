@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from coda_cli.core.abilities import averages_class_maps
 from coda_cli.core.decompose import decompose
+from coda_cli.core.folding import watching
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode
 from coda_cli.errors import ExactnessError, MediaError
@@ -218,21 +219,17 @@ def masked_at_once(x: Tensor) -> int:
 @torch.no_grad()
 def _copies(model: nn.Module, x: Tensor) -> int:
     """How many copies of a picture gradients are taken of at a time."""
-    layers = [m for m in model.modules() if hasattr(m, "graph_numbers")]  # those that say how much their graph keeps
+    layers = {m for m in model.modules() if hasattr(m, "graph_numbers")}  # those that say how much their graph keeps
     if not layers:
         return masked_at_once(x)
     numbers = 0
 
-    def count(layer: nn.Module, _: Any, y: Tensor) -> None:
+    def count(layer: nn.Module, y: Any) -> None:
         nonlocal numbers
-        numbers += layer.graph_numbers(y)  # type: ignore[operator]
+        numbers += layer.graph_numbers(y) if layer in layers else 0  # type: ignore[operator]
 
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
+    with watching(count):
         model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return min(masked_at_once(x), budget.copies_at_once(x.device.type, numbers))
 
 
@@ -253,17 +250,15 @@ def _last_map(model: nn.Module, x: Tensor) -> nn.Module:
     """The module whose output is the last one of more than one position, a classifier's own output left out."""
     found: list[tuple[nn.Module, Tensor]] = []
 
-    def note(module: nn.Module, _: Any, y: Any) -> None:
+    layers = {m for m in model.modules() if not isinstance(m, nn.Sequential)}
+
+    def note(module: nn.Module, y: Any) -> None:
         tokens = isinstance(y, Tensor) and y.ndim == 3 and y.shape[1] > 1
-        if tokens or (isinstance(y, Tensor) and y.ndim == 4 and y.shape[2] * y.shape[3] > 1):
+        if module in layers and (tokens or (isinstance(y, Tensor) and y.ndim == 4 and y.shape[2] * y.shape[3] > 1)):
             found.append((module, y))
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if not isinstance(m, nn.Sequential)]
-    try:
+    with watching(note):
         logits = model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     if found and _is_of_classes(model, found[-1][1], logits):
         last = found[-1][1]  # of the classifier, and of all that only pass it on
         found = [(module, y) for module, y in found if y is not last]
