@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coda_cli.core.bcos_training import by_deviation, squared
+from coda_cli.core.bcos_training import by_deviation, centred, squared
 from coda_cli.core.held import hold, is_held
+from coda_cli.machine.precision import in_full, product_type
 
 PATCH_EPSILON = 1e-6  # inside the root of a patch's norm, as published
 POWER_EPSILON = 1e-6  # added to the cosine where B is neither 1 nor 2
@@ -59,6 +60,9 @@ class BcosConv2d(nn.Module):
         scale: what outputs are divided by.
         unit: whether filters are divided by their norm; False in B-cosified networks.
 
+    Attributes:
+        full: whether autocast does not concern the layer where it is not trained.
+
     Source:
         Böhle, Fritz and Schiele, CVPR 2022.
     """
@@ -79,7 +83,7 @@ class BcosConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels, self.b, self.max_out, self.scale = out_channels, float(b), max_out, scale
-        self.padding, self.unit = padding, unit
+        self.padding, self.unit, self.full = padding, unit, False
         self.linear = nn.Conv2d(
             in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups, bias=False
         )
@@ -108,11 +112,11 @@ class BcosConv2d(nn.Module):
         conv, groups, wide = self.linear, self.linear.groups, torch.promote_types(x.dtype, torch.float32)
         if groups == x.shape[1] > 1:  # a sum for every channel: as a convolution a quarter of the time of a pool
             one = x.new_ones(groups, 1, *conv.kernel_size)
-            total = F.conv2d(x * x, one, stride=conv.stride, padding=self.padding, groups=groups).to(wide)
+            total = F.conv2d(x * x, one, stride=conv.stride, padding=self.padding, groups=groups)
         else:
             squares = _squares(x, groups).to(wide)  # before small numbers are added
             total = F.avg_pool2d(squares, conv.kernel_size, conv.stride, self.padding, divisor_override=1)  # their sum
-        return (total + PATCH_EPSILON).sqrt()
+        return total.add_(PATCH_EPSILON).sqrt_()
 
     def _responses(self, x: Tensor, w: Tensor) -> Tensor:
         """ŵ . x of every patch; as a matrix product where patches are rows of memory: its gradient is faster."""
@@ -131,7 +135,10 @@ class BcosConv2d(nn.Module):
         Returns:
             [B, O, H', W'].
         """
-        conv = self.linear
+        return in_full(self._outputs, x) if self.full and not self.training else self._outputs(x)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        conv, x = self.linear, x.to(product_type(x))  # once, for responses and norms
         a = self._responses(x, self.filters())
         if self.max_out > 1:
             a, *others = a.unflatten(1, (self.out_channels, self.max_out)).unbind(2)
@@ -180,11 +187,14 @@ class BcosLinear(nn.Module):
         out_features: O.
         b: the exponent B, at least 1.
         unit: whether rows are divided by their norm; False in B-cosified networks.
+
+    Attributes:
+        full: whether autocast does not concern the layer where it is not trained.
     """
 
     def __init__(self, in_features: int, out_features: int, *, b: float = 2.0, unit: bool = True) -> None:
         super().__init__()
-        self.b, self.unit = float(b), unit
+        self.b, self.unit, self.full = float(b), unit, False
         self.linear = nn.Linear(in_features, out_features, bias=False)
 
     def extra_repr(self) -> str:
@@ -205,6 +215,9 @@ class BcosLinear(nn.Module):
         Returns:
             [..., O].
         """
+        return in_full(self._outputs, x) if self.full and not self.training else self._outputs(x)
+
+    def _outputs(self, x: Tensor) -> Tensor:
         a = F.linear(x, self.filters())
         return _bcos(a, hold(x).norm(dim=-1, keepdim=True) + 1e-12, self.b)
 
@@ -285,12 +298,13 @@ class _MomentNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
 
-    def _normed(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Centred and divided, before ``weight``."""
-        centred = x - x.mean(axes, keepdim=True)
-        size: Tensor = torch.linalg.vector_norm(hold(centred), dim=axes, keepdim=True)  # read once, nothing is written
+    def _normed(self, x: Tensor, axes: tuple[int, ...], weight: Tensor) -> Tensor:
+        """Centred, divided, and multiplied by ``weight`` in the type of ``x``: that of what is behind it, too."""
+        y = centred(x, axes)
+        size: Tensor = torch.linalg.vector_norm(hold(y), dim=axes, keepdim=True)  # read once, nothing is written
         deviation = (size.square() / math.prod(x.shape[axis] for axis in axes) + self.eps).sqrt()
-        return centred / deviation if deviation.requires_grad else centred.mul_(deviation.reciprocal())
+        y = y / deviation if deviation.requires_grad else y.mul_(deviation.reciprocal())
+        return y * weight.to(y.dtype)
 
 
 class PositionNorm2d(_MomentNorm):
@@ -313,7 +327,7 @@ class PositionNorm2d(_MomentNorm):
         Returns:
             The same shape.
         """
-        return self._normed(x, (1,)) * self.weight[:, None, None]
+        return self._normed(x, (1,), self.weight[:, None, None])
 
 
 class ImageNorm2d(_MomentNorm):
@@ -336,7 +350,7 @@ class ImageNorm2d(_MomentNorm):
         Returns:
             The same shape.
         """
-        return self._normed(x, (1, 2, 3)) * self.weight[:, None, None]
+        return self._normed(x, (1, 2, 3), self.weight[:, None, None])
 
 
 class TokenNorm(_MomentNorm):
@@ -359,4 +373,4 @@ class TokenNorm(_MomentNorm):
         Returns:
             The same shape.
         """
-        return self._normed(x, (-1,)) * self.weight
+        return self._normed(x, (-1,), self.weight)

@@ -15,12 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from coda_cli.core.bcos import (
-    BcosConv2d,
-    PositionNorm2d,
-    UncentredBatchNorm2d,
-    v1_scale,
-)
+from coda_cli.core.bcos import BcosConv2d, BcosLinear, PositionNorm2d, UncentredBatchNorm2d, v1_scale
 from coda_cli.core.folding import Folded
 
 Conv = Callable[..., BcosConv2d]  # (in_channels, out_channels, kernel_size, stride=, padding=, groups=)
@@ -69,6 +64,9 @@ class BcosNet(nn.Module):
         if not (math.isfinite(temperature) and temperature > 0 and math.isfinite(bias)):
             raise ValueError(f"expected a finite bias and a positive, finite temperature, got {bias} and {temperature}")
         self.backbone = backbone
+        first = next((m for m in backbone.modules() if isinstance(m, BcosConv2d | BcosLinear)), None)
+        if first:
+            first.full = True  # in bfloat16 the picture's own numbers make a third of all that maps are wrong by
         self.temperature, self.bias = temperature, bias
         self._folded = Folded()
 
@@ -348,14 +346,20 @@ class _ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int, conv: Conv, norm: Norm) -> None:
         super().__init__()
-        self.layer_scale = nn.Parameter(torch.full((dim, 1, 1), 1e-6))
+        self.layer_scale: nn.Parameter | None = nn.Parameter(torch.full((dim, 1, 1), 1e-6))  # None where it is folded
         self.block = nn.Sequential(
             conv(dim, dim, 7, padding=3, groups=dim), norm(dim), conv(dim, 4 * dim, 1), conv(4 * dim, dim, 1)
         )
 
+    def take_scale(self) -> tuple[nn.Module, Tensor]:
+        """The last layer, and what its outputs are multiplied by [dim], which from now on is done elsewhere."""
+        assert self.layer_scale is not None
+        scale, self.layer_scale = self.layer_scale.flatten(), None
+        return self.block[-1], scale
+
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.layer_scale * self.block(x)
-        return y
+        y: Tensor = self.block(x)
+        return x + (y.to(x.dtype) if self.layer_scale is None else self.layer_scale * y)
 
 
 def bcos_convnext(

@@ -1,4 +1,4 @@
-"""Steps of B-cos networks for training, with their gradients written out; ``bcos`` has the definitions.
+"""Steps of B-cos networks, above all for training, with their gradients written out; ``bcos`` has the definitions.
 
 A step of training is mostly numbers that are read and written. Taken apart by autograd, a B-cos unit and its norm read
 and write them about three times as often, and in float32 also where the convolutions are in bfloat16.
@@ -41,6 +41,35 @@ def by_deviation(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor,
     """
     found: tuple[Tensor, Tensor, Tensor] = _ByDeviation.apply(x, weight, eps)
     return found
+
+
+def centred(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Subtract the mean over some axes.
+
+    Autograd would spread the gradient of the mean over a map of its own, in another order of memory than the rest.
+
+    Args:
+        x: of any shape.
+        axes: what means are taken over.
+
+    Returns:
+        The same shape.
+    """
+    y: Tensor = _Centred.apply(x, axes)
+    return y
+
+
+class _Centred(torch.autograd.Function):
+    """See ``centred``. It is a symmetric map."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        ctx.axes = axes
+        return x - x.mean(axes, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient - gradient.mean(ctx.axes, keepdim=True), None
 
 
 class _Squared(torch.autograd.Function):

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coda_cli.core.attention import held_attention
 from coda_cli.core.bcos import BcosConv2d, UncentredBatchNorm2d
 from coda_cli.core.bcosified import CentredNet
 from coda_cli.core.folding import Folded
-from coda_cli.core.held import hold
+from coda_cli.core.held import hold, is_held
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
 SHARPNESS = 100.0  # CLIP takes the softmax of 100 cosines
@@ -69,7 +70,7 @@ class _AttentionPool(nn.Module):
             layer(t).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, t in ((self.q_proj, tokens[:, :1]), (self.k_proj, tokens), (self.v_proj, tokens))
         )
-        mixed = F.scaled_dot_product_attention(hold(q), hold(k), v)
+        mixed = (held_attention if is_held() else F.scaled_dot_product_attention)(hold(q), hold(k), v)
         y: Tensor = self.c_proj(mixed.transpose(1, 2).flatten(1))
         return y
 

@@ -127,6 +127,9 @@ def _folded(module: nn.Module, product: torch.dtype) -> nn.Module:
     whole = copy.deepcopy(module, same)
     factors: dict[nn.Module, Tensor] = {}
     for owner in list(whole.modules()):
+        if hasattr(owner, "take_scale") and all(map(_takes_factors, _convolutions(owner))):
+            layer, factor = owner.take_scale()  # type: ignore[operator]
+            factors[layer] = factor
         children = list(owner.named_children()) if _is_in_order(owner) else []
         for (_, layer), (name, behind) in itertools.pairwise(children):
             if isinstance(layer, nn.Conv2d) and isinstance(behind, nn.BatchNorm2d):
@@ -139,7 +142,7 @@ def _folded(module: nn.Module, product: torch.dtype) -> nn.Module:
                 behind.inplace = True  # nothing else sees what it takes
     for layer in whole.modules():
         if isinstance(layer, BcosConv2d | BcosLinear):
-            _settle(layer, factors.get(layer), product)
+            _settle(layer, factors.get(layer), layer.linear.weight.dtype if layer.full else product)
     return whole
 
 
@@ -164,6 +167,10 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, product: torch.dtype) -> None:
         shift = shift + conv.bias.double() * factor
     conv.weight = _constant(conv.weight.double() * factor[:, None, None, None], product)
     conv.bias = _constant(shift, product)
+
+
+def _convolutions(owner: nn.Module) -> list[BcosConv2d]:
+    return [layer for layer in owner.modules() if isinstance(layer, BcosConv2d)]
 
 
 def _takes_factors(layer: BcosConv2d) -> bool:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from coda_cli.core.attention import held_attention
 from coda_cli.core.held import Held
 
 # ruff: noqa: ARG001 (every rule gets the function that it stands for)
@@ -241,7 +242,9 @@ def _attention(
 ) -> Tensor:
     """Scaled dot products: who looks at whom is held, what is seen there is not."""
     mode.hold_gate()
-    return func(query.detach(), key.detach(), value, *args, **kwargs)
+    if args or kwargs:
+        return func(query.detach(), key.detach(), value, *args, **kwargs)
+    return held_attention(query.detach(), key.detach(), value)
 
 
 def _multi_head_attention(

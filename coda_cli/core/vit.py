@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coda_cli.core.attention import held_attention
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, ImageNorm2d, TokenNorm
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.held import add_constant, hold, is_held
@@ -110,7 +111,7 @@ class _Attention(nn.Module):
         """x [B, N, dim] -> [B, N, dim]."""
         parts = self._held_parts(self.norm(x)) if is_held() else self.to_qkv(self.norm(x)).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(hold(q), hold(k), v)
+        mixed = (held_attention if is_held() else F.scaled_dot_product_attention)(hold(q), hold(k), v)
         y: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
         return y
 

@@ -43,6 +43,9 @@ WORKING_MEMORY = 400_000_000
 # Weightings whose gradients are taken in one call, where layers share work among them: their memory grows with them.
 SHARED_GRADIENTS = 16
 
+# Attention weights that are computed together for a gradient: 64 MB in float32.
+ATTENTION_WEIGHTS = 1 << 24
+
 # Numbers that are multiplied together when sums are taken on a GPU; on CPUs one map at a time stays in the cache.
 SUMMED_NUMBERS = 1 << 26
 
@@ -132,6 +135,18 @@ def copies_at_once(device: str, numbers: int) -> int:
         At least 1.
     """
     return max(1, (GRAPH_NUMBERS if device == "cpu" else 32 * GRAPH_NUMBERS) // numbers)
+
+
+def queries_at_once(weights: int) -> int:
+    """How many of the queries of each head are taken together, where one of them all has so many ``weights``.
+
+    Args:
+        weights: inputs times heads times keys.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, ATTENTION_WEIGHTS // weights)
 
 
 def maps_summed_at_once(device: str, numbers: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -61,3 +61,18 @@ def product_type(x: Tensor) -> torch.dtype:
     """
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def in_full(compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Compute something as if there were no autocast.
+
+    Args:
+        compute: takes the input.
+        x: an input.
+
+    Returns:
+        What it gives, in the type of products.
+    """
+    kind = product_type(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return compute(x).to(kind)

@@ -7,20 +7,24 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from speed import child_memory
 from torch import Tensor
 from where import shares_of_time
 
+import coda_cli
 from coda_cli.checkpoints.published_bcos import BCOS
-from coda_cli.core.bcos import BcosConv2d, UncentredBatchNorm2d
+from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.decompose import decompose
 from coda_cli.core.held import held
 from coda_cli.core.networks import build, encode
+from coda_cli.vocabulary import Precision
 
 # With the ordinary network of the same layers.
 TWINS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,6 +54,10 @@ def in_plain_steps(net: BcosNet) -> Callable[[Tensor], Tensor]:
     for layer in plain.modules():
         if isinstance(layer, BcosConv2d):
             layer.forward = partial(_plain_convolution, layer)  # type: ignore[method-assign]
+        elif isinstance(layer, BcosLinear):
+            layer.forward = partial(_plain_rows, layer)  # type: ignore[method-assign]
+        elif hasattr(layer, "to_qkv"):
+            layer.forward = partial(_plain_attention, layer)
 
     def map_of(x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
@@ -71,6 +79,22 @@ def _plain_convolution(layer: BcosConv2d, x: Tensor) -> Tensor:
     sums = F.avg_pool2d(squares, conv.kernel_size, conv.stride, layer.padding, divisor_override=1)
     n = (sums + 1e-6).sqrt().repeat_interleave(layer.out_channels // conv.groups, 1)
     return a * (a.abs() / n).detach() / layer.scale
+
+
+def _plain_rows(layer: BcosLinear, x: Tensor) -> Tensor:
+    """The layer of vectors by its definition."""
+    w = layer.linear.weight
+    a = F.linear(x, w / w.norm(dim=1, keepdim=True))
+    y: Tensor = a * (a.abs() / (x.norm(dim=-1, keepdim=True) + 1e-12)).detach()
+    return y
+
+
+def _plain_attention(layer: Any, x: Tensor) -> Tensor:
+    """Attention with its weights written out, and held."""
+    q, k, v = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in layer.to_qkv(layer.norm(x)).chunk(3, -1))
+    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1).detach()
+    mixed: Tensor = layer.to_out((weights @ v).transpose(1, 2).flatten(2))
+    return mixed
 
 
 def bcos_methods(case: str) -> dict[str, Run]:
@@ -153,3 +177,25 @@ def _agreement_and_profile() -> None:
         expected, found = in_plain_steps(net)(x), decompose(net, x, 0).contributions[:, 0]
         error = float((found - expected).abs().sum() / expected.abs().sum())
         print(f"{name:30}{error:>30.1e}" + "".join(f"{share:>20.0%}" for share in shares.values()), flush=True)
+    _of_trained_networks()
+
+
+def _of_trained_networks() -> None:
+    """How far maps of predicted classes are from those in float64, of their sums of magnitudes, and their residuals."""
+    heads = f"{'float32: map':>14}{'residual':>10}{'bfloat16: map':>15}{'residual':>10}"
+    print(f"\n{'trained, the example pictures':30}{heads}")
+    for name, folder in (("cifar10-bcos", "cifar10/pictures"), ("imagenet", "pictures")):
+        row = f"{name:30}"
+        pictures = sorted((Path(__file__).parents[2] / "examples" / folder).glob("*.png"))
+        wide, net = coda_cli.load(name, dtype=torch.float64), coda_cli.load(name)
+        exact = [coda_cli.explain(path, wide, precision="float64") for path in pictures]
+        kinds: list[tuple[Precision, int]] = [("float32", 14), ("bfloat16", 15)]
+        for kind, width in kinds:
+            errors, residuals = [0.0], [0.0]
+            for path, e in zip(pictures, exact, strict=True):
+                found = coda_cli.explain(path, net, classes=[e.targets[0].index], precision=kind)
+                size = np.abs(e.maps[0]).sum(dtype=np.float64)
+                errors.append(float(np.abs(found.maps[0] - e.maps[0]).sum(dtype=np.float64) / size))
+                residuals.append(float(np.abs(found.residual).max() / size))
+            row += f"{max(errors):>{width}.1e}{max(residuals):>10.1e}"
+        print(row, flush=True)
