@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
+from coda_cli.core.efficientnet_lite import SameConv2d
 from coda_cli.core.held import is_held
 from coda_cli.machine.precision import product_type
 
@@ -120,6 +121,7 @@ def _folded(module: nn.Module, product: torch.dtype) -> nn.Module:
                 setattr(owner, name, nn.Identity())
             elif isinstance(layer, _MAKES_NEW) and isinstance(behind, nn.ReLU | nn.ReLU6):
                 behind.inplace = True  # nothing else sees what it takes
+        _clip(owner, children)
     for layer in whole.modules():
         if isinstance(layer, BcosConv2d | BcosLinear):
             _settle(layer, factors.get(layer), product)
@@ -147,6 +149,14 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, product: torch.dtype) -> None:
         shift = shift + conv.bias.double() * factor
     conv.weight = _constant(conv.weight.double() * factor[:, None, None, None], product)
     conv.bias = _constant(shift, product)
+
+
+def _clip(owner: nn.Module, children: Sequence[tuple[str, nn.Module]]) -> None:
+    """Let convolutions whose batch norm is folded do what the ReLU6 behind that does; see ``SameConv2d.clips``."""
+    for (_, conv), (_, norm), (name, gate) in zip(children, children[1:], children[2:], strict=False):
+        if isinstance(conv, SameConv2d) and isinstance(norm, nn.BatchNorm2d) and isinstance(gate, nn.ReLU6):
+            conv.clips = True
+            setattr(owner, name, nn.Identity())
 
 
 def _takes_factors(layer: BcosConv2d) -> bool:
