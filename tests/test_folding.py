@@ -99,7 +99,7 @@ def test_a_hybrid_is_as_exact_and_says_the_same() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kernel, stride, groups", [(1, 1, 1), (5, 1, 8), (3, 2, 8)])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (5, 1, 8), (3, 2, 8)])
 def test_a_convolution_that_clips_gives_what_relu6_would(
     kernel: int, stride: int, groups: int, dtype: torch.dtype
 ) -> None:

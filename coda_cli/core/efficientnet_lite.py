@@ -34,9 +34,14 @@ EPS = 1e-3  # of the batch norms, as in TensorFlow
 
 
 @cache
-def _clips_meanwhile() -> bool:
+def _has_clipping() -> bool:
     """Whether torch has oneDNN's convolutions that clip their outputs."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def _clips_meanwhile(weight: Tensor) -> bool:
+    """Whether these convolutions are for such weights."""
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _has_clipping()
 
 
 class SameConv2d(nn.Conv2d):
@@ -78,16 +83,13 @@ class SameConv2d(nn.Conv2d):
 
     def _convolved(self, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
         """The outputs; clipped before they are written, where oneDNN can: a pass less over every map."""
-        geometry = self.bias, self.stride, padding, self.dilation, self.groups
-        if self.clips and _clips_meanwhile() and x.device.type == "cpu" and not x.requires_grad:
-            if weight.dtype in (torch.float32, torch.bfloat16):
-                bias, stride, padding, dilation, groups = geometry
-                convolve = torch.ops.mkldnn._convolution_pointwise  # it knows nothing of autocast
-                clipped: Tensor = convolve(
-                    x.to(weight.dtype), weight, bias, padding, stride, dilation, groups, "hardtanh", [0.0, 6.0], ""
-                )
-                return clipped
-        y = F.conv2d(x, weight, *geometry)
+        geometry = padding, self.stride, self.dilation, self.groups
+        if self.clips and _clips_meanwhile(weight) and not x.requires_grad:
+            x = x.to(weight.dtype)  # the operation knows nothing of autocast, and has no gradient
+            convolve = torch.ops.mkldnn._convolution_pointwise
+            clipped: Tensor = convolve(x, weight, self.bias, *geometry, "hardtanh", [0.0, 6.0], "")
+            return clipped
+        y = F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
         return F.relu6(y, inplace=True) if self.clips else y
 
     def padded(self, x: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class StandardNet(nn.Module):
         mean: of r, g and b in [0, 1], which is subtracted.
         deviation: of r, g and b, positive, by which the rest is divided.
         cut: the layer of the backbone at whose output logits are split; None or "input" is the normalised colours.
-        splits: whether ``pass_from`` will be asked for. The backbone's layers tell then which of them is computed; those
-            of a hybrid do not, and can be folded.
+        splits: whether ``pass_from`` will be asked for: its layers tell then which of them is computed. Those of a
+            hybrid do not, and can be folded.
     """
 
     def __init__(
