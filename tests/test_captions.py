@@ -166,6 +166,15 @@ def test_words_are_kept_in_order_and_a_word_that_is_too_long_is_cut_with_an_elli
     assert text.wrapped("", 13, 100) == []
 
 
+def test_threads_that_follow_each_other_unpack_no_font_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    text.width.cache_clear()
+    text.width("once", 17)
+    monkeypatch.setattr(text.cv2, "FontFace", None)  # it would have to be unpacked again
+    for n in range(2):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(text.width, f"thread {n}", 17).result()
+
+
 def test_threads_draw_the_same_letters() -> None:
     def drawn(_: int) -> bytes:
         canvas = np.full((60, 600, 3), 255, np.uint8)

@@ -15,6 +15,7 @@ from coda_cli.core.backbones import backbone
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
 from coda_cli.core.bcos_nets import BcosNet
 from coda_cli.core.decompose import decompose
+from coda_cli.core.efficientnet_lite import SameConv2d
 from coda_cli.core.folding import Folded, as_defined, watching
 from coda_cli.core.gradients import held_pass
 from coda_cli.core.held import held
@@ -90,10 +91,40 @@ def test_a_hybrid_is_as_exact_and_says_the_same() -> None:
     model, x = hybrid(), picture()
     with torch.enable_grad():
         plain = model(x).detach()  # nothing is folded where gradients can be asked for
+    with torch.no_grad():
+        assert model._folded
+        assert model._folded.of(model.below) is not model.below
     d = decompose(model, x, [0, 1])
     torch.testing.assert_close(d.logits, plain, rtol=1e-10, atol=1e-10)
     assert bool(d.exact.all())
     assert model.state_dict().keys() == hybrid().state_dict().keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (5, 1, 8), (3, 2, 8)])
+def test_a_convolution_that_clips_gives_what_relu6_would(
+    kernel: int, stride: int, groups: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    conv, x = SameConv2d(8, 8, kernel, stride, groups).to(dtype), 9 * torch.randn(2, 8, 12, 10)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        plain = conv(x).relu()  # it has a graph: autograd could not pass through the library's own clipping
+        conv.clips = True
+        with torch.no_grad():
+            clipped = conv(x)
+        assert torch.equal(clipped, plain.clamp_max(6))
+        assert torch.equal(conv(x.requires_grad_()), clipped)
+    assert 0 < (clipped == 6).sum() < clipped.numel() / 2 < (clipped == 0).sum() * 2
+    assert torch.autograd.grad(conv(x.to(dtype)).sum(), x)[0].any()
+
+
+@torch.no_grad()
+def test_the_relu6_of_a_folded_backbone_is_done_by_its_convolutions() -> None:
+    torch.manual_seed(0)
+    layers = settled(backbone("efficientnet-lite0", "stage3")[0])
+    x, folded = torch.randn(1, 3, 64, 64), Folded().of(layers)
+    assert not any(isinstance(m, nn.ReLU6) for m in folded.modules())
+    torch.testing.assert_close(folded(x), layers(x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

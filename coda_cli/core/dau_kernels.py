@@ -201,21 +201,24 @@ def factored(
     """
     (O, r, _), product = U.shape, U.dtype
     R, c, e = factors
-    m = R.shape[1]
+    m, wide = R.shape[1], torch.promote_types(X.dtype, torch.float32)  # the squares of half precision overflow
     z, X = X @ V.t(), X.to(product)
+    z_columns = z.t().contiguous().to(wide)
     dot = (X @ b.t()).to(z.dtype)
-    n = torch.empty_like(dot)
+    g = torch.empty_like(dot)
     # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
-    u_buffer, w_buffer = X.new_empty(0), z.new_empty(0)
+    u_buffer, w_buffer = X.new_empty(0), z_columns.new_empty(0)
     for p, o in blocks(len(X), O, max(r, m), X.device):
-        count = p.stop - p.start
-        u = torch.mm(X[p], U[o].flatten(0, 1).t(), out=u_buffer.resize_(count, len(U[o]) * r))  # U_o^T x
+        count, outputs = p.stop - p.start, len(U[o])
+        u = torch.mm(X[p], U[o].flatten(0, 1).t(), out=u_buffer.resize_(count, outputs * r))  # U_o^T x
         dot[p, o] += torch.bmm(u.to(z.dtype).view(count, -1, r), z[p, :, None])[..., 0]
-        Rz = w_buffer.resize_(count, len(R[o]) * m)
-        torch.addmm(c[o].flatten(), z[p], R[o].flatten(0, 1).t(), out=Rz)
-        n[p, o] = torch.linalg.vector_norm(Rz.view(count, -1, m), dim=-1).hypot(e[o])
-    g = scale(n)
-    return g * dot, z, g
+        # Positions last: sums over a few neighbouring numbers take five times as long.
+        w = w_buffer.resize_(outputs * m, count)
+        torch.addmm(c[o].reshape(-1, 1).to(wide), R[o].flatten(0, 1).to(wide), z_columns[:, p], out=w)
+        n = w.square_().view(outputs, m, count).sum(1).add_(e[o, None].to(wide).square()).sqrt_()
+        g[p, o] = scale(n.to(z.dtype)).t()
+        dot[p, o] *= g[p, o]
+    return dot, z, g
 
 
 def contracted(h: Tensor, gram: Tensor, scale: Scale) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
+from coda_cli.core.efficientnet_lite import SameConv2d
 from coda_cli.core.held import is_held
 from coda_cli.machine.precision import product_type
 
@@ -140,6 +141,7 @@ def _folded(module: nn.Module, product: torch.dtype) -> nn.Module:
                 setattr(owner, name, nn.Identity())
             elif isinstance(layer, _MAKES_NEW) and isinstance(behind, nn.ReLU | nn.ReLU6):
                 behind.inplace = True  # nothing else sees what it takes
+        _clip(owner, children)
     for layer in whole.modules():
         if isinstance(layer, BcosConv2d | BcosLinear):
             _settle(layer, factors.get(layer), layer.linear.weight.dtype if layer.full else product)
@@ -171,6 +173,14 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, product: torch.dtype) -> None:
 
 def _convolutions(owner: nn.Module) -> list[BcosConv2d]:
     return [layer for layer in owner.modules() if isinstance(layer, BcosConv2d)]
+
+
+def _clip(owner: nn.Module, children: Sequence[tuple[str, nn.Module]]) -> None:
+    """Let convolutions whose batch norm is folded do what the ReLU6 behind that does; see ``SameConv2d.clips``."""
+    for (_, conv), (_, norm), (name, gate) in zip(children, children[1:], children[2:], strict=False):
+        if isinstance(conv, SameConv2d) and isinstance(norm, nn.BatchNorm2d) and isinstance(gate, nn.ReLU6):
+            conv.clips = True
+            setattr(owner, name, nn.Identity())
 
 
 def _takes_factors(layer: BcosConv2d) -> bool:

@@ -245,7 +245,7 @@ def hybrid_net(*, backbone: str, cut: str, channels: Sequence[int], dilated: boo
     below, width = conventional(backbone, cut, dilated=dilated)
     if channels[0] != width:
         raise ValueError(f"{backbone} has {width} channels at {cut}; the CoDA layers expect {channels[0]}")
-    seen = standard_nets.StandardNet(below, *(normalisation(backbone) or ()))
+    seen = standard_nets.StandardNet(below, *(normalisation(backbone) or ()), splits=False)
     return HybridNet(seen, coda_net(channels=channels, **table), cut, folds=True)
 
 

@@ -33,6 +33,8 @@ class StandardNet(nn.Module):
         mean: of r, g and b in [0, 1], which is subtracted.
         deviation: of r, g and b, positive, by which the rest is divided.
         cut: the layer of the backbone at whose output logits are split; None or "input" is the normalised colours.
+        splits: whether ``pass_from`` will be asked for: its layers tell then which of them is computed. Those of a
+            hybrid do not, and can be folded.
     """
 
     def __init__(
@@ -41,9 +43,12 @@ class StandardNet(nn.Module):
         mean: Sequence[float] = MEAN,
         deviation: Sequence[float] = DEVIATION,
         cut: str | None = None,
+        *,
+        splits: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone, self.mean, self.deviation, self.cut = watched(backbone), tuple(mean), tuple(deviation), cut
+        self.backbone, self.cut = watched(backbone) if splits else backbone, cut
+        self.mean, self.deviation = tuple(mean), tuple(deviation)
 
     @property
     def zero(self) -> tuple[float, ...]:

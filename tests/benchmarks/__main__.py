@@ -31,6 +31,7 @@ from sources import sources_table
 from speed import classes_table, decomposition_table, extra_memory, methods, precision_table
 from stages import stages_table
 from startup import startup_table
+from training import training_table
 from where import profile_table
 
 ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
@@ -41,6 +42,7 @@ ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
 }
 PROGRAM: dict[str, Callable[[bool], None]] = {
     "ordinary": lambda quick: ordinary_table(1 if quick else 7),
+    "training": lambda quick: training_table(1 if quick else 5),
     "profile": lambda _: profile_table(),
     "startup": lambda quick: startup_table(1 if quick else 7),
     "folder": folder_table,
