@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, here and in the children that tests start
@@ -18,9 +18,12 @@ import pytest
 import squares
 import torch
 import torchvision
+from isal.isal_zlib import crc32
 from PIL import Image
 
+from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.loading import load
+from coda_cli.checkpoints.manifest import weights_folder
 from coda_cli.core import dau_kernels, decompose
 from coda_cli.core.networks import classify
 from coda_cli.machine import budget
@@ -69,6 +72,16 @@ def coda_process(tmp_path: Path) -> Coda:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _weights_hashed_once() -> Iterator[None]:
+    """The bundled weights, which no test changes, are hashed once: a sixteenth of most runs."""
+    honest = loading.file_sha256
+    once = cache(honest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "file_sha256", lambda path: (once if path.parent == weights_folder() else honest)(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _factors_found_once() -> Iterator[None]:
     """The norms' factors of the same weights are found once: they are pure numbers, and an eighth of most runs."""
     found: dict[object, dau_kernels.NormFactors] = {}
@@ -78,7 +91,7 @@ def _factors_found_once() -> Iterator[None]:
         if type(A) is not torch.Tensor:  # a pretended GPU's
             return honest(A)
         values = A.detach().cpu().contiguous()
-        digest = hashlib.sha1(values.view(torch.uint8).numpy()).digest()
+        digest = crc32(values.view(torch.uint8).numpy())  # twenty times as fast as what is safe against malice
         key = (A.shape, A.dtype, A.device, torch.get_num_threads(), digest)
         if key not in found:
             found[key] = honest(A)

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -369,3 +370,14 @@ def example(script: str) -> ModuleType:
     sys.modules[script] = module  # dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+def example_run(script: str, *arguments: str | Path) -> tuple[str, str]:
+    """What ``python examples/SCRIPT ARGUMENTS`` and the children that it starts write to stdout and to stderr."""
+    path = str(EXAMPLES / script)
+    with pytest.MonkeyPatch.context() as patch, _captured(patch) as (out, err):
+        patch.setattr(sys, "argv", [path, *map(str, arguments)])
+        runpy.run_path(path, run_name="__main__")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return _read(out), _read(err)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ RESNET, DENSENET, VIT = "bcosified-resnet18", "bcosified-densenet121", "bcosifie
 CLIP = "bcosified-clip_rn50"
 
 
+@lru_cache(3)  # no test changes them
 def network(name: str) -> nn.Module:
     torch.manual_seed(1)
     entry = published_checkpoint(name)

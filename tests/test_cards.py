@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -111,8 +109,7 @@ def test_the_default_network_knows_a_lorikeet(tmp_path: Path) -> None:
 
 def table_of(name: str, folder: Path) -> list[str]:
     """The rows of a table that examples/imagenet.py prints."""
-    command = [sys.executable, str(ROOT / "examples" / "imagenet.py"), str(PHOTOGRAPHS), str(folder), name]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = program.example_run("imagenet.py", PHOTOGRAPHS, folder, name)[0].splitlines()
     return [line for line in lines if line.startswith("|")][2:]
 
 

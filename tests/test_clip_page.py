@@ -287,7 +287,7 @@ def test_a_full_disk_leaves_no_half_of_a_page(coda: Coda, tmp_path: Path, monkey
 
 
 def test_ctrl_c_leaves_no_page(tmp_path: Path) -> None:
-    clip(tmp_path / "a.mkv", frames=900)
+    clip(tmp_path / "a.mkv", frames=300)
     arguments = ("video", "a.mkv", "-c", "cat", "--scale", "1", "--no-strip", "--json", "--html", "r.html")
     with program.started(*arguments, cwd=tmp_path) as child:
         assert child.stdout is not None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -38,10 +36,9 @@ def net() -> Net:
 
 def printed(script: str, *arguments: str) -> dict[str, str]:
     """The ``key value`` lines an example prints."""
-    command = [sys.executable, str(EXAMPLES / script), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stderr == ""
-    return dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    out, err = program.example_run(script, *arguments)
+    assert err == ""
+    return dict(line.split(maxsplit=1) for line in out.splitlines())
 
 
 @pytest.mark.parametrize("name", ["church"])
@@ -83,8 +80,7 @@ def test_every_picture_has_a_mask_of_its_size() -> None:
 
 
 def test_the_table_of_evidence_on_the_object_in_the_readme_is_what_its_command_prints() -> None:
-    command = [sys.executable, str(EXAMPLES / "inside.py")]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = program.example_run("inside.py")[0].splitlines()
     text = (EXAMPLES / "README.md").read_text()
     for line in lines[1:]:
         name, *numbers = line.split()
@@ -225,8 +221,7 @@ def test_the_clip_shows_a_golf_ball_that_leaves(net: Net) -> None:
 
 
 def test_the_sheet_has_two_tiles_for_every_picture(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "sheet.py"), str(EXAMPLES / "pictures"), str(tmp_path / "sheet.png")]
-    subprocess.run(command, check=True)
+    program.example_run("sheet.py", EXAMPLES / "pictures", tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (len(PICTURES) * 264 - 8, 2 * 264 - 8)
 
@@ -246,8 +241,7 @@ def test_every_network_has_a_row_of_a_sheet_with_its_words(tmp_path: Path) -> No
 def test_the_training_curve_is_drawn(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("epoch,loss,accuracy\n1,0.3,0.4\n2,0.2,0.6\n3,0.1,0.7\n")
-    command = [sys.executable, str(EXAMPLES / "curve.py"), str(log), str(tmp_path / "curve.png")]
-    subprocess.run(command, check=True, capture_output=True)
+    program.example_run("curve.py", log, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.size == (864, 432)
 
@@ -261,15 +255,13 @@ def test_the_index_of_the_weights_names_every_file_in_the_folder() -> None:
 
 
 def table(script: str, *arguments: str | Path) -> tuple[list[list[str]], str]:
-    """The rows of the table that an example prints, and its stderr. Nothing is compiled: it would take most time."""
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    environment = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    """The rows of the table that an example prints, and what it and its children write to stderr."""
+    out, err = program.example_run(script, *arguments)
+    lines = [line for line in out.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert {len(row) for row in rows} == {len(rows[0])}
     assert set("".join(rows[1])) == {"-"}
-    return [rows[0], *rows[2:]], result.stderr
+    return [rows[0], *rows[2:]], err
 
 
 def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path: Path) -> None:
@@ -281,9 +273,8 @@ def test_the_table_of_methods_is_measured_by_the_commands(scenes: Path, tmp_path
     assert published[::2] == ["0.911", "0.964"]
     assert localisation == "–"  # too few pictures for a grid of nine classes
     assert "no 3 x 3 grid can be made" in said
-    again = ["evaluate", "removal", str(scenes), "-m", "cifar10", "--pictures", "2", "--points", "32", "--json"]
-    result = subprocess.run([sys.executable, "-m", "coda_cli", *again], capture_output=True, text=True, check=True)
-    assert float(published[1]) == pytest.approx(json.loads(result.stdout)["area"], abs=6e-4)
+    again = ("evaluate", "removal", scenes, "-m", "cifar10", "--pictures", "2", "--points", "32", "--json")
+    assert float(published[1]) == pytest.approx(program.run(*again).record["area"], abs=6e-4)
     assert (tmp_path / "cifar10.removal-2x32.ours.jsonl").exists()
 
 

@@ -264,7 +264,7 @@ def test_convert_writes_beside_the_source_and_proves_equal_logits(models: Models
     source = models.folder / RANK_4 / "model_epoch_200.pkl"
     source.parent.mkdir()
     torch.save(rank_4_state(), source)
-    ran = models.apart("convert", f"{RANK_4}/model_epoch_200.pkl")
+    ran = models("convert", f"{RANK_4}/model_epoch_200.pkl")
     assert ran.lines == [f"{RANK_4}/model_epoch_200.safetensors"]
     assert "largest difference 0\n" in ran.err
     assert f"configuration {RANK_4} from the file's path" in ran.err  # a guess is never silent
@@ -334,7 +334,7 @@ def test_verify_in_words_is_one_line(models: Models) -> None:
 def test_verify_goes_on_after_a_wrong_hash_and_exits_with_3(models: Models) -> None:
     models.put(NAME, sha256="0" * 64)
     models.put("9L-S-CoDA-SQ-50")
-    ran = models.apart("verify", status=3)
+    ran = models("verify", status=3)
     assert "the manifest says 000000" in ran.err
     assert f"coda models pull {NAME} --force" in ran.err
     assert [line.split(":")[0] for line in ran.lines] == [*BUNDLED, "9L-S-CoDA-SQ-50"]

@@ -26,6 +26,7 @@ from coda_cli.errors import CheckpointError, CodaError, ExitCode, UsageError
 PICTURE = Path(__file__).resolve().parent.parent / "examples" / "pictures" / "church.png"
 CLASSES = ("ant", "bee", "cat", "dog")
 ARCH = "torchvision:resnet18"
+SMALL = "torchvision:shufflenet_v2_x0_5"  # a thirtieth of its numbers: it is for what holds of any network
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 MODULE = """
 import torch
@@ -64,6 +65,19 @@ def resnet() -> nn.Module:
     return torchvision.models.resnet18(num_classes=4).eval()
 
 
+@pytest.fixture(scope="module")
+def shufflenet() -> nn.Module:
+    """A small network with a head of its own for four classes, its statistics such that pictures tell in its logits."""
+    torch.manual_seed(0)
+    model = torchvision.models.shufflenet_v2_x0_5(num_classes=4)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean of what was seen
+    with torch.no_grad():
+        model(torch.randn(8, 3, 64, 64))
+    return model.eval()
+
+
 @pytest.fixture
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a user's module in the current folder, a new one for each test."""
@@ -99,7 +113,7 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "lightning": lambda s: {"state_dict": under("model.module.", s), "hyper_parameters": {"lr": 0.1}},
     "twice": lambda s: under("module._orig_mod.module.", s),
     "mixed": lambda s: {("module." if n % 2 else "") + key: value for n, (key, value) in enumerate(s.items())},
-    "features alone": lambda s: {key.replace("layer1.", "layer1.module."): value for key, value in s.items()},
+    "features alone": lambda s: {key.replace("stage2.", "stage2.module."): value for key, value in s.items()},
     "with a loss": lambda s: {"state_dict": {**under("backbone.", s), "loss.weight": torch.ones(4)}},
     "average alone": lambda s: {"n_averaged": torch.tensor(3), **under("module.", s)},
     "average beside": lambda s: {"model": doubled(s), "model_ema": WRAPPINGS["average alone"](s)},
@@ -110,10 +124,10 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_a_file_in_any_wrapping_gives_the_logits_of_torch(resnet: nn.Module, tmp_path: Path, wrapping: str) -> None:
-    torch.save(WRAPPINGS[wrapping](resnet.state_dict()), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None)
-    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
+def test_a_file_in_any_wrapping_gives_the_logits_of_torch(shufflenet: nn.Module, tmp_path: Path, wrapping: str) -> None:
+    torch.save(WRAPPINGS[wrapping](shufflenet.state_dict()), tmp_path / "net.pth")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None)
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet))
     assert net.checkpoint.classes == ("class 0", "class 1", "class 2", "class 3")
     assert any("--classes" in sentence for sentence in net.assumed)
 
@@ -125,31 +139,31 @@ def test_a_file_in_any_wrapping_gives_the_logits_of_torch(resnet: nn.Module, tmp
     ("average beside", AVERAGE_TAKEN),
     ("dropout first", "its last layer, fc.1, was taken as fc"),
 ])  # fmt: skip
-def test_what_was_taken_off_is_said(resnet: nn.Module, tmp_path: Path, wrapping: str, said: str) -> None:
-    torch.save(WRAPPINGS[wrapping](resnet.state_dict()), tmp_path / "net.pth")
-    assert said in load(tmp_path / "net.pth", arch=ARCH, cut=None).assumed
+def test_what_was_taken_off_is_said(shufflenet: nn.Module, tmp_path: Path, wrapping: str, said: str) -> None:
+    torch.save(WRAPPINGS[wrapping](shufflenet.state_dict()), tmp_path / "net.pth")
+    assert said in load(tmp_path / "net.pth", arch=SMALL, cut=None).assumed
 
 
 @pytest.mark.parametrize("wrapping", ["average beside", "average within"])
-def test_the_last_weights_are_taken_on_demand(resnet: nn.Module, tmp_path: Path, wrapping: str) -> None:
-    torch.save(WRAPPINGS[wrapping](resnet.state_dict()), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, ema=False)
-    assert torch.equal(net.model.state_dict()["backbone.fc.weight"], 2 * resnet.state_dict()["fc.weight"])
+def test_the_last_weights_are_taken_on_demand(shufflenet: nn.Module, tmp_path: Path, wrapping: str) -> None:
+    torch.save(WRAPPINGS[wrapping](shufflenet.state_dict()), tmp_path / "net.pth")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None, ema=False)
+    assert torch.equal(net.model.state_dict()["backbone.fc.weight"], 2 * shufflenet.state_dict()["fc.weight"])
     assert WEIGHTS_TAKEN in net.assumed
 
 
-def test_torch_s_own_averaged_model_loads(resnet: nn.Module, tmp_path: Path) -> None:
-    torch.save(AveragedModel(resnet).state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, ema=True)
-    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
-    assert "--no-ema" in refusal(tmp_path / "net.pth", UsageError, arch=ARCH, cut=None, ema=False)
+def test_torch_s_own_averaged_model_loads(shufflenet: nn.Module, tmp_path: Path) -> None:
+    torch.save(AveragedModel(shufflenet).state_dict(), tmp_path / "net.pth")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None, ema=True)
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet))
+    assert "--no-ema" in refusal(tmp_path / "net.pth", UsageError, arch=SMALL, cut=None, ema=False)
 
 
-def test_another_program_s_safetensors_loads_with_its_class_names(resnet: nn.Module, tmp_path: Path) -> None:
-    state = under("model.", {key: value.contiguous() for key, value in resnet.state_dict().items()})
+def test_another_program_s_safetensors_loads_with_its_class_names(shufflenet: nn.Module, tmp_path: Path) -> None:
+    state = under("model.", {key: value.contiguous() for key, value in shufflenet.state_dict().items()})
     safetensors.torch.save_file(state, tmp_path / "net.safetensors", {"class_names": json.dumps(CLASSES)})
-    net = load(tmp_path / "net.safetensors", arch=ARCH, cut=None)
-    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
+    net = load(tmp_path / "net.safetensors", arch=SMALL, cut=None)
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet))
     assert net.checkpoint.classes == CLASSES
 
 
@@ -163,9 +177,9 @@ def test_another_program_s_safetensors_loads_with_its_class_names(resnet: nn.Mod
     {"idx_to_class": {3: "dog", 2: "cat", 1: "bee", 0: "ant"}},
     {"hyper_parameters": {"num_classes": 4, "classes": list(CLASSES)}},
 ])  # fmt: skip
-def test_class_names_in_the_file_are_used(resnet: nn.Module, tmp_path: Path, beside: dict[str, Any]) -> None:
-    torch.save({"model": resnet.state_dict(), **beside}, tmp_path / "net.pth")
-    assert load(tmp_path / "net.pth", arch=ARCH, cut=None).checkpoint.classes == CLASSES
+def test_class_names_in_the_file_are_used(shufflenet: nn.Module, tmp_path: Path, beside: dict[str, Any]) -> None:
+    torch.save({"model": shufflenet.state_dict(), **beside}, tmp_path / "net.pth")
+    assert load(tmp_path / "net.pth", arch=SMALL, cut=None).checkpoint.classes == CLASSES
 
 
 @pytest.mark.parametrize("text", [
@@ -175,20 +189,20 @@ def test_class_names_in_the_file_are_used(resnet: nn.Module, tmp_path: Path, bes
     '{"3": "dog", "2": "cat", "1": "bee", "0": "ant"}',
     '{"class_to_idx": {"ant": 0, "dog": 3, "cat": 2, "bee": 1}}',
 ])  # fmt: skip
-def test_class_names_come_from_a_file_and_beat_those_inside(resnet: nn.Module, tmp_path: Path, text: str) -> None:
-    torch.save({"model": resnet.state_dict(), "classes": ["w", "x", "y", "z"]}, tmp_path / "net.pth")
+def test_class_names_come_from_a_file_and_beat_those_inside(shufflenet: nn.Module, tmp_path: Path, text: str) -> None:
+    torch.save({"model": shufflenet.state_dict(), "classes": ["w", "x", "y", "z"]}, tmp_path / "net.pth")
     (tmp_path / "names").write_text(text, encoding="utf-8")
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, classes=tmp_path / "names")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None, classes=tmp_path / "names")
     assert net.checkpoint.classes == CLASSES
 
 
 @pytest.mark.parametrize("train", ["", "train"])
-def test_class_names_come_from_a_folder_of_classes(resnet: nn.Module, tmp_path: Path, train: str) -> None:
+def test_class_names_come_from_a_folder_of_classes(shufflenet: nn.Module, tmp_path: Path, train: str) -> None:
     for name in ("dog", "n01440764", "ant", "bee"):
         (tmp_path / "data" / train / name).mkdir(parents=True)
     (tmp_path / "data" / "val").mkdir() if train else (tmp_path / "data" / "note.txt").touch()
-    torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, classes=tmp_path / "data")
+    torch.save(shufflenet.state_dict(), tmp_path / "net.pth")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None, classes=tmp_path / "data")
     assert net.checkpoint.classes == ("ant", "bee", "dog", "tench")
 
 
@@ -207,21 +221,21 @@ def test_a_thousand_classes_are_imagenet_s(tmp_path: Path) -> None:
     (["a", "", "b", "c"], "expected a list of names"),
 ])  # fmt: skip
 def test_bad_class_names_are_named(
-    resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: Any, said: str
+    shufflenet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: Any, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("odd.json").write_text("{", encoding="utf-8")
     Path("gaps.json").write_text('{"ant": 0, "bee": 2}', encoding="utf-8")
-    torch.save(resnet.state_dict(), "net.pth")
+    torch.save(shufflenet.state_dict(), "net.pth")
     with pytest.raises(UsageError, match=said):
-        load("net.pth", arch=ARCH, cut=None, classes=classes)
+        load("net.pth", arch=SMALL, cut=None, classes=classes)
 
 
-def test_a_wrong_list_in_the_file_is_no_guess(resnet: nn.Module, tmp_path: Path) -> None:
-    torch.save({"model": resnet.state_dict(), "classes": ["ant"]}, tmp_path / "net.pth")
-    message = refusal(tmp_path / "net.pth", UsageError, arch=ARCH, cut=None)
+def test_a_wrong_list_in_the_file_is_no_guess(shufflenet: nn.Module, tmp_path: Path) -> None:
+    torch.save({"model": shufflenet.state_dict(), "classes": ["ant"]}, tmp_path / "net.pth")
+    message = refusal(tmp_path / "net.pth", UsageError, arch=SMALL, cut=None)
     assert "number of class names: 1, of the network's outputs: 4" in message
-    assert load(tmp_path / "net.pth", arch=ARCH, cut=None, classes=CLASSES).checkpoint.classes == CLASSES
+    assert load(tmp_path / "net.pth", arch=SMALL, cut=None, classes=CLASSES).checkpoint.classes == CLASSES
 
 
 # ---- libraries -------------------------------------------------------------------------------------------------------
@@ -267,17 +281,17 @@ def test_networks_with_auxiliary_heads_are_normalised_as_with_their_weights(tmp_
     assert (plain.model(encode(pictures(96))) - expected).abs().max() > 1e-2
 
 
-def test_sizes_mean_and_deviation_are_the_library_s_or_as_said(resnet: nn.Module, tmp_path: Path) -> None:
-    torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None)
-    usual = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+def test_sizes_mean_and_deviation_are_the_library_s_or_as_said(shufflenet: nn.Module, tmp_path: Path) -> None:
+    torch.save(shufflenet.state_dict(), tmp_path / "net.pth")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None)
+    usual = torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
     view = net.checkpoint.preprocessing
     assert ([view.resize], [view.crop]) == (usual.resize_size, usual.crop_size)
     assert net.checkpoint.arguments["mean"] == usual.mean
-    net = load(tmp_path / "net.pth", arch=ARCH, cut=None, mean=0.5, std=(0.1, 0.2, 0.3), size=(80, 64))
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None, mean=0.5, std=(0.1, 0.2, 0.3), size=(80, 64))
     view = net.checkpoint.preprocessing
     assert (view.resize, view.crop) == (80, 64)
-    expected = logits_of_torch(resnet, torch.full((3,), 0.5), torch.tensor([0.1, 0.2, 0.3]))
+    expected = logits_of_torch(shufflenet, torch.full((3,), 0.5), torch.tensor([0.1, 0.2, 0.3]))
     torch.testing.assert_close(net.model(encode(pictures())), expected)
     assert any("but for --size, --mean, --std" in sentence for sentence in net.assumed)
 
@@ -329,18 +343,20 @@ def test_timm_is_asked_for_sizes_mean_and_deviation(
     assert any("resized bilinearly and not by lanczos" in sentence for sentence in odd.assumed)
 
 
-def test_without_timm_the_extra_is_named(resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_extra_is_named(
+    shufflenet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    torch.save(resnet.state_dict(), tmp_path / "net.pth")
+    torch.save(shufflenet.state_dict(), tmp_path / "net.pth")
     assert "pip install 'coda-cli[timm]'" in refusal(tmp_path / "net.pth", UsageError, arch="timm:resnet18")
 
 
 def test_a_network_that_is_too_large_is_not_built(
-    resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shufflenet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard_nets, "MAX_PARAMETERS", 10_000)
-    torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    assert "more than 10000 parameters" in refusal(tmp_path / "net.pth", UsageError, arch=ARCH)
+    torch.save(shufflenet.state_dict(), tmp_path / "net.pth")
+    assert "more than 10000 parameters" in refusal(tmp_path / "net.pth", UsageError, arch=SMALL)
     nn.Linear(200, 200)  # the limit is for networks of libraries, and is gone
 
 
@@ -387,23 +403,23 @@ def test_a_bad_function_is_one_line(nets: str, function: str, said: str) -> None
     ("broken_nets:small", "broken_nets cannot be imported: ZeroDivisionError"),
     ("lacking_nets:small", "lacking_nets cannot be imported: ModuleNotFoundError: No module named 'no_such_library'"),
 ])  # fmt: skip
-def test_a_bad_module_is_one_line(resnet: nn.Module, arch: str, said: str) -> None:
+def test_a_bad_module_is_one_line(shufflenet: nn.Module, arch: str, said: str) -> None:
     Path("broken_nets.py").write_text("1 / 0\n", encoding="utf-8")
     Path("lacking_nets.py").write_text("import no_such_library\n", encoding="utf-8")
-    torch.save(resnet.state_dict(), "net.pth")
+    torch.save(shufflenet.state_dict(), "net.pth")
     with pytest.raises(UsageError, match=said):
         load("net.pth", arch=arch, cut=None)
 
 
-def test_a_module_that_is_there_is_a_network(resnet: nn.Module) -> None:
-    training = torchvision.models.resnet18(num_classes=4).train()
-    training.load_state_dict(resnet.state_dict())
+def test_a_module_that_is_there_is_a_network(shufflenet: nn.Module) -> None:
+    training = torchvision.models.shufflenet_v2_x0_5(num_classes=4).train()
+    training.load_state_dict(shufflenet.state_dict())
     net = load(training, classes=CLASSES, size=64, cut=None)
-    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet))
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet))
     assert (net.checkpoint.classes, net.checkpoint.preprocessing.crop) == (CLASSES, 64)
     assert training.training
     assert all(parameter.requires_grad for parameter in training.parameters())
-    other = load(resnet, classes=CLASSES, size=64, cut=None)
+    other = load(shufflenet, classes=CLASSES, size=64, cut=None)
     assert net.sha256 == other.sha256
     with torch.no_grad():
         training.fc.bias[0] += 1  # type: ignore[operator, union-attr]
@@ -454,10 +470,12 @@ def test_a_head_of_two_layers_is_not_taken_for_one(resnet: nn.Module, tmp_path: 
     assert "--arch module:function" in message
 
 
-def test_two_networks_in_one_file_are_not_chosen_between(resnet: nn.Module, tmp_path: Path) -> None:
-    state = resnet.state_dict()
+def test_two_networks_in_one_file_are_not_chosen_between(shufflenet: nn.Module, tmp_path: Path) -> None:
+    state = shufflenet.state_dict()
     torch.save(under("student.", state) | under("teacher.", state), tmp_path / "net.pth")
-    assert "holds 2 networks with such tensors, below student. and teacher." in refusal(tmp_path / "net.pth", arch=ARCH)
+    assert "holds 2 networks with such tensors, below student. and teacher." in refusal(
+        tmp_path / "net.pth", arch=SMALL
+    )
 
 
 def test_a_file_that_nothing_is_said_of_is_recognised_by_its_size(resnet: nn.Module, tmp_path: Path) -> None:
@@ -505,9 +523,9 @@ def test_weights_that_are_no_numbers_and_half_a_file_are_refused(resnet: nn.Modu
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": (64, 80)}, {"size": 9999}, {"mean": (0.5, 0.5)}, {"std": 0}])
-def test_impossible_preprocessing_is_refused(resnet: nn.Module, options: dict[str, Any]) -> None:
+def test_impossible_preprocessing_is_refused(shufflenet: nn.Module, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
-        load(resnet, cut=None, **options)
+        load(shufflenet, cut=None, **options)
 
 
 def test_a_size_that_the_network_cannot_take_is_refused(tmp_path: Path) -> None:
@@ -576,9 +594,9 @@ def test_a_function_works_as_a_program(nets: str) -> None:
 
 
 @pytest.mark.parametrize("options", [("--size", "a"), ("--size", "1:2:3"), ("--mean", "x"), ("--std", "1,2")])
-def test_options_that_cannot_be_are_refused(resnet: nn.Module, tmp_path: Path, options: tuple[str, str]) -> None:
-    torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    done = run("models", "show", tmp_path / "net.pth", "--arch", ARCH, *options, status=ExitCode.USAGE)
+def test_options_that_cannot_be_are_refused(shufflenet: nn.Module, tmp_path: Path, options: tuple[str, str]) -> None:
+    torch.save(shufflenet.state_dict(), tmp_path / "net.pth")
+    done = run("models", "show", tmp_path / "net.pth", "--arch", SMALL, *options, status=ExitCode.USAGE)
     assert options[0] in done.error
 
 
@@ -596,11 +614,11 @@ def test_the_folder_of_a_run_is_a_model(tmp_path: Path) -> None:
         load(tmp_path / "run")
 
 
-def test_a_description_beside_the_weights_says_it_all(resnet: nn.Module, tmp_path: Path) -> None:
-    torch.save(resnet.state_dict(), tmp_path / "net.pth")
-    described = load(tmp_path / "net.pth", arch=ARCH, classes=CLASSES, size=(80, 64), mean=0.5, cut=None).checkpoint
+def test_a_description_beside_the_weights_says_it_all(shufflenet: nn.Module, tmp_path: Path) -> None:
+    torch.save(shufflenet.state_dict(), tmp_path / "net.pth")
+    described = load(tmp_path / "net.pth", arch=SMALL, classes=CLASSES, size=(80, 64), mean=0.5, cut=None).checkpoint
     (tmp_path / "net.pth.json").write_text(described.model_dump_json(), encoding="utf-8")
     net = load(tmp_path / "net.pth", cut=None)
     assert net.checkpoint == described
     assert net.assumed == ("everything but the weights from net.pth.json",)
-    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(resnet, torch.full((3,), 0.5)))
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet, torch.full((3,), 0.5)))

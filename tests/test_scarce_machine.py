@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ import program
 import pytest
 import torch
 from conftest import Coda
-from films import counted, write
+from films import counted, largest_file, write
 from program import FullDisk, looked_at, photo, photos, scene, tree
 from squares import folders
 
@@ -226,14 +225,8 @@ def test_a_full_disk_ends_training_and_converting_with_one_line(tmp_path: Path, 
     training = (["train", "data", "-o", "run", *fixed], "run/training-state.pt")
     converting = (["models", "convert", "a.safetensors", "-o", "b.safetensors"], "b.safetensors")
     for args, name in (training, converting) if converts else (training,):
-        code = (
-            f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-            f"sys.argv = ['coda', *{args!r}]\nfrom coda_cli.__main__ import run; run()"
-        )
-        child = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=program.environment()
-        )
-        result = program.checked(program.Result(tuple(args), child.returncode, child.stdout, child.stderr), 1)
+        with largest_file(size):
+            result = program.run(*args, cwd=tmp_path, status=1)
         assert result.error == f"{name}: cannot be written (File too large)"
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts}
     assert left <= {"a.safetensors", "log.csv"}

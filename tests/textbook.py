@@ -6,6 +6,7 @@ One input at a time.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,12 @@ def classifier(name: str, classes: int = 5) -> nn.Module:
     """A classifier of torchvision in float64 with weights, biases and statistics that are all drawn at random."""
     more: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     more |= {"aux_logits": False} if more else {}
-    model = torchvision.models.get_model(name, num_classes=classes, **more).double().eval()
+    wide = name in ("alexnet", "vgg11_bn")
+    with torch.device("meta" if wide else "cpu"):
+        model = torchvision.models.get_model(name, num_classes=classes, **more)
+    if wide:
+        _narrow_head(model)
+    model.double().eval()
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -47,6 +53,20 @@ def classifier(name: str, classes: int = 5) -> nn.Module:
         if key.startswith(("heads.head", "classifier.")) and not parameter.any():  # transformers begin with zeros
             parameter.data.normal_(0, 0.1, generator=generator)
     return model
+
+
+def _narrow_head(model: nn.Module) -> None:
+    """Give a head 32 where it has 4,096, which would be nearly all numbers of the network, and draw all of them."""
+    head = model.classifier
+    assert isinstance(head, nn.Sequential)
+    linear = [n for n, layer in enumerate(head) if isinstance(layer, nn.Linear)]
+    sides = [head[linear[0]].in_features, *[32] * (len(linear) - 1), head[linear[-1]].out_features]
+    for n, (inputs, outputs) in zip(linear, pairwise(sides), strict=True):
+        head[n] = nn.Linear(inputs, outputs, device="meta")
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # type: ignore[operator]
 
 
 def layers_and_constants(model: nn.Module, x: Tensor, target: int) -> tuple[list[Layer], dict[tuple[str, str], float]]:
