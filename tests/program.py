@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -375,7 +376,8 @@ def example(script: str) -> ModuleType:
 def example_run(script: str, *arguments: str | Path) -> tuple[str, str]:
     """What ``python examples/SCRIPT ARGUMENTS`` and the children that it starts write to stdout and to stderr."""
     path = str(EXAMPLES / script)
-    with pytest.MonkeyPatch.context() as patch, _captured(patch) as (out, err):
+    with pytest.MonkeyPatch.context() as patch, _captured(patch) as (out, err), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # as Python does where nothing is asked for
         patch.setattr(sys, "argv", [path, *map(str, arguments)])
         runpy.run_path(path, run_name="__main__")
         sys.stdout.flush()
