@@ -24,6 +24,7 @@ from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
 from coda_cli.machine import gate
 from coda_cli.media.files import write_with
+from coda_cli.media.pages import page_in
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_png
 from coda_cli.render.colour import TABLE
@@ -138,7 +139,7 @@ class Writer:
         The mark in its name is the same each time, so that the next run with these settings finds it.
         """
         stored = self._record_at(path)
-        others = stored and stored.source.sha256 == picture.sha256 and not self._matches(stored, picture, regions)
+        others = stored and _is_of(stored, picture) and not self._matches(stored, picture, regions)
         if self.output.if_exists != "match" or not others:
             return path, stored
         decides = self.settings, self.net.sha256, *sorted(regions.items())
@@ -161,10 +162,13 @@ class Writer:
 
     def _matches(self, record: Record | None, picture: Picture, regions: Mapping[str, str]) -> bool:
         """Whether a stored record is about this picture, its regions, this network and these settings."""
-        if record is None:
+        if record is None or not _is_of(record, picture):
             return False
-        own = picture.sha256, self.net.sha256, self.settings, regions
-        return (record.source.sha256, record.network.sha256, record.settings, record.region_files) == own
+        return (record.network.sha256, record.settings, record.region_files) == (
+            self.net.sha256,
+            self.settings,
+            regions,
+        )
 
     def _files_of_record(self, record: Record | None, path: Path) -> tuple[Path, ...]:
         """Every file that the record in ``path`` names, and the record itself."""
@@ -364,6 +368,12 @@ class Writer:
             raise MediaError("two classes would get this name; add {index} to --name", item=path)
         taken.add(path)
         return path
+
+
+def _is_of(record: Record, picture: Picture) -> bool:
+    """Whether a record is about this picture, and this page of it."""
+    page = "" if picture.page is None else str(picture.page)
+    return (record.source.sha256, page_in(record.source.path)) == (picture.sha256, page)
 
 
 def _name_and_index(part: Explained) -> tuple[str, str]:
