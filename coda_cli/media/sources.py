@@ -252,8 +252,8 @@ def _expand_readable(
         yield from _of_file(path, on_left_out)
     elif glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True), key=natural)
-        files = [Path(f) for f in matches if Path(f).is_file()]
-        found = [file for file in files if identity(file) != leave_out and not _drawn_by_coda(file)]
+        there = [Path(f) for f in matches if Path(f).is_file()]
+        found = [file for file in there if identity(file) != leave_out and not _drawn_by_coda(file)]
         if not found:
             raise UsageError("the pattern matches no file", item=source)
         for path in found:
