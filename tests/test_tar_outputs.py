@@ -118,6 +118,9 @@ def test_a_tar_has_its_name_when_the_run_has_come_to_its_end(coda: Coda) -> None
     assert not Path("out.tar").exists()
     assert ", 1 failed in" in coda(*RUN, status=1).err
     assert sorted(unpacked("out.tar")) == ["a.coda.json", "sub/c_v2.coda.json"]
+    whole = Path("out.tar").read_bytes()
+    coda(*RUN[:1], "in/b.png", *RUN[3:], "--force", status=1)  # begins anew, and has nothing
+    assert Path("out.tar").read_bytes() == whole
     photo(Path("in/b.png"), seed=1)
     assert "1 explained, 2 skipped" in coda(*RUN).err
 

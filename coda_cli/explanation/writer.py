@@ -16,7 +16,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.core.neurons import NeuronMap
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, draw_neuron, memory_of
-from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
+from coda_cli.explanation.files import FilePolicy, is_about, prepare, stored_record, withdraw
 from coda_cli.explanation.naming import Naming, marked
 from coda_cli.explanation.neurons import all_neurons, drawn_map
 from coda_cli.explanation.picture import Explanation
@@ -24,7 +24,6 @@ from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
 from coda_cli.machine import gate
 from coda_cli.media.files import write_with
-from coda_cli.media.pages import page_in
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_png
 from coda_cli.render.colour import TABLE
@@ -139,7 +138,7 @@ class Writer:
         The mark in its name is the same each time, so that the next run with these settings finds it.
         """
         stored = self._record_at(path)
-        others = stored and _is_of(stored, picture) and not self._matches(stored, picture, regions)
+        others = stored and is_about(stored, picture) and not self._matches(stored, picture, regions)
         if self.output.if_exists != "match" or not others:
             return path, stored
         decides = self.settings, self.net.sha256, *sorted(regions.items())
@@ -162,7 +161,7 @@ class Writer:
 
     def _matches(self, record: Record | None, picture: Picture, regions: Mapping[str, str]) -> bool:
         """Whether a stored record is about this picture, its regions, this network and these settings."""
-        if record is None or not _is_of(record, picture):
+        if record is None or not is_about(record, picture):
             return False
         return (record.network.sha256, record.settings, record.region_files) == (
             self.net.sha256,
@@ -368,12 +367,6 @@ class Writer:
             raise MediaError("two classes would get this name; add {index} to --name", item=path)
         taken.add(path)
         return path
-
-
-def _is_of(record: Record, picture: Picture) -> bool:
-    """Whether a record is about this picture, and this page of it."""
-    page = "" if picture.page is None else str(picture.page)
-    return (record.source.sha256, page_in(record.source.path)) == (picture.sha256, page)
 
 
 def _name_and_index(part: Explained) -> tuple[str, str]:

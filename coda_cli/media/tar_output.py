@@ -173,8 +173,9 @@ class TarOutput(Elsewhere):
             MediaError: it cannot be written.
         """
         with self._lock:
+            there = self.path.exists() or (self._parent is not None and self.path in self._parent)
             try:
-                if self._stream or self._source != self.path:  # else nothing is new
+                if self._stream or self._source == self._part or not there:  # else nothing is new
                     stream = self._stream or self._begin()
                     stream.write(bytes(2 * _BLOCK))
                     stream.write(bytes(-stream.tell() % _RECORD))
