@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from program import Result, looked_at, names_of, scene, tree
+from program import Result, example, looked_at, names_of, scene, tree
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
@@ -91,6 +91,17 @@ def test_results_go_to_a_bucket_and_are_resumed(coda: Coda, tmp_path: Path, buck
     again = bucket.list_objects_v2(Bucket="photos-of-a-test", Prefix="out/")["Contents"]
     assert {each["Key"] for each in again} == {each["Key"] for each in listed}
     assert not (tmp_path / "coda-out").exists()
+
+
+def test_the_example_explains_a_bucket_into_a_tar_there(bucket: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    del bucket
+    run = example("bucket").main
+    run("s3://photos-of-a-test/photos/", "s3://photos-of-a-test/explained.tar")
+    lines = capsys.readouterr().out.splitlines()
+    names = sorted(line.split()[0].removeprefix("s3://photos-of-a-test/photos/") for line in lines)
+    assert names == ["img10.png", "img2.png"]
+    run("s3://photos-of-a-test/photos/", "s3://photos-of-a-test/explained.tar")
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.usefixtures("bucket")

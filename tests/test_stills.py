@@ -281,7 +281,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, name: str) -> 
     path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
     picture = read_image(path)
     assert picture.rgb[0, 0].tolist() == pytest.approx([250, 0, 0], abs=4)
-    assert picture.notes == ("first of 3 frames",)
+    assert picture.notes == ("first of 3 pages" if name.endswith(".tif") else "first of 3 frames",)
 
 
 def test_several_changes_are_all_noted_in_the_order_they_were_made(tmp_path: Path) -> None:

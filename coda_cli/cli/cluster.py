@@ -35,7 +35,7 @@ def refuse_on_cluster(*, shard: str | None, html: Path | None, scale: str | None
     if html is not None:
         raise UsageError("--html with --engine ray: one process makes a page; coda summary makes one of all records")
     if remote:
-        raise UsageError("--output at an address with --engine ray: give a folder that all machines share")
+        raise UsageError("--output at an address or a tar with --engine ray: give a folder that all machines share")
     if scale == "run":
         raise UsageError("--scale run with --engine ray: it needs all pictures twice; give the scale as a number")
     if device.startswith("cuda:"):

@@ -97,8 +97,9 @@ def explain(
         typer.Option(
             "--output",
             "-o",
-            metavar="DIR",
-            help="Write into this folder, which is made if needed, or to an address (s3://bucket/out/).",
+            metavar="DIR|TAR",
+            help="Write into this folder, which is made if needed, to an address (s3://bucket/out/), or into one tar "
+            "(out.tar, part-{shard}.tar), which has its name when it is whole.",
         ),
     ] = "coda-out",
     write: Annotated[
@@ -122,6 +123,16 @@ def explain(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Read a list on stdin that is separated by NUL, not by lines.")
     ] = False,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page",
+            metavar="N|A-B|all",
+            show_default=False,
+            help="Explain these pages of a TIFF, or frames of an animation, each as a picture of its own [default: the "
+            "first].",
+        ),
+    ] = None,
     allow_private: Annotated[
         bool,
         typer.Option(
@@ -254,12 +265,12 @@ def explain(
     batch = pictures_of_batch(batch_size)
     chosen = _chosen_shard(shard, scale)
     if_exists = "overwrite" if force else if_exists
-    remote, folder = output_folder(output, kinds, written=not dry_run)
+    remote, folder = output_folder(output, kinds, if_exists, chosen, written=not dry_run)
     if cluster := engine == "ray":
         refuse_on_cluster(shard=shard, html=html, scale=scale, device=device, remote=remote is not None)
     elif ray_address is not None:
         raise UsageError("--ray-address needs --engine ray")
-    listed = find_items(sources, recursive, null, remote or folder, allow_private, by_folder=cluster)
+    listed = find_items(sources, recursive, null, remote or folder, allow_private, by_folder=cluster, page=page)
     # A cluster begins with the first; only what may replace files has to know first which of them are inputs.
     items = list(islice(listed, 1 if cluster and not dry_run and if_exists != "overwrite" else None))
     if not items:
@@ -321,12 +332,13 @@ def explain(
                 advance(n, total)
                 if fail_fast and printer.failed:
                     break
-            else:
-                if part:  # not where a failure stopped it
+            else:  # not where a failure stopped it
+                if part:
                     printer.shard(part.end(net, request, out))
             printer.page(report.finish() if report else None)
     except KeyboardInterrupt:
         resumes = out.if_exists in ("match", "skip") and "json" in kinds and report is None
+        resumes = resumes and (remote is None or remote.resumes)
         console.interrupted(
             f"interrupted: {printer.summary()}" + ("; the same command continues from here" if resumes else "")
         )

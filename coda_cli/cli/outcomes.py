@@ -43,6 +43,7 @@ class ResultPrinter:
         self.json, self.many = json, many
         self.counts: Counter[str] = Counter()
         self.worst, self.start = 0.0, time.monotonic()
+        self.only_first = 0  # pictures of which only the first page or frame was explained
 
     @property
     def failed(self) -> bool:
@@ -51,6 +52,7 @@ class ResultPrinter:
 
     def add(self, outcome: Outcome) -> None:
         """Print the results of one input on stdout, and a line for people on stderr."""
+        from coda_cli.media.frames import FIRST
         from coda_cli.schema.parts import to_json
         from coda_cli.schema.pictures import FailedRecord
 
@@ -72,6 +74,7 @@ class ResultPrinter:
                 console.result(str(path))
         if record:
             _describe(record, outcome.skipped, self.many)
+            self.only_first += any(note.startswith(FIRST) for note in record.source.notes)
 
     def page(self, path: Path | None) -> None:
         """Print the page's path."""
@@ -98,6 +101,9 @@ class ResultPrinter:
 
     def end(self, total: int) -> None:
         """Print the summary where there was more than one input or a failure, and exit with the right code."""
+        if self.only_first:
+            have = "1 picture has" if self.only_first == 1 else f"{self.only_first} pictures have"
+            console.say(f"{have} more pages or frames than the first; --page all explains each of them")
         if total > 1 or self.counts["failed"]:
             console.say(self.summary())
         if self.counts["inexact"]:

@@ -10,30 +10,48 @@ from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from coda_cli.media.remote_folder import RemoteFolder
+    from coda_cli.explanation.shards import Shard
+    from coda_cli.media.elsewhere import Elsewhere
     from coda_cli.media.sources import Item
+    from coda_cli.vocabulary import IfExists
 
 
-def output_folder(output: str, kinds: tuple[str, ...], *, written: bool) -> tuple[RemoteFolder | None, Path]:
-    """The output folder at an address, if it is there, and the folder on this disk. Raises UsageError."""
-    from coda_cli.media.remote_folder import remote_folder
+SHARD = "{shard}"  # in the name of a tar stands for the shard, as in part-{shard}.tar
 
-    remote = remote_folder(output, written=written) if kinds else None
-    return remote, remote.folder if remote else Path(output)
+
+def output_folder(
+    output: str, kinds: tuple[str, ...], if_exists: IfExists, shard: Shard | None, *, written: bool
+) -> tuple[Elsewhere | None, Path]:
+    """Where results go if that is no folder on this disk, and the folder on this disk. Raises UsageError."""
+    from coda_cli.media.tar_output import elsewhere, is_tar
+
+    if is_tar(output):
+        if shard and SHARD not in output:
+            raise UsageError(f"--output {output}: each shard writes a tar of its own; put {SHARD} into the name")
+        if SHARD in output and not shard:
+            raise UsageError(f"--output {output}: {SHARD} needs --shard I/N")
+        output = output.replace(SHARD, f"{shard.number}-of-{shard.of}" if shard else "")
+    place = elsewhere(output, if_exists, written=written) if kinds else None
+    return place, place.folder if place else Path(output)
 
 
 def find_items(
     sources: list[str],
     recursive: bool,
     null: bool,
-    output: Path | RemoteFolder,
+    output: Path | Elsewhere,
     allow_private: bool,
     *,
     by_folder: bool,
+    page: str | None,
 ) -> Iterator[Item]:
     """The inputs that the sources stand for, with those on stdin. Raises UsageError."""
     from coda_cli.cli.stdin import read_stdin
+    from coda_cli.media.pages import Pages, by_page
     from coda_cli.media.sources import find
+    from coda_cli.media.tar_output import TarOutput
+
+    pages = None if page is None else Pages.parse(page)
 
     if null and "-" not in sources:
         raise UsageError("--null needs a list on stdin; add - as a source")
@@ -43,9 +61,10 @@ def find_items(
         named,
         recursive=recursive,
         listed=listed,
-        leave_out=output,
+        leave_out=output.path if isinstance(output, TarOutput) else output,
         on_left_out=console.say,
         allow_private=allow_private,
         by_folder=by_folder,
+        pages=pages,
     )
-    yield from given
+    yield from by_page(given, pages)

@@ -36,7 +36,7 @@ Records = Annotated[
     list[str],
     typer.Argument(metavar="RECORD...", help="Records, folders of coda explain, pictures it drew, lines of --json."),
 ]
-Pictures = Annotated[
+PicturesFolder = Annotated[
     Path | None,
     typer.Option(
         "--pictures",
@@ -45,6 +45,10 @@ Pictures = Annotated[
         exists=True,
         file_okay=False,
     ),
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option("--allow-private", help="Also read pictures at addresses that lead into a private network."),
 ]
 # Not the option of other commands: a record names its network, and CODA_MODEL must not replace it.
 Network = Annotated[
@@ -57,7 +61,8 @@ Network = Annotated[
 
 def verify(
     records: Records,
-    pictures: Pictures = None,
+    pictures: PicturesFolder = None,
+    allow_private: AllowPrivate = False,
     model: Network = None,
     json: Json = False,
     arch: Arch = None,
@@ -73,26 +78,29 @@ def verify(
 ) -> None:
     """Prove records again, in float64, from the pictures and networks they name.
 
-    The picture and the network are found and their hashes compared; then the same targets are decomposed with the same
-    view. Logit, sums, constants, the sums over nine cells, those at layers, the neurons, the highest classes and a kept
-    map must be those of the record, as far as rounding in its own precision allows, and must add up. Exit code 1:
-    something is missing, cannot be read, or the picture was changed; 3: the network is another one; 4: a record is not
-    proven.
+    The picture, also in an archive or at an address, and the network are found and their hashes compared; then the same
+    targets are decomposed with the same view. Logit, sums, constants, the sums over nine cells, those at layers, the
+    neurons, the highest classes and a kept map must be those of the record, as far as rounding in its own precision
+    allows, and must add up. Exit code 1: something is missing, cannot be read, or the picture was changed; 3: the
+    network is another one; 4: a record is not proven.
 
     \b
     coda verify coda-out/
     coda verify photo.coda.json --pictures photos/ -m network.safetensors
     """
     from coda_cli.explanation.runs.again import Networks
+    from coda_cli.explanation.runs.pictures import Pictures
     from coda_cli.explanation.runs.verdicts import verify as verify_one
 
     networks = Networks(model, device, {**OWN, "arch": arch, "ema": ema})
-    _hold_all(records, partial(verify_one, networks=networks, pictures=pictures), json, "proven")
+    found = Pictures(pictures, allow_private=allow_private)
+    _hold_all(records, partial(verify_one, networks=networks, pictures=found), json, "proven")
 
 
 def rerun(
     records: Records,
-    pictures: Pictures = None,
+    pictures: PicturesFolder = None,
+    allow_private: AllowPrivate = False,
     model: Network = None,
     output: Annotated[
         Path | None,
@@ -122,17 +130,19 @@ def rerun(
     coda rerun coda-out/photo.coda.json -o again/
     """
     from coda_cli.explanation.runs.again import Networks
+    from coda_cli.explanation.runs.pictures import Pictures
     from coda_cli.explanation.runs.verdicts import Rerun
     from coda_cli.explanation.runs.verdicts import rerun as rerun_one
 
     networks = Networks(model, device, {**OWN, "arch": arch, "ema": ema})
+    found = Pictures(pictures, allow_private=allow_private)
     runs = [source for source in records if Path(source).is_dir()]
 
     def again(stored: Stored) -> Proof:
         """Repeat one record, whose new files go to the same sub-folder as its own."""
         run = next((run for run in runs if Path(stored.where.file).is_relative_to(run)), "")
         written = None if output is None else Rerun(output, run, force)
-        return rerun_one(stored, networks, pictures, written)
+        return rerun_one(stored, networks, found, written)
 
     _hold_all(records, again, json, "the same")
 

@@ -20,7 +20,9 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.media.carried import read_gif_text, read_png_text
 from coda_cli.media.files import TEMPORARY_PREFIX, TakenError, read_whole
+from coda_cli.media.pages import page_in
 from coda_cli.media.sources import RECORD_KEY, identity
+from coda_cli.media.stills import Picture
 from coda_cli.schema.pictures import Record, from_json
 from coda_cli.vocabulary import IfExists, one_of
 
@@ -249,6 +251,20 @@ def stored_record(path: Path) -> Record | None:
         return from_json(read_whole(path, budget.RECORD_FILE).decode())
     except (MediaError, *BROKEN):
         return None
+
+
+def is_about(record: Record, picture: Picture) -> bool:
+    """Say whether a record is about a picture, and about this page of it.
+
+    Args:
+        record: the record.
+        picture: the picture as it was read.
+
+    Returns:
+        The answer, by the hash of the picture's file.
+    """
+    page = "" if picture.page is None else str(picture.page)
+    return (record.source.sha256, page_in(record.source.path)) == (picture.sha256, page)
 
 
 def free_neighbour(path: Path) -> Path:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from coda_cli.errors import UsageError
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import shown_name
-from coda_cli.media.remote_folder import RemoteFolder
 from coda_cli.media.sources import Item
 
 KINDS = {
@@ -41,7 +41,7 @@ class Naming:
         folder: the output folder.
         model: the network's name.
         template: a format string with the fields of FIELDS.
-        remote: the folder at an address to which files go from ``folder``.
+        remote: where files go from ``folder``, if it is not the place for results itself.
 
     Raises:
         UsageError: the template is not valid, or would give several files one name; the folder has a file's name.
@@ -50,7 +50,7 @@ class Naming:
     folder: Path
     model: str
     template: str = DEFAULT_NAME
-    remote: RemoteFolder | None = None
+    remote: Elsewhere | None = None
 
     def __post_init__(self) -> None:
         if self.folder.suffix.lower() in _OF_FILES and not self.folder.is_dir():
@@ -84,7 +84,7 @@ class Naming:
             path: below the output folder.
 
         Returns:
-            The path, or the address where it goes.
+            The path, or where it goes from there.
         """
         return self.remote.shown(path) if self.remote else str(path)
 
@@ -146,13 +146,17 @@ class Naming:
         """
         return self.record_path(item).with_suffix(".npz")
 
+    def _key(self, text: str) -> str:
+        """The part of an input's name that stands in a file name; without dots where those end a key."""
+        return text.replace(".", "_") if self.remote and self.remote.keyed else text
+
     def _render(self, item: Item, kind: str, ext: str, class_name: str, class_index: str) -> str:
         """Fill the template in, and shorten a name that is too long for a file."""
         folder, last = os.path.split(shown_name(os.path.abspath(item.path)))
         source = PurePath(last)  # of the name alone: a run over a million pictures names each of them
         values = {
-            "stem": source.stem,
-            "name": source.name,
+            "stem": self._key(source.stem),
+            "name": self._key(source.name),
             "suffix": source.suffix.lstrip("."),
             "parent": os.path.basename(folder),
             "class": class_name.replace("/", "-"),

@@ -1,4 +1,4 @@
-"""Write the files about pictures to a folder at an address: by the rules of a folder on a disk, the record last."""
+"""Write the files about pictures to an address or into a tar: by the rules of a folder on a disk, the record last."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.request import Input, Request
 from coda_cli.explanation.writer import Outcome, Output, Writer
-from coda_cli.media.remote_folder import RemoteFolder
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import Picture
 from coda_cli.schema.pictures import Record
 
 
 class RemoteWriter(Writer):
-    """A writer whose files are made on this disk, and then put at an address.
+    """A writer whose files are made on this disk, and then put elsewhere.
 
     Args:
         net: the network.
         items: the inputs, which are never written over.
         request: what is asked.
         output: what is written, and where.
-        remote: the folder at an address.
+        remote: where they are put: a folder at an address, or a tar.
 
     Raises:
-        UsageError: files there are to be renamed, which needs a disk.
+        UsageError: files there are to be renamed, which needs a disk, or a tar is to have no records.
     """
 
-    def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output, remote: RemoteFolder) -> None:
+    def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output, remote: Elsewhere) -> None:
         if output.if_exists == "rename":
             raise UsageError("--if-exists rename: is for folders on a disk; choose another --output", item=remote.name)
+        if remote.keyed and "json" not in output.drawing.kinds:
+            raise UsageError("a tar is continued by its records; add json to --write", item=remote.name)
         super().__init__(net, items, request, output)
         self._remote, self._names = remote, {item.name for item in items if item.stored}
         self._fetched = threading.local()
@@ -54,7 +56,7 @@ class RemoteWriter(Writer):
         return Outcome(item, skipped=True, addresses=(self._remote.shown(path),)) if path in self._remote else None
 
     def write(self, source: Input, explanation: Explanation) -> Outcome:
-        """Write every file about an explained picture, and put them at the address, its record last.
+        """Write every file about an explained picture, and put them where they go, its record last.
 
         Args:
             source: the picture as it was read.
@@ -68,8 +70,7 @@ class RemoteWriter(Writer):
         """
         try:
             outcome = super().write(source, explanation)
-            for path in outcome.written:
-                self._remote.put(path)
+            self._remote.put(*outcome.written)
         except CodaError as error:
             raise self._at_address(error) from error
         finally:

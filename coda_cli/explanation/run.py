@@ -29,8 +29,9 @@ from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads
 from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit
-from coda_cli.media.remote_folder import remote_folder
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.sources import Item, resolve
+from coda_cli.media.tar_output import TarOutput, elsewhere
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes
 from coda_cli.vocabulary import Fit, IfExists, Precision
@@ -80,7 +81,8 @@ def explain_many(
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
         regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn. A
             folder of masks or annotations has a file for each picture, and ``boxes`` can say which picture has which.
-        output: the folder for files, or its address ("s3://bucket/out/"); nothing is written unless it is given.
+        output: the folder for files, its address ("s3://bucket/out/"), or one tar ("out.tar") that gets its name when
+            all outcomes were taken; nothing is written unless it is given.
         drawing: which files, and how they are drawn; an overlay and the record unless given.
         if_exists: what happens to files that exist: "match", "error", "skip", "overwrite" or "rename".
 
@@ -103,7 +105,7 @@ def explain_many(
     request = Request(classes, versus, fit, precision, tolerance, layer, regions)  # type: ignore[arg-type]
     net = network_of(net, precision)
     if not isinstance(output, Output):
-        remote = None if output is None else remote_folder(output)
+        remote = None if output is None else elsewhere(str(output), if_exists)
         folder = remote.folder if remote else Path(output or "")
         drawing = drawing or Drawing()
         drawing = replace(drawing, kinds=()) if output is None else drawing
@@ -151,11 +153,21 @@ def explain_items(
         output = replace(output, drawing=replace(output.drawing, of_run=scale))
     writer = _writer(net, known if inputs is None else inputs, request, output)
     read = partial(read_item, net=net, request=request, writer=writer)
-    return _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
+    outcomes = _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
+    return _to_the_end(outcomes, output.naming.remote) if output.naming.remote else outcomes
+
+
+def _to_the_end(outcomes: Iterator[Outcome], place: Elsewhere) -> Generator[Outcome, None, None]:
+    """Pass outcomes on; when all of them were taken, the place that they went to is finished."""
+    try:
+        yield from outcomes
+        place.finish()
+    finally:
+        place.release()
 
 
 def _writer(net: Net, inputs: Sequence[Item], request: Request, output: Output) -> Writer:
-    """What writes the files, in a folder on this disk or at an address."""
+    """What writes the files, in a folder on this disk or elsewhere."""
     if output.naming.remote is None or not output.drawing.kinds:
         return Writer(net, inputs, request, output)
     return RemoteWriter(net, inputs, request, output, output.naming.remote)
@@ -352,7 +364,8 @@ def _items(sources: str | Path | Iterable[object], output: Output) -> Iterable[I
     # An array is a picture or a batch, not an iterable of its rows.
     listed = [sources] if one else cast("Iterable[object]", sources)
     if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
-        leave_out = (output.naming.remote or output.naming.folder) if output.drawing.kinds else None
+        place = output.naming.remote or output.naming.folder
+        leave_out = (place.path if isinstance(place, TarOutput) else place) if output.drawing.kinds else None
         return resolve([str(source) for source in listed], leave_out=leave_out)
     return _one_by_one(listed)
 

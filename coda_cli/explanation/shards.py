@@ -26,6 +26,7 @@ from coda_cli.explanation.record import settings_hash
 from coda_cli.explanation.request import Request
 from coda_cli.explanation.writer import Outcome, Output
 from coda_cli.machine import budget
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import read_whole, write_with
 from coda_cli.media.sources import Item
 from coda_cli.schema.parts import to_json
@@ -124,11 +125,12 @@ class ShardRun:
             UsageError: a file of that name is there, and is not coda's.
             MediaError: it cannot be removed.
         """
-        path, remote = self.shard.record_path(self._naming.folder), self._naming.remote
+        path, remote = self._place()
         if remote:
             remote.fetch(path)
         if os.path.lexists(path) and not _is_of_a_shard(path):
-            raise UsageError("exists, and is not coda's; choose another --output", item=self._naming.shown(path))
+            shown = remote.shown(path) if remote else str(path)
+            raise UsageError("exists, and is not coda's; choose another --output", item=shown)
         withdraw(path)
         if remote:
             remote.remove(path)
@@ -174,11 +176,17 @@ class ShardRun:
         )
         if output.drawing.kinds:
             text = to_json(record).encode() + b"\n"
-            path = self.shard.record_path(self._naming.folder)
+            path, remote = self._place()
             write_with(path, lambda stream: stream.write(text))
-            if self._naming.remote:
-                self._naming.remote.put(path)
+            if remote:
+                remote.put(path)
         return record
+
+    def _place(self) -> tuple[Path, Elsewhere | None]:
+        """The file that says how the shard ended, beside a tar, and where it goes from there."""
+        remote = self._naming.remote
+        folder, place = remote.around if remote else (self._naming.folder, None)
+        return self.shard.record_path(folder), place
 
 
 def hash_of(item: Item, naming: Naming) -> int:

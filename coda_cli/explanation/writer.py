@@ -16,7 +16,7 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.core.neurons import NeuronMap
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, draw_neuron, memory_of
-from coda_cli.explanation.files import FilePolicy, prepare, stored_record, withdraw
+from coda_cli.explanation.files import FilePolicy, is_about, prepare, stored_record, withdraw
 from coda_cli.explanation.naming import Naming, marked
 from coda_cli.explanation.neurons import all_neurons, drawn_map
 from coda_cli.explanation.picture import Explanation
@@ -138,7 +138,7 @@ class Writer:
         The mark in its name is the same each time, so that the next run with these settings finds it.
         """
         stored = self._record_at(path)
-        others = stored and stored.source.sha256 == picture.sha256 and not self._matches(stored, picture, regions)
+        others = stored and is_about(stored, picture) and not self._matches(stored, picture, regions)
         if self.output.if_exists != "match" or not others:
             return path, stored
         decides = self.settings, self.net.sha256, *sorted(regions.items())
@@ -161,10 +161,13 @@ class Writer:
 
     def _matches(self, record: Record | None, picture: Picture, regions: Mapping[str, str]) -> bool:
         """Whether a stored record is about this picture, its regions, this network and these settings."""
-        if record is None:
+        if record is None or not is_about(record, picture):
             return False
-        own = picture.sha256, self.net.sha256, self.settings, regions
-        return (record.source.sha256, record.network.sha256, record.settings, record.region_files) == own
+        return (record.network.sha256, record.settings, record.region_files) == (
+            self.net.sha256,
+            self.settings,
+            regions,
+        )
 
     def _files_of_record(self, record: Record | None, path: Path) -> tuple[Path, ...]:
         """Every file that the record in ``path`` names, and the record itself."""

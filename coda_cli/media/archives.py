@@ -236,7 +236,7 @@ def _list_tar(path: Path, stream: _Bounded, in_order: _InOrder | None = None) ->
     """What is in a tar archive; the library's errors are passed on."""
     found = Listing()
     with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as archive:
-        for number, info in enumerate(_members(archive)):
+        for number, info in enumerate(members(archive)):
             if number >= budget.ENTRIES:
                 raise _too_many(path)
             if info.isdir():
@@ -253,8 +253,18 @@ def _list_tar(path: Path, stream: _Bounded, in_order: _InOrder | None = None) ->
     return found
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The entries of a tar archive, which are forgotten one by one: the library would keep them all."""
+def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """List the entries of a tar archive, which are forgotten one by one: the library would keep them all.
+
+    Args:
+        archive: opened to be read.
+
+    Yields:
+        The entries, in order; ``archive.offset`` is where the next one begins.
+
+    Raises:
+        tarfile.ReadError: it is broken or cut off.
+    """
     last = -1
     while (info := archive.next()) is not None:
         if info.offset <= last or info.size < 0:  # a length below zero leads back, again and again

@@ -73,7 +73,7 @@ def require() -> None:
 
 
 class _DicomFile(ImageFile.ImageFile):
-    """The first frame of a file: the header alone until it is loaded."""
+    """A frame of a file, the first unless another is sought: the header alone until it is loaded."""
 
     format = "DICOM"
     format_description = "Digital Imaging and Communications in Medicine"
@@ -92,17 +92,18 @@ class _DicomFile(ImageFile.ImageFile):
         self._size = (int(self._data.Columns), int(self._data.Rows))
         self._mode = "L" if int(self._data.get("SamplesPerPixel", 1)) == 1 and not _has_palette(self._data) else "RGB"
         self.n_frames = int(self._data.get("NumberOfFrames") or 1)
-        self.tile = []
+        self.tile, self._frame = [], 0
 
     def seek(self, frame: int) -> None:
-        """Only the first frame is read."""
-        if frame:
+        """Choose the frame that is decoded."""
+        if not 0 <= frame < self.n_frames:
             raise EOFError
+        self._frame = frame
 
     def load(self) -> Any:
         """Decode the frame."""
         if self._data is not None:
-            values, notes = _decoded(self._data)
+            values, notes = _decoded(self._data, self._frame)
             self.im, self._data = Image.fromarray(values).im, None
             self.info[NOTES] = notes
         return super().load()
@@ -112,13 +113,13 @@ def _has_palette(data: Any) -> bool:
     return str(data.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR"
 
 
-def _decoded(data: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The first frame as uint8 [H, W] or [H, W, 3], and what was converted, in words. Raises MediaError."""
+def _decoded(data: Any, frame: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """A frame as uint8 [H, W] or [H, W, 3], and what was converted, in words. Raises MediaError."""
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
     try:
-        values = pixel_array(data, index=0)
+        values = pixel_array(data, index=frame)
     except RuntimeError as error:
         syntax = data.file_meta.TransferSyntaxUID
         if syntax.is_compressed:

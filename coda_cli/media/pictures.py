@@ -16,8 +16,8 @@ from PIL.Image import Image
 from coda_cli.errors import UsageError
 from coda_cli.machine.budget import within_drawings
 from coda_cli.media import png
-from coda_cli.media.addresses import at, is_address
-from coda_cli.media.stills import Picture, read_image, reading, to_rgb
+from coda_cli.media.sources import named
+from coda_cli.media.stills import Picture, reading, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +36,9 @@ def as_picture(source: PictureSource) -> Picture:
     """Read a picture from wherever it is.
 
     Args:
-        source: the path or the address of a file; a PIL image; an array, grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4],
-            of uint8, uint16 or floats in [0, 1]; or a tensor of such numbers with its channels first, [H, W],
-            [1, H, W], [3, H, W] or [4, H, W], on any device.
+        source: the path or the address of a file, with ``#page=2`` for one of several pages; a PIL image; an array,
+            grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4], of uint8, uint16 or floats in [0, 1]; or a tensor of such
+            numbers with its channels first, [H, W], [1, H, W], [3, H, W] or [4, H, W], on any device.
 
     Returns:
         The picture as sRGB uint8 [H, W, 3], transparency laid on white. Its hash is that of the file, or of the pixels
@@ -48,11 +48,9 @@ def as_picture(source: PictureSource) -> Picture:
         MediaError: a file cannot be read, or is not at its address.
         UsageError: an object, shape, type or range that is none of the above.
     """
-    if isinstance(source, str) and is_address(source):
-        with reading(at(source, private="named")) as picture:
-            return picture
     if isinstance(source, str | Path):
-        return read_image(Path(source))
+        with reading(named(source).content) as picture:
+            return picture
     if isinstance(source, Image):
         rgb, notes = to_rgb(source)
         return _in_memory(rgb, notes)

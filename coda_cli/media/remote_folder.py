@@ -7,17 +7,16 @@ that exist are those of a folder on a disk.
 from __future__ import annotations
 
 import posixpath
-import shutil
-import tempfile
 import time
-import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine.ahead import in_time
-from coda_cli.media.addresses import SCHEMES, driver_errors, is_address, shown, system_of
+from coda_cli.media.addresses import SCHEMES, driver_errors, shown, system_of
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import TEMPORARY_PREFIX
 from coda_cli.media.http import with_tries
 
@@ -25,26 +24,24 @@ T = TypeVar("T")
 
 WRITABLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")  # where an object appears whole or not at all
 LISTING = 900.0  # seconds for the list of a folder; a server gives about a thousand names at a time
+LARGE, LONG = 64_000_000, 6 * 3600.0  # bytes from which on a file goes in pieces; seconds that it may take
 _PROBE = f"{TEMPORARY_PREFIX}writable"
 
 
-class RemoteFolder:
-    """A folder at an address, with a folder on this disk in which its files are made.
+class RemoteFolder(Elsewhere):
+    """A folder at an address.
 
     Args:
         url: the address, such as ``s3://bucket/out/``.
         written: whether files will be written, which is tried at once.
-
-    Attributes:
-        name: the address as messages have it.
-        folder: the folder on this disk; it is removed with the object.
 
     Raises:
         UsageError: it is not an address where files can be written.
     """
 
     def __init__(self, url: str, *, written: bool = True) -> None:
-        self.name, scheme = shown(url).rstrip("/"), url.partition("://")[0].lower()
+        super().__init__(shown(url).rstrip("/"))
+        scheme = url.partition("://")[0].lower()
         if scheme not in SCHEMES or scheme not in WRITABLE or "::" in url:
             raise UsageError(f"files are not written there, but to {', '.join(f'{s}://' for s in WRITABLE)}", item=url)
         try:
@@ -60,8 +57,6 @@ class RemoteFolder:
             raise UsageError(f"cannot write there: {error.message}", item=self.name) from None
         if written:
             self._forget(_PROBE)
-        self.folder = Path(tempfile.mkdtemp(prefix="coda-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def __contains__(self, path: Path) -> bool:
         return self._inside(path) in self._names
@@ -76,17 +71,6 @@ class RemoteFolder:
             Whether it does.
         """
         return _one_spelling(url).startswith(f"{_one_spelling(self.name)}/")
-
-    def shown(self, path: Path) -> str:
-        """Write the address of a file as messages have it.
-
-        Args:
-            path: where it is made on this disk.
-
-        Returns:
-            The address.
-        """
-        return f"{self.name}/{self._inside(path)}"
 
     def fetch(self, path: Path) -> None:
         """Bring a file that is there to this disk; nothing is done where none is there, or it is here already.
@@ -103,19 +87,35 @@ class RemoteFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def put(self, path: Path) -> None:
-        """Move a file there, whole or not at all.
+    def fetch_large(self, path: Path) -> None:
+        """Bring a file to this disk piece by piece, as ``fetch`` does a small one.
 
         Args:
-            path: where it was made on this disk.
+            path: where it belongs on this disk.
 
         Raises:
-            MediaError: it cannot be written.
+            MediaError: it cannot be read.
         """
-        name, content = self._inside(path), path.read_bytes()
-        self._try(lambda: self._system.pipe_file(self._at(name), content), self.shown(path))
-        self._names.add(name)
-        path.unlink()
+        if path in self:
+            self._at_length(lambda: self._system.get_file(self._at(self._inside(path)), str(path)), path)
+
+    def put(self, *paths: Path) -> None:
+        """Move files there, one after the other, each whole or not at all.
+
+        Args:
+            paths: where they were made on this disk.
+
+        Raises:
+            MediaError: they cannot be written.
+        """
+        for path in paths:
+            where = self._at(name := self._inside(path))
+            if path.stat().st_size > LARGE:
+                self._at_length(partial(self._system.put_file, str(path), where), path)
+            else:
+                self._try(partial(self._system.pipe_file, where, path.read_bytes()), self.shown(path))
+            self._names.add(name)
+            path.unlink()
 
     def remove(self, path: Path) -> None:
         """Remove a file, there and on this disk.
@@ -131,8 +131,14 @@ class RemoteFolder:
             self._names.discard(self._inside(path))
         path.unlink(missing_ok=True)
 
-    def _inside(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+    def _at_length(self, call: Callable[[], object], path: Path) -> None:
+        """Ask for something that may take hours. Raises MediaError."""
+        try:
+            with driver_errors():
+                in_time(call, LONG)
+        except (MediaError, TimeoutError) as error:
+            message = error.message if isinstance(error, MediaError) else "the server does not answer"
+            raise MediaError(message, item=self.shown(path)) from None
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -169,19 +175,3 @@ def _one_spelling(url: str) -> str:
     """The same text for addresses that differ in how their schemes are written."""
     scheme, _, rest = url.partition("://")
     return f"{SCHEMES.get(scheme.lower()) or scheme.lower()}://{rest.lstrip('/')}"
-
-
-def remote_folder(output: str | Path, *, written: bool = True) -> RemoteFolder | None:
-    """Open the output folder that a user names, where it is at an address.
-
-    Args:
-        output: a folder, or an address.
-        written: whether files will be written, which is tried at once.
-
-    Returns:
-        The folder at an address; None for one on this disk.
-
-    Raises:
-        UsageError: it is not an address where files can be written.
-    """
-    return RemoteFolder(output, written=written) if isinstance(output, str) and is_address(output) else None

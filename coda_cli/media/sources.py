@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import os
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +13,12 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.media import dicom, heif
 from coda_cli.media.addresses import at, find_at, is_address, natural, shown
 from coda_cli.media.archives import is_archive, list_archive
+from coda_cli.media.braces import braced
 from coda_cli.media.carried import read_gif_text, read_png_text
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import shown_name
 from coda_cli.media.http import Private
-from coda_cli.media.remote_folder import RemoteFolder
+from coda_cli.media.pages import Pages, by_page, page_of, split
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Refused, Stored
 
@@ -57,7 +57,7 @@ class Item:
 
 def resolve(
     sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (),
-    leave_out: Path | RemoteFolder | None = None, on_left_out: Callable[[str], None] | None = None,
+    leave_out: Path | Elsewhere | None = None, on_left_out: Callable[[str], None] | None = None,
     allow_private: bool = False,
 ) -> list[Item]:  # fmt: skip
     """Find the pictures that a person named, in order, each of them once.
@@ -68,10 +68,12 @@ def resolve(
     Args:
         sources: files, folders (their pictures in natural order; FOLDER/** with those of its sub-folders), archives
             (theirs in the archive's order), addresses, and patterns with ``*``, ``?`` or ``[``; ``{000..099}`` and
-            ``{a,b}`` stand for several sources.
+            ``{a,b}`` stand for several sources. ``#page=2``, ``#page=2-5`` or ``#page=all`` at the end of one takes
+            these pages of its pictures.
         recursive: whether sub-folders are scanned too.
         listed: further paths and addresses, taken as they are. One that cannot be read fails later, alone.
-        leave_out: the output folder, inside which nothing is scanned; it may be at an address.
+        leave_out: the output folder, inside which nothing is scanned; it may be at an address. Or the output tar, which
+            is no source.
         on_left_out: hears, in a line for each folder, what in it is not taken: links that lead nowhere, folders that
             cannot be read, and files that are not pictures by their names.
         allow_private: whether addresses of the list, and redirects, may lead into a private network.
@@ -96,8 +98,8 @@ def resolve(
 
 def find(
     sources: Sequence[str], *, recursive: bool = False, listed: Iterable[str] = (),
-    leave_out: Path | RemoteFolder | None = None, on_left_out: Callable[[str], None] | None = None,
-    allow_private: bool = False, by_folder: bool = False,
+    leave_out: Path | Elsewhere | None = None, on_left_out: Callable[[str], None] | None = None,
+    allow_private: bool = False, by_folder: bool = False, pages: Pages | None = None,
 ) -> Iterator[Item]:  # fmt: skip
     """Find the pictures as ``resolve`` does, one source after the other, while the first of them are used already.
 
@@ -109,6 +111,8 @@ def find(
         on_left_out: hears what is not taken.
         allow_private: whether addresses may lead into a private network.
         by_folder: whether a store is listed folder by folder, in its own order, too; see ``addresses.find_at``.
+        pages: which pages of pictures that have several, where a source does not say so itself; None takes the first,
+            as a part of the picture that has no name of its own.
 
     Yields:
         The inputs, in order.
@@ -118,8 +122,8 @@ def find(
     """
     seen = set[Path | str]()
     left_out = identity(leave_out) if isinstance(leave_out, Path) else None
-    holds = leave_out.holds if isinstance(leave_out, RemoteFolder) else None
-    for source in (one for text in sources for one in _braced(text)):
+    holds = leave_out.holds if isinstance(leave_out, Elsewhere) else None
+    for source, own in (split(one) for text in sources for one in braced(text)):
         if is_address(source):
             private: Private = "always" if allow_private else "named"
             found = find_at(source, recursive=recursive, private=private, by_folder=by_folder)
@@ -128,8 +132,9 @@ def find(
             )
         else:
             expanded = _expand(source, recursive, left_out, on_left_out)
-        yield from _new(expanded, seen)
-    yield from _new((item for text in listed for item in _of_list(text, allow_private, on_left_out)), seen)
+        yield from _new(by_page(expanded, own or pages), seen)
+    for text, own in map(split, listed):
+        yield from _new(by_page(_of_list(text, allow_private, on_left_out), own or pages), seen)
 
 
 def _new(items: Iterable[Item], seen: set[Path | str]) -> Iterator[Item]:
@@ -138,30 +143,6 @@ def _new(items: Iterable[Item], seen: set[Path | str]) -> Iterator[Item]:
         if (key := item.key) not in seen:
             seen.add(key)
             yield item
-
-
-def _braced(text: str) -> list[str]:
-    """The sources that ``{first..last}`` and ``{one,other}`` stand for; the text itself where it has none of them."""
-    ranges = (found for found in _BRACES.finditer(text) if not os.path.lexists(text))
-    if (found := next(ranges, None)) is None:
-        return [text]
-    first, last, words = found.groups()
-    if words is None:
-        if abs(int(last) - int(first)) >= _MOST_BRACED:
-            raise UsageError(f"stands for more than {_MOST_BRACED} sources", item=text)
-        digits = max(len(first), len(last)) if "0" in (first[0], last[0]) else 1
-        step = 1 if int(last) >= int(first) else -1
-        parts = [f"{number:0{digits}d}" for number in range(int(first), int(last) + step, step)]
-    else:
-        parts = words.split(",")
-    whole = [one for part in parts for one in _braced(text[: found.start()] + part + text[found.end() :])]
-    if len(whole) > _MOST_BRACED:
-        raise UsageError(f"stands for more than {_MOST_BRACED} sources", item=text)
-    return whole
-
-
-_BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{}]*,[^{}]*))\}")
-_MOST_BRACED = 100_000  # sources that one text may stand for
 
 
 def _of_list(text: str, allow_private: bool, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
@@ -186,17 +167,22 @@ def named(source: str | Path) -> Item:
     """Make the input that a path or an address names, without looking whether anything is there.
 
     Args:
-        source: the path or the address.
+        source: the path or the address; ``#page=2`` at its end is one page of it.
 
     Returns:
         The input.
 
     Raises:
-        UsageError: no such addresses are read.
+        UsageError: no such addresses are read, or several pages are named.
     """
-    if isinstance(source, str) and is_address(source):
-        return _at_address(at(source, private="named"))
-    return Item(Path(source))
+    text, pages = split(str(source))
+    address = isinstance(source, str) and is_address(text)
+    item = _at_address(at(text, private="named")) if address else Item(Path(text))
+    if pages is None:
+        return item
+    if pages.first != pages.last:
+        raise UsageError("names several pages, and one picture is explained here", item=str(source))
+    return page_of(item, pages.first)
 
 
 def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
@@ -261,10 +247,13 @@ def _expand_readable(
             raise UsageError(f"no pictures in this folder{hint}", item=source)
         yield from files
     elif path.exists():
+        if identity(path) == leave_out:
+            raise UsageError("is where results go, and cannot be a source, too; choose another --output", item=source)
         yield from _of_file(path, on_left_out)
     elif glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True), key=natural)
-        found = [Path(f) for f in matches if Path(f).is_file() and not _drawn_by_coda(Path(f))]
+        there = [Path(f) for f in matches if Path(f).is_file()]
+        found = [file for file in there if identity(file) != leave_out and not _drawn_by_coda(file)]
         if not found:
             raise UsageError("the pattern matches no file", item=source)
         for path in found:

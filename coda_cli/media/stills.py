@@ -19,9 +19,10 @@ from coda_cli.errors import MediaError
 from coda_cli.machine import budget, gate
 from coda_cli.media import dicom, heif, png
 from coda_cli.media.files import read_whole, regular_size, write_with
+from coda_cli.media.frames import turn_to
 from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
 from coda_cli.media.quiet import pillow_silent
-from coda_cli.media.stored import Stored
+from coda_cli.media.stored import Page, Stored
 from coda_cli.media.tiff import bits_of, is_signed, refuse_misread, zero_is_white
 
 # Suffixes that a folder scan takes for pictures; a file named on the command line may have any.
@@ -47,6 +48,7 @@ class Picture:
         bytes: size of the file.
         notes: in words, what decoding changed.
         full_size: (width, height) in pixels that the picture has in its file, where ``rgb`` has fewer.
+        page: which page or frame of several it is, from 1 on; None for the picture as a whole.
     """
 
     rgb: NDArray[np.uint8]
@@ -54,6 +56,7 @@ class Picture:
     bytes: int
     notes: tuple[str, ...]
     full_size: tuple[int, int] | None = None
+    page: int | None = None
 
 
 def read_image(path: Path) -> Picture:
@@ -97,18 +100,20 @@ def reading(source: Path | Stored) -> Iterator[Picture]:
         with gate.PICTURES.holding(memory_of(source)):
             yield _decoded(read_whole(source, budget.PICTURE_FILE), source)
         return
+    page = source.number if isinstance(source, Page) else None
     with gate.STORED.holding(source.size):
         data = source.read()
-        with gate.PICTURES.holding(memory_of(source.name, data)):
-            yield _decoded(data, source.name)
+        with gate.PICTURES.holding(memory_of(source.name, data, page)):
+            yield _decoded(data, source.name, page)
 
 
-def memory_of(name: Path | str, data: bytes | None = None) -> int:
+def memory_of(name: Path | str, data: bytes | None = None, page: int | None = None) -> int:
     """Say how many bytes decoding a picture will take, by its header.
 
     Args:
         name: the file, or what the picture is called.
         data: its bytes, where it is not a file.
+        page: which page of several, from 1 on; the first unless given.
 
     Returns:
         Bytes, about.
@@ -122,6 +127,9 @@ def memory_of(name: Path | str, data: bytes | None = None) -> int:
     header = Path(name) if data is None else io.BytesIO(data)
     with decoder_errors(name), pillow_silent, open_image(header, name) as image:
         refuse_bombs(name, image.size)
+        if page is not None:
+            turn_to(image, page)
+            refuse_bombs(name, image.size)
         own = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
         pixels, extra = image.width * image.height, budget.DECODER_BYTES.get(image.format or "", 0)
         if image.format == "JPEG" and "progressive" in image.info:
@@ -136,18 +144,19 @@ def memory_of(name: Path | str, data: bytes | None = None) -> int:
     return size + pixels * (own + extra + 3)
 
 
-def _decoded(data: bytes, name: Path | str) -> Picture:
-    """The picture in a file whose header was accepted."""
+def _decoded(data: bytes, name: Path | str, page: int | None = None) -> Picture:
+    """The picture, or a page of it, in a file whose header was accepted."""
     with decoder_errors(name), pillow_silent, open_image(io.BytesIO(data), name) as image:
+        turn_to(image, page)
         full, drafted = image.size, _draft(image)
         if (profile := embedded_profile(image.format or "", data)) is not None:
             image.info.setdefault("icc_profile", profile)
-        rgb, notes = to_rgb(image)
+        rgb, notes = to_rgb(image, page)
     if drafted:
         turned = rgb.shape[:2] != drafted[::-1]
         notes = (f"a large JPEG, decoded at {rgb.shape[1]} x {rgb.shape[0]} pixels", *notes)
     whole = (full[::-1] if turned else full) if drafted else None
-    return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes, whole)
+    return Picture(rgb, hashlib.sha256(data).hexdigest(), len(data), notes, whole, page)
 
 
 _BEGINNINGS = re.compile(
@@ -245,11 +254,12 @@ def refuse_bombs(path: Path | str, size: tuple[int, int]) -> None:
         )
 
 
-def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def to_rgb(image: Image.Image, page: int | None = None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Convert an image of any mode.
 
     Args:
         image: as Pillow opened it.
+        page: which page or frame, from 1 on; the first unless given.
 
     Returns:
         sRGB uint8 [H, W, 3], and what changed the picture on the way, in words.
@@ -257,10 +267,7 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     Raises:
         MediaError: its numbers are stored in a way in which decoders err.
     """
-    notes = []
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append(f"first of {getattr(image, 'n_frames')} frames")  # noqa: B009 (not an attribute of every Image)
-        image.seek(0)
+    notes = list(turn_to(image, page))
     refuse_misread(image)
     image.load()
     notes += image.info.get(dicom.NOTES, ())

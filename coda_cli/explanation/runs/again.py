@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,11 +20,11 @@ from coda_cli.errors import CheckpointError, CodaError, ExactnessError, MediaErr
 from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.request import Input, Request, input_of
 from coda_cli.explanation.runs.neurons import texts_of
+from coda_cli.explanation.runs.pictures import Pictures
 from coda_cli.machine import budget
 from coda_cli.machine.devices import pick
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.machine.precision import DTYPES
-from coda_cli.media.sources import Item
 from coda_cli.media.stills import reading
 from coda_cli.schema.pictures import Explained, Record
 from coda_cli.vocabulary import Precision, one_of
@@ -153,13 +153,13 @@ def _had_by_the_network() -> Iterator[None]:
         raise ExactnessError(f"not proven: the network does not have what the record names: {error.message}") from error
 
 
-def input_again(record: Record, net: Net, pictures: Path | None, subfolder: Path = Path()) -> Input:
+def input_again(record: Record, net: Net, pictures: Pictures, subfolder: Path = Path()) -> Input:
     """Read the picture of a record, and show it to the network in the same way.
 
     Args:
         record: the record.
         net: its network.
-        pictures: a folder in which the picture lies; None looks where the record says.
+        pictures: finds the picture.
         subfolder: the place for its outputs.
 
     Returns:
@@ -169,13 +169,13 @@ def input_again(record: Record, net: Net, pictures: Path | None, subfolder: Path
         MediaError: the picture is not there, cannot be read, or is another one.
         ExactnessError: the network sees another part of it than the record says.
     """
-    other: Path | None = None
-    for path in _candidates(record.source.path, pictures):
-        with reading(path) as picture:
+    other = ""
+    for item in pictures.of(record.source.path):
+        with reading(item.content) as picture:
             if picture.sha256 != record.source.sha256:
-                other = path
+                other = item.name
                 continue
-            source = input_of(Item(path, subfolder), picture, net, record.view.fit)
+            source = input_of(replace(item, subfolder=subfolder), picture, net, record.view.fit)
         seen = record.view
         if source.view.resolution != (seen.width, seen.height) or not np.allclose(
             source.view.box, seen.box, rtol=0, atol=SAME_PLACE
@@ -187,18 +187,6 @@ def input_again(record: Record, net: Net, pictures: Path | None, subfolder: Path
             f"another picture: the sha256 of {other} is not that of the record; it was changed, or replaced"
         )
     raise MediaError(f"its picture {record.source.path[:300]} is not here; --pictures DIR says where it lies")
-
-
-def _candidates(name: str, pictures: Path | None) -> Iterator[Path]:
-    """The files that may be the picture: below a folder, those whose path ends as the record's does."""
-    parts = [part for part in PurePath(name).parts if part not in ("/", "..")]
-    tails = [Path(*parts[k:]) for k in range(len(parts))]
-    for path in [Path(name)] if pictures is None else [pictures / tail for tail in tails]:
-        try:
-            if path.is_file():
-                yield path
-        except (OSError, ValueError):  # no file can have this name
-            continue
 
 
 def explained_again(source: Input, net: Net, request: Request, at_once: int | None = None) -> Iterator[Explanation]:

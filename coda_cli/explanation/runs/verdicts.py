@@ -30,6 +30,7 @@ from coda_cli.explanation.runs.again import (
 )
 from coda_cli.explanation.runs.maps import ROUNDING, folder_of, kept_maps
 from coda_cli.explanation.runs.neurons import Allowed, Held, hold_activations, hold_channels, missed_by
+from coda_cli.explanation.runs.pictures import Pictures
 from coda_cli.explanation.runs.stored import Stored
 from coda_cli.explanation.writer import Output, Writer
 from coda_cli.media.files import utf8
@@ -60,13 +61,13 @@ class Rerun:
     force: bool = False
 
 
-def verify(stored: Stored, networks: Networks, pictures: Path | None = None) -> Proof:
+def verify(stored: Stored, networks: Networks, pictures: Pictures | None = None) -> Proof:
     """Prove a record again in float64, from its picture and its network.
 
     Args:
         stored: the record.
         networks: finds its network.
-        pictures: a folder in which its picture lies; None looks where the record says.
+        pictures: finds its picture; None looks where the record says.
 
     Returns:
         What was found, for each target.
@@ -79,13 +80,13 @@ def verify(stored: Stored, networks: Networks, pictures: Path | None = None) -> 
     return _held_against(stored, networks, pictures, "float64", None)
 
 
-def rerun(stored: Stored, networks: Networks, pictures: Path | None = None, written: Rerun | None = None) -> Proof:
+def rerun(stored: Stored, networks: Networks, pictures: Pictures | None = None, written: Rerun | None = None) -> Proof:
     """Repeat a record in its own precision, and hold the new numbers against the old.
 
     Args:
         stored: the record.
         networks: finds its network.
-        pictures: a folder in which its picture lies; None looks where the record says.
+        pictures: finds its picture; None looks where the record says.
         written: where the new results are written; None writes nothing.
 
     Returns:
@@ -100,14 +101,15 @@ def rerun(stored: Stored, networks: Networks, pictures: Path | None = None, writ
 
 
 def _held_against(
-    stored: Stored, networks: Networks, pictures: Path | None, precision: Precision, written: Rerun | None
+    stored: Stored, networks: Networks, pictures: Pictures | None, precision: Precision, written: Rerun | None
 ) -> Proof:
     """Compute a record again, and compare."""
     record = stored.record
     recorded = precision_of(record)
     net = networks.of(record, precision)
     request = request_of(record, net, precision)
-    source = input_again(record, net, pictures, folder_of(stored.where, written.run) if written else Path())
+    subfolder = folder_of(stored.where, written.run) if written else Path()
+    source = input_again(record, net, pictures or Pictures(), subfolder)
     maps, notes = _kept(stored)
     of_inside, neurons = _allowed_inside(recorded, precision), tuple[NeuronProof, ...]()
     proofs, reasons, files, largest = list[TargetProof](), list[str](), tuple[str, ...](), 0.0

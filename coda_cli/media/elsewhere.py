@@ -1,0 +1,105 @@
+"""Where results go that is no folder on this disk: files are made in a folder on it, and then put there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+
+class Elsewhere(ABC):
+    """A place for results, with a folder on this disk in which its files are made.
+
+    Args:
+        name: what messages call it.
+
+    Attributes:
+        name: what messages call it.
+        folder: the folder on this disk; it is removed with the object.
+        resumes: whether a run that was broken off goes on from what is there.
+        keyed: whether the part of a name before its first dot is a key, which tells one picture's files from another's.
+    """
+
+    resumes, keyed = True, False
+
+    def __init__(self, name: str) -> None:
+        self.name, self.folder = name, Path(tempfile.mkdtemp(prefix="coda-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def shown(self, path: Path) -> str:
+        """Write where a file is as messages have it.
+
+        Args:
+            path: where it is made on this disk.
+
+        Returns:
+            The name of the place, and the file's in it.
+        """
+        return f"{self.name}/{self._inside(path)}"
+
+    def holds(self, url: str) -> bool:  # noqa: ARG002 (for those that have addresses)
+        """Say whether an address lies in this place.
+
+        Args:
+            url: the address, as messages have it.
+
+        Returns:
+            Whether it does.
+        """
+        return False
+
+    @property
+    def around(self) -> tuple[Path, Elsewhere | None]:
+        """The folder for what is said of a whole run, and the place where its files go from there, if it is one."""
+        return self.folder, self
+
+    @abstractmethod
+    def __contains__(self, path: Path) -> bool: ...
+
+    @abstractmethod
+    def fetch(self, path: Path) -> None:
+        """Bring a file that is there to this disk; nothing is done where none is there, or it is here already.
+
+        Args:
+            path: where it belongs on this disk.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
+
+    @abstractmethod
+    def put(self, *paths: Path) -> None:
+        """Move the files about one picture there, in order, each whole or not at all.
+
+        Args:
+            paths: where they were made on this disk.
+
+        Raises:
+            MediaError: they cannot be written.
+        """
+
+    @abstractmethod
+    def remove(self, path: Path) -> None:
+        """Remove a file, there and on this disk.
+
+        Args:
+            path: where it belongs on this disk.
+
+        Raises:
+            MediaError: it cannot be removed.
+        """
+
+    def finish(self) -> None:  # noqa: B027 (most places need nothing)
+        """Say that a run has come to its end.
+
+        Raises:
+            MediaError: what it made cannot be put where it belongs.
+        """
+
+    def release(self) -> None:  # noqa: B027 (most places need nothing)
+        """Say that a run is over, also one that has not come to its end."""
+
+    def _inside(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
