@@ -12,7 +12,7 @@ import typer
 from coda_cli.cli import complete
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network, load_networks
-from coda_cli.cli.options import Arch, ClassNames, Cut, Device, Ema, Mean, Quiet, Size, Std, Text, Verbose
+from coda_cli.cli.options import OWN, Arch, ClassNames, Cut, Device, Ema, Mean, Quiet, Size, Std, Text, Verbose
 from coda_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def demo(
         raise UsageError("the demo needs Gradio: pip install 'coda-cli[demo]'")
     from coda_cli.explanation.demo.server import bound, serve
 
-    listening = bound(host, port)
-    networks = _offered(models, device, arch, ema)
-    if host not in LOOPBACK:
-        console.warn(f"--host {host}: whoever reaches this address can have this machine explain pictures and clips")
-    serve(networks, listening, host, upload_limit * 1_000_000, share, console.result)
+    with bound(host, port) as listening:
+        networks = _offered(models, device, arch, ema)
+        if host not in LOOPBACK:
+            console.warn(f"--host {host}: whoever reaches this address can have pictures and clips explained here")
+        serve(networks, listening, host, upload_limit * 1_000_000, share, console.result)
 
 
 def _offered(models: list[str] | None, device: str, arch: str | None, ema: bool | None) -> Networks:
@@ -94,6 +94,8 @@ def _offered(models: list[str] | None, device: str, arch: str | None, ema: bool 
         nets = load_networks(models, arch, device, Request(), explained=True, ema=ema)
         loaded: dict[str, Net] = dict(zip(shown, nets, strict=True))
         return Networks(shown, loaded.__getitem__, len(shown))
+    if arch or ema is not None or any(value for key, value in OWN.items() if (key, value) != ("cut", "auto")):
+        raise UsageError("--arch, --classes and their like say what a file is; name the file with -m")
     here = [name for name, entry in known().items() if entry.here and name != DEFAULT]
     packaged = [name for name in PACKAGED if packaged_file(name)]
     networks = Networks(

@@ -29,10 +29,11 @@ from coda_cli.media.stills import SUFFIXES, begins_as_picture
 from coda_cli.media.stored import Given
 from coda_cli.schema.clips import ClipRecord
 from coda_cli.video.animations import animation_info, is_animation
-from coda_cli.video.reading import Selection
+from coda_cli.video.reading import Kind, Selection
 
 PAGE = "report.html"
 MOST_CLASSES = 5  # that are explained together
+CLIP_KINDS: tuple[Kind, ...] = ("mp4", "gif")
 KINDS = ("overlay", "heatmap", "json", "npz")
 CLIP_SECONDS, CLIP_RATE = 10, 10  # of a clip its beginning, and so many frames a second
 CLIP_HEIGHT = 320  # pixels of each picture in the clips that are written
@@ -117,7 +118,7 @@ def _of_clip(upload: Path, net: Net, request: Request, folder: Path, on_frame: C
     selection = Selection(end=CLIP_SECONDS, fps=CLIP_RATE, max_frames=CLIP_SECONDS * CLIP_RATE)
     clip, drawing = ClipExplanation(upload, net, request, selection), ClipDrawing(height=CLIP_HEIGHT)
     named = folder / f"{upload.stem}.coda"
-    files = {kind: named.with_name(f"{named.name}.{kind}") for kind in ("mp4", "gif")}
+    files: dict[Kind, Path] = {kind: named.with_name(f"{named.name}.{kind}") for kind in CLIP_KINDS}
     record = named.with_name(f"{named.name}.jsonl")
     with ClipReport(folder / PAGE, False, [upload], net, request, selection, drawing.alpha) as report:
         entry, summary = report.begin(), None

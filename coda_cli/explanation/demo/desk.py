@@ -12,7 +12,7 @@ from coda_cli.explanation.demo.answers import Answer, answer_of
 from coda_cli.explanation.demo.networks import Networks
 from coda_cli.explanation.demo.visits import Visits
 
-_FAULT = "coda failed on this file; whoever runs this page finds the reason in the terminal"
+FAULT = "coda failed on this file; whoever runs this page finds the reason in the terminal"
 
 
 class Desk:
@@ -21,10 +21,13 @@ class Desk:
     Args:
         networks: what they may choose.
         visits: their files.
+
+    Attributes:
+        closed: whether no more work is taken.
     """
 
     def __init__(self, networks: Networks, visits: Visits) -> None:
-        self._networks, self._visits, self._alone, self._closed = networks, visits, Lock(), False
+        self._networks, self._visits, self._alone, self.closed = networks, visits, Lock(), False
 
     def answer(
         self, visitor: str, upload: Path, network: str, classes: Sequence[int], on_frame: Callable[[int], None]
@@ -43,7 +46,7 @@ class Desk:
         """
 
         def going_on(frames: int) -> None:
-            if self._closed:
+            if self.closed:
                 raise CodaError("this page was closed")
             on_frame(frames)
 
@@ -56,7 +59,7 @@ class Desk:
                 return str(error)
             except Exception as error:  # a fault of the program: the page goes on for everybody else
                 logging.getLogger(__name__).warning("demo: %s: %r", upload.name, error)
-                return _FAULT
+                return FAULT
 
     def classes(self, network: str) -> list[tuple[str, int]]:
         """List the classes of a network.
@@ -79,5 +82,5 @@ class Desk:
         Args:
             patience: seconds to wait for it.
         """
-        self._closed = True
+        self.closed = True
         self._alone.acquire(timeout=patience)

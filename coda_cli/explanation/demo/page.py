@@ -26,9 +26,9 @@ STYLE = """
 """
 _HEAD = f"""
 <div class="coda-head"><h1>coda</h1>
-<p>Drop a picture or a short clip. A network says what it sees, and every pixel gets its exact share of that logit:
-red speaks for the class, blue against it. Of a clip, the first {CLIP_SECONDS} seconds are explained, {CLIP_RATE} frames
-of each. Files are removed when you leave the page.</p></div>
+<p>Drop a picture or a short clip. A network says what it sees, and its logit is split exactly into contributions: red
+speaks for the class, blue against it. Of a clip, the first {CLIP_SECONDS} seconds are explained, {CLIP_RATE} frames a
+second. Your files are removed when you leave the page.</p></div>
 """
 _WAITING = '<div class="coda-waiting">The explanation appears here.</div>'
 
@@ -61,9 +61,9 @@ def page_of(networks: Networks, visits: Visits, desk: Desk) -> Any:
                 )
                 button = gr.Button("Explain", variant="primary")
                 said = gr.HTML()
-                files = gr.File(label="Files to download", file_count="multiple", interactive=False, visible=False)
             with gr.Column(scale=3, min_width=320):
                 shown = gr.HTML(_WAITING)
+                files = gr.File(label="Files to download", file_count="multiple", interactive=False, visible=False)
         listen = _Listener(visits, desk)
         asked = {"api_visibility": "private", "concurrency_id": "coda", "concurrency_limit": 1}
         gr.on(
