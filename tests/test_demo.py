@@ -143,6 +143,22 @@ def test_a_visitor_has_one_upload_and_one_answer_and_leaves_nothing(tmp_path: Pa
     visits.end("him")
     visits.end("nobody")
     assert os.listdir(tmp_path) == []
+    with pytest.raises(CodaError, match=r"a\.png: is no longer here; drop it again"):
+        visits.begin("him", tmp_path / "1" / "a.png")
+
+
+def test_what_was_asked_for_by_a_visitor_who_left_leaves_nothing(tmp_path: Path) -> None:
+    visits = Visits(tmp_path)
+    answer = visits.begin("her", uploaded(tmp_path, "1"))
+    visits.settle("her", answer)
+    assert answer.exists()
+    visits.leave("her")  # while the answer is made, in a folder that its writer makes anew
+    answer.mkdir()
+    visits.settle("her", answer)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UsageError, match="you left this page"):  # what waited for its turn
+        visits.begin("her", uploaded(tmp_path, "2"))
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_upload_that_was_broken_off_is_removed_after_a_while(

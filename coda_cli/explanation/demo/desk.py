@@ -54,7 +54,10 @@ class Desk:
             try:
                 going_on(0)
                 folder = self._visits.begin(visitor, upload)
-                return answer_of(upload, self._networks[network], classes, folder, going_on)
+                try:
+                    return answer_of(upload, self._networks[network], classes, folder, going_on)
+                finally:
+                    self._visits.settle(visitor, folder)
             except CodaError as error:
                 return str(error)
             except Exception as error:  # a fault of the program: the page goes on for everybody else

@@ -21,6 +21,7 @@ STYLE = """
 .coda-head h1 {font-size: 1.5rem; margin: 0 0 .2rem} .coda-head p {margin: 0; max-width: 60rem}
 .coda-said {margin: 0; overflow-wrap: anywhere} .coda-said + .coda-said {margin-top: .4rem}
 .coda-refused {border-left: 4px solid var(--error-border-color, #b4141e); padding-left: .6rem}
+.coda-files button {display: none}
 .coda-waiting {border: 1px dashed var(--border-color-primary); padding: 4rem 1rem; text-align: center}
 @media (max-width: 700px) {.coda-report {height: 60rem}}
 """
@@ -63,7 +64,13 @@ def page_of(networks: Networks, visits: Visits, desk: Desk) -> Any:
                 said = gr.HTML()
             with gr.Column(scale=3, min_width=320):
                 shown = gr.HTML(_WAITING)
-                files = gr.File(label="Files to download", file_count="multiple", interactive=False, visible=False)
+                files = gr.File(
+                    label="Files to download",
+                    file_count="multiple",
+                    interactive=False,
+                    visible=False,
+                    elem_classes="coda-files",
+                )
         listen = _Listener(visits, desk)
         asked = {"api_visibility": "private", "concurrency_id": "coda", "concurrency_limit": 1}
         gr.on(
@@ -75,7 +82,7 @@ def page_of(networks: Networks, visits: Visits, desk: Desk) -> Any:
             **asked,
         )
         network.change(listen.choose, network, [classes, said], show_progress="hidden", **asked)
-        upload.clear(listen.leave, None, [said, shown, files], api_visibility="private", show_progress="hidden")
+        upload.clear(listen.clear, None, [said, shown, files], api_visibility="private", show_progress="hidden")
         blocks.unload(listen.unload)
     return blocks.queue(max_size=budget.DEMO_WAITING, api_open=False)
 
@@ -122,14 +129,14 @@ class _Listener:
         except CodaError as error:
             return gr.Dropdown([], value=[]), _refused(str(error))
 
-    def leave(self, request: gr.Request) -> tuple[str, str, Any]:
+    def clear(self, request: gr.Request) -> tuple[str, str, Any]:
         """Forget an upload that its sender took away."""
         self._visits.end(str(request.session_hash))
         return "", _WAITING, gr.File(visible=False)
 
     def unload(self, request: gr.Request) -> None:
         """Forget a visitor who closed the page."""
-        self._visits.end(str(request.session_hash))
+        self._visits.leave(str(request.session_hash))
 
 
 def _refused(why: str) -> str:

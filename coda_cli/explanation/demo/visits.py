@@ -5,10 +5,14 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from coda_cli.errors import CodaError, UsageError
+
+MOST_GONE = 10_000  # visitors who left that are remembered: what they had asked for may still wait for its turn
 OLDEST = 3600.0  # seconds after which a file is removed that belongs to nobody: an upload that was broken off
 
 
@@ -29,6 +33,7 @@ class Visits:
 
     def __init__(self, root: Path) -> None:
         self._root, self._here, self._alone = root, dict[str, _Visit](), Lock()
+        self._gone = deque[str](maxlen=MOST_GONE)
 
     def begin(self, visitor: str, upload: Path) -> Path:
         """Make room for an answer; the visitor's answer before it is removed, and the upload, if that is another one.
@@ -39,22 +44,51 @@ class Visits:
 
         Returns:
             A new folder for the answer. Its name cannot be guessed: who knows it can read what is in it.
+
+        Raises:
+            CodaError: the visitor left, or the upload is no longer there.
         """
-        answer = self._root / secrets.token_urlsafe(16)
+        visit = _Visit(upload, self._root / secrets.token_urlsafe(16))
         with self._alone:
-            before = self._here.get(visitor)
-            self._here[visitor] = _Visit(upload, answer)
-            answer.mkdir(mode=0o700)
+            before = self._here.pop(visitor, None)
+            if visitor not in self._gone:
+                self._here[visitor] = visit
             if before:
                 self._remove(before)
             self._sweep()
-        return answer
+            if visitor in self._gone:
+                self._remove(visit)
+                raise UsageError("you left this page in between; load it again")
+            if not upload.exists():
+                raise CodaError("is no longer here; drop it again", item=upload.name)
+            visit.answer.mkdir(mode=0o700)
+        return visit.answer
+
+    def settle(self, visitor: str, answer: Path) -> None:
+        """Remove an answer that was made while its visitor left.
+
+        Args:
+            visitor: who asked.
+            answer: its folder.
+        """
+        with self._alone:
+            if visitor not in self._here or self._here[visitor].answer != answer:
+                shutil.rmtree(answer, ignore_errors=True)
+
+    def leave(self, visitor: str) -> None:
+        """Remove all that a visitor has here, and take no more from there.
+
+        Args:
+            visitor: who closed the page.
+        """
+        self._gone.append(visitor)
+        self.end(visitor)
 
     def end(self, visitor: str) -> None:
         """Remove all that a visitor has here.
 
         Args:
-            visitor: who leaves, or takes the upload away.
+            visitor: who takes the upload away.
         """
         with self._alone:
             if before := self._here.pop(visitor, None):
