@@ -40,6 +40,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "skimage": ("study/masks.py",),
     "timm": ("core/standard_nets.py",),
     "matplotlib": ("study/plots.py",),
+    "gradio": ("explanation/demo/",),
+    "fastapi": ("explanation/demo/",),
+    "uvicorn": ("explanation/demo/",),
     "ray": ("ray.py", "explanation/cluster.py"),
     "pyarrow": ("explanation/summary/tables.py", "media/parquet.py"),
 }

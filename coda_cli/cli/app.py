@@ -23,6 +23,7 @@ from coda_cli.cli import (
     compare,
     config,
     configured,
+    demo,
     diff,
     evaluate,
     explain,
@@ -71,6 +72,7 @@ app.command("diff")(diff.diff)
 app.command("verify")(verify.verify)
 app.command("rerun")(verify.rerun)
 app.command("train", epilog=train.EPILOG)(train.train)
+app.command("demo")(demo.demo)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")

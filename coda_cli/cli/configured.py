@@ -30,6 +30,8 @@ MOST_BYTES = 1 << 20  # of such a file
 GENERAL = ("model", "device", "offline", "quiet", "verbose")  # mean the same for all commands, and can be set for all
 # A record says which network it is of: one that is set for all commands must not take its place.
 NOT_GENERAL = {("verify", "model"), ("rerun", "model")}
+# An option that is harmless in other commands: here it would open the page to everyone.
+HARMFUL = {("demo", "share")}
 # What a coda.toml in the working folder may set, since that can be a folder of somebody else's: nothing that names a
 # file, an address, a network or code, that replaces files, or that hides what is printed or not proven.
 HARMLESS = frozenset({
@@ -262,7 +264,11 @@ def _unknown(word: str, known: list[str] | tuple[str, ...], what: str) -> str:
 def _refuse_harmful(content: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Refuse what a file of the working folder may not set. Raises UsageError."""
     keys = [(key, key) for key, value in content.items() if not isinstance(value, dict)]
-    keys += [(f"{command.replace(' ', '.')}.{key}", key) for command, table in tables.items() for key in table]
+    keys += [
+        (f"{command.replace(' ', '.')}.{key}", "" if (command, key) in HARMFUL else key)
+        for command, table in tables.items()
+        for key in table
+    ]
     for place, key in keys:
         if key not in HARMLESS:
             raise UsageError(

@@ -333,3 +333,12 @@ def frames_held(most: int, size: int) -> int:
 def painters() -> int:
     """How many threads draw frames: all cores but one, which encodes, from 1 to 4."""
     return max(1, min(4, (os.cpu_count() or 2) - 1))
+
+
+# ---- the demo --------------------------------------------------------------------------------------------------------
+
+# Networks that stay loaded, beside which one decomposition runs at a time. The bundled ones are files of 8 to 20 MB.
+DEMO_NETWORKS = 4
+
+# Requests that may wait for their turn, one decomposition at a time; who comes later is told to try again.
+DEMO_WAITING = 20
