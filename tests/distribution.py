@@ -2,8 +2,10 @@
 
     python tests/distribution.py dist/               builds, checks what is inside, and asks twine
     python tests/distribution.py dist/ --install     the same, then installs the wheel alone and explains a picture
+    python tests/distribution.py dist/ --install python3.11 python3.12 python3.13     the same with each of these
 
-The program prints sizes and times, and a line for each fault, with which it ends with exit status 1.
+The program prints sizes and times, as docs/install.md states them, and a line for each fault, with which it ends with
+exit status 1.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import tarfile
 import tempfile
 import time
 import tomllib
-import venv
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
@@ -131,14 +132,16 @@ def faults_by_twine(*built: Path) -> Iterator[str]:
         yield f"twine: {' '.join((run.stdout + run.stderr).split())}"
 
 
-def install_alone(wheel: Path, folder: Path) -> Iterator[str]:
-    """Install a wheel into an empty environment, explain a picture, and print sizes and times; a line for a fault."""
+def install_alone(wheel: Path, folder: Path, python: str) -> Iterator[str]:
+    """Install a wheel into an empty environment of ``python``, explain a picture, print sizes and times."""
     begun = time.monotonic()
-    venv.create(folder / "env", with_pip=True)
+    subprocess.run([python, "-m", "venv", folder / "env"], check=True)
     programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
     subprocess.run([programs / "pip", "install", "--quiet", str(wheel)], check=True)
+    said = subprocess.run([programs / "python", "-VV"], check=True, capture_output=True, text=True).stdout
     size = sum(path.lstat().st_size for path in (folder / "env").rglob("*"))
-    print(f"installed in {time.monotonic() - begun:.0f} s, {size / 1e6:.0f} MB with all that it needs")
+    largest = _largest(folder / "env")
+    print(f"{said.split(' (')[0]}: installed in {time.monotonic() - begun:.0f} s, {size / 1e6:.0f} MB; {largest}")
     picture = ROOT / "examples" / "pictures" / "church.png"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CODA_"))}
     begun = time.monotonic()
@@ -148,14 +151,30 @@ def install_alone(wheel: Path, folder: Path) -> Iterator[str]:
     print(run.stdout + run.stderr, end="")
     print(f"first picture explained in {time.monotonic() - begun:.1f} s")
     if run.returncode or not (folder / "out" / "church.church.overlay.png").exists():
-        yield f"{wheel.name}, installed alone, explains no picture: exit status {run.returncode}"
+        yield f"{wheel.name}, installed alone in {python}, explains no picture: exit status {run.returncode}"
+
+
+def _largest(environment: Path) -> str:
+    """What takes most of an environment: the folders of packages above 100 MB."""
+    sizes = {
+        folder.name: sum(path.lstat().st_size for path in folder.rglob("*"))
+        for folder in environment.glob("lib*/**/site-packages/*")
+        if folder.is_dir()
+    }
+    large = sorted((size, name) for name, size in sizes.items() if size > 100e6)
+    return ", ".join(f"{name} {size / 1e6:.0f} MB" for size, name in reversed(large))
 
 
 def main() -> int:
     """Build, check, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("--install", action="store_true", help="also install the wheel alone; downloads all it needs")
+    parser.add_argument(
+        "--install",
+        metavar="PYTHON",
+        nargs="*",
+        help="also install the wheel alone, with each of these interpreters (this one); downloads all it needs",
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
@@ -167,8 +186,9 @@ def main() -> int:
             print("twine is not installed: its check is left out")
         for built in (wheel, sdist):
             print(f"{built.name}: {built.stat().st_size / 1e6:.1f} MB, {len(contents(built))} files")
-        if asked.install and not faults:
-            faults += install_alone(wheel, room)
+        for python in (asked.install or [sys.executable]) if asked.install is not None and not faults else ():
+            with tempfile.TemporaryDirectory() as empty:
+                faults += install_alone(wheel, Path(empty), python)
         print("\n".join(faults) or "no faults")
         if not faults:
             asked.folder.mkdir(parents=True, exist_ok=True)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
+import document_files
+import documents
+import numpy as np
+import program
 import pytest
-from films import film
-
-from coda_cli.video.reading import read_frames
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ROOT / "examples"
 LONGEST_SENTENCE = 30  # words, in the README
-CLIP_FRAMES = 12  # of the 96 that the example has: the same commands on a shorter clip
 PATTERNS = ("*.md", "docs/**/*.md", "weights/*.md", "examples/*.md")
 DOCUMENTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 
@@ -44,21 +41,6 @@ def anchors(path: Path) -> set[str]:
     """What a link may name after #: the headings, as they are turned into anchors."""
     headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.casefold()).strip().replace(" ", "-") for heading in headings}
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    """The blocks of code in one language, in their order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the examples that documents name, the clip's beginning alone; their code and commands run there."""
-    shutil.copytree(EXAMPLES / "pictures", tmp_path / "examples" / "pictures")
-    beginning = [frame.rgb for frame in read_frames(EXAMPLES / "clip.mp4", max_frames=CLIP_FRAMES)]
-    film(tmp_path / "examples" / "clip.mp4", beginning)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_no_sentence_of_the_readme_is_long() -> None:
@@ -111,20 +93,18 @@ def test_the_architecture_names_every_folder_and_every_module() -> None:
             assert path.stem in words, f"docs/architecture.md does not name {path.relative_to(ROOT)}"
 
 
-def test_the_readmes_commands_run_in_the_order_given(workplace: Path) -> None:
+def test_the_readmes_commands_run_in_the_order_given(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text("utf-8").split("## Six things to do")[1]
-    (workplace / "README.md").write_text(text, encoding="utf-8")
-    # Blocks that are marked "console" need files of the reader.
-    commands = [line for block in blocks(workplace / "README.md", "sh") for line in block.splitlines()]
+    document_files.prepare(tmp_path, text)
+    # Blocks that are marked "console" need files of the reader; those of Python have a test of their own.
+    blocks = re.findall(r"^```sh\n.*?^```$", text, re.DOTALL | re.MULTILINE)
+    commands = [step for block in blocks for step in documents.steps(block)]
     assert len(commands) >= 6
-    (workplace / "coda").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m coda_cli "$@"\n')
-    (workplace / "coda").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{workplace}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    for command in commands:
-        run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
-        assert run.returncode == 0, f"{command}\n{run.stderr}"
-    assert (workplace / "coda-out" / "church.church.overlay.png").exists()
-    assert (workplace / "coda-out" / "clip.coda.mp4").exists()
+    reader = documents.Reader(tmp_path)
+    for step in commands:
+        reader.take(step)
+    assert (tmp_path / "coda-out" / "church.church.overlay.png").exists()
+    assert (tmp_path / "coda-out" / "clip.coda.mp4").exists()
 
 
 @pytest.mark.parametrize(
@@ -136,13 +116,53 @@ def test_the_readmes_commands_run_in_the_order_given(workplace: Path) -> None:
         ("docs/own-network.md", "bare.pth"),
     ],
 )
-def test_the_python_of_the_documents_runs(document: str, made: str, workplace: Path) -> None:
-    codes = blocks(ROOT / document, "python")
+def test_the_python_of_the_documents_runs(document: str, made: str, tmp_path: Path) -> None:
+    document_files.prepare(tmp_path, "")
+    reader = documents.Reader(tmp_path)
+    codes = [step for step in documents.steps((ROOT / document).read_text("utf-8")) if step.language == "python"]
     assert codes
-    names: dict[str, Any] = {}
     for code in codes:
-        exec(compile(code, f"<python of {document}>", "exec"), names)
-    assert (workplace / made).exists()
+        reader.take(code)
+    assert (tmp_path / made).exists()
+
+
+def test_the_tutorial_is_what_its_commands_print_and_draw(tmp_path: Path) -> None:
+    tutorial = ROOT / "docs" / "tutorial.md"
+    done = list(documents.report(tutorial, tmp_path))
+    failed = [f"{step.text}{said}" for status, _, step, said in done if status == "FAILED"]
+    assert not failed, "\n".join(failed)
+    left_out = [step.text for status, _, step, _ in done if status == "left out" and step.language == "sh"]
+    assert all("efficientnet-lite0" in text or "jq" in text for text in left_out), left_out
+    gallery, looked_at = program.example("gallery"), 0
+    for picture, pattern in gallery.shown("tutorial"):
+        if pattern.startswith(("clip", "mean/")) or (left_out and pattern.startswith("own/")):
+            continue  # the test's clip is shorter; what is left out draws nothing
+        with Image.open(picture) as kept:
+            made = gallery.small(gallery.the_one(tmp_path, pattern))
+            assert made.size == kept.size, picture
+            off = np.abs(np.asarray(made, float) - np.asarray(kept.convert("RGB"), float)).mean()
+        assert off < 4, f"{picture.name} is another picture than {pattern}: python examples/gallery.py tutorial"
+        looked_at += 1
+    assert looked_at > 6
+
+
+def test_a_step_that_fails_and_a_line_that_is_not_printed_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```sh\ncoda schema nothing\necho 7 pictures, p 0.5 | cat  # said\n```\n```text\n7 pictures, p 0.503\n```\n"
+        "```text\n8 pictures, p 0.5\n```\n```console\ncoda models pull x-resnet50\n```\n```python\n1 / 0\n```\n"
+    )
+    done = list(documents.report(page, tmp_path / "folder"))
+    assert [status for status, *_ in done] == ["FAILED", "ok", "ok", "FAILED", "left out", "FAILED"]
+    assert "ZeroDivisionError" in done[-1][3]
+
+
+def test_lines_of_a_shell_are_taken_apart() -> None:
+    assert documents.pipelines("a | coda explain - -o 'x y' < z &") == [
+        [["a"], ["coda", "explain", "-", "-o", "x y", "<", "z"]]
+    ]
+    assert documents.pipelines("coda a && coda b  # && coda c") == [[["coda", "a"]], [["coda", "b"]]]
+    assert documents.pipelines("# nothing") == []
 
 
 def test_the_reference_is_made_of_the_docstrings_without_a_warning(tmp_path: Path) -> None:
