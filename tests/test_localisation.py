@@ -338,7 +338,7 @@ def test_memory_that_runs_out_is_one_line(coda: Coda, scenes: Path, monkeypatch:
 def test_methods_smoothing_and_size_change_what_is_measured(coda: Coda, scenes: Path) -> None:
     command = ("evaluate", "localisation", scenes, "--grid", "2x2", "--grids", "1", "--threshold", "0", "--json")
     means = {}
-    for more in ((), ("--method", "occlusion:window=8,stride=8"), ("--smooth", "5"), ("--rescale",)):
+    for more in ((), ("--method", "occlusion:window=16,stride=16"), ("--smooth", "5"), ("--rescale",)):
         found = json.loads(coda(*command, *more).out)
         assert all(0 <= score <= 1 for score in found["scores"][0])
         means[more] = found["mean"]

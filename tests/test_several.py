@@ -14,12 +14,12 @@ LOCALISATION = ("localisation", "--grid", "2x2", "--grids", "2", "--threshold", 
 REMOVAL = ("removal", "--pictures", "3", "--points", "2")
 
 
-@pytest.mark.parametrize("command", [LOCALISATION, REMOVAL], ids=["localisation", "removal"])
+@pytest.mark.parametrize(("command", "window"), [(LOCALISATION, 32), (REMOVAL, 16)], ids=["localisation", "removal"])
 def test_several_methods_and_networks_are_each_measured_as_alone(
-    coda: Coda, scenes: Path, tmp_path: Path, command: tuple[str, ...]
+    coda: Coda, scenes: Path, tmp_path: Path, command: tuple[str, ...], window: int
 ) -> None:
     shutil.copy(load("cifar10").path, tmp_path / "mine.safetensors")
-    networks, methods = ("cifar10", "mine.safetensors"), ("ours", "occlusion:window=16,stride=16")
+    networks, methods = ("cifar10", "mine.safetensors"), ("ours", f"occlusion:window={window},stride={window}")
     asked = [word for name in networks for word in ("-m", name)] + [word for m in methods for word in ("--method", m)]
     together = coda("evaluate", *command, scenes, *asked, "--json", "--plot", "all.png").records
     pairs = [(name, method) for name in networks for method in methods]
