@@ -17,7 +17,7 @@ from coda_cli.machine import budget
 
 PAGES = "answers"  # the address of the pages about answers, beside that of the page itself
 STYLE = """
-.coda-report {width: 100%; height: min(54rem, 92vh); border: 1px solid var(--border-color-primary); border-radius: 4px}
+.coda-report {width: 100%; height: min(48rem, 92vh); border: 1px solid var(--border-color-primary); border-radius: 4px}
 .coda-head h1 {font-size: 1.5rem; margin: 0 0 .2rem} .coda-head p {margin: 0; max-width: 60rem}
 .coda-said {margin: 0; overflow-wrap: anywhere} .coda-said + .coda-said {margin-top: .4rem}
 .coda-refused {border-left: 4px solid var(--error-border-color, #b4141e); padding-left: .6rem}

@@ -72,7 +72,7 @@ class Visits:
             answer: its folder.
         """
         with self._alone:
-            if visitor not in self._here or self._here[visitor].answer != answer:
+            if visitor not in self._here:
                 shutil.rmtree(answer, ignore_errors=True)
 
     def leave(self, visitor: str) -> None:
