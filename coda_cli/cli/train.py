@@ -13,7 +13,7 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Device, Quiet, Verbose
-from coda_cli.cli.told import Told, how
+from coda_cli.cli.told import Told, beside_others, how
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.vocabulary import Conversion, TrainingPrecision
 
@@ -191,7 +191,7 @@ def train(
         console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
         chosen = replace(chosen, precision="float32")
     prepare(output)
-    with alone(output / STATE_FILE, "-o DIR starts another"), denormals_flushed():
+    with alone(output / STATE_FILE, "-o DIR starts another"), denormals_flushed(), beside_others():
         stated = {"name": name, "about": data_note or name, "licence": licence}
         seconds = math.inf if time_budget is None else time_budget * 60
         # Of a frozen one a single layer is left; of a converted one there are so many that it takes minutes.
