@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from coda_cli.cli.told import beside_others
 from coda_cli.core.bcos_nets import bcos_chain
 from coda_cli.core.decompose import decompose
 from coda_cli.core.networks import classify, coda_net, forward
@@ -202,3 +203,27 @@ def test_large_pictures_are_classified_fewer_at_a_time(monkeypatch: pytest.Monke
     monkeypatch.setattr(budget, "CLASSIFIED_PIXELS", 4 * 8 * 7)
     classify(networks()[0].float(), pictures, on_step=lambda done, _: steps.append(done))
     assert steps == [4, 8, 9]
+
+
+@pytest.mark.parametrize("looks", [[9] * budget.LOOKS, [9, 9, 0]])
+def test_beside_other_programs_training_has_one_thread_and_says_so(
+    looks: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    busy, seen = 0 not in looks, iter(looks)
+    monkeypatch.setattr(lanes, "_others_running", lambda: next(seen))
+    usual = torch.get_num_threads()
+    with beside_others():
+        assert torch.get_num_threads() == (1 if busy else usual)
+    assert torch.get_num_threads() == usual
+    assert ("one thread" in capsys.readouterr().err) == busy
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with beside_others():
+        assert torch.get_num_threads() == usual
+
+
+@pytest.mark.parametrize(("said", "others"), [("9.5 1.2 1.0 3/250 77", 2), ("0.0 0.0 0.0 0/0 0", 0), ("", 0)])
+def test_it_counts_the_others_that_run_now(said: str, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathlib.Path.read_text", lambda _: said)
+    assert lanes._others_running() == others

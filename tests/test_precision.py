@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from coda_cli.core.decompose import decompose
 from coda_cli.core.depth import shares_by_layer
 from coda_cli.core.networks import forward
-from coda_cli.machine.precision import true_float32
+from coda_cli.machine.precision import denormals_flushed, true_float32
 from coda_cli.study import by_name
 
 SWITCHES = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
@@ -51,6 +51,19 @@ def test_the_switches_are_set_back_when_the_last_one_leaves() -> None:
     leave.set()
     thread.join()
     assert state() == ["tf32", "tf32"]
+
+
+def keeps_denormals() -> bool:
+    return bool((torch.full((4,), 1e-39) * 0.5).view(torch.int32).all())
+
+
+def test_denormals_are_0_inside_a_block_and_what_they_were_behind_it() -> None:
+    assert keeps_denormals()
+    with denormals_flushed():
+        with denormals_flushed():
+            assert not keeps_denormals()
+        assert not keeps_denormals()
+    assert keeps_denormals()
 
 
 class Seen(nn.Module):

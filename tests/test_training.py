@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +58,15 @@ def test_a_schedule_without_a_rise_or_fall_stays_within_its_bounds(warmup: float
 def test_a_run_learns(data: tuple[Split, Split], tmp_path: Path) -> None:
     ticks: list[Tick] = []
     epochs: list[tuple[int, float]] = []
-    result = run(TINY, data, tmp_path, on_step=ticks.append, on_epoch=lambda *said: epochs.append(said))
+    flushed = list[bool]()
+
+    def note(tick: Tick) -> None:
+        ticks.append(tick)
+        flushed.append(sys.float_info.min / 2 == 0)
+
+    result = run(TINY, data, tmp_path, on_step=note, on_epoch=lambda *said: epochs.append(said))
+    assert all(flushed), "denormal numbers take up to a hundred times as long"
+    assert sys.float_info.min / 2 > 0
     losses = [tick.loss for tick in ticks]
     assert result.finished
     assert (result.steps, len(ticks), ticks[-1].steps) == (20, 20, 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from coda_cli.cli.console import console
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
 def how(recipe: Recipe) -> str:
     """Say what the accuracy of a run counts."""
     return "as by the network it comes from" if recipe.distil else "correctly"
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Train on one thread where other programs have the cores, and say so."""
+    from coda_cli.machine.lanes import one_thread_if_busy
+
+    with one_thread_if_busy() as busy:
+        if busy:
+            console.say("other programs keep all cores busy: training on one thread; OMP_NUM_THREADS=N takes N")
+        yield
 
 
 class Told:

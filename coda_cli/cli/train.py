@@ -13,7 +13,7 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Device, Quiet, Verbose
-from coda_cli.cli.told import Told, how
+from coda_cli.cli.told import Told, beside_others, how
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.vocabulary import Conversion, TrainingPrecision
 
@@ -162,6 +162,7 @@ def train(
     """
     from coda_cli.explanation.files import prepare
     from coda_cli.machine.devices import emulated, pick
+    from coda_cli.machine.precision import denormals_flushed
     from coda_cli.media.files import alone
     from coda_cli.training.recipes import RECIPES
     from coda_cli.training.state import STATE_FILE
@@ -190,7 +191,7 @@ def train(
         console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
         chosen = replace(chosen, precision="float32")
     prepare(output)
-    with alone(output / STATE_FILE, "-o DIR starts another"):
+    with alone(output / STATE_FILE, "-o DIR starts another"), denormals_flushed(), beside_others():
         stated = {"name": name, "about": data_note or name, "licence": licence}
         seconds = math.inf if time_budget is None else time_budget * 60
         # Of a frozen one a single layer is left; of a converted one there are so many that it takes minutes.

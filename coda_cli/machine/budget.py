@@ -168,6 +168,9 @@ def maps_summed_at_once(device: str, numbers: int) -> int:
 # pictures of 224 x 224 a second, and trains a layer of 20 classes on several hundred.
 FEATURE_BYTES, LEAST_VIEWS, MOST_VIEWS = 1_500_000_000, 4, 8
 
+# How often it is looked, and seconds between, whether other programs have all cores when training begins.
+LOOKS, BETWEEN_LOOKS = 5, 0.02
+
 # ---- matrix products of DAU layers -----------------------------------------------------------------------------------
 
 # Dynamic weights are written out, and kept for the backward pass, where the rank is high, which is what the other two

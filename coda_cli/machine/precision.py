@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,25 @@ def true_float32() -> Iterator[None]:
             if not _inside:
                 for switch, value in zip(switches, before, strict=True):
                     switch.fp32_precision = value
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Take numbers below 1e-38 as 0: where training makes them, CPUs take many times as long for them.
+
+    Measured in float32: a convolution's gradients of such numbers take 100 times as long, a step of Adam 6 times. What
+    belongs to this thread, and to the threads that torch starts for it in the block: those that it has started before
+    keep their own setting.
+
+    Yields:
+        Nothing.
+    """
+    before = sys.float_info.min / 2 == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def product_type(x: Tensor) -> torch.dtype:

@@ -25,6 +25,7 @@ from coda_cli.core.bcosified import CentredNet
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.networks import CodaNet, build
 from coda_cli.errors import TrainingError
+from coda_cli.machine.precision import denormals_flushed
 from coda_cli.training.batches import two_classes
 from coda_cli.training.conversion import logits_and_maps, misalignment, start_converted
 from coda_cli.training.datasets import Split
@@ -58,6 +59,7 @@ class Tick:
     seconds: float
 
 
+@denormals_flushed()
 def train(
     recipe: Recipe,
     data: tuple[Split, Split],
