@@ -107,6 +107,7 @@ COMMANDS = [
         ("diff",),
         ("verify",),
         ("rerun",),
+        ("demo",),
     ),
     *(("evaluate", name) for name in ("localisation", "removal", "depth")),
     *(("models", name) for name in ("list", "show", "pull", "push", "convert", "verify")),
