@@ -16,7 +16,7 @@ from squares import CPU, folders, run, squares, weights
 from torch import Tensor, nn
 
 from coda_cli.checkpoints.loading import load
-from coda_cli.core.bcos_training import by_deviation, squared
+from coda_cli.core.bcos_training import by_deviation, squared, unit_filters
 from coda_cli.core.bcosified import CentredNet, bcosify
 from coda_cli.core.decompose import decompose
 from coda_cli.core.efficientnet_lite import lite_classifier
@@ -148,6 +148,19 @@ def test_the_gradient_of_units_is_that_of_their_definition(channels: int) -> Non
     found = torch.autograd.grad((squared(a, n) * cotangent).sum(), (a, n))
     expected = torch.autograd.grad((a * a.abs() / n * cotangent).sum(), (a, n))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 2, 2), (5, 7)])
+def test_the_gradient_of_unit_filters_is_that_of_their_definition(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(shape, dtype=torch.float64)
+    expected = w / w.flatten(1).norm(dim=1).view(-1, *[1] * (w.ndim - 1))
+    torch.testing.assert_close(unit_filters(w), expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad((unit_filters(w) * cotangent).sum(), w),
+        torch.autograd.grad((expected * cotangent).sum(), w),
+    )
 
 
 def test_the_gradient_of_the_norm_is_that_of_its_definition() -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coda_cli.core.bcos_training import by_deviation, centred, squared
+from coda_cli.core.bcos_training import by_deviation, centred, squared, unit_filters
 from coda_cli.core.held import hold, is_held
 from coda_cli.machine.precision import in_full, product_type
 
@@ -95,10 +95,7 @@ class BcosConv2d(nn.Module):
     def filters(self) -> Tensor:
         """ŵ [O max_out, C / groups, kh, kw]: every filter divided by its norm; w itself where they are not ``unit``."""
         w = self.linear.weight
-        if not self.unit:
-            return w
-        unit: Tensor = w / w.flatten(1).norm(dim=1)[:, None, None, None]
-        return unit
+        return unit_filters(w) if self.unit else w
 
     def patch_norm(self, x: Tensor) -> Tensor:
         """Compute |x| of every patch, of each group's channels; zeros of the padding included.
@@ -204,7 +201,7 @@ class BcosLinear(nn.Module):
     def filters(self) -> Tensor:
         """ŵ [O, C]: every row divided by its norm; w itself where they are not ``unit``."""
         w = self.linear.weight
-        return w / w.norm(dim=1, keepdim=True) if self.unit else w
+        return unit_filters(w) if self.unit else w
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs, as one linear map when they are held (see ``held``).

@@ -72,6 +72,36 @@ class _Centred(torch.autograd.Function):
         return gradient - gradient.mean(ctx.axes, keepdim=True), None
 
 
+def unit_filters(w: Tensor) -> Tensor:
+    """Divide every filter by its norm.
+
+    Args:
+        w: [O, ...].
+
+    Returns:
+        The same shape.
+    """
+    unit: Tensor = _UnitFilters.apply(w)
+    return unit
+
+
+class _UnitFilters(torch.autograd.Function):
+    """See ``unit_filters``. In the gradient, what points along the filter is taken away."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(w.flatten(1), dim=1).view(-1, *[1] * (w.ndim - 1))
+        unit = w / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        unit, norm = ctx.saved_tensors
+        along = torch.einsum("oi,oi->o", gradient.flatten(1), unit.flatten(1)).view_as(norm)
+        return torch.addcmul(gradient, unit, along, value=-1).div_(norm)
+
+
 class _Squared(torch.autograd.Function):
     """See ``squared``."""
 
