@@ -200,6 +200,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "shards-{000..099}.tar": _shards,
     "train-{00..12}.parquet": _tables,
     "names.txt": _names,
+    "out/": _records,
     "first/": _records,
     "second/": _records,
     "net.pth": _resnet,
