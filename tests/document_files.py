@@ -39,7 +39,7 @@ def prepare(folder: Path, text: str) -> None:
     shell = "\n".join(re.findall(r"^ *```(?:sh|console)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE))
     for name, make in MAKERS.items():
         named = re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", shell)
-        if named and f"-o {name}" not in shell and f'"{name}"' not in text:
+        if named and f"-o {name}" not in shell:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             make(folder / name)
     if "photos/" in shell:
@@ -200,6 +200,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "shards-{000..099}.tar": _shards,
     "train-{00..12}.parquet": _tables,
     "names.txt": _names,
+    "out/": _records,
     "first/": _records,
     "second/": _records,
     "net.pth": _resnet,
