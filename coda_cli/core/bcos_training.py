@@ -99,7 +99,8 @@ class _UnitFilters(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unit, norm = ctx.saved_tensors
         along = torch.einsum("oi,oi->o", gradient.flatten(1), unit.flatten(1)).view_as(norm)
-        return torch.addcmul(gradient, unit, along, value=-1).div_(norm)
+        across: Tensor = torch.addcmul(gradient, unit, along, value=-1)
+        return across.div_(norm)
 
 
 class _Squared(torch.autograd.Function):
