@@ -68,7 +68,7 @@ def _photos(folder: Path, shell: str) -> None:
     if "evaluate localisation photos/" in shell:
         for path in sorted(PICTURES.glob("*.png")):
             for n in range(2):
-                _small(path, folder / "test" / path.stem / f"{n}.png", 96)
+                _small(path, folder / "test" / path.stem.replace("-", " ") / f"{n}.png", 96)
     elif re.search(r"train photos/|--classes photos/", shell):
         squares.folders(folder, 20, classes=CLASSES)
     elif "photos/ -r" in shell:
@@ -88,6 +88,13 @@ def _small(path: Path, other: Path, width: int) -> None:
 def _photo(path: Path) -> None:
     with Image.open(PICTURES / "church.png") as picture:
         picture.convert("RGB").save(path, quality=95)
+
+
+def _scans(path: Path) -> None:
+    """A TIFF of two pages."""
+    path.mkdir()
+    pages = [Image.open(PICTURES / name).convert("RGB").resize((96, 72)) for name in ("church.png", "lorikeet.png")]
+    pages[0].save(path / "scan.tif", save_all=True, append_images=pages[1:])
 
 
 def _parts(path: Path) -> None:
@@ -139,7 +146,7 @@ def _tables(path: Path) -> None:
 
 def _names(path: Path) -> None:
     """A line for each of a thousand parts."""
-    path.write_text("photos/church.png\n" * 1000)
+    path.write_text("examples/pictures/church.png\n" * 1000)
 
 
 def _records(path: Path) -> None:
@@ -196,6 +203,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "clip.mp4": _clip,
     "a.mp4": _clip,
     "b.mp4": _clip,
+    "scans/": _scans,
     "photos.zip": _archive,
     "shards-{000..099}.tar": _shards,
     "train-{00..12}.parquet": _tables,

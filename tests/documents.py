@@ -36,6 +36,7 @@ LEFT_OUT = {
     r"https://|s3://|hf:|\bmodels (pull|push)\b": "needs a connection; tests/local_server.py stands in for it",
     r"\b(DATA|PHOTOS|IMAGENETTE|NAME)\b|cifar10-data/": "needs data that a reader has",
     r"cuda:": "needs several GPUs",
+    r"coda demo": "serves a page until it is ended; tests/test_demo.py and test_demo_in_browser.py",
     r"SLURM|^#!|^srun ": "needs a cluster with SLURM",
     r"--engine ray|dataset_of_ray": "needs Ray, which takes minutes to start; tests/test_ray.py runs it",
     r"examples/(own_network|depth|methods|temperature)\.py": "takes hours; tests/test_examples.py runs it on little",
