@@ -19,6 +19,7 @@ from squares import CPU, TINY, folders, run, same, squares, weights
 from torch import Tensor
 
 from coda_cli.checkpoints.loading import load
+from coda_cli.cli.told import Told
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.efficientnet_lite import lite_classifier
 from coda_cli.core.hybrid import HybridNet
@@ -300,6 +301,19 @@ def test_the_accuracy_that_is_expected_follows_a_power_of_the_epochs() -> None:
     assert choice.expected_accuracy([1.0, 1.0, 1.0], 30) == pytest.approx(1, abs=2e-3)
 
 
+def test_the_time_that_is_left_is_that_of_the_budget(origin: Origin, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_of(origin, epochs=40)
+    for budget, said in (
+        (math.inf, "; about 6 minutes left"),
+        (40.0, "; about 40 s left of the time budget, for 4 more"),
+    ):
+        told = Told(recipe, lambda *_: None, budget)
+        for step in (1, 2, 3):
+            told.step(Tick(step, 40, 1.0, 1.0, 10.0 * step))
+        told.epoch(3, 0.5)
+        assert said in capsys.readouterr().err
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +392,7 @@ def test_the_ordinary_network_may_be_in_any_file(origin: Origin, ordinary: Path,
     program.run(*convert, net)
     for found in (
         *(find_origin("torchvision:resnet18", tmp_path / name) for name in ("net.pth", "other.safetensors")),
+        find_origin("timm:resnet18.a1_in1k", tmp_path / "net.pth"),
         find_origin(str(net)),
     ):
         assert same(found.weights, origin.weights)
@@ -404,7 +419,8 @@ def _not_finite(path: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("start", "damage", "said", "status"),
     [
-        (["--from", "torchvision:resnet19"], None, "--from torchvision:resnet19: torchvision has no 'resnet19'", 2),
+        (["--from", "torchvision:resnet19"], None, "torchvision has no 'resnet19'; did you mean 'resnet18'", 2),
+        (["--from", "timm:resnet26", "--weights", "W"], None, "timm:resnet26: of timm's networks these can be", 2),
         (["--from", "torchvision:vgg11"], None, "--from torchvision:vgg11: expected a ResNet of torchvision", 2),
         (["--from", "torchvision:resnet18"], None, "name the file of its trained weights with --weights", 2),
         (["--from", "torchvision:resnet34", "--weights", "W"], None, "torchvision:resnet34: lacks layer1", 3),
@@ -412,7 +428,8 @@ def _not_finite(path: Path, folder: Path) -> Path:
         (["--from", "torchvision:resnet18", "--weights", "W"], _not_finite, "values that are not finite; get", 3),
         (["--from", "torchvision:resnet18", "--weights", "nothing.pth"], None, "nothing.pth: no such file", 2),
         (["--from", "cifar11"], None, "no network has that name", 3),
-        (["--from", "cifar10", "--weights", "W"], None, "--weights is for ordinary networks; --from cifar10 has", 2),
+        (["--from", "cifar10", "--weights", "W"], None, "--weights is for ordinary networks: efficientnet-lite0", 2),
+        (["--from", "W"], None, "--from torchvision:NAME --weights FILE, or coda models convert", 2),
         (["--from", "cifar10", "--distil"], None, "--distil and --dilated are for ordinary networks", 2),
         (["--from", "cifar10", "--no-dilated"], None, "--distil and --dilated are for ordinary networks", 2),
         (["--distil"], None, "need an ordinary network to start from: add --from", 2),

@@ -120,6 +120,8 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "average within": lambda s: {"state_dict": {**under("net.", doubled(s)), **under("net_ema.", s)}},
     "dropout first": lambda s: {key.replace("fc.", "fc.1."): value for key, value in s.items()},
     "older": lambda s: {key: value for key, value in s.items() if "num_batches" not in key},
+    "averaged by hand": lambda s: {"ema": {key: value.float() for key, value in s.items()}},
+    "an entry of any name": lambda s: {"my_resnet": s, "epoch": 3, "losses": [0.5]},
 }  # fmt: skip
 
 
@@ -478,9 +480,21 @@ def test_two_networks_in_one_file_are_not_chosen_between(shufflenet: nn.Module, 
     )
 
 
+def test_two_state_dicts_beside_each_other_are_named(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2)}
+    torch.save({"encoder": state, "decoder": state, "epoch": 3}, tmp_path / "net.pth")
+    assert "but 2 of them, encoder and decoder the first; save one" in refusal(tmp_path / "net.pth", arch=ARCH)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18"])
+def test_a_network_of_a_library_is_asked_for_its_weights(name: str) -> None:
+    assert f"FILE --arch {name}" in refusal(name)
+
+
 def test_a_file_that_nothing_is_said_of_is_recognised_by_its_size(resnet: nn.Module, tmp_path: Path) -> None:
     torch.save({"model": under("module.", resnet.state_dict())}, tmp_path / "net.pth")
     assert "as large as torchvision:resnet18, one of torchvision's" in refusal(tmp_path / "net.pth")
+    assert "--arch resnet18 is no network that this can be" in refusal(tmp_path / "net.pth", arch="resnet18")
 
 
 def whole(model: nn.Module, path: Path) -> None:

@@ -59,7 +59,8 @@ def read_foreign(
     family = next((f for f in FAMILIES if f.fits(state.shapes)), None)
     if family is None:
         own = "a safetensors file without coda's description, " if path.suffix == ".safetensors" else ""
-        raise CheckpointError(f"{own}{_what_it_looks_like(state.shapes)}", item=path)
+        not_it = f"--arch {arch} is no network that this can be; " if arch else ""
+        raise CheckpointError(f"{not_it}{own}{_what_it_looks_like(state.shapes)}", item=path)
     family, state = narrowed(family, state, arch, path)
     if checkpoint is None:
         checkpoint, said = _description(path, sha256, arch, state, family)

@@ -311,6 +311,8 @@ def names_near(name: str) -> str:
     Returns:
         The end of a message.
     """
+    if name.partition(":")[0] in LIBRARIES:
+        return f"--arch takes it, for a file of weights that you have: FILE --arch {name}"
     entries = known()
     folded = {known_name.casefold(): known_name for known_name in (*entries, *PACKAGED)}
     if close := difflib.get_close_matches(name.casefold(), folded, n=3):

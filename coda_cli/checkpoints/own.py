@@ -168,11 +168,12 @@ def read_own(weights: Weights, said: Said) -> Found:
     model, state, count = _fitted(kind, weights, said.classes or weights.classes)
     outputs = _outputs(model, kind)
     names, whence = _class_names(said, weights.classes, outputs, weights.path)
-    kept = {key: value for key, value in _inner(model).state_dict().items() if key.endswith(COUNTS)}
+    counts = {key: value for key, value in _inner(model).state_dict().items() if key.endswith(COUNTS)}
     prefix = "backbone." if isinstance(model, StandardNet) else ""
 
     def tensors() -> dict[str, Tensor]:
-        return {prefix + key: value for key, value in {**kept, **state.read()}.items()}
+        # Counts of steps are for training alone: older files lack them, and averages of weights have fractions.
+        return {prefix + key: value for key, value in {**state.read(), **counts}.items()}
 
     checkpoint = _checkpoint(kind, names, count)
     return Found(model, tensors, checkpoint, (*state.assumed, _seen(kind, said, model), whence))

@@ -240,7 +240,24 @@ def _chosen(content: object, ema: bool | None, path: Path) -> tuple[object, tupl
             "to run; where it was made, torch.save(model.state_dict(), FILE) writes what is needed",
             item=path,
         )
+    if weights is None and (name := _only_entry(content)):
+        return content[name], (f"the tensors of its entry {name!r} were taken",)  # type: ignore[index]
     return content if weights is None else weights, (WEIGHTS_TAKEN,) if average else ()
+
+
+def _only_entry(content: object) -> str | None:
+    """The one entry of a file that holds tensors by name, whatever a trainer called it; None where several do."""
+    if not isinstance(content, dict) or any(isinstance(value, StoredTensor) for value in content.values()):
+        return None
+    found = [key for key, value in content.items() if _holds_tensors(value)]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) and not odd_name(found[0]) else None
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether an entry of a file is a dictionary of tensors by name."""
+    return isinstance(value, dict) and any(
+        isinstance(key, str) and isinstance(inner, StoredTensor) for key, inner in value.items()
+    )
 
 
 def _inside(
@@ -271,7 +288,9 @@ def _tensors(content: object, path: Path) -> dict[str, StoredTensor]:
                 f"holds no state dict of plain tensors: {key} needs {ascii(value.made_by)[1:-1][:80]}", item=path
             )
         if not isinstance(value, StoredTensor):
-            raise CheckpointError("holds no state dict (a dictionary of tensors)", item=path)
+            names = [k for k, v in content.items() if isinstance(k, str) and not odd_name(k) and _holds_tensors(v)]
+            several = f", but {len(names)} of them, {' and '.join(names[:2])} the first; save one" if names else ""
+            raise CheckpointError(f"holds no state dict (a dictionary of tensors){several}", item=path)
         found[key] = value
     return found
 

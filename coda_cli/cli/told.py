@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,8 +35,9 @@ def beside_others() -> Iterator[None]:
 class Told:
     """What is printed while a network is trained."""
 
-    def __init__(self, recipe: Recipe, advance: Advance) -> None:
+    def __init__(self, recipe: Recipe, advance: Advance, budget: float = math.inf) -> None:
         self.recipe, self.advance = recipe, advance
+        self.end = time.monotonic() + budget  # ``budget`` is in seconds from now
         self.shares: list[float] = []
         self.first: Tick | None = None
         self.last: Tick | None = None
@@ -54,8 +57,12 @@ class Told:
         text = f"epoch {epoch} of {self.recipe.epochs}: {share:.1%} of a held-out sample classified {how(self.recipe)}"
         first, last = self.first, self.last
         if epoch < self.recipe.epochs and first and last and last.step > first.step:
-            left = (last.seconds - first.seconds) / (last.step - first.step) * (last.steps - last.step)
+            whole = (last.seconds - first.seconds) / (last.step - first.step) * (last.steps - last.step)
+            left = min(whole, max(0.0, self.end - time.monotonic()))
             text += f"; about {left / 60:.0f} minutes left" if left > 90 else f"; about {left:.0f} s left"
-            if (end := expected_accuracy(self.shares, self.recipe.epochs - epoch + len(self.shares))) is not None:
+            more = (self.recipe.epochs - epoch) * (left / whole if whole else 1)  # epochs that are still made
+            if left < whole:
+                text += f" of the time budget, for {more:.0f} more epochs"
+            if (end := expected_accuracy(self.shares, round(more) + len(self.shares))) is not None:
                 text += f", about {end:.0%} expected at the end"
         console.say(text)

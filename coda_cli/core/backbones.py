@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -122,7 +124,9 @@ def _torchvision_resnet(name: str, cut: str) -> nn.Sequential:
     try:
         whole = torchvision.models.get_model(name, weights=None)
     except ValueError as error:
-        raise ValueError(f"torchvision has no {name!r}") from error
+        known = [n for n in torchvision.models.list_models(torchvision.models) if "resne" in n]
+        near = " or ".join(map(repr, difflib.get_close_matches(name, known, n=3))) or ", ".join(known)
+        raise ValueError(f"torchvision has no {name!r}; did you mean {near}?") from error
     children = dict(whole.named_children())
     layers = nn.Sequential()
     for key in list(children)[: list(children).index(cut) + 1]:

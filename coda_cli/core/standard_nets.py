@@ -343,7 +343,8 @@ def _timm_with(name: str) -> Any:
 def _refuse_unknown(name: str, known: Iterable[str], library: str) -> None:
     """Raise ValueError where a library has no classifier of a name, with those of similar names."""
     if name not in (names := list(known)):
-        close = difflib.get_close_matches(name, names, n=3)
+        folded = {known.casefold(): known for known in names}
+        close = [folded[c] for c in difflib.get_close_matches(name.casefold(), folded, n=3)]
         near = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {len(names)} others"
         raise ValueError(f"{library} has no classifier {name!r}; {near}")
 

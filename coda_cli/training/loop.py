@@ -134,8 +134,6 @@ def train(
         if end_of_epoch:
             quick = feed.quick_accuracy(progress)
             log.write(step, step // per_epoch, now - start, lr, float(torch.stack(losses).mean()), quick, rate)
-            if on_epoch:
-                on_epoch(step // per_epoch, quick)
             losses, window_start = [], time.monotonic()
         if (end_of_epoch and step < steps) or out_of_time or now > file_due:
             kept.offer(Result(model, False, step, now - start), progress, quick if end_of_epoch else None)
@@ -143,6 +141,8 @@ def train(
         if end_of_epoch or out_of_time or now - saved > STATE_EVERY:
             save_state(folder / STATE_FILE, recipe, train_split, model, optimiser, step, time.monotonic() - start)
             saved = time.monotonic()
+        if end_of_epoch and on_epoch:  # what is told of is on the disk
+            on_epoch(step // per_epoch, quick)
         if out_of_time and step < steps:
             return Result(model, False, step, time.monotonic() - start)
     final = _final_accuracy(model, feed.held_out, recipe, steps)

