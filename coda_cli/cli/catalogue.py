@@ -210,7 +210,7 @@ def lines(d: dict[str, Any]) -> list[str]:
         "sha256": d["sha256"] or unknown,
         "classes": d["class_count"],
     }
-    result = [f"{key + ':':<15} {value}" for key, value in facts.items()]
+    result = [f"{key + ':':<15} {value}" for key, value in facts.items() if value is not None]
     for c in d["classes"]:
         names = ", ".join([c["name"], *c["synonyms"]])
         result.append(f"{c['index']:>5}  {c['wnid'] + '  ' if c['wnid'] else ''}{names}")

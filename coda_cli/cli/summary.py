@@ -225,7 +225,8 @@ def _tell_mean_maps(found: Summary, output: Path | None) -> tuple[int, int]:
 
     if means.maps:
         whose = "label" if found.grouped_by == "label" else "predicted class"
-        console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {len(means.maps)} classes, by {whose}")
+        classes = "1 class" if len(means.maps) == 1 else f"{len(means.maps)} classes"
+        console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {classes}, by {whose}")
     if means.without_map:
         advice = "coda explain --write npz,json keeps it"
         console.warn(f"{means.without_map} pictures have no map beside their record, and are in no mean map; {advice}")
