@@ -21,7 +21,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: object) -> str:
-    """Lead links to the pages of the site; what is no page of it, such as a program, is named without a link."""
+    """Lead links to the pages of the site, and pictures to themselves, at the size that they have.
+
+    What is no page of it, such as a program, is named without a link.
+    """
     folder = "" if page.file.src_uri == START else posixpath.dirname(f"docs/{page.file.src_uri}")
     return LINK.sub(lambda found: _link(found, folder, page.file.src_uri, files), markdown)
 
@@ -35,5 +38,9 @@ def _link(found: re.Match[str], folder: str, source: str, files: Files) -> str:
     place = START if path == "README.md" else path.removeprefix("docs/")
     if (path == "README.md" or path.startswith("docs/")) and files.get_file_from_path(place):
         place = posixpath.relpath(place, posixpath.dirname(source) or ".")
-        return f"{picture}[{text}]({place}{anchor or ''})"
+        if picture:
+            return f"[![{text}]({place})]({place})"
+        if text in (path, target):  # the pages of the site are no files
+            text = text.removeprefix("docs/").removesuffix(".md")
+        return f"[{text}]({place}{anchor or ''})"
     return text if text.startswith("`") or text == path else f"{text} (`{path}`)"

@@ -71,6 +71,11 @@ class Step:
     text: str
 
 
+def blocks(path: Path, language: str) -> list[str]:
+    """The blocks of a document in one language, in their order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
 def steps(text: str) -> Iterator[Step]:
     """What a document shows, in its order."""
     for language, block in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):

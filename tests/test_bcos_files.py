@@ -209,3 +209,4 @@ def test_the_program_explains_by_b_cos_networks_and_says_the_positional_share(co
     shown = coda("models", "show", "vit.safetensors").out
     assert "B-cos v2" in shown
     assert "5318712" in shown
+    assert "None" not in shown  # it has no temperature

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import document_files
 import documents
@@ -185,6 +186,20 @@ def test_the_reference_is_made_of_the_docstrings_without_a_warning(tmp_path: Pat
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if "coda_cli.cli" not in module and path.stem not in ("__init__", "__main__"):
             assert f'id="{module}"' in everything, f"no page of docs/api/ shows {module}"
+
+
+def test_the_site_names_pages_and_not_files_and_opens_pictures_at_their_size() -> None:
+    pytest.importorskip("mkdocs")
+    import mkdocs_hooks
+
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="start.md"))
+    files = SimpleNamespace(get_file_from_path=("limits.md", "images/a.png").__contains__)
+    text = "![A](docs/images/a.png) [docs/limits.md](docs/limits.md#x), [them](docs/limits.md), [log](CHANGELOG)"
+    assert mkdocs_hooks.on_page_markdown(text, page, files) == (
+        "[![A](images/a.png)](images/a.png) [limits](limits.md#x), [them](limits.md), log (`CHANGELOG`)"
+    )
+    page.file.src_uri = "maths.md"
+    assert mkdocs_hooks.on_page_markdown("[limits.md](limits.md)", page, files) == "[limits](limits.md)"
 
 
 def test_what_is_cited_is_complete() -> None:

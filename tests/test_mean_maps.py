@@ -104,6 +104,8 @@ def test_without_labels_it_is_that_of_the_predicted_class(coda: Coda, out: Path)
         check(Path("report"), one, by_class[one["name"]])
     said = coda("summary", "out", "-r", "-o", "other", "--mean-map", "--no-labels").err
     assert f"the mean map of {len(by_class)} classes, by predicted class" in said
+    one = min(path.parent for path in out.rglob("*.coda.json"))
+    assert "the mean map of 1 class, by label" in coda("summary", one, "-o", "one", "--mean-map").err
 
 
 def test_a_label_that_no_map_is_about_takes_what_most_are_about(coda: Coda, run: Path, tmp_path: Path) -> None:

@@ -159,6 +159,9 @@ def test_show_tells_everything(models: Models) -> None:
         "    2  n01484850  great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias\n",
     ):
         assert expected in out
+    training = next(line for line in models("show", "imagenet").lines if line.startswith("training:"))
+    assert not set("{}'") & set(training.replace("'s ", "s "))  # nothing as Python writes it
+    assert "None" not in training
 
 
 def test_show_as_json_holds_the_same(models: Models) -> None:

@@ -575,7 +575,7 @@ def test_a_trained_classifier_is_the_beginning(resnet: nn.Module, tmp_path: Path
         cwd=tmp_path,
     )  # fmt: skip
     assert done.record["explained"]["name"] in CLASSES
-    assert f"network {ARCH}; its pictures as torchvision has it" in done.err
+    assert f"network {ARCH}; its pictures as torchvision shows them" in done.err
 
 
 def test_a_function_works_as_a_program(nets: str) -> None:

@@ -319,7 +319,7 @@ def test_lines_of_json_are_proven_and_what_failed_is_told(coda: Coda, tmp_path: 
     (tmp_path / "run.jsonl").write_text(lines)
     result = coda("verify", "run.jsonl", "--json")
     assert [proof["record"] for proof in result.records] == ["run.jsonl, line 1", "run.jsonl, line 2"]
-    assert "1 pictures could not be explained then" in result.err
+    assert "1 picture could not be explained then" in result.err
 
 
 def test_a_broken_first_line_costs_only_itself(coda: Coda, tmp_path: Path) -> None:

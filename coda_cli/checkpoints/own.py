@@ -335,7 +335,7 @@ def _seen(kind: _Kind, said: Said, model: nn.Module) -> str:
     view = kind.view
     mean, deviation = (" ".join(f"{v:g}" for v in values) for values in (view.mean, view.deviation))
     whose = {OWN: "as usual for ImageNet", LITE: "as those it was trained on"}.get(kind.architecture)
-    whose = whose or f"as {kind.architecture} has it"
+    whose = whose or f"as {kind.architecture} shows them"
     given = [o for o, v in (("--size", said.size), ("--mean", said.mean), ("--std", said.deviation)) if v is not None]
     how = f"{whose}, but for {', '.join(given)}" if given else whose
     resized = {"bilinear": "", "bicubic": ", resized bicubically"}.get(

@@ -204,17 +204,24 @@ def lines(d: dict[str, Any]) -> list[str]:
         "preprocessing": f"shorter side to {view['resize']}, centre {view['crop']} x {view['crop']}; {_seen(d)}",
         "accuracy": measured,
         "full colour": f"{colour:.3g} logit a pixel" if (colour := d["full_colour"]) else "none stated",
-        "training": ", ".join(f"{key}: {value}" for key, value in d["training"].items()) or "unknown",
+        "training": ", ".join(f"{key}: {_plain(value)}" for key, value in d["training"].items()) or "unknown",
         "licence": d["licence"] or "none stated",
         "link": d["link"] or "none",
         "sha256": d["sha256"] or unknown,
         "classes": d["class_count"],
     }
-    result = [f"{key + ':':<15} {value}" for key, value in facts.items()]
+    result = [f"{key + ':':<15} {value}" for key, value in facts.items() if value is not None]
     for c in d["classes"]:
         names = ", ".join([c["name"], *c["synonyms"]])
         result.append(f"{c['index']:>5}  {c['wnid'] + '  ' if c['wnid'] else ''}{names}")
     return result
+
+
+def _plain(value: object) -> str:
+    """What a description says of a training, without the signs of Python; what is empty is left out."""
+    if not isinstance(value, dict):
+        return str(value)
+    return "(" + ", ".join(f"{key} {given}" for key, given in value.items() if given not in (None, [])) + ")"
 
 
 def card(entry: KnownCheckpoint) -> str:

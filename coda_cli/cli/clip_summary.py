@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coda_cli.cli.console import console
+from coda_cli.cli.console import console, counted
 
 if TYPE_CHECKING:
     from coda_cli.schema.clips import ClipRecord
@@ -23,20 +23,15 @@ def describe(name: str, summary: ClipRecord) -> None:
     for n in summary.neurons:
         constants = f" {n.mean_constants:+.3g} constants" if n.mean_constants else ""
         console.say(
-            f"{name}: {n.layer}, channel {n.channel}: {count_of_frames(n.frames)}, mean activation "
+            f"{name}: {n.layer}, channel {n.channel}: {counted(n.frames, 'frame')}, mean activation "
             f"{n.mean_activation:.3g} = {n.mean_positive:.3g} {n.mean_negative:+.3g}{constants}"
         )
     console.say(
-        f"{name}: {count_of_frames(summary.frames)} in {summary.seconds:.1f} s, "
+        f"{name}: {counted(summary.frames, 'frame')} in {summary.seconds:.1f} s, "
         f"{summary.frames / max(summary.seconds, 1e-9):.1f} a second{_residual(summary)}"
     )
     if not summary.exact:
         console.error(f"{name}: NOT EXACT: a residual is above its tolerance; do not trust these maps")
-
-
-def count_of_frames(count: int) -> str:
-    """A number of frames in words."""
-    return f"{count} {'frame' if count == 1 else 'frames'}"
 
 
 def _residual(summary: ClipRecord) -> str:

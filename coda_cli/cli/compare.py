@@ -12,7 +12,7 @@ import typer
 
 from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli import complete
-from coda_cli.cli.console import Advance, console
+from coda_cli.cli.console import Advance, console, counted
 from coda_cli.cli.network import load_networks
 from coda_cli.cli.options import (
     FEW,
@@ -218,7 +218,7 @@ def _describe(item: Item, record: Comparison, many: bool) -> None:
     seconds = sum(m.seconds for m in record.methods) * record.together
     shared = f" for {record.together} classes together" if record.together > 1 else ""
     say = console.detail if many else console.say
-    say(f"{item.name}: {record.explained.name}: {len(record.methods)} methods in {seconds:.1f} s{shared}")
+    say(f"{item.name}: {record.explained.name}: {counted(len(record.methods), 'method')} in {seconds:.1f} s{shared}")
     for name, reason in record.left_out.items():
         console.say(f"{item.name}: without {name}: {reason}")
     for m in record.methods:

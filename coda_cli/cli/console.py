@@ -193,6 +193,20 @@ def shortened(text: str) -> str:
     return f"{text[: LONGEST_LINE * 2 // 3]} [...] {text[-(LONGEST_LINE // 3 - 7) :]}"
 
 
+def counted(count: int, noun: str, ending: str = "s") -> str:
+    """Write a number of things, as "1 picture" or "2 pictures".
+
+    Args:
+        count: how many.
+        noun: one of them.
+        ending: what makes more of them.
+
+    Returns:
+        The number and the noun.
+    """
+    return f"{count} {noun}{'' if count == 1 else ending}"
+
+
 def stdout_is_terminal() -> bool:
     """Tell whether results are shown on a terminal.
 

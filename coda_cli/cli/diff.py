@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coda_cli.cli.console import console
+from coda_cli.cli.console import console, counted
 from coda_cli.cli.options import Force, Json, Quiet, Verbose
 from coda_cli.errors import CodaError, ExitCode
 
@@ -211,11 +211,12 @@ def _logit(change: Change) -> tuple[str, str]:
 def _totals_text(totals: Totals) -> str:
     """The sums in one line."""
     by_path = f" ({totals.by_path} matched by path, with another content)" if totals.by_path else ""
-    parts = [f"{totals.pairs} pictures in both{by_path}, {totals.changed} predictions changed"]
+    changed = f"{counted(totals.changed, 'prediction')} changed"
+    parts = [f"{counted(totals.pairs, 'picture')} in both{by_path}, {changed}"]
     if totals.mean_change is not None:
         parts.append(f"logits changed by {totals.mean_change:+.3g} on average, by {totals.largest_change:+.3g} at most")
     if maps := totals.exact_maps + totals.inexact_maps:
-        parts.append(f"{totals.exact_maps} of {maps} differences of maps add up")
+        parts.append(f"{totals.exact_maps} of {counted(maps, 'difference')} of maps add up")
     parts.append(f"{totals.only_first} only in the first run, {totals.only_second} only in the second")
     if failed := totals.failed_first + totals.failed_second:
         parts.append(f"{failed} could not be explained")

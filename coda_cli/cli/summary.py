@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coda_cli.cli import dry_run as dry
-from coda_cli.cli.console import console
+from coda_cli.cli.console import console, counted
 from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.options import Force, Json, Quiet, Recursive, Verbose
 from coda_cli.cli.run_log import LogFile, RunLog
@@ -201,7 +201,7 @@ def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path |
     if found.settings > 1:
         console.say(f"the records are of {found.settings} different settings")
     if found.failed:
-        console.say(f"{found.failed} pictures could not be explained, as their records say")
+        console.say(f"{counted(found.failed, 'picture')} could not be explained, as their records say")
     for name in found.files.values():
         console.say(f"written: {(output or Path()) / name}")
     if found.missing:
@@ -225,7 +225,8 @@ def _tell_mean_maps(found: Summary, output: Path | None) -> tuple[int, int]:
 
     if means.maps:
         whose = "label" if found.grouped_by == "label" else "predicted class"
-        console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {len(means.maps)} classes, by {whose}")
+        classes = counted(len(means.maps), "class", "es")
+        console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {classes}, by {whose}")
     if means.without_map:
         advice = "coda explain --write npz,json keeps it"
         console.warn(f"{means.without_map} pictures have no map beside their record, and are in no mean map; {advice}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from coda_cli.cli.console import counted
 from coda_cli.explanation.summary.words import HEADINGS, OUTLIERS, Kind, numbers, reason
 from coda_cli.media.files import shown_name
 from coda_cli.schema.summaries import Group, PictureLine, Summary
@@ -37,7 +38,7 @@ def _head(found: Summary) -> list[str]:
     every = found.overall
     names = ", ".join(shown_name(network.name) for network in found.networks[:3])
     labelled = f", {every.labelled} with a label" if every.labelled else ""
-    result = [f"{every.pictures} pictures{labelled}; network {names}"]
+    result = [f"{counted(every.pictures, 'picture')}{labelled}; network {names}"]
     if every.accuracy is not None and found.calibration is not None:
         result.append(
             f"accuracy {every.accuracy:.1%}; calibration error {found.calibration.error:.3f} "
@@ -51,7 +52,8 @@ def _head(found: Summary) -> list[str]:
         )
     for region in every.regions if len(every.regions) > 2 else ():
         inside = "no evidence" if region.mean_share is None else f"{region.mean_share:.0%}"
-        result.append(f"  {shown_name(region.name)}: {inside} on {region.mean_area:.0%}, in {region.pictures} pictures")
+        where = f"{region.mean_area:.0%}, in {counted(region.pictures, 'picture')}"
+        result.append(f"  {shown_name(region.name)}: {inside} on {where}")
     return result
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coda_cli.cli.console import console
+from coda_cli.cli.console import console, counted
 from coda_cli.cli.options import (
     OWN,
     Arch,
@@ -180,7 +180,7 @@ def _hold_all(sources: Sequence[str], hold: Callable[[Stored], Proof], json: boo
     if tally.others:
         console.say(f"left out {tally.others} JSON files that are no records of coda explain")
     if tally.failed:
-        console.say(f"{tally.failed} pictures could not be explained then; there is nothing to hold of them")
+        console.say(f"{counted(tally.failed, 'picture')} could not be explained then; there is nothing to hold of them")
     if sum(counts.values()) > 1:
         console.say("records: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n))
     if codes:

@@ -18,8 +18,8 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli import complete
 from coda_cli.cli import dry_run as dry
 from coda_cli.cli.clip_files import plans, settle
-from coda_cli.cli.clip_summary import count_of_frames, describe
-from coda_cli.cli.console import console
+from coda_cli.cli.clip_summary import describe
+from coda_cli.cli.console import console, counted
 from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
@@ -318,7 +318,7 @@ def _explain_one(clip: ClipExplanation, drawing: ClipDrawing, outputs: ClipOutpu
         are = "is" if summary.frames == 1 else "are"
         kept = [str(path) for path in (*outputs.clips.values(), outputs.record)]
         console.interrupted(
-            f"{name}: interrupted: its first {count_of_frames(summary.frames)} {are} in {', '.join(kept)}"
+            f"{name}: interrupted: its first {counted(summary.frames, 'frame')} {are} in {', '.join(kept)}"
         )
         if json:
             console.result(to_json(summary))
