@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 from coda_cli.cli.console import console
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from coda_cli.cli.console import Advance
     from coda_cli.training.loop import Tick
     from coda_cli.training.recipes import Recipe
+    from coda_cli.training.results import Result
 
 
 def how(recipe: Recipe) -> str:
@@ -66,3 +69,21 @@ class Told:
             if (end := expected_accuracy(self.shares, round(more) + len(self.shares))) is not None:
                 text += f", about {end:.0%} expected at the end"
         console.say(text)
+
+    def stopped(self, path: Path) -> None:
+        """Say after Ctrl-C what is on the disk by then: the network so far."""
+        if self.last and path.exists():
+            console.interrupted(f"interrupted; {path} is the network so far, the same command with --resume continues")
+
+    def ended(self, result: Result, held_out: int) -> None:
+        """Say how many of the held-out pictures are classified correctly, or that the time budget ended the run."""
+        if not result.finished:
+            console.say(
+                f"the time budget is spent after step {result.steps}; the network so far is on disk, the same command "
+                f"with --resume continues"
+            )
+            return
+        console.say(
+            f"{result.accuracy:.2%} of {held_out} held-out pictures classified {how(self.recipe)}; "
+            f"{result.seconds / 60:.0f} minutes"
+        )

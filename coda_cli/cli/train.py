@@ -344,7 +344,6 @@ def _run(
     from coda_cli.machine.memory import refuse_little_memory
     from coda_cli.training.loop import train
     from coda_cli.training.results import Destination, finish
-    from coda_cli.training.state import STATE_FILE
 
     refuse_little_memory()
     splits = _read(recipe, data, origin)
@@ -375,15 +374,7 @@ def _run(
             raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error
     if result.finished:
         finish(result, recipe, splits, path, **stated)
-        console.say(
-            f"{result.accuracy:.2%} of {len(splits[1])} held-out pictures classified {how(recipe)}; "
-            f"{result.seconds / 60:.0f} minutes"
-        )
-    else:
-        console.say(
-            f"the time budget is spent after step {result.steps}; the network so far is on disk, the same command "
-            f"with --resume continues"
-        )
+    told.ended(result, len(splits[1]))
     console.result(str(path))
 
 
