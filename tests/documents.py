@@ -121,7 +121,7 @@ def shortened(arguments: Sequence[str]) -> list[str]:
                     words[words.index(name) + 1] = value
                 else:
                     words += [name, value]
-    return words
+    return [*words, "--no-compile"] if words[:1] == ["train"] else words  # a compiler's threads stay in this process
 
 
 def why_not(step: Step) -> str | None:

@@ -13,7 +13,7 @@ import typer
 
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Device, Quiet, Verbose
-from coda_cli.cli.told import Told, beside_others, how
+from coda_cli.cli.told import Told, beside_others
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.vocabulary import Conversion, TrainingPrecision
 
@@ -365,10 +365,7 @@ def _run(
                 destination=Destination(path, **stated),
             )
         except KeyboardInterrupt:
-            if path.exists() and (output / STATE_FILE).exists():
-                console.interrupted(
-                    f"interrupted; {path} is the network so far, the same command with --resume goes on"
-                )
+            told.stopped(path)
             raise
         except torch.OutOfMemoryError as error:
             raise TrainingError("not enough memory on the GPU; use a smaller --batch or --size") from error

@@ -91,7 +91,7 @@ class _UnitFilters(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(w.flatten(1), dim=1).view(-1, *[1] * (w.ndim - 1))
-        unit = w / norm
+        unit: Tensor = w / norm
         ctx.save_for_backward(unit, norm)
         return unit
 
