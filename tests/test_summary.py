@@ -532,10 +532,7 @@ def test_the_story_of_the_document_runs(coda: Coda, tmp_path: Path) -> None:
     document = ROOT / "docs" / "summary.md"
     for folder in ("pictures", "masks"):
         shutil.copytree(program.EXAMPLES / folder, tmp_path / "examples" / folder)
-    names = sorted(path.name for path in (tmp_path / "examples" / "pictures").iterdir())
-    listed = "path,label\n" + "".join(f"{name},{name.removesuffix('.png').replace('-', ' ')}\n" for name in names)
-    (begun,) = blocks(document, "csv")
-    assert set(begun.splitlines()) <= set(listed.splitlines())
+    (listed,) = blocks(document, "csv")
     (tmp_path / "labels.csv").write_text(listed)
     (story,) = blocks(document, "sh")
     for line in story.splitlines():
