@@ -23,7 +23,7 @@ CONNECTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "soc
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_EVERY = 0.01  # seconds between two looks at a child
 # The program itself; matplotlib, which starts a program to list fonts; what needs Ray, which starts many.
-NOT_IMPORTED = ("__main__", "plots", "explanation.cluster", "coda_cli.ray")
+NOT_IMPORTED = ("__main__", "plots", "explanation.cluster", "coda_cli.ray", "demo.page", "demo.server")
 
 
 def prepare() -> None:
