@@ -135,10 +135,10 @@ def _memory(most: int) -> None:
 def _listing() -> None:
     """How long the first and the last of a million keys take, from a store that answers at once."""
     print(f"\n{KEYS} keys of a store that answers at once: when the first and the last are given out")
-    system: Callable[[str], tuple[Any, str]] = addresses._system
+    system: Callable[[str], tuple[Any, str]] = addresses.system_of
     try:
         for title, folders in (("in 1000 folders, by folder", 1000), ("in one folder, by folder", 1)):
-            addresses._system = lambda _, folders=folders: (_Store(folders), "photos")  # type: ignore[assignment]
+            addresses.system_of = lambda _, folders=folders: (_Store(folders), "photos")  # type: ignore[assignment]
             start = time.process_time()
             found = find(["s3://photos/"], recursive=True, by_folder=True)
             next(found)
@@ -147,7 +147,7 @@ def _listing() -> None:
                 pass
             print(f"{title:<32}{first:>8.2f} s,{time.process_time() - start:>7.1f} s of processor time")
     finally:
-        addresses._system = system
+        addresses.system_of = system
 
 
 class _Store:
