@@ -90,11 +90,15 @@ def _photo(path: Path) -> None:
         picture.convert("RGB").save(path, quality=95)
 
 
+def _scan(path: Path) -> None:
+    """A TIFF of five pages."""
+    pages = [Image.open(other).convert("RGB").resize((96, 72)) for other in sorted(PICTURES.glob("*.png"))[:5]]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
 def _scans(path: Path) -> None:
-    """A TIFF of two pages."""
     path.mkdir()
-    pages = [Image.open(PICTURES / name).convert("RGB").resize((96, 72)) for name in ("church.png", "lorikeet.png")]
-    pages[0].save(path / "scan.tif", save_all=True, append_images=pages[1:])
+    _scan(path / "scan.tif")
 
 
 def _parts(path: Path) -> None:
@@ -204,6 +208,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "a.mp4": _clip,
     "b.mp4": _clip,
     "scans/": _scans,
+    "scan.tif": _scan,
     "photos.zip": _archive,
     "shards-{000..099}.tar": _shards,
     "train-{00..12}.parquet": _tables,
