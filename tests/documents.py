@@ -56,7 +56,7 @@ SHORTER = {
     r"^train ": {"--epochs": "1"},
     r"^train .*--size 96": {"--size": "32"},
     r"^evaluate removal": {"--pictures": "2", "--points": "4"},
-    r"^evaluate localisation": {"--grids": "1"},
+    r"^evaluate localisation": {"--grids": "1", "--grid": "2x2"},
     r"^evaluate depth": {"--pictures": "2"},
 }
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")

@@ -247,7 +247,7 @@ def test_requests_are_bounded_and_name_no_address() -> None:
     assert asked("/gradio_api/queue/join", "POST", length=MOST_ASKED + 1)[0] == 413
     assert asked("/gradio_api/file=https://example.org/a.png")[0] == 404
     assert asked("/gradio_api/proxy=https:/example.org")[0] == 404
-    own = json.dumps({"data": [{"path": "/tmp/a.png", "url": "http://127.0.0.1:7860/a.png"}, "x"]}).encode()
+    own = json.dumps({"data": [{"path": "uploads/a.png", "url": "http://127.0.0.1:7860/a.png"}, "x"]}).encode()
     assert asked("/gradio_api/queue/join", "POST", own)[0] == 200
     theirs = json.dumps({"data": [[{"path": "https://example.org/a.png"}]]}).encode()
     assert asked("/gradio_api/queue/join", "POST", theirs)[0] == 400

@@ -247,6 +247,22 @@ def test_a_decomposition_takes_the_folded_layers_and_gives_no_parameter_a_gradie
 
 
 @pytest.mark.parametrize("name", ["resnet, basic", "vit", "densenet"])
+@torch.no_grad()
+def test_in_bfloat16_the_layer_that_sees_the_picture_loses_nothing_of_it(name: str) -> None:
+    model, _ = small(name, torch.float32)
+    layers = [m for m in model.modules() if isinstance(m, BcosConv2d | BcosLinear)]
+    assert [layer.full for layer in layers] == [True] + [False] * (len(layers) - 1)
+    for layer in layers[:2]:
+        shape = (1, layer.linear.weight.shape[1], 9, 9) if isinstance(layer, BcosConv2d) else layer.linear.weight.shape
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        expected = layer(x).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(x)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, expected) == layer.full
+
+
+@pytest.mark.parametrize("name", ["resnet, basic", "vit", "densenet"])
 def test_bfloat16_stays_bfloat16_and_near(name: str) -> None:
     model, x = small(name, torch.float32)
     exact = decompose(model, x, 0)

@@ -24,8 +24,9 @@ def plans(
     ``dry`` no folder is made.
     """
     from coda_cli.explanation.clip.files import ClipOutputs, stored_clip
-    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, sweep
+    from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, sweep
     from coda_cli.explanation.naming import one_file
+    from coda_cli.media.files import prepare
 
     kinds, single = _kinds_of_clips(sources, output, formats)
     planned: list[tuple[str | int, ClipOutputs]] = []

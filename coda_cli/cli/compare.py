@@ -129,10 +129,11 @@ def compare(
       lime:samples=256,features=3,kernel=1.0,seed=42
     """
     from coda_cli.explanation.compare import compare as compare_file
-    from coda_cli.explanation.files import prepare, sweep
+    from coda_cli.explanation.files import sweep
     from coda_cli.explanation.naming import Naming, refuse_collisions
     from coda_cli.explanation.networks import compare_networks, most_shown, notes_on_classes
     from coda_cli.explanation.request import Request
+    from coda_cli.media.files import prepare
     from coda_cli.media.sources import resolve
     from coda_cli.study.by_name import METHODS, is_exact, method_of, require
 

@@ -161,10 +161,9 @@ def train(
     coda train photos/ --size 96 --epochs 20 --time-budget 60 -o run-96/
     coda train photos/ --size 96 --epochs 20 --resume -o run-96/
     """
-    from coda_cli.explanation.files import prepare
     from coda_cli.machine.devices import emulated, pick
     from coda_cli.machine.precision import denormals_flushed
-    from coda_cli.media.files import alone
+    from coda_cli.media.files import alone, prepare
     from coda_cli.training.recipes import RECIPES
     from coda_cli.training.state import STATE_FILE
 

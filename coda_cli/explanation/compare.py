@@ -16,12 +16,12 @@ from coda_cli.checkpoints.targets import Target
 from coda_cli.core.abilities import bias_of, is_dynamic_linear
 from coda_cli.core.decompose import decompose
 from coda_cli.errors import CodaError, ExactnessError, MediaError
-from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare, withdraw
+from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, withdraw
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.picture import classify_batch
 from coda_cli.explanation.record import class_part, network_part, source_part, versions
 from coda_cli.explanation.request import Input, Request, encoded, input_of
-from coda_cli.media.files import write_with
+from coda_cli.media.files import prepare, write_with
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import reading, write_png
 from coda_cli.media.view import View

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 import tokenize
 import zipfile
@@ -176,23 +175,6 @@ def refuse_taken(path: Path, option: str, *, force: bool, inputs: Iterable[Path]
     advice = f"--force replaces it, {option} names another file"
     if_exists: IfExists = "overwrite" if force else "error"
     FilePolicy(if_exists, inputs, advice=advice, other=option, error=UsageError).place(path)
-
-
-def prepare(folder: Path) -> None:
-    """Make an output folder and check that files can be written into it, before any work.
-
-    Args:
-        folder: the folder; those above it are made, too.
-
-    Raises:
-        UsageError: no file can be written into it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write into this folder ({error.strerror or error})", item=folder) from error
 
 
 def sweep(*folders: Path) -> None:

@@ -16,7 +16,7 @@ from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.drawing import refuse_style
-from coda_cli.explanation.files import prepare, sweep
+from coda_cli.explanation.files import sweep
 from coda_cli.explanation.naming import advice_on_names, refuse_collisions
 from coda_cli.explanation.picture import Explanation, explain_batch
 from coda_cli.explanation.reading import InMemory, ReadOrDone, error_of_item, read_item
@@ -30,6 +30,7 @@ from coda_cli.machine.ahead import Behind, ahead, threads
 from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.elsewhere import Elsewhere
+from coda_cli.media.files import prepare
 from coda_cli.media.sources import Item, resolve
 from coda_cli.media.tar_output import TarOutput, elsewhere
 from coda_cli.media.view import View

@@ -16,14 +16,14 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.core.neurons import NeuronMap
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.drawing import STYLES, colour_explanation_of, draw, draw_layers, draw_neuron, memory_of
-from coda_cli.explanation.files import FilePolicy, is_about, prepare, stored_record, withdraw
+from coda_cli.explanation.files import FilePolicy, is_about, stored_record, withdraw
 from coda_cli.explanation.naming import Naming, marked
 from coda_cli.explanation.neurons import all_neurons, drawn_map
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record, settings_hash
 from coda_cli.explanation.request import Input, Request
 from coda_cli.machine import gate
-from coda_cli.media.files import write_with
+from coda_cli.media.files import prepare, write_with
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import Picture, write_png
 from coda_cli.render.colour import TABLE

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -214,3 +215,20 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows does not remove a file that is open
             beside.unlink()
         lock.release()
+
+
+def prepare(folder: Path) -> None:
+    """Make an output folder and check that files can be written into it, before any work.
+
+    Args:
+        folder: the folder; those above it are made, too.
+
+    Raises:
+        UsageError: no file can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write into this folder ({error.strerror or error})", item=folder) from error

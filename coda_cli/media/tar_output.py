@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import tarfile
-import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -21,7 +20,7 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.media.addresses import is_address
 from coda_cli.media.archives import members
 from coda_cli.media.elsewhere import Elsewhere
-from coda_cli.media.files import alone
+from coda_cli.media.files import alone, prepare
 from coda_cli.media.remote_folder import RemoteFolder
 from coda_cli.vocabulary import IfExists
 
@@ -62,7 +61,7 @@ class TarOutput(Elsewhere):
         self._stream: IO[bytes] | None = None
         weakref.finalize(self, self._held.close)
         if written:
-            _refuse_unwritable(path.parent)
+            prepare(path.parent)
             self._held.enter_context(alone(self._part, "choose another --output"))
         self._source: Path | None = None
         self._members, self._end = Members(), 0
@@ -309,13 +308,3 @@ def _add(stream: IO[bytes], path: Path, name: str) -> int:
     with path.open("rb") as content:
         shutil.copyfileobj(content, stream)
     return start
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Make the folder of the tar, and raise UsageError where no file can be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write into this folder ({error.strerror or error})", item=folder) from error

@@ -25,14 +25,14 @@ from coda_cli.explanation.clip.over_time import WHOLE
 from coda_cli.explanation.clip.record import ClipTally
 from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
 from coda_cli.explanation.drawing import refuse_style
-from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare
+from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import network_part, settings_hash, versions
 from coda_cli.explanation.regions.annotations import Place
 from coda_cli.explanation.regions.asked import Regions
 from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.request import Request, network_of, refuse_unknown
-from coda_cli.media.files import utf8
+from coda_cli.media.files import prepare, utf8
 from coda_cli.media.view import View
 from coda_cli.schema.clips import ClipRecord, ClipSource, FrameRecord, SelectionPart
 from coda_cli.schema.neurons import NeuronPart

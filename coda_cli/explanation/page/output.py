@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Self
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.explanation.files import FilePolicy, prepare, sweep
-from coda_cli.media.files import write_with
+from coda_cli.explanation.files import FilePolicy, sweep
+from coda_cli.media.files import prepare, write_with
 from coda_cli.vocabulary import IfExists
 
 ADVICE = "--force replaces it, --html names another file"

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from coda_cli.errors import CodaError, MediaError
-from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy, prepare
+from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.phrases import title_of
 from coda_cli.explanation.runs.maps import (
@@ -27,6 +27,7 @@ from coda_cli.explanation.runs.maps import (
 )
 from coda_cli.explanation.runs.pairs import Pair, keys, pairs
 from coda_cli.explanation.runs.stored import Stored, Tally, read, records
+from coda_cli.media.files import prepare
 from coda_cli.media.sources import RECORD_KEY, Item
 from coda_cli.media.stills import write_png
 from coda_cli.media.view import Box

@@ -170,7 +170,8 @@ def foresee(asked: Asked) -> tuple[list[str], list[Path]]:
 
 def _prepare(asked: Asked, output: Path) -> None:
     """Find out before any work whether the files can be written. Raises UsageError."""
-    from coda_cli.explanation.files import prepare, sweep  # they need numpy
+    from coda_cli.explanation.files import sweep  # it needs numpy
+    from coda_cli.media.files import prepare
 
     _refuse_taken(asked, output)
     prepare(output)
