@@ -131,7 +131,10 @@ def run(
 
 
 def _threads() -> set[str]:
-    """The threads of this process but the lanes, which stay for the next batch."""
+    """The threads of this process but the lanes, which stay for the next batch.
+
+    A test's server must answer in its one thread (``local_server``): a thread for each request may outlive the answer.
+    """
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith("lane")}
 
 

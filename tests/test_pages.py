@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import pickle
-import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Coda
+from local_server import FileServer
 from PIL import Image
 from program import looked_at, moving, names_of, photo, scene, tree
 
@@ -123,31 +122,19 @@ def test_frames_of_animations_are_pages(coda: Coda, name: str) -> None:
 
 
 def test_pages_in_archives_at_addresses_and_on_stdin(coda: Coda) -> None:
-    content, asked = scan().read_bytes(), list[str]()
+    content = scan().read_bytes()
     with zipfile.ZipFile("p.zip", "w") as archive:
         archive.writestr("sub/scan.tif", content)
     run = ("explain", "p.zip", "--page", "2-3", "--class", "0", "--write", "json")
     assert names_of(coda(*run, "--json")) == ["p.zip/sub/scan.tif#page=2", "p.zip/sub/scan.tif#page=3"]
     assert [*tree(Path("coda-out"))] == ["sub/scan-page-2.coda.json", "sub/scan-page-3.coda.json"]
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/scan.tif"
+    with FileServer() as server:
+        address = f"{server.url}/scan.tif"
+        server.files["/scan.tif?key=SECRET"] = content
         found = names_of(looked_at(coda, f"{address}?key=SECRET", "--page", "all"))
-        server.shutdown()
     assert found == [f"{address}#page={n}" for n in (1, 2, 3)]
-    assert len(asked) == 2  # to count the pages, and to read all of them
+    assert len(server.asked) == 2  # to count the pages, and to read all of them
     assert names_of(looked_at(coda, "-", "--page", "2", input=content)) == ["stdin#page=2"]
 
 

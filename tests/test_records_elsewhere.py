@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import shutil
 import tarfile
-import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Coda
+from local_server import FileServer
 from PIL import Image
 from program import photo, scene, tree
 
@@ -64,25 +62,13 @@ def test_records_of_archives_and_pages(coda: Coda) -> None:
     assert "another picture" in coda("verify", "out/sub", "--pictures", "moved", status=1).error
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    """A server on this machine that has this folder."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_records_of_addresses(coda: Coda, address: str) -> None:
+def test_records_of_addresses(coda: Coda) -> None:
     photo(Path("a.png"))
-    coda("explain", f"{address}/a.png?key=SECRET", *EXPLAIN)
-    assert "which is private; --allow-private" in coda("verify", "out", status=1).error
-    assert paths_of(coda, "verify", "out", "--allow-private") == [f"{address}/a.png"]
-    assert paths_of(coda, "verify", "out", "--pictures", ".") == ["a.png"]
-    Path("a.png").unlink()
-    assert "nothing is at this address (HTTP 404)" in coda("verify", "out", "--allow-private", status=1).error
+    with FileServer() as server:
+        server.files["/a.png?key=SECRET"] = server.files["/a.png"] = Path("a.png").read_bytes()
+        coda("explain", f"{server.url}/a.png?key=SECRET", *EXPLAIN)
+        assert "which is private; --allow-private" in coda("verify", "out", status=1).error
+        assert paths_of(coda, "verify", "out", "--allow-private") == [f"{server.url}/a.png"]
+        assert paths_of(coda, "verify", "out", "--pictures", ".") == ["a.png"]
+        server.files.clear()
+        assert "nothing is at this address (HTTP 404)" in coda("verify", "out", "--allow-private", status=1).error
