@@ -103,11 +103,11 @@ def test_a_dilated_backbone_has_the_ordinary_numbers_at_every_second_position(na
     plain, fine = backbone(name, cut)[0], backbone(name, cut, dilated=True)[0]
     randomised(plain)
     fine.load_state_dict(plain.state_dict())
-    x = torch.rand(1, 3, side, 64)
+    x = torch.rand(1, 3, side, 64, dtype=torch.float64)  # rounding differs from one processor to the next
     with torch.no_grad():
-        small, large = plain(x), fine.eval()(x)
+        small, large = plain.double()(x), fine.double().eval()(x)
     assert large.shape[2:] == (math.ceil(side / 16), 4)
-    torch.testing.assert_close(with_stride(name, large), small, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(with_stride(name, large), small, rtol=1e-9, atol=1e-9)
     others = large[:, :, 1::2] if name.startswith("resnet") else large[:, :, ::2]
     assert not torch.allclose(others[:, :, : small.shape[2], : small.shape[3]], small[:, :, : others.shape[2]])
 
