@@ -35,7 +35,7 @@ def backbone(name: str, cut: str, *, dilated: bool = False) -> tuple[nn.Sequenti
     if dilated:
         if name.startswith("cifar-resnet"):
             raise ValueError(f"{name} cannot be dilated: its shortcuts leave out every other position")
-        _dilate(layers)
+        dilate(layers)
     widths = [m.num_features for m in layers.modules() if isinstance(m, nn.BatchNorm2d)]
     return layers, widths[-1]
 
@@ -67,8 +67,12 @@ def with_stride(name: str, a: Tensor) -> Tensor:
     return a[:, :, first::2, second::2]
 
 
-def _dilate(layers: nn.Module) -> None:
-    """Take the last stride away, and dilate the convolutions behind it."""
+def dilate(layers: nn.Module) -> None:
+    """Take the last stride away, and dilate the convolutions behind it.
+
+    Args:
+        layers: of a network; they are changed. Once more takes the stride before that away, too.
+    """
     convolutions = [m for m in layers.modules() if isinstance(m, nn.Conv2d)]
     last = max(n for n, m in enumerate(convolutions) if m.stride[0] > 1 and m.kernel_size[0] > 1)
     for n, m in enumerate(convolutions[last:]):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import resource
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,10 @@ from coda_cli.media import addresses
 from coda_cli.media.sources import find
 
 SERVER = """
-import sys
+import logging, sys
 from moto.server import ThreadedMotoServer
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+logging.basicConfig(level=logging.INFO)  # a line for each request on stderr
 server.start()
 print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
 sys.stdin.read()
@@ -64,20 +67,36 @@ def _ways(root: Path, folder: Path) -> Iterator[tuple[str, list[list[str]], dict
     )
     yield "tar", [[str(root / "pictures.tar"), "-o", str(root / "c")]], {}
     if all(map(importlib.util.find_spec, ("moto", "s3fs", "boto3"))):
-        with _bucket(folder) as environment:
+        with _bucket(folder, root / "requests.txt") as (environment, requests):
+            requests()
             yield "S3 server of this machine", [["s3://photos/", "-o", str(root / "d")]], environment
+            print(f"  its requests: {requests()}")
+            yield "the same, written there, too", [["s3://photos/", "-o", "s3://results/"]], environment
+            print(f"  its requests: {requests()}")
     if importlib.util.find_spec("ray"):
         yield "--engine ray, started for it", [[source, "-o", str(root / "e"), "--engine", "ray"]], {}
 
 
 @contextmanager
-def _bucket(folder: Path) -> Iterator[dict[str, str]]:
-    """A server with the pictures in its bucket; gives the environment of a user of it."""
+def _bucket(folder: Path, log: Path) -> Iterator[tuple[dict[str, str], Callable[[], str]]]:
+    """A server with the pictures in its bucket: the environment of a user, and what counts new requests."""
     import boto3
 
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as s:
+    seen = 0
+
+    def requests() -> str:
+        nonlocal seen
+        lines = log.read_text().splitlines()
+        kinds = Counter(found[1] for line in lines[seen:] if (found := re.search(r"([A-Z]{3,}) /", line)))
+        seen = len(lines)
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as s,
+    ):
         assert s.stdin
         assert s.stdout
         environment = {
@@ -89,9 +108,10 @@ def _bucket(folder: Path) -> Iterator[dict[str, str]]:
         client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], aws_access_key_id="key",
                               aws_secret_access_key="secret", region_name="us-east-1")  # fmt: skip
         client.create_bucket(Bucket="photos")
+        client.create_bucket(Bucket="results")
         for path in sorted(folder.iterdir()):
             client.upload_file(str(path), "photos", path.name)
-        yield environment
+        yield environment, requests
         s.stdin.close()
 
 
