@@ -16,6 +16,7 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from coda_cli.core.backbones import backbone, dilate, normalisation
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
-from coda_cli.core.networks import classify, coda_net
+from coda_cli.core.networks import build, classify, coda_net
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.study.localisation import Localisation, choose_grids, score_grids
 from coda_cli.training.batches import batch_of_step
@@ -46,6 +47,7 @@ ARCHIVES = {
     "caltech101-128.tar": 13,
     "animals-144.tar": 4,
 }
+ALONE = 16  # the same of mini-ImageNet, where all are of that
 UNKNOWN = -1  # the label of photographs whose class is none of ImageNet's
 
 
@@ -62,6 +64,8 @@ class Way:
         sides: of the pictures in training, one after the other, in pixels.
         labels: how much a known class counts in the targets, beside the ordinary network's probabilities.
         tuned: what of the backbone is trained: nothing, its last convolution ("head"), or its last block as well.
+        teacher: the ordinary network whose probabilities are learned.
+        kinds: archives of the photographs that are learned from.
     """
 
     about: str
@@ -72,6 +76,8 @@ class Way:
     sides: tuple[int, ...] = (224,)
     labels: float = 0.0
     tuned: str = ""
+    teacher: str = "efficientnet-lite0"
+    kinds: tuple[str, ...] = tuple(ARCHIVES)
 
 
 WAYS = {
@@ -86,14 +92,18 @@ WAYS = {
     "tuned-block": Way("the same, and its last block", tuned="block", rate=2e-5),
     "lower": Way("two layers on the last block's 320 channels, the first begins as the last convolution",
                  cut="stage7", rank=16, rate=1e-3),
+    "lite2-teaches": Way("as trained; EfficientNet-Lite2 teaches, at its 260 pixels", rate=2e-5,
+                         teacher="efficientnet-lite2"),
+    "one-kind": Way("as trained; all photographs are mini-ImageNet's", rate=2e-5, kinds=("mini-imagenet84-train.tar",)),
 }  # fmt: skip
 
 
-def photographs(bench: Bench, side: int) -> Split:
+def photographs(bench: Bench, side: int, kinds: Sequence[str]) -> Split:
     """The photographs that are learned from, with the index of their class where it is one of ImageNet's."""
     wnids = list(bench.net.checkpoint.wnids or ())
     chosen: list[tuple[Path, int]] = []
-    for archive, every in ARCHIVES.items():
+    for archive in kinds:
+        every = ARCHIVES[archive] if len(kinds) > 1 else ALONE
         files = [path for path in bench.files(archive) if not path.name.startswith("ILSVRC2012_val")]
         if archive.startswith("caltech"):  # every tenth is held out
             files = [path for n, path in enumerate(files) if n % 10]
@@ -153,7 +163,27 @@ def targets_of(way: Way, probabilities: Tensor, labels: Tensor) -> Tensor:
     return (1 - known) * probabilities + known * F.one_hot(labels.clamp_min(0), CLASSES).float()
 
 
-def train(model: HybridNet, way: Way, recipe: Recipe, ordinary: nn.Module, data: Split) -> None:
+class Teacher:
+    """An ordinary network that is learned from, at its own size."""
+
+    def __init__(self, name: str) -> None:
+        origin = find_origin(name)
+        assert origin.classifier
+        weights = {key.removeprefix(BELOW): value for key, value in origin.weights.items()}
+        weights |= {"_fc.weight": origin.classifier[0], "_fc.bias": origin.classifier[1]}
+        self.model, self.side = build("efficientnet_lite", {"name": name, "cut": "relu1"}), origin.side
+        self.model.backbone.load_state_dict(weights)  # type: ignore[union-attr]
+        self.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Of uint8 pictures [N, 3, s, s]; float32 [N, classes]."""
+        if images.shape[-1] == 224 != self.side:
+            larger = F.interpolate(images.float(), (self.side, self.side), mode="bilinear", antialias=True)
+            images = larger.round().clamp(0, 255).to(torch.uint8)
+        return classify(self.model, images)
+
+
+def train(model: HybridNet, way: Way, recipe: Recipe, teacher: Teacher, data: Split) -> None:
     """Shows every photograph twice: Adam, 5 % warm-up then half a cosine, as the recipe of imagenet has it."""
     layers = list(model.below.backbone)  # type: ignore[arg-type,call-overload]
     tuned = [*layers[-3:], layers[-4][-1]] if way.tuned == "block" else layers[-3:] if way.tuned else []
@@ -167,7 +197,7 @@ def train(model: HybridNet, way: Way, recipe: Recipe, ordinary: nn.Module, data:
         side = way.sides[step * len(way.sides) // steps]
         images, labels = batch_of_step(data, recipe, step, per_epoch, side)
         pixels = (images * 255).round().to(torch.uint8)
-        targets = targets_of(way, classify(ordinary, pixels).softmax(1), labels)
+        targets = targets_of(way, teacher.logits(pixels).softmax(1), labels)
         # A sum over fewer positions is divided by less.
         sharpness = (max(way.sides) / side) ** 2
         with torch.autocast("cpu", torch.bfloat16):
@@ -220,18 +250,17 @@ def main() -> None:
     chosen = {name: way for name, way in WAYS.items() if any(word in name for word in options.words or [name])}
     bench = Bench("imagenet", options.data, options.output)
     origin, recipe = find_origin("efficientnet-lite0"), replace(RECIPES["imagenet"], epochs=2)
-    data = photographs(bench, bench.side)
-    taught = classify(bench.ordinary, data.images)
     measured = Measured(bench)
     print("| the layer | pictures shown | one of each, top-1 / top-5 | Imagenette | 2 x 2 localisation | time |")
     print("|---|---|---|---|---|---|")
     for name, way in chosen.items():
         begun = time.monotonic()
         torch.manual_seed(0)
+        teacher, data = Teacher(way.teacher), photographs(bench, bench.side, way.kinds)
         model = hybrid(way, origin, bench.side)
-        begin(model, origin, data, taught)
+        begin(model, origin, data, teacher.logits(data.images))
         if way.rate:
-            train(model, way, recipe, bench.ordinary, data)
+            train(model, way, recipe, teacher, data)
         row = measured.row(model.eval(), way.about, 2 * len(data) if way.rate else 0)
         print(f"{row} {time.monotonic() - begun:.0f} s |", flush=True)
         print(f"{name} is done", file=sys.stderr)

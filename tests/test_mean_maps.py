@@ -138,8 +138,8 @@ def test_pictures_without_a_map_are_counted_and_said_once(coda: Coda, out: Path)
         path.write_text(json.dumps(record | {"files": {}}))
     result = coda("summary", "out", "-r", "-o", "report", "--mean-map", "--json")
     assert result.record["mean_maps"]["without_map"] == 3
-    assert result.err.count("no map beside their record") == 1
-    assert "3 pictures have no map" in result.err
+    assert result.err.count("without a map beside the record") == 1
+    assert "3 pictures without a map" in result.err
     assert "coda explain --write npz,json keeps it" in result.err
 
 

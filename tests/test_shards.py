@@ -129,7 +129,7 @@ def test_a_shard_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> Non
     assert len(others) // 3 < len(made) < 24
     result = program.run("merge", "two", cwd=tmp_path, status=1)
     assert result.errors[0].startswith("not ended: shard 1/2; ")
-    assert result.errors[1].startswith(f"{24 - len(made)} of 24 pictures have no record ")
+    assert result.errors[1].startswith(f"{24 - len(made)} of 24 pictures without a record ")
     result = program.run(*shards[0], "--json", "-q", cwd=tmp_path)
     (record,) = shard_records(result)
     assert record["skipped"] == len(made) - len(others) // 3
@@ -310,7 +310,7 @@ def test_merge_reads_the_lines_of_shards(ended: Path, coda: Coda) -> None:
 def test_merge_says_which_records_are_gone(ended: Path, coda: Coda) -> None:
     next((ended / "out").rglob("*.coda.json")).unlink()
     result = coda("merge", "out", status=1)
-    assert result.error.startswith("1 of 7 pictures have no record of this run's network and settings; ")
+    assert result.error.startswith("1 of 7 pictures without a record of this run's network and settings; ")
 
 
 def test_records_of_other_settings_do_not_count(ended: Path, coda: Coda) -> None:

@@ -221,5 +221,5 @@ def _totals_text(totals: Totals) -> str:
     if failed := totals.failed_first + totals.failed_second:
         parts.append(f"{failed} could not be explained")
     if totals.unreadable:
-        parts.append(f"{totals.unreadable} records cannot be read")
+        parts.append(counted(totals.unreadable, "unreadable record"))
     return "; ".join(parts)

@@ -210,7 +210,7 @@ def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path |
     if html is not None:
         console.say(f"written: {html}")
     if found.overall.inexact:
-        console.error(f"NOT EXACT: {found.overall.inexact} records have a residual above its tolerance")
+        console.error(f"NOT EXACT: {counted(found.overall.inexact, 'record')} with a residual above its tolerance")
     if found.overall.inexact or unproven:
         raise typer.Exit(ExitCode.INEXACT)
     if found.unreadable or broken or (found.missing and not found.missing.nothing):
@@ -229,9 +229,11 @@ def _tell_mean_maps(found: Summary, output: Path | None) -> tuple[int, int]:
         console.say(f"written: {(output or Path()) / FOLDER}, the mean map of {classes}, by {whose}")
     if means.without_map:
         advice = "coda explain --write npz,json keeps it"
-        console.warn(f"{means.without_map} pictures have no map beside their record, and are in no mean map; {advice}")
+        console.warn(
+            f"{counted(means.without_map, 'picture')} without a map beside the record, in no mean map; {advice}"
+        )
     if others := sum(one.other_classes for one in means.maps):
-        console.say(f"{others} maps are about another class than the mean map of their pictures, and are in none")
+        console.say(f"{counted(others, 'map')} about another class than the mean map of the same pictures, in none")
     if names := means.different_sizes:
         shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
         advice = "coda explain --fit crop gives views of one size"
@@ -247,15 +249,15 @@ def _tell_missing(missing: Missing) -> None:
     for failure in missing.failures:
         console.error(failure.error.message)
     if more := missing.failed - len(missing.failures):
-        console.error(f"{more} more pictures failed")
+        console.error(f"{counted(more, 'more picture')} failed")
     if missing.shards:
         numbers = ", ".join(f"{n}/{missing.of}" for n in missing.shards[:MOST_TOLD])
         more_shards = f" and {len(missing.shards) - MOST_TOLD} more" if len(missing.shards) > MOST_TOLD else ""
         console.error(f"not ended: shard {numbers}{more_shards}; run them again, they go on where they stopped")
     if missing.absent:
         console.error(
-            f"{missing.absent} of {missing.listed} pictures have no record of this run's network and settings; "
-            "run their shards again"
+            f"{missing.absent} of {counted(missing.listed, 'picture')} without a record of this run's network and "
+            "settings; run their shards again"
         )
     if missing.nothing:
-        console.say(f"complete: {missing.of} shards, {missing.listed} pictures")
+        console.say(f"complete: {counted(missing.of, 'shard')}, {counted(missing.listed, 'picture')}")

@@ -177,7 +177,9 @@ def _any_listings(root: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, 
         raise UsageError("no such folder", item=root)
     found = [(p, 0) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES and not _hidden(p, root)]
     if len(found) < 2:
-        raise UsageError(f"holds {len(found)} pictures; expected at least two", item=root)
+        raise UsageError(
+            f"holds {len(found)} picture{'' if len(found) == 1 else 's'}; expected at least two", item=root
+        )
     every = max(EVERY, len(found) // MOST_ANY)
     return [x for i, x in enumerate(found) if i % every], found[::every]
 

@@ -372,7 +372,7 @@ def draw_mean_map(
     # The mean picture is beside the map and not below it: where pictures are of different things it is grey fog, which
     # pales the colours, and only by itself does it show whether the pictures are aligned in more than their size.
     row = [enlarged(picture, size), heatmap(enlarged(mean.astype(np.float32), size), record.scale)]
-    title = f"{record.explained} · mean map of {record.pictures} pictures"
+    title = f"{record.explained} · mean map, pictures: {record.pictures}"
     proof = f"residual {record.residual:.1e}" + ("" if record.exact else " ABOVE ITS TOLERANCE")
     whose = "with this label" if by_label else "predicted as this class"
     lines = [

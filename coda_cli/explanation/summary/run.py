@@ -141,7 +141,7 @@ def summarise(
             _read(source, stdin, seen, spool, on_error)
             on_file(number, len(sources))
         if not spool.rows:
-            failed = f"; {seen.failed} pictures could not be explained" if seen.failed else ""
+            failed = f"; {seen.failed} could not be explained" if seen.failed else ""
             raise MediaError(f"no record of an explained picture was found{failed}; coda explain writes records")
         truth = Truth(seen.classes, given, folders=asked.folders)
         summary = _add_up(asked, seen, spool, truth, on_error, on_file)
