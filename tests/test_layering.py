@@ -44,7 +44,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fastapi": ("explanation/demo/",),
     "uvicorn": ("explanation/demo/",),
     "ray": ("ray.py", "explanation/cluster.py"),
-    "pyarrow": ("explanation/summary/tables.py", "media/parquet.py"),
+    "pyarrow": ("explanation/summary/tables.py", "media/parquet.py", "media/parquet_output.py"),
 }
 UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}

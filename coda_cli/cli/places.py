@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from coda_cli.vocabulary import IfExists
 
 
-SHARD = "{shard}"  # in the name of a tar stands for the shard, as in part-{shard}.tar
+SHARD = "{shard}"  # in the name of a file stands for the shard, as in part-{shard}.tar
 
 
 def output_folder(
     output: str, kinds: tuple[str, ...], if_exists: IfExists, shard: Shard | None, *, written: bool
 ) -> tuple[Elsewhere | None, Path]:
     """Where results go if that is no folder on this disk, and the folder on this disk. Raises UsageError."""
-    from coda_cli.media.tar_output import elsewhere, is_tar
+    from coda_cli.media.packed import elsewhere, is_packed
 
-    if is_tar(output):
+    if is_packed(output):
         if shard and SHARD not in output:
-            raise UsageError(f"--output {output}: each shard writes a tar of its own; put {SHARD} into the name")
+            raise UsageError(f"--output {output}: each shard writes a file of its own; put {SHARD} into the name")
         if SHARD in output and not shard:
             raise UsageError(f"--output {output}: {SHARD} needs --shard I/N")
         output = output.replace(SHARD, f"{shard.number}-of-{shard.of}" if shard else "")

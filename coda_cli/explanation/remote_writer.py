@@ -35,8 +35,8 @@ class RemoteWriter(Writer):
     def __init__(self, net: Net, items: Sequence[Item], request: Request, output: Output, remote: Elsewhere) -> None:
         if output.if_exists == "rename":
             raise UsageError("--if-exists rename: is for folders on a disk; choose another --output", item=remote.name)
-        if remote.keyed and "json" not in output.drawing.kinds:
-            raise UsageError("a tar is continued by its records; add json to --write", item=remote.name)
+        if remote.packed and "json" not in output.drawing.kinds:
+            raise UsageError("is continued by its records; add json to --write", item=remote.name)
         super().__init__(net, items, request, output)
         self._remote, self._names = remote, {item.name for item in items if item.stored}
         self._fetched = threading.local()

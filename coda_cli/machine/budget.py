@@ -207,6 +207,9 @@ PNG_BLOCK = 1 << 22
 # without compression, has 384 MB.
 PICTURE_FILE, RECORD_FILE = 512_000_000, 64_000_000
 
+# Bytes and rows of results that are held until they are written as a row group of a Parquet file.
+PARQUET_GROUP, PARQUET_ROWS = 32_000_000, 1000
+
 # Bytes of a file of annotations, which as objects takes about ten times as many. COCO's val2017 has 20 MB.
 ANNOTATIONS_FILE = 64_000_000
 

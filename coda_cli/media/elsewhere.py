@@ -6,7 +6,25 @@ import shutil
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Sample(NamedTuple):
+    """What one file of results holds about one picture.
+
+    Attributes:
+        name: of the record.
+        place: by which it is found again: of a tar the byte where its first file begins, of Parquet the row.
+        record: its JSON, cut off where it is larger than a record can be.
+        file: gives the content of another file about the picture by its name; None where there is none.
+    """
+
+    name: str
+    place: int
+    record: bytes
+    file: Callable[[str], bytes | None]
 
 
 class Elsewhere(ABC):
@@ -19,10 +37,11 @@ class Elsewhere(ABC):
         name: what messages call it.
         folder: the folder on this disk; it is removed with the object.
         resumes: whether a run that was broken off goes on from what is there.
+        packed: whether it is one file, which is gone on with by the records in it.
         keyed: whether the part of a name before its first dot is a key, which tells one picture's files from another's.
     """
 
-    resumes, keyed = True, False
+    resumes, packed, keyed = True, False, False
 
     def __init__(self, name: str) -> None:
         self.name, self.folder = name, Path(tempfile.mkdtemp(prefix="coda-"))

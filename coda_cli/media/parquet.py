@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,13 +34,13 @@ def list_rows(path: Path) -> Iterator[tuple[PurePosixPath, Stored]]:
         MediaError: pyarrow is missing, no column holds pictures, or there are too many rows.
         Exception: whatever pyarrow raises for a broken file.
     """
-    file = _opened(path)
+    file = opened(path)
     try:
         if file.metadata.num_rows > budget.ENTRIES:
             raise MediaError(f"has more than {budget.ENTRIES} rows; split it first", item=path)
         column, nested, named = _column(file.schema_arrow, path)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-        rows = _Rows(path, f"{column}.bytes" if nested else column, [group.num_rows for group in groups])
+        rows = Rows(path, f"{column}.bytes" if nested else column, [group.num_rows for group in groups])
         taken = set[PurePosixPath]()
         for number, group in enumerate(groups):
             size = min(group.total_byte_size, budget.ADDRESS_BYTES)
@@ -51,8 +53,19 @@ def list_rows(path: Path) -> Iterator[tuple[PurePosixPath, Stored]]:
         file.close()
 
 
-def _opened(path: Path) -> Any:
-    """The file, whose columns are read piece by piece. Raises MediaError."""
+def opened(path: Path) -> Any:
+    """Open a Parquet file, so that its columns are read piece by piece.
+
+    Args:
+        path: the file.
+
+    Returns:
+        pyarrow's object.
+
+    Raises:
+        MediaError: pyarrow is missing.
+        Exception: whatever pyarrow raises for a broken file.
+    """
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError:
@@ -96,23 +109,24 @@ class _InRow(Stored):
     name: str
     size: int
     row: int
-    rows: _Rows
+    rows: Rows
 
     def read(self) -> bytes:
         try:
-            content = self.rows.read(self.row)
+            found = self.rows.read(self.row)
         except (MediaError, MemoryError):
             raise
         except Exception as error:  # pyarrow has a dozen classes
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise MediaError(f"is broken in its file ({reason})", item=self.name) from error
+        content: bytes | None = found.get("bytes") if isinstance(found, dict) else found
         if content is None:
             raise MediaError(f"row {self.row} holds no bytes", item=self.name)
         refuse_size(len(content), self.name)
         return content
 
 
-class _Rows:
+class Rows:
     """Reads the rows of a file, a few at a time, for several threads that ask nearly in order.
 
     What one of them skips is kept for the others, up to budget.SKIPPED_BYTES; what lies further back is read again from
@@ -122,24 +136,35 @@ class _Rows:
         path: the file.
         column: which is read.
         lengths: how many rows each row group has.
+        at_once: rows that are read together.
 
     Attributes:
         starts: the first row of each row group.
     """
 
-    def __init__(self, path: Path, column: str, lengths: list[int]) -> None:
-        self.starts = [sum(lengths[:number]) for number in range(len(lengths))]
-        self._path, self._column, self._last = path, column, sum(lengths) - 1
-        self._lock, self._kept = threading.Lock(), dict[int, bytes | None]()
-        self._following: Iterator[tuple[int, bytes | None]] = iter(())
+    def __init__(self, path: Path, column: str, lengths: list[int], at_once: int = _AT_ONCE) -> None:
+        self.starts = [0, *accumulate(lengths)][:-1]
+        self._path, self._column, self._last, self._at_once = path, column, sum(lengths) - 1, at_once
+        self._lock, self._kept = threading.Lock(), dict[int, Any]()
+        self._following: Iterator[tuple[int, Any]] = iter(())
         self._next = -1
 
-    def read(self, row: int) -> bytes | None:
-        """The bytes of a row; None where it has none."""
+    def read(self, row: int) -> Any:
+        """Read a row.
+
+        Args:
+            row: its number, from 0 on.
+
+        Returns:
+            What the column holds there; None where it is empty.
+
+        Raises:
+            Exception: whatever pyarrow raises for a broken file.
+        """
         with self._lock:
             if row in self._kept:
                 return self._kept.pop(row)
-            group = max(start for start in self.starts if start <= row)
+            group = self.starts[bisect_right(self.starts, row) - 1]
             if not 0 <= self._next <= row or self._next < group:
                 self._following, self._next = self._from(group), group
             for number, content in self._following:
@@ -151,21 +176,27 @@ class _Rows:
                 self._keep(number, content)
             raise EOFError("the row is missing")
 
-    def _from(self, start: int) -> Iterator[tuple[int, bytes | None]]:
+    def _from(self, start: int) -> Iterator[tuple[int, Any]]:
         """The rows from a row group on, with their numbers."""
-        file = _opened(self._path)
+        file = opened(self._path)
         try:
-            groups = list(range(self.starts.index(start), len(self.starts)))
+            groups = list(range(bisect_left(self.starts, start), len(self.starts)))
             row = start
-            for batch in file.iter_batches(_AT_ONCE, row_groups=groups, columns=[self._column], use_threads=False):
+            for batch in file.iter_batches(self._at_once, row_groups=groups, columns=[self._column], use_threads=False):
                 for value in batch.column(0):
-                    content = value.as_py()
-                    yield row, content.get("bytes") if isinstance(content, dict) else content
+                    yield row, value.as_py()
                     row += 1
         finally:
             file.close()
 
-    def _keep(self, row: int, content: bytes | None) -> None:
+    def _keep(self, row: int, content: object) -> None:
         self._kept[row] = content
-        while sum(len(kept or b"") for kept in self._kept.values()) > budget.SKIPPED_BYTES:
+        while sum(map(_bytes_in, self._kept.values())) > budget.SKIPPED_BYTES:
             del self._kept[next(iter(self._kept))]
+
+
+def _bytes_in(content: object) -> int:
+    """How many bytes a row holds, about."""
+    if isinstance(content, dict | list):
+        return sum(map(_bytes_in, content.values() if isinstance(content, dict) else content))
+    return len(content) if isinstance(content, bytes | str) else 0

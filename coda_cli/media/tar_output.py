@@ -13,20 +13,22 @@ import shutil
 import tarfile
 import threading
 import weakref
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.media.addresses import is_address
+from coda_cli.machine import budget
 from coda_cli.media.archives import members
-from coda_cli.media.elsewhere import Elsewhere
+from coda_cli.media.elsewhere import Elsewhere, Sample
 from coda_cli.media.files import alone, prepare
 from coda_cli.media.remote_folder import RemoteFolder
-from coda_cli.vocabulary import IfExists
 
 SUFFIX, PART = ".tar", ".part"
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".tar.zst")
-_OF_RECORD, _BEGINNING = ".json", b'{"schema":"coda.'  # the last file of a picture, and how it begins
+OF_RECORD, BEGINNING = ".json", b'{"schema":"coda.'  # the last file of a picture, and how it begins
+MOST_FILES = 100_000  # that one picture has; all classes of ImageNet have 6,000
+LARGEST = 1 << 30  # bytes of a file about a picture that are read
 _BLOCK, _RECORD = 512, 10_240  # bytes of a tar's blocks; what its length is a multiple of
 
 Members = dict[str, tuple[int, int]]  # by name: where the bytes of a file begin, and how many they are
@@ -49,7 +51,7 @@ class TarOutput(Elsewhere):
         UsageError: it cannot be written, another run writes it, or there is a file of its name that is not coda's.
     """
 
-    keyed = True
+    packed, keyed = True, True
 
     def __init__(
         self, path: Path, name: str, *, anew: bool = False, written: bool = True, parent: RemoteFolder | None = None
@@ -83,17 +85,21 @@ class TarOutput(Elsewhere):
         """What the tar holds. Raises UsageError where it is not coda's."""
         try:
             found, end = _kept(self.path)
-            record = next((place for name, place in found.items() if name.endswith(_OF_RECORD)), None)
+            record = next((place for name, place in found.items() if name.endswith(OF_RECORD)), None)
             if not found and any(self._bytes(self.path, 0, _BLOCK)):
                 raise tarfile.ReadError
-            if record and not self._bytes(self.path, record[0], len(_BEGINNING)) == _BEGINNING:
+            if record and not self._bytes(self.path, record[0], len(BEGINNING)) == BEGINNING:
                 raise tarfile.ReadError
         except (OSError, tarfile.TarError):
-            raise UsageError(
-                "is there, and is no tar of coda's results; choose another --output, or --force to replace it",
-                item=self.name,
-            ) from None
+            raise self._foreign() from None
         return found, end
+
+    def _foreign(self) -> UsageError:
+        return UsageError(
+            f"is there, and is no {self.path.suffix[1:]} of coda's results; choose another --output, or --force to "
+            "replace it",
+            item=self.name,
+        )
 
     def __contains__(self, path: Path) -> bool:
         return self._inside(path) in self._members
@@ -112,13 +118,14 @@ class TarOutput(Elsewhere):
         Raises:
             MediaError: it cannot be read.
         """
-        place = self._members.get(self._inside(path))
-        if place is None or path.exists():
-            return
-        source = self._part if self._stream else self._source
         try:
-            assert source
-            content = self._bytes(source, *place)
+            with self._lock:  # where a file lies changes when the first one is added
+                place = self._members.get(self._inside(path))
+                if place is None or path.exists():
+                    return
+                source = self._part if self._stream else self._source
+                assert source
+                content = self._bytes(source, *place)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         except OSError as error:
@@ -137,11 +144,10 @@ class TarOutput(Elsewhere):
             added, end = Members(), self._end
             try:
                 stream = self._stream or self._begin()
+                end = self._end
                 for path in paths:
                     if (name := self._inside(path)) not in self._members:
-                        start = _add(stream, path, name)
-                        added[name] = (start, stream.tell() - start)
-                        stream.write(bytes(-stream.tell() % _BLOCK))
+                        added[name] = (_add(stream, path, name), path.stat().st_size)
                 stream.flush()
             except OSError as error:
                 if self._stream:
@@ -181,8 +187,9 @@ class TarOutput(Elsewhere):
                     stream.flush()
                     os.fsync(stream.fileno())
                     stream.close()
-                    self._stream, self._source = None, self.path
-                    os.replace(self._part, self.path)
+                    self._stream = None
+                    self._give_name()
+                    self._source = self.path
                     if self._parent:
                         self._parent.put(self.path)
             except OSError as error:
@@ -201,83 +208,23 @@ class TarOutput(Elsewhere):
             self._stream = self._part.open("w+b")
             return self._stream
         if self._source != self._part:
-            shutil.copyfile(self._source, self._part)
+            self._members, self._end = self._copy_whole()
         self._stream = self._part.open("r+b")
         self._stream.truncate(self._end)
         self._stream.seek(self._end)
         return self._stream
 
-    @staticmethod
-    def _bytes(path: Path, start: int, size: int) -> bytes:
-        with path.open("rb") as stream:
-            stream.seek(start)
-            return stream.read(size)
+    def _copy_whole(self) -> tuple[Members, int]:
+        """Begin an unfinished tar with what the whole one holds; where that is in it, and its end. Raises OSError."""
+        shutil.copyfile(self.path, self._part)
+        return self._members, self._end
 
+    def _give_name(self) -> None:
+        """Give the unfinished tar, which has come to its end, its name. Raises OSError."""
+        os.replace(self._part, self.path)
 
-def tar_output(output: str, if_exists: IfExists, *, written: bool = True) -> TarOutput:
-    """Open a tar for results.
-
-    Args:
-        output: its path, or its address.
-        if_exists: what happens to one that exists: "overwrite" begins anew, "error" refuses it, the others go on with
-            it.
-        written: whether files will be written.
-
-    Returns:
-        The tar.
-
-    Raises:
-        UsageError: it exists and may not be replaced, cannot be written, or is not coda's.
-    """
-    anew, parent, path, name = if_exists == "overwrite", None, Path(output), output
-    if is_address(output):
-        parent = RemoteFolder(output.rpartition("/")[0], written=written)
-        path = parent.folder / output.rpartition("/")[2]
-        name = parent.shown(path)
-        if not anew:
-            parent.fetch_large(path)
-    if if_exists == "error" and (path.exists() or path.with_name(path.name + PART).exists()):
-        raise UsageError("exists; --if-exists match goes on with it, overwrite replaces it", item=name)
-    return TarOutput(path, name, anew=anew, written=written, parent=parent)
-
-
-def elsewhere(output: str, if_exists: IfExists, *, written: bool = True) -> Elsewhere | None:
-    """Open what a user names for results, where it is no folder on this disk.
-
-    Args:
-        output: a folder, a tar, or the address of one of them.
-        if_exists: what happens to a tar that exists; see ``tar_output``.
-        written: whether files will be written, which is tried at once.
-
-    Returns:
-        The tar, or the folder at an address; None for a folder on this disk.
-
-    Raises:
-        UsageError: nothing can be written there.
-    """
-    if is_tar(output):
-        return tar_output(output, if_exists, written=written)
-    return RemoteFolder(output, written=written) if is_address(output) else None
-
-
-def is_tar(output: str) -> bool:
-    """Say whether results go into a tar, by the name that a user gives.
-
-    Args:
-        output: what --output says.
-
-    Returns:
-        Whether it names a tar; a folder of such a name that is there already stays a folder.
-
-    Raises:
-        UsageError: it names a compressed tar.
-    """
-    if output.lower().endswith(_PACKED) and not os.path.isdir(output):
-        raise UsageError(
-            f"--output {output}: a tar for results is not compressed, or it could not be continued; name it "
-            f"{Path(output).name.partition('.t')[0]}{SUFFIX}"
-        )
-    return output.lower().endswith(SUFFIX) and not os.path.isdir(output)
+    def _bytes(self, path: Path, start: int, size: int) -> bytes:
+        return _bytes(path, start, size)
 
 
 def _kept(path: Path) -> tuple[Members, int]:
@@ -291,7 +238,7 @@ def _kept(path: Path) -> tuple[Members, int]:
                     if archive.offset > size:
                         break  # it is cut off in this file
                     since[info.name] = (info.offset_data, info.size)
-                    if info.name.endswith(_OF_RECORD):
+                    if info.name.endswith(OF_RECORD):
                         kept.update(since)
                         since, end = Members(), archive.offset
         except tarfile.ReadError:  # cut off in what says where a file begins
@@ -299,12 +246,90 @@ def _kept(path: Path) -> tuple[Members, int]:
     return kept, end
 
 
-def _add(stream: IO[bytes], path: Path, name: str) -> int:
-    """Write a file with its header; returns where its bytes begin. Raises OSError."""
+def add(stream: IO[bytes], content: bytes | IO[bytes], name: str, size: int = -1) -> int:
+    """Add a file to a tar.
+
+    Args:
+        stream: the tar, at its end.
+        content: of the file; or a stream that is copied.
+        name: of the file.
+        size: of what the stream holds, in bytes.
+
+    Returns:
+        Where its bytes begin.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     info = tarfile.TarInfo(name)
-    info.size, info.mode = path.stat().st_size, 0o644
+    info.size, info.mode = len(content) if isinstance(content, bytes) else size, 0o644
     stream.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
     start = stream.tell()
-    with path.open("rb") as content:
+    if isinstance(content, bytes):
+        stream.write(content)
+    else:
         shutil.copyfileobj(content, stream)
+    stream.write(bytes(-stream.tell() % _BLOCK))
     return start
+
+
+def _add(stream: IO[bytes], path: Path, name: str) -> int:
+    """Add a file that lies on this disk; returns where its bytes begin. Raises OSError."""
+    with path.open("rb") as content:
+        return add(stream, content, name, path.stat().st_size)
+
+
+def samples(path: Path, start: int = 0) -> Iterator[Sample]:
+    """Read the records in a tar, one after the other; only one of them is held.
+
+    Args:
+        path: the tar.
+        start: where the first file of a picture begins, in bytes.
+
+    Yields:
+        The record of each picture, with the other files about it, which stand before it.
+
+    Raises:
+        MediaError: it is no tar, or is cut off; what was whole came before.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(start)
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
+                since, first = Members(), -1
+                for info in members(archive):
+                    if archive.offset > size or len(since) == MOST_FILES:
+                        raise tarfile.ReadError
+                    first = info.offset if first < 0 else first
+                    if not info.isreg() or info.issparse():
+                        continue
+                    since[info.name] = (info.offset_data, info.size)
+                    if info.name.endswith(OF_RECORD):
+                        stream.seek(info.offset_data)
+                        content = stream.read(min(info.size, budget.RECORD_FILE + 1))
+                        yield Sample(info.name, first, content, partial(_of_sample, path, since))
+                        since, first = Members(), -1
+                if since:
+                    raise tarfile.ReadError
+        except tarfile.TarError as error:
+            raise MediaError("is no tar of coda's results, or is cut off", item=path) from error
+
+
+def _of_sample(path: Path, files: Members, name: str) -> bytes | None:
+    """The content of a file about one picture. Raises MediaError."""
+    if name not in files:
+        return None
+    if files[name][1] > LARGEST:
+        raise MediaError(f"has more than the {LARGEST / 1e6:.0f} MB that are read", item=f"{path}/{name}")
+    try:
+        return _bytes(path, *files[name])
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror or error})", item=path) from error
+
+
+def _bytes(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(size)
