@@ -76,8 +76,8 @@ def summary(
         list[str],
         typer.Argument(
             metavar="RECORDS...",
-            help="Folders and files that coda explain wrote (*.coda.json), or lines of coda explain --json; - reads "
-            "those from stdin.",
+            help="Folders and files that coda explain wrote (*.coda.json, tar, Parquet), or lines of coda explain "
+            "--json; - reads those from stdin.",
         ),
     ],
     output: Output = None,
@@ -120,8 +120,8 @@ def merge(
         list[str],
         typer.Argument(
             metavar="OUTPUTS...",
-            help="The output folders of the shards of one run, sub-folders included, or their lines of coda explain "
-            "--json.",
+            help="The output folders of the shards of one run, sub-folders included, their tar or Parquet files, or "
+            "their lines of coda explain --json.",
         ),
     ],
     output: Output = None,

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 Records = Annotated[
     list[str],
-    typer.Argument(metavar="RECORD...", help="Records, folders of coda explain, pictures it drew, lines of --json."),
+    typer.Argument(
+        metavar="RECORD...",
+        help="Records, folders of coda explain, its tar or Parquet files, pictures it drew, lines of --json.",
+    ),
 ]
 PicturesFolder = Annotated[
     Path | None,

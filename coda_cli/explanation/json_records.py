@@ -1,4 +1,6 @@
-"""Read the JSON of records: of a file with one object, or with one on each line. It may be anybody's file.
+"""Read the JSON of records: a file with one object, or with one on each line, or one file of results (tar, Parquet).
+
+It may be anybody's file.
 
 torch is not imported, so that reading many records costs little.
 """
@@ -7,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from coda_cli.checkpoints.descriptions import read_json
 from coda_cli.machine import budget
+from coda_cli.media.elsewhere import Sample
+from coda_cli.media.packed import holds_results, is_packed, samples
 from coda_cli.schema.pictures import SCHEMA, FailedRecord, Record
 from coda_cli.schema.shards import SCHEMA as SHARD
 from coda_cli.schema.shards import ShardRecord
@@ -39,12 +44,15 @@ class Found(NamedTuple):
     Attributes:
         what: a record, that of a picture which failed or of a shard of a run, or why it is none of them.
         line: its number from 1 on; 0 where the whole file is one object.
-        offset: of its line in the file, in bytes; -1 where the whole file is one object.
+        offset: of its line in the file, in bytes; -1 where the whole file is one object. In a file of results, the
+            place by which ``media.packed.sample_at`` finds it.
+        inside: its name in a file of results; "" elsewhere.
     """
 
     what: Record | FailedRecord | ShardRecord | NoRecordError
     line: int = 0
     offset: int = -1
+    inside: str = ""
 
 
 def parse(content: bytes) -> Record | FailedRecord | ShardRecord:
@@ -86,6 +94,54 @@ def _other_record(content: bytes, error: ValidationError) -> FailedRecord | Shar
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     place = ascii(".".join(map(str, first["loc"])))[1:-1][:80] or "record"
     raise NoRecordError(f"is no valid record ({place}: {first['msg'].removeprefix('Value error, ')})", "broken")
+
+
+def is_place(folder: str, name: str, suffix: str) -> bool:
+    """Say whether a file in a folder is one in which records are looked for.
+
+    Args:
+        folder: the folder.
+        name: of the file.
+        suffix: how the names of single records end.
+
+    Returns:
+        Whether it is called as a record, or is a file of results.
+    """
+    if name.startswith("."):
+        return False
+    path = Path(folder, name)
+    return name.endswith(suffix) or (is_packed(path) and holds_results(path))
+
+
+def read_place(path: Path) -> Iterator[Found]:
+    """Read what a place of records holds: a file of results, or one of JSON.
+
+    Args:
+        path: the file.
+
+    Yields:
+        What was found, in order.
+
+    Raises:
+        MediaError: it is named as a file of results, and is none, or is broken; or pyarrow is missing.
+        OSError: it cannot be read.
+    """
+    if not is_packed(path):
+        with path.open("rb") as stream:
+            yield from read_file(stream)
+        return
+    for sample in samples(path):
+        try:
+            yield Found(_parsed(sample), 0, sample.place, sample.name)
+        except NoRecordError as error:
+            yield Found(error, 0, sample.place, sample.name)
+
+
+def _parsed(sample: Sample) -> Record | FailedRecord | ShardRecord:
+    """The record of a sample. Raises NoRecordError."""
+    if len(sample.record) > budget.RECORD_FILE:
+        raise NoRecordError(f"has more than the {budget.RECORD_FILE / 1e6:.0f} MB that are read", "broken")
+    return parse(sample.record)
 
 
 def read_file(stream: IO[bytes]) -> Iterator[Found]:

@@ -13,11 +13,14 @@ from urllib.parse import quote
 from coda_cli.errors import MediaError
 from coda_cli.explanation.page.output import PagePath
 from coda_cli.explanation.page.templates import json_list, page_of
+from coda_cli.explanation.summary.rows import Overlay
 from coda_cli.explanation.summary.words import HEADINGS, OUTLIERS, Kind, numbers, reason, share
 from coda_cli.machine import budget
 from coda_cli.media.files import shown_name
+from coda_cli.media.packed import sample_at
 from coda_cli.media.pictures import jpeg, shrunk
-from coda_cli.media.stills import read_image
+from coda_cli.media.stills import reading
+from coda_cli.media.stored import Given
 from coda_cli.render.overlay import drawing_size, unframed
 from coda_cli.schema.summaries import Bin, Group, PictureLine, Summary
 
@@ -29,7 +32,6 @@ LONGEST = 420  # pixels of the longer side of a picture in the page
 SHADES = 5  # of the table that shows every pair
 PLOT = 100  # units of the plot of calibration, along each axis
 
-Overlay = tuple[str, int, int]  # as a row of a summary has it
 Pictures = Callable[[], Iterable[tuple[PictureLine, Overlay | None]]]
 
 
@@ -111,28 +113,39 @@ class _Looks:
     def _look(self, kind: Kind, line: PictureLine) -> dict[str, Any]:
         """What is shown of one picture."""
         overlay = self._overlays.get(line.path)
-        if overlay and not os.path.isfile(overlay[0]):
-            overlay = None
+        there = overlay is not None and not overlay.name and os.path.isfile(overlay.path)
         return {
             "path": shown_name(line.path),
             "reason": reason(kind, line),
-            "link": _relative(Path(overlay[0]), self._folder) if overlay else None,
-            "image": self._copy(*overlay) if overlay else None,
+            "link": _relative(Path(overlay.path), self._folder) if overlay and there else None,
+            "image": self._copy(overlay) if overlay and (there or overlay.name) else None,
         }
 
-    def _copy(self, path: str, width: int, height: int) -> str | None:
+    def _copy(self, overlay: Overlay) -> str | None:
         """A small copy of an overlay, as an address that holds it; None where it cannot be read or there is no room."""
         if self._left <= 0:
             return None
         try:
-            drawn = read_image(Path(path)).rgb
+            with reading(_content(overlay)) as picture:
+                drawn = picture.rgb
         except MediaError:
             return None
-        if min(width, height) > 0:
-            drawn = unframed(drawn, drawing_size((width, height), budget.SHEET_PIXELS // 3))
+        if min(overlay.width, overlay.height) > 0:
+            drawn = unframed(drawn, drawing_size((overlay.width, overlay.height), budget.SHEET_PIXELS // 3))
         content = jpeg(shrunk(drawn, LONGEST))
         self._left -= len(content)
         return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def _content(overlay: Overlay) -> Path | Given:
+    """What ``reading`` reads: a file on this disk, or one in a file of results. Raises MediaError."""
+    path = Path(overlay.path)
+    if not overlay.name:
+        return path
+    content = sample_at(path, overlay.offset).file(overlay.name)
+    if content is None:
+        raise MediaError("is not there", item=f"{path}/{overlay.name}")
+    return Given(overlay.name, content)
 
 
 def _kept(cells: tuple[str, ...], every: Group) -> list[str]:

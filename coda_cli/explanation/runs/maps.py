@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from coda_cli.explanation.files import BROKEN, MAX_READ
 from coda_cli.explanation.runs.stored import Stored, Where
 from coda_cli.machine import budget
 from coda_cli.media.files import regular_size, shown_name
+from coda_cli.media.packed import sample_at
+from coda_cli.media.stored import Given
 from coda_cli.media.view import Box
 from coda_cli.render.colour import robust_scale
 from coda_cli.render.overlay import drawing_size, enlarged, framed, heatmap, side_by_side
@@ -53,12 +56,11 @@ def kept_maps(stored: Stored) -> Kept | None:
     Raises:
         MediaError: the file cannot be read, or is of another picture, network or settings than the record.
     """
-    if (path := _npz_of(stored)) is None:
+    if (file := _npz_of(stored)) is None:
         return None
-    record, view = stored.record, stored.record.view
+    record, view, path = stored.record, stored.record.view, file if isinstance(file, Path) else file.name
     try:
-        regular_size(path, MAX_READ)
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with _opened(file) as stream, np.load(stream, allow_pickle=False) as content:
             own = from_json(str(_array(content, "record", budget.RECORD_FILE)))
             if (own.source.sha256, own.network.sha256, own.settings) != (
                 record.source.sha256,
@@ -77,10 +79,21 @@ def kept_maps(stored: Stored) -> Kept | None:
     return Kept(maps, rgb)
 
 
-def _npz_of(stored: Stored) -> Path | None:
+def _opened(file: Path | Given) -> IO[bytes]:
+    """The file of the maps, to be read. Raises MediaError, and OSError."""
+    if isinstance(file, Given):
+        return io.BytesIO(file.content)
+    regular_size(file, MAX_READ)
+    return file.open("rb")
+
+
+def _npz_of(stored: Stored) -> Path | Given | None:
     """The file of the maps. A record of others names only files beside it, or below the folder of its lines."""
     if not (name := stored.record.files.get("npz")):
         return None
+    if stored.where.inside:
+        content = sample_at(Path(stored.where.file), stored.where.offset).file(name)
+        return None if content is None else Given(f"{stored.where.file}/{name}", content)
     relative, folder = PurePosixPath(name), Path(stored.where.file).parent
     if relative.is_absolute() or ".." in relative.parts or "\0" in name or not relative.name:
         return None
@@ -256,5 +269,8 @@ def folder_of(where: Where, run: str) -> Path:
     Returns:
         The folder, relative to the run; . for a file that was named itself.
     """
-    folder = Path(where.file).parent
-    return Path(shown_name(str(folder.relative_to(run)))) if run and folder.is_relative_to(run) else Path()
+    folder, inside = Path(where.file).parent, PurePosixPath(where.inside).parent
+    place = folder.relative_to(run) if run and folder.is_relative_to(run) else Path()
+    if not inside.is_absolute() and ".." not in inside.parts:  # it may be a stranger's
+        place /= inside
+    return Path(shown_name(str(place)))

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.files import stored_record
-from coda_cli.explanation.json_records import NoRecordError, parse, read_file
+from coda_cli.explanation.json_records import NoRecordError, is_place, parse, read_place
 from coda_cli.machine import budget
 from coda_cli.media.files import read_whole, regular_size
+from coda_cli.media.packed import sample_at
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.shards import ShardRecord
 
@@ -31,13 +31,17 @@ class Where:
         file: its path.
         offset: of its line in the file, in bytes; -1 where the whole file is the record.
         line: number of that line, from 1 on; 0 where the whole file is the record.
+        inside: its name in a file of results, in which ``offset`` is its place; "" elsewhere.
     """
 
     file: str
     offset: int = -1
     line: int = 0
+    inside: str = ""
 
     def __str__(self) -> str:
+        if self.inside:
+            return f"{self.file}/{self.inside}"
         return f"{self.file}, line {self.line}" if self.line else self.file
 
 
@@ -80,7 +84,7 @@ def records(sources: Sequence[str], tally: Tally) -> Iterator[Stored]:
 
     Args:
         sources: folders, which are looked through with their sub-folders; files of one record, also PNG, GIF and npz
-            that carry theirs; files of lines of JSON.
+            that carry theirs; files of lines of JSON; files of results (tar, Parquet).
         tally: counts and reports what is no record.
 
     Yields:
@@ -115,10 +119,12 @@ def read(where: Where) -> Record:
     """
     path = Path(where.file)
     try:
-        if where.offset >= 0:
+        if where.inside:
+            found: object = parse(sample_at(path, where.offset).record)
+        elif where.offset >= 0:
             with path.open("rb") as stream:
                 stream.seek(where.offset)
-                found: object = parse(stream.readline(budget.RECORD_FILE))
+                found = parse(stream.readline(budget.RECORD_FILE))
         elif path.suffix.lower() in WITH_RECORD:
             found = stored_record(path)
         else:
@@ -135,7 +141,7 @@ def _in_folder(folder: str, tally: Tally) -> Iterator[Stored]:
     for at, inside, names in os.walk(folder, onerror=lambda error: tally.bad(_unreadable(error))):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(".json") and not name.startswith("."):
+            if is_place(at, name, ".json"):
                 yield from _in_file(os.path.join(at, name), tally, named=False)
 
 
@@ -149,8 +155,7 @@ def _in_file(file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
     try:
         regular_size(path, budget.PICTURE_FILE if carries else sys.maxsize)
         if not carries:
-            with path.open("rb") as stream:
-                yield from _in_json(stream, file, tally, named=named)
+            yield from _in_place(path, file, tally, named=named)
         elif (record := stored_record(path)) is None:
             raise MediaError(f"carries no record that can be read; {SUPPORTED}", item=path)
         else:
@@ -161,18 +166,18 @@ def _in_file(file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
         tally.bad(error.about(file))
 
 
-def _in_json(stream: IO[bytes], file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
-    """The records in JSON. Raises MediaError where too much of it is none."""
+def _in_place(path: Path, file: str, tally: Tally, *, named: bool) -> Iterator[Stored]:
+    """The records in JSON or in a file of results. Raises MediaError where too much of it is none, and OSError."""
     bad = 0
-    for what, line, offset in read_file(stream):
-        where = Where(file, offset, line)
+    for what, line, offset, inside in read_place(path):
+        where = Where(file, offset, line, inside)
         if isinstance(what, Record):
             yield Stored(what, where)
         elif isinstance(what, FailedRecord):
             tally.failed += 1
         elif isinstance(what, ShardRecord):
             continue
-        elif line < 2 and not named and _is_of_something_else(what, file):
+        elif line < 2 and not named and not inside and _is_of_something_else(what, file):
             tally.others += 1
             return
         else:
@@ -180,7 +185,7 @@ def _in_json(stream: IO[bytes], file: str, tally: Tally, *, named: bool) -> Iter
             tally.bad(MediaError(f"{what.why}{expected}", item=str(where)))
             bad += 1
             if bad > MOST_BAD:
-                raise MediaError("too many of its lines are no records; the rest is not read", item=file)
+                raise MediaError("too many of its records are none; the rest is not read", item=file)
 
 
 def _is_of_something_else(what: NoRecordError, file: str) -> bool:

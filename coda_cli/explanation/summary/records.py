@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.explanation.json_records import Found, NoRecordError, read_file, read_lines
+from coda_cli.explanation.json_records import Found, NoRecordError, is_place, read_lines, read_place
 from coda_cli.media.files import regular_size
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.shards import ShardRecord
@@ -26,20 +26,23 @@ class Read(NamedTuple):
     Attributes:
         record: of a picture that was explained, of one that failed, or of a shard of a run.
         line: its number from 1 on; 0 where the whole file is one record.
-        offset: of its line in the file, in bytes; -1 where the whole file is one record.
+        offset: of its line in the file, in bytes; -1 where the whole file is one record. In a file of results, its
+            place.
+        inside: its name in a file of results; "" elsewhere.
     """
 
     record: Record | FailedRecord | ShardRecord
     line: int
     offset: int
+    inside: str = ""
 
 
 def find_records(sources: Sequence[str], *, recursive: bool = False) -> list[str]:
     """Find the files that sources stand for.
 
     Args:
-        sources: files, folders (their ``*.coda.json``, in the order of their names), and "-" for the stream that is
-            read from.
+        sources: files, folders (their ``*.coda.json``, and the tar and Parquet files of results in them, in the order
+            of their names), and "-" for the stream that is read from.
         recursive: whether sub-folders are looked into, too. Links to folders are not followed.
 
     Returns:
@@ -76,14 +79,13 @@ def _inside(folder: str, recursive: bool) -> list[str]:
     found = list[str]()
     for current, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        found += (
-            os.path.join(current, n) for n in sorted(names) if n.endswith(SUFFIX) and not n.startswith(".")
-        )  # fmt: skip
+        found += (os.path.join(current, n) for n in sorted(names) if is_place(current, n, SUFFIX))
     return found
 
 
 def read_records(source: str, stdin: IO[bytes]) -> Iterator[Read | MediaError]:
-    """Read the records in a file, one at a time: a single one, or one on each line as ``coda explain --json`` prints.
+    """Read the records in a file, one at a time: a single one, one on each line as ``coda explain --json`` prints, or
+    those in a file of results.
 
     Args:
         source: the file, or "-".
@@ -98,8 +100,7 @@ def read_records(source: str, stdin: IO[bytes]) -> Iterator[Read | MediaError]:
     path = Path(source)
     try:
         regular_size(path, sys.maxsize)  # of lines, it may be of any size; a pipe would wait for somebody to write
-        with path.open("rb") as stream:
-            yield from _told(read_file(stream), source)
+        yield from _told(read_place(path), source)
     except MediaError as error:
         yield error
     except OSError as error:
@@ -108,12 +109,12 @@ def read_records(source: str, stdin: IO[bytes]) -> Iterator[Read | MediaError]:
 
 def _told(found: Iterable[Found], name: str) -> Iterator[Read | MediaError]:
     """The records that were found, and an error about each place where there is none."""
-    for what, line, offset in found:
+    for what, line, offset, inside in found:
         if isinstance(what, NoRecordError):
-            where = f"line {line} " if line else ""
+            where = f"line {line} " if line else f"{inside} " if inside else ""
             yield MediaError(f"{where}{what.why}; leave it out, or explain its picture again", item=name)
         else:
-            yield Read(what, line, offset)
+            yield Read(what, line, offset, inside)
 
 
 def limited(found: Iterable[T | MediaError], name: str) -> Iterator[T | MediaError]:

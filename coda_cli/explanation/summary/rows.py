@@ -36,18 +36,31 @@ class RegionRow(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the record of a picture stands whose map was kept; ``line`` and ``offset`` as those of ``Read``."""
+    """Where a record stands: ``offset``, ``line`` and ``inside`` as those of ``Read``."""
 
     file: str
     offset: int
     line: int
+    inside: str = ""
+
+
+class Overlay(NamedTuple):
+    """A file that shows a map, with the width and height of the picture; there need not be such a file.
+
+    ``name`` is its name in a file of results, where its picture has the place ``offset``; "" elsewhere.
+    """
+
+    path: str
+    width: int
+    height: int
+    name: str = ""
+    offset: int = -1
 
 
 class Row(NamedTuple):
     """One picture; the names are those of ``PictureLine``.
 
-    ``overlay`` is the path of the file that shows the map, with the width and height of the picture; there need not be
-    such a file. ``part`` is the explained class's number in the record, and ``place`` where that stands; None if no map
+    ``part`` is the explained class's number in the record, and ``place`` where that stands; None if no map
     was kept.
     """
 
@@ -66,17 +79,17 @@ class Row(NamedTuple):
     half_share: float | None
     centroid: tuple[float, float] | None
     regions: tuple[RegionRow, ...]
-    overlay: tuple[str, int, int] | None
+    overlay: Overlay | None
     part: int = 0
     place: Place | None = None
 
 
-def row_of(record: Record, source: str) -> Row:
+def row_of(record: Record, where: Place) -> Row:
     """Take from a record what a summary needs.
 
     Args:
         record: of one picture.
-        source: the file that it was read from.
+        where: it was read.
 
     Returns:
         Its row. The evidence is that for the predicted class if the record explains it, else for the first class that
@@ -109,19 +122,24 @@ def row_of(record: Record, source: str) -> Row:
         centroid=part.evidence.centroid,
         regions=_regions(part),
         part=number,
-        overlay=_overlay(record, part, source),
+        overlay=_overlay(record, part, where),
+        place=where if "npz" in record.files else None,
     )
     if not _is_possible(row):
         raise MediaError(f"the record of {row.path} has numbers that no explanation has; explain it again")
     return row
 
 
-def _overlay(record: Record, part: Explained, source: str) -> tuple[str, int, int] | None:
+def _overlay(record: Record, part: Explained, where: Place) -> Overlay | None:
     """The overlay in the folder of the record: whatever name the record has for it, no other folder is meant."""
-    if "overlay" not in part.files or not source.endswith(SUFFIX):  # of records on lines, nobody knows the folder
+    if (name := part.files.get("overlay")) is None:
         return None
-    path = os.path.join(os.path.dirname(source), PurePosixPath(part.files["overlay"]).name)
-    return path, record.source.width, record.source.height
+    size = record.source.width, record.source.height
+    if where.inside:
+        return Overlay(where.file, *size, name, where.offset)
+    if not where.file.endswith(SUFFIX):  # of records on lines, nobody knows the folder
+        return None
+    return Overlay(os.path.join(os.path.dirname(where.file), PurePosixPath(name).name), *size)
 
 
 def _key(part: ScoredClass) -> Key:
@@ -190,9 +208,10 @@ class Spool:
         self._file.seek(0)
         for line in self._file:
             values: dict[str, Any] = dict(zip(Row._fields, json.loads(line), strict=True))
-            for name in ("predicted", "runner_up", "centroid", "overlay"):  # JSON has lists only
+            for name in ("predicted", "runner_up", "centroid"):  # JSON has lists only
                 values[name] = tuple(values[name]) if values[name] else None
             values["regions"] = tuple(map(RegionRow._make, values["regions"]))
+            values["overlay"] = Overlay._make(values["overlay"]) if values["overlay"] else None
             values["place"] = Place._make(values["place"]) if values["place"] else None
             yield Row(**values)
 

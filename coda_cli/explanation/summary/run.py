@@ -233,13 +233,13 @@ def _rows(source: str, stdin: IO[bytes], seen: Seen) -> Iterator[Row | MediaErro
                 if seen.shards is not None:  # else nobody asks which shards there are
                     seen.shards.add(found.record)
                 continue
-            row = row_of(found.record, source)
+            row = row_of(found.record, Place(source, found.offset, found.line, found.inside))
         except MediaError as error:
             seen.unreadable += 1
             yield error
             continue
         seen.add(found.record, row)
-        yield row._replace(place=Place(source, found.offset, found.line)) if "npz" in found.record.files else row
+        yield row
 
 
 def _add_up(

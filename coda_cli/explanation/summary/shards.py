@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coda_cli.errors import UsageError
+from coda_cli.media.packed import is_packed
 from coda_cli.schema.shards import Missing, ShardRecord
 
 NAME = re.compile(r"shard-[0-9]+-of-[0-9]+\.json")  # of the files that shards write into their output folder
@@ -73,17 +74,19 @@ def _run(record: ShardRecord) -> str:
 
 
 def find_shards(folders: Sequence[str]) -> list[str]:
-    """Find the records of shards.
+    """Find the records of shards: in output folders, and beside files of results.
 
     Args:
-        folders: output folders; files among them are passed over. Links to folders are not followed.
+        folders: output folders, and files; those that hold no results are passed over. Links to folders are not
+            followed.
 
     Returns:
         The files.
     """
+    beside = (os.path.dirname(place) if place != "-" and is_packed(place) else place for place in folders)
     return [
         os.path.join(folder, name)
-        for folder in folders
+        for folder in dict.fromkeys(place or os.curdir for place in beside)
         if Path(folder).is_dir()
         for name in sorted(os.listdir(folder))
         if NAME.fullmatch(name)
