@@ -62,7 +62,7 @@ def workers_of(cluster: Any) -> list[int]:
         (raylet,) = node.all_processes["raylet"]
         for task in Path(f"/proc/{raylet.process.pid}/task").iterdir():
             children = map(int, (task / "children").read_text().split())
-            found += [pid for pid in children if b"Worker.explain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            found += [pid for pid in children if b"ClusterWorker.explain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return found
 
 

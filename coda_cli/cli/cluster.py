@@ -14,6 +14,7 @@ from coda_cli.errors import UsageError
 if TYPE_CHECKING:
     from coda_cli.checkpoints.loading import Net
     from coda_cli.explanation.request import Request
+    from coda_cli.explanation.worker import Job
     from coda_cli.explanation.writer import Outcome, Output
     from coda_cli.media.sources import Item
 
@@ -35,11 +36,24 @@ def refuse_on_cluster(*, shard: str | None, html: Path | None, scale: str | None
     if html is not None:
         raise UsageError("--html with --engine ray: one process makes a page; coda summary makes one of all records")
     if remote:
-        raise UsageError("--output at an address or a tar with --engine ray: give a folder that all machines share")
+        raise UsageError("--output at an address or one file with --engine ray: give a folder that all machines share")
     if scale == "run":
         raise UsageError("--scale run with --engine ray: it needs all pictures twice; give the scale as a number")
-    if device.startswith("cuda:"):
+    if device.startswith("cuda:") or "," in device:
         raise UsageError(f"--device {device} with --engine ray: Ray chooses among the GPUs; use --device cuda")
+
+
+def job_of(loaded: Loaded, inputs: Sequence[Item], request: Request, output: Output, batch: int | None) -> Job:
+    """What other processes are told to do; those of the ``inputs`` that lie where they write are never written over."""
+    from coda_cli.checkpoints.reference import Reference
+    from coda_cli.explanation.worker import Job
+    from coda_cli.media.sources import identity
+
+    said = {name: value for name, value in OWN.items() if name != "cut"}
+    reference = Reference.to(loaded.net, loaded.model, arch=loaded.arch, ema=loaded.ema, **said)
+    folder = identity(output.naming.folder)
+    beside = tuple(item for item in inputs if not item.stored and identity(item.path).is_relative_to(folder))
+    return Job(reference, request, output, loaded.device, batch, beside)
 
 
 def explain_by_workers(
@@ -52,15 +66,9 @@ def explain_by_workers(
     address: str | None,
 ) -> Generator[Outcome, None, None]:
     """Have a cluster explain inputs: the ``first``, which are known, and ``others``, which are still being listed."""
-    from coda_cli.checkpoints.reference import Reference
-    from coda_cli.explanation.cluster import Job, explain_on_cluster
+    from coda_cli.explanation.cluster import explain_on_cluster
     from coda_cli.explanation.run import prepare_run
-    from coda_cli.media.sources import identity
 
     prepare_run(loaded.net, (), request, output)
-    said = {name: value for name, value in OWN.items() if name != "cut"}
-    reference = Reference.to(loaded.net, loaded.model, arch=loaded.arch, ema=loaded.ema, **said)
-    folder = identity(output.naming.folder)
-    beside = tuple(item for item in first if not item.stored and identity(item.path).is_relative_to(folder))
-    job = Job(reference, request, output, loaded.device, batch, beside)
+    job = job_of(loaded, first, request, output, batch)
     return explain_on_cluster(job, chain(first, others), address=address, on_change=console.say)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from coda_cli.cli import complete
 from coda_cli.cli import dry_run as dry
 from coda_cli.cli.cluster import Loaded, explain_by_workers, refuse_on_cluster
 from coda_cli.cli.console import console
+from coda_cli.cli.devices import Devices, explain_by_devices, several_devices
 from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.network import load_network
 from coda_cli.cli.options import (
@@ -27,7 +28,6 @@ from coda_cli.cli.options import (
     Classes,
     ClassNames,
     Cut,
-    Device,
     Ema,
     FitOption,
     Json,
@@ -53,13 +53,9 @@ from coda_cli.cli.options import (
 from coda_cli.cli.outcomes import ResultPrinter
 from coda_cli.cli.places import find_items, output_folder
 from coda_cli.cli.run_log import LogFile, RunLog
+from coda_cli.cli.shards import chosen_shard, part_of_run
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import Engine, IfExists
-
-if TYPE_CHECKING:
-    from coda_cli.explanation.shards import Shard, ShardRun
-    from coda_cli.explanation.writer import Output
-    from coda_cli.media.sources import Item
 
 EPILOG = """
 \b
@@ -97,9 +93,10 @@ def explain(
         typer.Option(
             "--output",
             "-o",
-            metavar="DIR|TAR",
-            help="Write into this folder, which is made if needed, to an address (s3://bucket/out/), or into one tar "
-            "(out.tar, part-{shard}.tar), which has its name when it is whole.",
+            metavar="DIR|TAR|PARQUET",
+            help="Write into this folder, which is made if needed, to an address (s3://bucket/out/), or into one file "
+            "(out.tar, out.parquet, part-{shard}.tar). It has its name when it is whole; until then NAME.part keeps "
+            "what is done, and the same command goes on from there.",
         ),
     ] = "coda-out",
     write: Annotated[
@@ -208,7 +205,7 @@ def explain(
         bool, typer.Option("--force", "-f", help="Replace files that exist, as --if-exists overwrite does.")
     ] = False,
     check: Check = None,
-    device: Device = "auto",
+    device: Devices = "auto",
     precision: PrecisionOption = "float32",
     batch_size: BatchSize = "auto",
     arch: Arch = None,
@@ -263,13 +260,16 @@ def explain(
     if force and if_exists not in ("match", "overwrite"):
         raise UsageError(f"--force overwrites, and --if-exists {if_exists} does not; choose one")
     batch = pictures_of_batch(batch_size)
-    chosen = _chosen_shard(shard, scale)
+    chosen = chosen_shard(shard, scale)
     if_exists = "overwrite" if force else if_exists
     remote, folder = output_folder(output, kinds, if_exists, chosen, written=not dry_run)
+    several = tuple[str, ...]()
     if cluster := engine == "ray":
         refuse_on_cluster(shard=shard, html=html, scale=scale, device=device, remote=remote is not None)
     elif ray_address is not None:
         raise UsageError("--ray-address needs --engine ray")
+    else:
+        several = several_devices(device, html=html, scale=scale, remote=remote is not None)
     listed = find_items(sources, recursive, null, remote or folder, allow_private, by_folder=cluster, page=page)
     # A cluster begins with the first; only what may replace files has to know first which of them are inputs.
     items = list(islice(listed, 1 if cluster and not dry_run and if_exists != "overwrite" else None))
@@ -289,9 +289,9 @@ def explain(
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
-    net = load_network(model, arch, "cpu" if cluster else device, request, ema=ema, weights=not dry_run)
+    net = load_network(model, arch, "cpu" if cluster or several else device, request, ema=ema, weights=not dry_run)
     out = Output(Naming(folder, net.checkpoint.name, name, remote), drawing, if_exists)
-    part = _part_of_run(chosen, items, out)
+    part = part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items
     if dry_run:
@@ -306,15 +306,17 @@ def explain(
         html = chosen.mark(html) if chosen else html
         report = Report(html, out.if_exists, items, net, request, alpha, f"shard {chosen} of a run" if chosen else "")
         out = replace(out, entry=partial(entry_of, thumbnail=alpha if report.pages else None))
+    printer = ResultPrinter(json, many=cluster or total > FEW)
+    loaded = Loaded(net, model, arch, ema, device)
     if cluster:
-        loaded = Loaded(net, model, arch, ema, device)
         outcomes = explain_by_workers(loaded, items, listed, request, out, batch, ray_address)
+    elif several:
+        outcomes = explain_by_devices(loaded, several, items, request, out, batch, chosen, inputs, printer.lose)
     else:
         with console.progress("finding the scale") as on_scale:
             outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
     if part and kinds:
         part.begin()  # after all that can be refused
-    printer = ResultPrinter(json, many=cluster or total > FEW)
     try:
         with (
             console.progress("explaining", " pictures") as advance,
@@ -333,7 +335,7 @@ def explain(
                 if fail_fast and printer.failed:
                     break
             else:  # not where a failure stopped it
-                if part:
+                if part and not printer.counts["lost"]:
                     printer.shard(part.end(net, request, out))
             printer.page(report.finish() if report else None)
     except KeyboardInterrupt:
@@ -344,31 +346,6 @@ def explain(
         )
         raise
     printer.end(total or printer.counts.total())
-
-
-def _chosen_shard(text: str | None, scale: str | None) -> Shard | None:
-    """The shard that --shard names. Raises UsageError."""
-    if text is None:
-        return None
-    from coda_cli.explanation.shards import Shard
-
-    shard = Shard.parse(text)
-    if scale == "run":
-        raise UsageError(
-            "--scale run with --shard: each shard would find another scale; --scale NUMBER draws all of them alike"
-        )
-    return shard
-
-
-def _part_of_run(shard: Shard | None, items: list[Item], out: Output) -> ShardRun | None:
-    """The inputs of a shard, where one is chosen."""
-    if shard is None:
-        return None
-    from coda_cli.explanation.shards import ShardRun
-
-    part = ShardRun(shard, items, out.naming)
-    console.say(f"shard {shard}: {len(part.items)} of {len(items)} pictures")
-    return part
 
 
 def _kinds_and_layer(write: str, layer: str | None) -> tuple[tuple[str, ...], str | None]:

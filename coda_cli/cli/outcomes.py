@@ -76,6 +76,11 @@ class ResultPrinter:
             _describe(record, outcome.skipped, self.many)
             self.only_first += any(note.startswith(FIRST) for note in record.source.notes)
 
+    def lose(self, why: str, count: int) -> None:
+        """Say that a process was lost, and how many inputs it had that have no outcome."""
+        console.error(why)
+        self.counts["lost"] += max(count, 1)
+
     def page(self, path: Path | None) -> None:
         """Print the page's path."""
         print_page(path, self.json)
@@ -91,7 +96,7 @@ class ResultPrinter:
         """What happened to all inputs, in one line."""
         counts = self.counts
         parts = [f"{counts['explained']} explained"]
-        parts += [f"{counts[k]} {k}" for k in ("skipped", "failed") if counts[k]]
+        parts += [f"{counts[k]} {k}" for k in ("skipped", "failed", "lost") if counts[k]]
         text = f"{', '.join(parts)} in {time.monotonic() - self.start:.1f} s"
         if counts["explained"] or counts["skipped"]:
             text += f"; largest residual {self.worst:.1%} of its tolerance"
@@ -104,11 +109,12 @@ class ResultPrinter:
         if self.only_first:
             have = "1 picture has" if self.only_first == 1 else f"{self.only_first} pictures have"
             console.say(f"{have} more pages or frames than the first; --page all explains each of them")
-        if total > 1 or self.counts["failed"]:
+        failed = self.counts["failed"] + self.counts["lost"]
+        if total > 1 or failed:
             console.say(self.summary())
         if self.counts["inexact"]:
             raise typer.Exit(ExitCode.INEXACT)
-        if self.counts["failed"]:
+        if failed:
             raise typer.Exit(ExitCode.FAILED)
 
 

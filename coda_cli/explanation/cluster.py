@@ -12,22 +12,19 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from coda_cli.checkpoints.loading import Net
-from coda_cli.checkpoints.reference import Reference
 from coda_cli.errors import STOPPING, CodaError, MediaError, UsageError
 from coda_cli.explanation.files import sweep
 from coda_cli.explanation.naming import advice_on_names, without_collisions
-from coda_cli.explanation.request import Request
-from coda_cli.explanation.run import explain_items
-from coda_cli.explanation.writer import Outcome, Output
+from coda_cli.explanation.worker import Job, Worker
+from coda_cli.explanation.writer import Outcome
 from coda_cli.machine import budget
 from coda_cli.media.sources import Item
 
@@ -39,27 +36,6 @@ except ImportError as error:
 TRIES = 3  # of a part, or of one input alone, before it counts as the reason why its workers end
 LAST_WORDS = 10.0  # seconds that workers have to finish what they are writing when a run is stopped
 STORE_BYTES = 100_000_000  # that a cluster of this machine alone keeps for results on their way
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is told once.
-
-    Attributes:
-        net: the network.
-        request: what is asked.
-        output: what is written, and where.
-        device: where the network computes, as ``machine.devices.pick`` takes it.
-        batch: how many pictures are computed together; decided by their size unless given.
-        inputs: inputs that lie where results are written, and are never written over.
-    """
-
-    net: Reference
-    request: Request
-    output: Output
-    device: str = "auto"
-    batch: int | None = None
-    inputs: tuple[Item, ...] = ()
 
 
 def explain_on_cluster(
@@ -149,7 +125,7 @@ def room(device: str) -> tuple[dict[str, float], int]:
     return {"num_cpus": cores}, max(1, sum(int(node.get("CPU", 0)) // cores for node in nodes))
 
 
-class Worker:
+class ClusterWorker(Worker):
     """One process of a cluster.
 
     Args:
@@ -159,9 +135,8 @@ class Worker:
     """
 
     def __init__(self, job: Job, folder: Path, coda: str) -> None:
-        self._job, self._folder, self._coda = job, folder, coda
-        self._stopped = threading.Event()
-        self._net: Net | None = None
+        super().__init__(job)
+        self._folder, self._coda = folder, coda
 
     def load(self) -> CodaError | None:
         """Load the network.
@@ -171,7 +146,7 @@ class Worker:
         """
         try:
             self._refuse_other_machine()
-            self._net = self._job.net.load(self._job.device, self._job.request.precision)
+            self.load_network()
         except CodaError as error:
             return error
         return None
@@ -193,30 +168,10 @@ class Worker:
                 item=machine,
             )
 
-    def explain(self, items: Sequence[Item]) -> Iterator[list[Outcome]]:
-        """Explain inputs.
-
-        Args:
-            items: the inputs.
-
-        Yields:
-            Their outcomes in order, those of a short time together.
-        """
-        assert self._net
-        job, given = self._job, takewhile(lambda _: not self._stopped.is_set(), items)
-        outcomes = explain_items(self._net, given, job.request, job.output, batch=job.batch, inputs=job.inputs)
-        group, since = list[Outcome](), time.monotonic()
-        for outcome in outcomes:
-            group.append(outcome)
-            if time.monotonic() - since > budget.TOGETHER:
-                yield group
-                group, since = [], time.monotonic()
-        yield group
-
     @ray.method(concurrency_group="stopping")  # type: ignore[untyped-decorator]
     def stop(self) -> None:
         """Begin no further input; what is begun comes to its end."""
-        self._stopped.set()
+        super().stop()
 
 
 @dataclass
@@ -276,7 +231,7 @@ class _Run:
         self._next_look = time.monotonic() + budget.NEXT_LOOK
         resources, most = room(self._job.device)
         missing = most - len(self._given) - len(self._starting)
-        actor = ray.remote(concurrency_groups={"stopping": 1})(Worker)
+        actor = ray.remote(concurrency_groups={"stopping": 1})(ClusterWorker)
         for _ in range(missing):
             worker = actor.options(scheduling_strategy="SPREAD", **resources).remote(
                 self._job, Path.cwd(), version("coda-cli")

@@ -25,11 +25,10 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     if name == "auto":
         usable = torch.cuda.is_available() and not _refusal(torch.device("cuda"))
         return torch.device("cuda" if usable and not emulated(precision) else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9]\d?))?", name):
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
+    if "," in name:
+        raise UsageError(f"--device {name}: several devices are for coda explain; name one")
+    refuse_unknown(name)
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here")
     if device.type == "cuda" and (why := _refusal(device)):
         raise UsageError(f"--device {name}: this GPU cannot be used ({why}); use --device cpu")
     if device.type == "cuda" and emulated(precision):
@@ -40,6 +39,24 @@ def pick(name: str, precision: str = "float32") -> torch.device:
         if precision == "float64":
             raise UsageError("--device mps: Apple GPUs have no float64; use --device cpu")
     return device
+
+
+def refuse_unknown(name: str, one_of: str = "") -> None:
+    """Refuse a device that is not here, by its name alone; nothing is computed on it.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N" or "mps".
+        one_of: the list of devices in which it is named, for the message.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    given = f"--device {one_of or name}"
+    if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9]\d?))?", name):
+        wrong, auto = (f" ({name!r})", "") if one_of else ("", "auto, ")
+        raise UsageError(f"{given}: expected {auto}cpu, cuda, cuda:N or mps{wrong}")
+    if name.startswith("cuda") and int(name[5:] or 0) >= torch.cuda.device_count():
+        raise UsageError(f"{given}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here")
 
 
 def described(device: torch.device) -> str:
