@@ -8,6 +8,7 @@
 explain                one picture: a path, PIL image, array or tensor -> Explanation
 explain_many           many pictures, a folder, a DataLoader -> an outcome for each
 explain_clip           a clip, frame by frame -> ClipExplanation
+shard                  one of several parts of the files of a run, for explain_many
 load, save             a network from its name or file -> Net, and back
 decompose              the mathematics alone: any module that qualifies -> Decomposition
 shares_by_layer        the same at every layer
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from coda_cli.explanation.record import Drawing
     from coda_cli.explanation.regions.asked import Regions
     from coda_cli.explanation.run import explain_many
+    from coda_cli.explanation.shards import shard
     from coda_cli.study.attribution import Attribution, quantus_explain
     from coda_cli.video.reading import Selection
 
@@ -67,6 +69,7 @@ _HOMES = {
     "load": "checkpoints.loading",
     "quantus_explain": "study.attribution",
     "save": "checkpoints.saving",
+    "shard": "explanation.shards",
     "shares_by_layer": "core.depth",
     "strongest_channels": "core.neurons",
 }
@@ -94,6 +97,7 @@ __all__ = [
     "load",
     "quantus_explain",
     "save",
+    "shard",
     "shares_by_layer",
     "strongest_channels",
 ]

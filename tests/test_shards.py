@@ -22,6 +22,8 @@ from conftest import Coda
 from PIL import Image
 from program import Result, finish, names_of, photo, started
 
+import coda_cli
+from coda_cli.errors import UsageError
 from coda_cli.explanation.naming import Naming
 from coda_cli.explanation.shards import Shard, ShardRun
 from coda_cli.media.sources import Item, resolve
@@ -138,6 +140,31 @@ def test_a_shard_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> Non
     program.run("explain", "photos", "-r", "-o", "one", "-q", cwd=tmp_path)
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert program.run("merge", "two", cwd=tmp_path).err == "coda: complete: 2 shards, 24 pictures\n"
+
+
+def test_from_python_it_is_what_the_command_does(whole: Path, monkeypatch: pytest.MonkeyPatch, coda: Coda) -> None:
+    monkeypatch.chdir(whole)
+    told = list[str]()
+    for which in ("1/3", (2, 3), "3/3"):
+        told += [o.item.name for o in coda_cli.explain_many(coda_cli.shard("photos/**", which), output="python")]
+    assert Counter(told) == Counter(item.name for item in resolve(["photos"], recursive=True))
+    assert content(whole / "python") == content(whole / "one")
+    result = coda("merge", whole / "python", status=1)
+    assert len(result.errors) == 1
+    assert result.error.startswith(f"{POISONED}: not a picture")
+    stopped = coda_cli.explain_many(coda_cli.shard("photos/**", "1/3"), output="python")
+    next(stopped)
+    stopped.close()
+    assert coda("merge", whole / "python", status=1).errors[-1].startswith("not ended: shard 1/3;")
+
+
+def test_from_python_what_is_no_shard_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected I/N"):
+        coda_cli.shard("photos/", (0, 3))
+    with pytest.raises(UsageError, match="names of files"):
+        coda_cli.shard([np.zeros((8, 8, 3), np.uint8)], "1/2")  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="one scale for a run"):
+        coda_cli.explain_many(coda_cli.shard("photos/", "1/2"), drawing=coda_cli.Drawing(scale="run"), output="out")
 
 
 # ---- which pictures --------------------------------------------------------------------------------------------------

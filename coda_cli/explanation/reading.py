@@ -1,22 +1,24 @@
-"""The first half of a run: an input is read, or it is found to be done already."""
+"""The first half of a run: inputs are found; each is read, or it is found to be done already."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from coda_cli.checkpoints.loading import Net
 from coda_cli.errors import CodaError, MediaError
 from coda_cli.explanation.regions.annotations import Place
 from coda_cli.explanation.remote_writer import RemoteWriter
 from coda_cli.explanation.request import Input, Request, input_of, with_regions
-from coda_cli.explanation.writer import Outcome, Writer
+from coda_cli.explanation.writer import Outcome, Output, Writer
 from coda_cli.machine.memory import out_of_memory
 from coda_cli.media.pictures import as_picture
-from coda_cli.media.sources import Item
+from coda_cli.media.sources import Item, resolve
 from coda_cli.media.stills import reading
+from coda_cli.media.tar_output import TarOutput
 
 ReadOrDone = Input | Outcome
 
@@ -82,3 +84,40 @@ def _refuse_no_file(path: Path) -> None:
             raise MediaError("is a folder; name it as a source, or list its files", item=path)
     except (OSError, ValueError) as error:  # too long for a file name, or not possible as one
         raise MediaError(f"no such file ({getattr(error, 'strerror', None) or error})", item=path) from error
+
+
+def items_of(sources: str | Path | Iterable[object], output: Output) -> Iterable[Item]:
+    """Find the inputs that sources mean.
+
+    Args:
+        sources: as ``explain_many`` takes them.
+        output: where results go; nothing is read from there.
+
+    Returns:
+        The inputs: files as a list, anything else one after the other.
+
+    Raises:
+        UsageError: a file or folder does not exist, or holds no picture.
+    """
+    one = isinstance(sources, str | Path) or not isinstance(sources, Iterable) or hasattr(sources, "ndim")
+    # An array is a picture or a batch, not an iterable of its rows.
+    listed = [sources] if one else cast("Iterable[object]", sources)
+    if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
+        place = output.naming.remote or output.naming.folder
+        leave_out = (place.path if isinstance(place, TarOutput) else place) if output.drawing.kinds else None
+        return resolve([str(source) for source in listed], leave_out=leave_out)
+    return _one_by_one(listed)
+
+
+def _one_by_one(sources: Iterable[object]) -> Iterator[Item]:
+    """Paths, pictures in memory, and the pictures of batches, as they come; what has no name is numbered from 0."""
+    number = 0
+    for entry in sources:
+        first = entry[0] if isinstance(entry, tuple | list) else entry  # (pictures, labels), as data loaders give
+        if isinstance(first, str | Path):
+            yield Item(Path(first))
+            continue
+        batch = cast("Iterable[object]", first) if getattr(first, "ndim", 0) == 4 else [first]
+        for pixels in batch:
+            yield InMemory(Path(f"picture-{number:06d}"), pixels=pixels)
+            number += 1

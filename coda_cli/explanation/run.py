@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from coda_cli.explanation.drawing import refuse_style
 from coda_cli.explanation.files import sweep
 from coda_cli.explanation.naming import advice_on_names, refuse_collisions
 from coda_cli.explanation.picture import Explanation, explain_batch
-from coda_cli.explanation.reading import InMemory, ReadOrDone, error_of_item, read_item
+from coda_cli.explanation.reading import ReadOrDone, error_of_item, items_of, read_item
 from coda_cli.explanation.record import Drawing
 from coda_cli.explanation.regions.asked import Regions
 from coda_cli.explanation.remote_writer import RemoteWriter
 from coda_cli.explanation.request import Input, Request, network_of
+from coda_cli.explanation.shards import Sharded, ShardRun
 from coda_cli.explanation.writer import DRAWN, Outcome, Output, Writer
 from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads
@@ -31,8 +32,8 @@ from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import prepare
-from coda_cli.media.sources import Item, resolve
-from coda_cli.media.tar_output import TarOutput, elsewhere
+from coda_cli.media.packed import elsewhere
+from coda_cli.media.sources import Item
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes
 from coda_cli.vocabulary import Fit, IfExists, Precision
@@ -53,7 +54,7 @@ class Batch:
 
 
 def explain_many(
-    sources: str | Path | Iterable[object],
+    sources: str | Path | Iterable[object] | Sharded,
     net: Net | str | Path | None = None,
     classes: Sequence[str | int] | str | int = (),
     *,
@@ -72,7 +73,7 @@ def explain_many(
     Args:
         sources: files, folders ("photos/**" with their sub-folders) and patterns, as a list or one alone; or an
             iterable of pictures in memory, or of batches of them, such as a DataLoader gives: tensors [B, 3, H, W], or
-            tuples that begin with one.
+            tuples that begin with one; or a ``shard`` of files.
         net: a network from ``load``, or its name or file; the default network unless given.
         classes: class names, WordNet ids, indices, "top:K" or "all"; the predicted class unless given.
         versus: a class that is subtracted from each of ``classes``.
@@ -82,8 +83,8 @@ def explain_many(
         layer: also split the logits over the outputs of layers: "all", a number counted from the input (0), or a name.
         regions: boxes, masks or annotations: contributions inside them are summed in the records, and they are drawn. A
             folder of masks or annotations has a file for each picture, and ``boxes`` can say which picture has which.
-        output: the folder for files, its address ("s3://bucket/out/"), or one tar ("out.tar") that gets its name when
-            all outcomes were taken; nothing is written unless it is given.
+        output: the folder for files, its address ("s3://bucket/out/"), or one file ("out.tar", "out.parquet") that gets
+            its name when all outcomes were taken; nothing is written unless it is given.
         drawing: which files, and how they are drawn; an overlay and the record unless given.
         if_exists: what happens to files that exist: "match", "error", "skip", "overwrite" or "rename".
 
@@ -111,7 +112,13 @@ def explain_many(
         drawing = drawing or Drawing()
         drawing = replace(drawing, kinds=()) if output is None else drawing
         output = Output(Naming(folder, net.checkpoint.name, remote=remote), drawing, if_exists)
-    return explain_items(net, _items(sources, output), request, output)
+    if not isinstance(sources, Sharded):
+        return explain_items(net, items_of(sources, output), request, output)
+    if output.drawing.scale == "run":
+        raise UsageError("one scale for a run: each shard would find another one; give a number")
+    items = list(items_of(sources.sources, output))
+    part = ShardRun(sources.shard, items, output.naming)
+    return part.told(explain_items(net, part.items, request, output, inputs=items), net, request, output)
 
 
 def explain_items(
@@ -356,33 +363,7 @@ def _write(writer: Writer, member: ReadOrDone, result: Explanation | CodaError |
         return Outcome(member.item, error=error_of_item(error, member.item))
 
 
-# ---- sources and names -----------------------------------------------------------------------------------------------
-
-
-def _items(sources: str | Path | Iterable[object], output: Output) -> Iterable[Item]:
-    """The inputs that ``sources`` mean: files as a list, anything else one after the other."""
-    one = isinstance(sources, str | Path) or not isinstance(sources, Iterable) or hasattr(sources, "ndim")
-    # An array is a picture or a batch, not an iterable of its rows.
-    listed = [sources] if one else cast("Iterable[object]", sources)
-    if isinstance(listed, list | tuple) and all(isinstance(source, str | Path) for source in listed):
-        place = output.naming.remote or output.naming.folder
-        leave_out = (place.path if isinstance(place, TarOutput) else place) if output.drawing.kinds else None
-        return resolve([str(source) for source in listed], leave_out=leave_out)
-    return _one_by_one(listed)
-
-
-def _one_by_one(sources: Iterable[object]) -> Iterator[Item]:
-    """Paths, pictures in memory, and the pictures of batches, as they come; what has no name is numbered from 0."""
-    number = 0
-    for entry in sources:
-        first = entry[0] if isinstance(entry, tuple | list) else entry  # (pictures, labels), as data loaders give
-        if isinstance(first, str | Path):
-            yield Item(Path(first))
-            continue
-        batch = cast("Iterable[object]", first) if getattr(first, "ndim", 0) == 4 else [first]
-        for pixels in batch:
-            yield InMemory(Path(f"picture-{number:06d}"), pixels=pixels)
-            number += 1
+# ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def _may_explain_several(net: Net, request: Request) -> bool:

@@ -12,7 +12,8 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -99,6 +100,46 @@ class Shard:
         return f"shard-{self.number}-of-{self.of}"
 
 
+@dataclass(frozen=True)
+class Sharded:
+    """Files of which ``explain_many`` explains one shard; made by ``shard``.
+
+    Attributes:
+        sources: files, folders, archives, addresses and patterns, as ``explain_many`` takes them.
+        shard: which part of them.
+    """
+
+    sources: list[str | Path]
+    shard: Shard
+
+
+def shard(sources: str | Path | Iterable[str | Path], which: str | tuple[int, int]) -> Sharded:
+    """Choose one of several parts of a run's pictures, so that several processes do one run together.
+
+    A picture's part follows from its name, as that of ``coda explain --shard`` does. With an output folder, a file in
+    it says how the part ended, and ``coda merge`` says what is missing of all of them.
+
+    Args:
+        sources: files, folders, archives, addresses and patterns, as a list or one alone: the same in all processes.
+        which: the part, "I/N" or (I, N), a number from 1 to N.
+
+    Returns:
+        What ``explain_many`` takes for its sources.
+
+    Raises:
+        UsageError: there is no such part, or the sources are not files.
+
+    Example:
+        >>> for outcome in coda.explain_many(coda.shard("photos/**", "1/4"), output="out/"):
+        ...     print(outcome.item.path)
+    """
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not all(isinstance(source, str | Path) for source in listed):
+        raise UsageError("a shard is chosen by the names of files; of pictures in memory, give each process its own")
+    text = which if isinstance(which, str) else "/".join(map(str, which))
+    return Sharded(listed, Shard.parse(text))
+
+
 class ShardRun:
     """The pictures of one shard, and what became of them.
 
@@ -144,6 +185,32 @@ class ShardRun:
         self._counts["failed" if outcome.error else "skipped" if outcome.skipped else "explained"] += 1
         if outcome.error and len(self._failures) < MOST_FAILURES:
             self._failures.append(FailedRecord.of(outcome.item.name, outcome.error))
+
+    def told(
+        self, outcomes: Generator[Outcome, None, None], net: Net, request: Request, output: Output
+    ) -> Generator[Outcome, None, None]:
+        """Pass the outcomes of the shard on, and say how it ended when all of them were taken.
+
+        Args:
+            outcomes: of ``items``.
+            net: the network that explains.
+            request: what is asked.
+            output: what is written, and where.
+
+        Yields:
+            The same outcomes.
+
+        Raises:
+            UsageError: a file is in the way of what the shard says.
+            MediaError: it cannot be written.
+        """
+        if output.drawing.kinds:
+            self.begin()
+        with closing(outcomes):
+            for outcome in outcomes:
+                self.add(outcome)
+                yield outcome
+        self.end(net, request, output)
 
     def end(self, net: Net, request: Request, output: Output) -> ShardRecord:
         """Say how the shard ended, in a file too where files are written.
