@@ -225,10 +225,21 @@ def peak_memory(*args: str | Path, cwd: Path) -> int:
 
 
 @contextmanager
-def started(*args: str | Path, cwd: Path, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m coda_cli ARGS`` as a running child, for tests that meddle with it; it does not outlive the block."""
+def started(
+    *args: str | Path, cwd: Path, stdout: int = subprocess.PIPE, group: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m coda_cli ARGS`` as a running child, for tests that meddle with it; it does not outlive the block.
+
+    With ``group`` the child and its own children are a group of processes, as a terminal has them.
+    """
     with subprocess.Popen(
-        command(*args), cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE
+        command(*args),
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        start_new_session=group,
     ) as child:
         try:
             yield child

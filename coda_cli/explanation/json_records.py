@@ -109,8 +109,7 @@ def is_place(folder: str, name: str, suffix: str) -> bool:
     """
     if name.startswith("."):
         return False
-    path = Path(folder, name)
-    return name.endswith(suffix) or (is_packed(path) and holds_results(path))
+    return name.endswith(suffix) or (is_packed(name) and holds_results(Path(folder, name)))
 
 
 def read_place(path: Path) -> Iterator[Found]:
