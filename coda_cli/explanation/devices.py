@@ -118,6 +118,9 @@ def _held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # else the first start does it, and lets these signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -155,8 +158,7 @@ def _received(
 
 def _work(connection: Connection, job: Job, items: Sequence[Item]) -> None:
     """What the process of a device does."""
-    if not hasattr(signal, "pthread_sigmask"):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("coda_cli").addHandler(logging.NullHandler())  # the process that asks has said it already
     worker = Worker(job)
     threading.Thread(target=_listen, args=(connection, worker), daemon=True).start()
