@@ -146,13 +146,15 @@ def test_from_python_it_is_what_the_command_does(whole: Path, monkeypatch: pytes
     monkeypatch.chdir(whole)
     told = list[str]()
     for which in ("1/3", (2, 3), "3/3"):
-        told += [o.item.name for o in coda_cli.explain_many(coda_cli.shard("photos/**", which), output="python")]
+        told += [
+            o.item.name for o in coda_cli.explain_many(coda_cli.shard("photos/**", which), "cifar10", output="python")
+        ]
     assert Counter(told) == Counter(item.name for item in resolve(["photos"], recursive=True))
     assert content(whole / "python") == content(whole / "one")
     result = coda("merge", whole / "python", status=1)
     assert len(result.errors) == 1
     assert result.error.startswith(f"{POISONED}: not a picture")
-    stopped = coda_cli.explain_many(coda_cli.shard("photos/**", "1/3"), output="python")
+    stopped = coda_cli.explain_many(coda_cli.shard("photos/**", "1/3"), "cifar10", output="python")
     next(stopped)
     stopped.close()
     assert coda("merge", whole / "python", status=1).errors[-1].startswith("not ended: shard 1/3;")
