@@ -44,7 +44,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fastapi": ("explanation/demo/",),
     "uvicorn": ("explanation/demo/",),
     "ray": ("ray.py", "explanation/cluster.py"),
-    "pyarrow": ("explanation/summary/tables.py", "media/parquet.py", "media/parquet_output.py"),
+    "pyarrow": (
+        "explanation/summary/tables.py",
+        "media/parquet.py",
+        "media/parquet_output.py",
+        "media/parquet_rows.py",
+    ),
 }
 UNPICKLERS = ("checkpoints/unpickling.py", "training/state.py")
 UNPICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "torch.load", "torch.serialization.load"}

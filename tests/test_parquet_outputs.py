@@ -14,8 +14,9 @@ from conftest import Coda
 from program import photo, tree
 
 from coda_cli.machine import budget
-from coda_cli.media import parquet_output, tar_output
-from coda_cli.media.parquet_output import write_table
+from coda_cli.media import parquet_rows, tar_output
+from coda_cli.media.parquet_rows import write_table
+from coda_cli.media.tar_samples import samples
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -95,7 +96,7 @@ def test_what_a_broken_run_left_whole_is_kept(coda: Coda) -> None:
     coda(*RUN, "--fail-fast", status=1)
     assert not Path("out.parquet").exists()
     part = Path("out.parquet.part")
-    places = [sample.place for sample in tar_output.samples(part)]
+    places = [sample.place for sample in samples(part)]
     assert len(places) == 3
     part.write_bytes(part.read_bytes()[: places[2] + 700])  # in the middle of the third
     assert "1 explained, 2 skipped, 1 failed" in coda(*RUN, status=1).err
@@ -108,7 +109,7 @@ def test_a_full_disk_at_the_end_is_a_line_and_nothing_is_lost(coda: Coda, monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_output, "_row", full)
+        patch.setattr(parquet_rows, "_row", full)
         result = coda(*RUN, status=1)
     assert result.error == "out.parquet: cannot be written (No space left on device)"
     assert {path.name for path in Path().iterdir()} == {"in", "out.parquet.part"}

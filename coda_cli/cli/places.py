@@ -23,7 +23,8 @@ def output_folder(
     output: str, kinds: tuple[str, ...], if_exists: IfExists, shard: Shard | None, *, written: bool
 ) -> tuple[Elsewhere | None, Path]:
     """Where results go if that is no folder on this disk, and the folder on this disk. Raises UsageError."""
-    from coda_cli.media.packed import elsewhere, is_packed
+    from coda_cli.media.destination import elsewhere
+    from coda_cli.media.packed import is_packed
 
     if is_packed(output):
         if shard and SHARD not in output:

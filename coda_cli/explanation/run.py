@@ -30,9 +30,9 @@ from coda_cli.machine import budget
 from coda_cli.machine.ahead import Behind, ahead, threads
 from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit
+from coda_cli.media.destination import elsewhere
 from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import prepare
-from coda_cli.media.packed import elsewhere
 from coda_cli.media.sources import Item
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes

@@ -15,7 +15,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn, cast
@@ -25,6 +25,7 @@ from coda_cli.machine import budget
 from coda_cli.media import parquet
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Stored, refuse_size
+from coda_cli.media.tar_samples import members
 
 _COMPRESSED: dict[str, Callable[..., Any]] = {
     ".tar.gz": gzip.open,
@@ -251,27 +252,6 @@ def _list_tar(path: Path, stream: _Bounded, in_order: _InOrder | None = None) ->
     if in_order:
         in_order.parts = [(entry.start, entry.size) for entry in found.pictures.values() if isinstance(entry, _InTar)]
     return found
-
-
-def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """List the entries of a tar archive, which are forgotten one by one: the library would keep them all.
-
-    Args:
-        archive: opened to be read.
-
-    Yields:
-        The entries, in order; ``archive.offset`` is where the next one begins.
-
-    Raises:
-        tarfile.ReadError: it is broken or cut off.
-    """
-    last = -1
-    while (info := archive.next()) is not None:
-        if info.offset <= last or info.size < 0:  # a length below zero leads back, again and again
-            raise tarfile.ReadError("an entry leads back")
-        last = info.offset
-        archive.members.clear()  # type: ignore[attr-defined]
-        yield info
 
 
 @dataclass(frozen=True, slots=True)

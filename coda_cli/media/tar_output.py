@@ -13,25 +13,17 @@ import shutil
 import tarfile
 import threading
 import weakref
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO
 
 from coda_cli.errors import MediaError, UsageError
-from coda_cli.machine import budget
-from coda_cli.media.archives import members
-from coda_cli.media.elsewhere import Elsewhere, Sample
+from coda_cli.media.elsewhere import Elsewhere
 from coda_cli.media.files import alone, prepare
 from coda_cli.media.remote_folder import RemoteFolder
+from coda_cli.media.tar_samples import BEGINNING, OF_RECORD, Members, bytes_at, members
 
-SUFFIX, PART = ".tar", ".part"
-OF_RECORD, BEGINNING = ".json", b'{"schema":"coda.'  # the last file of a picture, and how it begins
-MOST_FILES = 100_000  # that one picture has; all classes of ImageNet have 6,000
-LARGEST = 1 << 30  # bytes of a file about a picture that are read
+PART = ".part"
 _BLOCK, _RECORD = 512, 10_240  # bytes of a tar's blocks; what its length is a multiple of
-
-Members = dict[str, tuple[int, int]]  # by name: where the bytes of a file begin, and how many they are
 
 
 class TarOutput(Elsewhere):
@@ -224,7 +216,7 @@ class TarOutput(Elsewhere):
         os.replace(self._part, self.path)
 
     def _bytes(self, path: Path, start: int, size: int) -> bytes:
-        return _bytes(path, start, size)
+        return bytes_at(path, start, size)
 
 
 def _kept(path: Path) -> tuple[Members, int]:
@@ -277,59 +269,3 @@ def _add(stream: IO[bytes], path: Path, name: str) -> int:
     """Add a file that lies on this disk; returns where its bytes begin. Raises OSError."""
     with path.open("rb") as content:
         return add(stream, content, name, path.stat().st_size)
-
-
-def samples(path: Path, start: int = 0) -> Iterator[Sample]:
-    """Read the records in a tar, one after the other; only one of them is held.
-
-    Args:
-        path: the tar.
-        start: where the first file of a picture begins, in bytes.
-
-    Yields:
-        The record of each picture, with the other files about it, which stand before it.
-
-    Raises:
-        MediaError: it is no tar, or is cut off; what was whole came before.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        stream.seek(start)
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                since, first = Members(), -1
-                for info in members(archive):
-                    if archive.offset > size or len(since) == MOST_FILES:
-                        raise tarfile.ReadError
-                    first = info.offset if first < 0 else first
-                    if not info.isreg() or info.issparse():
-                        continue
-                    since[info.name] = (info.offset_data, info.size)
-                    if info.name.endswith(OF_RECORD):
-                        stream.seek(info.offset_data)
-                        content = stream.read(min(info.size, budget.RECORD_FILE + 1))
-                        yield Sample(info.name, first, content, partial(_of_sample, path, since))
-                        since, first = Members(), -1
-                if since:
-                    raise tarfile.ReadError
-        except tarfile.TarError as error:
-            raise MediaError("is no tar of coda's results, or is cut off", item=path) from error
-
-
-def _of_sample(path: Path, files: Members, name: str) -> bytes | None:
-    """The content of a file about one picture. Raises MediaError."""
-    if name not in files:
-        return None
-    if files[name][1] > LARGEST:
-        raise MediaError(f"has more than the {LARGEST / 1e6:.0f} MB that are read", item=f"{path}/{name}")
-    try:
-        return _bytes(path, *files[name])
-    except OSError as error:
-        raise MediaError(f"cannot be read ({error.strerror or error})", item=path) from error
-
-
-def _bytes(path: Path, start: int, size: int) -> bytes:
-    with path.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(size)
