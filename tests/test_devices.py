@@ -140,7 +140,7 @@ def test_a_shard_on_two_devices_says_how_it_ended(coda: Coda, tmp_path: Path) ->
     result = coda("explain", "photos", "-o", "out", "--json", "--shard", "1/1", *TWO)
     assert result.records[-1]["explained"] == 4
     assert len(result.records) == 5
-    assert coda("merge", "out").err.endswith("complete: 1 shards, 4 pictures\n")
+    assert coda("merge", "out").err.endswith("complete: 1 shard, 4 pictures\n")
 
 
 @pytest.mark.parametrize(
