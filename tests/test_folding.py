@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_bcos import SMALL, small
 from torch import Tensor, nn
 
+import coda_cli
 from coda_cli.core.backbones import backbone
 from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
 from coda_cli.core.bcos_nets import BcosNet
@@ -119,6 +122,16 @@ def test_a_convolution_that_clips_gives_what_relu6_would(
 
 
 @torch.no_grad()
+def test_in_bfloat16_folded_biases_keep_their_bits() -> None:
+    layers = nn.Sequential(SameConv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
+    layers[0].weight.fill_(-1.0)  # type: ignore[operator]
+    layers[1].bias.fill_(2.005)  # type: ignore[operator]  # bfloat16 has 2 and 2.015625
+    with torch.autocast("cpu", torch.bfloat16):
+        y = Folded().of(layers)(torch.full((1, 1, 1, 1), 2.0))
+    assert float(y) == pytest.approx(0.005, rel=0.02)
+
+
+@torch.no_grad()
 def test_the_relu6_of_a_folded_backbone_is_done_by_its_convolutions() -> None:
     torch.manual_seed(0)
     layers = settled(backbone("efficientnet-lite0", "stage3")[0])
@@ -182,6 +195,26 @@ def test_a_bcos_network_computes_the_same(name: str) -> None:
     # Those before a convolution stay: of each layer of a DenseNet, before its pools and its classifier.
     assert left == {"densenet": 5, "convnext, bnu": 2}.get(name, 0)
     assert not any(m.unit for m in folded.modules() if isinstance(m, BcosConv2d | BcosLinear))
+
+
+@pytest.mark.parametrize("b", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_larger_of_two_responses_is_the_same_without_a_choice(groups: int, b: float) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(BcosConv2d(4, 6, 3, stride=2, padding=1, groups=groups, b=b, max_out=2, scale=0.3))
+    layers.double().eval().requires_grad_(False)
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    found = list[tuple[Tensor, Tensor]]()
+    with held():
+        folded = Folded().of(layers)
+        assert folded[0].halved == (groups == 1)  # type: ignore[index]
+        for module in (layers, folded):
+            y = module(x)
+            found.append(
+                (y.detach(), torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), x)[0])
+            )
+    for plain, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, plain, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [nn.Sequential, Crossed])
@@ -272,6 +305,15 @@ def test_bfloat16_stays_bfloat16_and_near(name: str) -> None:
     error = (exact.pixels - rounded.pixels).abs().sum() / exact.contributions.abs().sum()
     assert 0 < float(error) < 0.05
     assert bool(rounded.exact.all())
+
+
+@pytest.mark.parametrize(("name", "folder"), [("cifar10-bcos", "cifar10/pictures"), ("imagenet", "pictures")])
+def test_in_bfloat16_maps_of_trained_networks_are_one_percent_off_at_most(name: str, folder: str) -> None:
+    wide, net = coda_cli.load(name, dtype=torch.float64), coda_cli.load(name)
+    for path in sorted((Path(__file__).parents[1] / "examples" / folder).glob("*.png"))[:4]:
+        exact = coda_cli.explain(path, wide, precision="float64")
+        rounded = coda_cli.explain(path, net, classes=[exact.targets[0].index], precision="bfloat16")
+        assert np.abs(rounded.maps[0] - exact.maps[0]).sum() <= 0.01 * np.abs(exact.maps[0]).sum()
 
 
 def test_everything_works_inside_inference_mode() -> None:

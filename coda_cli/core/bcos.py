@@ -62,6 +62,8 @@ class BcosConv2d(nn.Module):
 
     Attributes:
         full: whether autocast does not concern the layer where it is not trained.
+        keeps: whether what it gives then keeps all its bits, for a layer behind it that is ``full`` as well.
+        halved: whether the filters are half sums and half differences of competitors, see ``halves``.
 
     Source:
         Böhle, Fritz and Schiele, CVPR 2022.
@@ -83,7 +85,8 @@ class BcosConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels, self.b, self.max_out, self.scale = out_channels, float(b), max_out, scale
-        self.padding, self.unit, self.full = padding, unit, False
+        self.padding, self.unit = padding, unit
+        self.full = self.keeps = self.halved = False
         self.linear = nn.Conv2d(
             in_channels, out_channels * max_out, kernel_size, stride, padding, groups=groups, bias=False
         )
@@ -132,12 +135,18 @@ class BcosConv2d(nn.Module):
         Returns:
             [B, O, H', W'].
         """
-        return in_full(self._outputs, x) if self.full and not self.training else self._outputs(x)
+        if not self.full or self.training:
+            return self._outputs(x)
+        y = in_full(self._outputs, x.to(self.linear.weight.dtype))
+        return y if self.keeps else y.to(product_type(x))
 
     def _outputs(self, x: Tensor) -> Tensor:
         conv, x = self.linear, x.to(product_type(x))  # once, for responses and norms
         a = self._responses(x, self.filters())
-        if self.max_out > 1:
+        if self.halved:
+            middle, half = a.chunk(2, 1)
+            a = middle + half.abs()
+        elif self.max_out > 1:
             a, *others = a.unflatten(1, (self.out_channels, self.max_out)).unbind(2)
             for other in others:  # an argmax over so few neighbours would take four times as long as the convolution
                 a = torch.where(hold((a >= other) | a.isnan()), a, other)
@@ -150,6 +159,21 @@ class BcosConv2d(nn.Module):
             return _bcos(a, n * self.scale, self.b)
         y = _bcos(a, n, self.b)
         return y if self.scale == 1 else y / self.scale
+
+
+def halves(w: Tensor) -> Tensor:
+    """Compute filters with which the larger of two responses is ``(u + v) / 2 + |u - v| / 2``, without a choice.
+
+    It takes four fifths of the time, and in bfloat16 the sign of a small difference is that of exact numbers.
+
+    Args:
+        w: filters [2 O, ...], the two that compete for an output side by side.
+
+    Returns:
+        The same shape: half sums of all pairs, then half differences.
+    """
+    u, v = w.unflatten(0, (-1, 2)).unbind(1)
+    return torch.cat([u + v, u - v]) / 2
 
 
 def _squares(x: Tensor, groups: int) -> Tensor:
@@ -212,7 +236,9 @@ class BcosLinear(nn.Module):
         Returns:
             [..., O].
         """
-        return in_full(self._outputs, x) if self.full and not self.training else self._outputs(x)
+        if not self.full or self.training:
+            return self._outputs(x)
+        return in_full(self._outputs, x).to(product_type(x))
 
     def _outputs(self, x: Tensor) -> Tensor:
         a = F.linear(x, self.filters())

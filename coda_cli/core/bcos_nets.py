@@ -129,6 +129,10 @@ def bcos_chain(
     layers = [
         BcosConv2d(C, O, k, stride=s, padding=(k - 1) // 2, b=b, max_out=max_out, scale=scale) for C, O, k, s in table
     ]
+    for layer, behind in zip(
+        layers, layers[1:3], strict=False
+    ):  # what the first ones lose, all others take for granted
+        layer.full = layer.keeps = behind.full = True
     return BcosNet(nn.Sequential(*layers), temperature=temperature, bias=bias)
 
 

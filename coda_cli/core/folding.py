@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d
+from coda_cli.core.bcos import BcosConv2d, BcosLinear, UncentredBatchNorm2d, halves
 from coda_cli.core.efficientnet_lite import SameConv2d
 from coda_cli.core.held import is_held
 from coda_cli.machine.precision import product_type
@@ -167,8 +167,12 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, product: torch.dtype) -> None:
         factor, shift = factor * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
     if conv.bias is not None:
         shift = shift + conv.bias.double() * factor
-    conv.weight = _constant(conv.weight.double() * factor[:, None, None, None], product)
-    conv.bias = _constant(shift, product)
+    of_filters = of_bias = product
+    if isinstance(conv, SameConv2d):  # its bias can be of another type, and keeps all its bits
+        of_bias = conv.weight.dtype
+        of_filters = of_bias if conv.full else product
+    conv.weight = _constant(conv.weight.double() * factor[:, None, None, None], of_filters)
+    conv.bias = _constant(shift, of_bias)
 
 
 def _convolutions(owner: nn.Module) -> list[BcosConv2d]:
@@ -200,6 +204,8 @@ def _settle(layer: BcosConv2d | BcosLinear, factors: Tensor | None, product: tor
     if isinstance(layer, BcosConv2d) and layer.b in (1, 2):
         s = (w.new_ones(1) if factors is None else factors.double()) / layer.scale
         w, layer.scale = w * (s.sign() * s.abs() ** (1 / layer.b))[:, None, None, None], 1.0
+    if isinstance(layer, BcosConv2d) and layer.max_out == 2 and layer.linear.groups == 1:
+        w, layer.halved = halves(w), True
     layer.linear.weight, layer.unit = _constant(w, product), False
 
 
