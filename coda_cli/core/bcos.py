@@ -145,7 +145,7 @@ class BcosConv2d(nn.Module):
         a = self._responses(x, self.filters())
         if self.halved:
             middle, half = a.chunk(2, 1)
-            a = middle + half.abs()
+            a = torch.addcmul(middle, half, hold(half.sign()))
         elif self.max_out > 1:
             a, *others = a.unflatten(1, (self.out_channels, self.max_out)).unbind(2)
             for other in others:  # an argmax over so few neighbours would take four times as long as the convolution

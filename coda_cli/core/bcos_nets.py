@@ -129,10 +129,8 @@ def bcos_chain(
     layers = [
         BcosConv2d(C, O, k, stride=s, padding=(k - 1) // 2, b=b, max_out=max_out, scale=scale) for C, O, k, s in table
     ]
-    for layer, behind in zip(
-        layers, layers[1:3], strict=False
-    ):  # what the first ones lose, all others take for granted
-        layer.full = layer.keeps = behind.full = True
+    for n, layer in enumerate(layers[:3]):  # what the first ones lose is lost for all others
+        layer.full, layer.keeps = True, n < 2
     return BcosNet(nn.Sequential(*layers), temperature=temperature, bias=bias)
 
 
