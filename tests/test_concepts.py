@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import document_files
+import documents
 import jsonschema
 import numpy as np
 import pytest
 import torch
 import torchvision
 from conftest import Coda
+from documents import ROOT
 from PIL import Image
 from program import photo, strict_json
 from safetensors.torch import save_file
@@ -286,7 +290,7 @@ def test_a_file_of_a_dictionary_becomes_a_network_whose_logits_are_split_over_co
         assert part["logit"] == pytest.approx(part["positive"] + part["negative"] + part["bias"], abs=1e-5 * size)
         assert part["logit_without_concepts"] == pytest.approx(without["logit"], rel=1e-5)
         assert abs(part["logit"] - without["logit"]) > 0.01
-        assert f"; {part['logit_without_concepts']:.3f} without the concepts" in result.err
+        assert f"; logit {part['logit_without_concepts']:.3f} without the concepts" in result.err
         assert "logit_without_concepts" not in without
         for concept in channels["strongest"]:
             assert concept["exact"]
@@ -382,6 +386,27 @@ def test_a_transformer_s_concepts_are_those_of_its_tokens(coda: Coda, tmp_path: 
     assert part["positional"] != 0
     assert part["exact"]
     assert all(one["exact"] and one["constants"] for one in part["channels"][0]["strongest"])
+
+
+def test_what_the_document_shows_runs_and_is_as_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "neurons.md").read_text("utf-8").split("## Concepts")[1].split("\n## ")[0]
+    document_files.prepare(tmp_path, text)
+    reader = documents.Reader(tmp_path)
+    for step in documents.steps(text):
+        reader.take(step)
+    (line,) = [line for line in reader.printed if "without the concepts" in line]
+    with_them, without = map(float, re.findall(r"logit (-?[\d.]+)", line))
+    assert with_them == pytest.approx(16, abs=1.5)
+    assert without == pytest.approx(19, abs=0.5)
+    (told,) = [line for line in reader.printed if "its 64 channels have" in line]
+    strongest = re.findall(r"(\d+): \+", told)[0]
+    (path,) = (tmp_path / "coda-out").glob(f"*-encoder-{strongest}.overlay.png")
+    with Image.open(path) as drawn:
+        coloured = np.asarray(drawn.convert("RGB")).astype(int)
+    red = coloured[..., 0] - coloured[..., 2] > 100
+    red[:, 490:] = False  # the colour bar
+    low, high = np.percentile(np.nonzero(red)[0], (10, 90))
+    assert 280 < low < high < 370  # the wheels of a picture of 480 pixels, and neither sky nor container
 
 
 BROKEN: dict[str, tuple[Any, tuple[str, ...], int, str]] = {

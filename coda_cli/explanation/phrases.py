@@ -244,10 +244,12 @@ def without_concepts_text(part: Sums) -> str:
         part: the class's part of a record.
 
     Returns:
-        The end of a line such as "; 7.310 without the concepts"; nothing for networks that have none.
+        The end of a line such as "; logit 7.310 without the concepts"; nothing for networks that have none.
     """
-    plain = part.logit_without_concepts
-    return "" if plain is None else f"; {plain:.3f} without the concepts"
+    if part.logit_without_concepts is None:
+        return ""
+    what = "logit" if part.versus is None else "difference of logits"
+    return f"; {what} {part.logit_without_concepts:.3f} without the concepts"
 
 
 def standing(network: Network, top: Sequence[ScoredClass], index: int, confident: bool | None) -> str:
