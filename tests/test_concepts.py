@@ -209,6 +209,14 @@ def test_a_layer_is_found_by_the_end_of_its_name_and_else_the_message_says_where
         insert(build("torchvision", {"name": "resnet18", "classes": 3}), layer="layer4", width=1, number=1, active=1)
 
 
+def test_a_module_that_stands_in_a_sequence_twice_stays_there_twice() -> None:
+    twice = nn.ReLU()
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1), twice, nn.Conv2d(2, 2, 1), twice))
+    insert(model, layer="0.2", width=2, number=4, active=1)
+    assert [*model[0]._modules] == ["0", "1", "2", "concepts", "3"]
+    assert model[0][4] is twice
+
+
 def test_every_place_that_is_offered_works() -> None:
     for name in SMALL:
         names = [key for key, _ in small(name)[0].named_modules() if key]

@@ -183,8 +183,8 @@ def insert(model: nn.Module, *, layer: str, width: int, number: int, active: int
     if any(isinstance(module, ConceptDictionary) for module in upper.modules()):
         raise ValueError("it has concepts already")
     owner, behind = _place(upper, layer_of(model, layer))
-    children = list(upper.get_submodule(owner).named_children())
     sequence = upper.get_submodule(owner)
+    children = list(sequence._modules.items())  # named_children leaves out what stands in it a second time
     for name, _ in children:
         delattr(sequence, name)
     for name, child in children:
