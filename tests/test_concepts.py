@@ -20,6 +20,7 @@ from PIL import Image
 from program import photo, strict_json
 from safetensors.torch import save_file
 from test_bcos import SMALL, small
+from test_everywhere import TABLE
 from test_hostile_checkpoints import HOSTILE, TORCH_HEAD
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from coda_cli.core import concepts
 from coda_cli.core.concepts import ConceptDictionary, concepts_left_out, insert, layer_of
 from coda_cli.core.decompose import decompose
 from coda_cli.core.held import held
-from coda_cli.core.networks import build, forward
+from coda_cli.core.networks import build, forward, hybrid_table
 from coda_cli.core.neurons import Neuron, decompose_neurons, strongest_channels
 from coda_cli.explanation.picture import explain
 from coda_cli.schema import pictures
@@ -43,6 +44,9 @@ PLACES = {
     "densenet": ("features.norm5", "backbone.features.concepts.encoder", 12),  # the last of one
     "vit": ("0.transformer.encoder_0", "backbone.transformer.concepts.encoder", 64),  # tokens
 }
+
+
+HYBRID = {**hybrid_table("cifar-resnet20", "layer1", 3.0), "ranks": [4, 4, 4], "channels": [16, 8, 8, 3]}
 
 
 class Textbook(NamedTuple):
@@ -207,6 +211,31 @@ def test_a_layer_is_found_by_the_end_of_its_name_and_else_the_message_says_where
         insert(with_one, layer="layer1", width=64, number=2, active=1)
     with pytest.raises(ValueError, match="this is an ordinary one"):
         insert(build("torchvision", {"name": "resnet18", "classes": 3}), layer="layer4", width=1, number=1, active=1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "layer", "width"),
+    [
+        ("coda_net", TABLE, "layers.0", 4),
+        ("hybrid", HYBRID, "layers.1", 8),  # above its cut
+        ("bcosified", {"name": "resnet18", "classes": 3}, "layer4", 512),  # behind the step that subtracts the mean
+    ],
+)
+def test_other_networks_that_are_exact_by_construction_take_concepts_too(
+    architecture: str, arguments: dict[str, Any], layer: str, width: int
+) -> None:
+    torch.manual_seed(0)
+    model = build(architecture, arguments)
+    at = insert(model, layer=layer, width=width, number=NUMBER, active=ACTIVE)
+    model.double().eval().requires_grad_(False)
+    half = torch.rand(1, 3, 40, 40, dtype=torch.float64)
+    x, weighting = torch.cat([half, 1 - half], 1), torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+    found, d = strongest_channels(model, x, f"{at}.encoder", weighting, NUMBER), decompose(model, x, weighting[None])
+    assert found.exact
+    assert all(one.exact for one in found.strongest)
+    maps = torch.stack([one.pixels for one in found.strongest]).sum(0)
+    assert float(maps.abs().sum()) > 0
+    close(maps, d.pixels[0, 0])
 
 
 def test_a_module_that_stands_in_a_sequence_twice_stays_there_twice() -> None:
