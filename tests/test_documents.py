@@ -113,7 +113,7 @@ def test_the_readmes_commands_run_in_the_order_given(tmp_path: Path) -> None:
     [
         ("README.md", "church.png"),
         ("docs/python.md", "out"),
-        ("docs/neurons.md", "."),
+        ("docs/neurons.md", "dictionary.pt"),
         ("docs/own-network.md", "bare.pth"),
     ],
 )

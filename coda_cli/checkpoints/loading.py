@@ -357,7 +357,7 @@ def _build(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """
     try:
         with torch.device("cpu" if checkpoint.architecture in LIBRARIES else "meta"):
-            model = build(checkpoint.architecture, checkpoint.arguments)
+            model = build(checkpoint.architecture, checkpoint.arguments, checkpoint.concepts)
         check_side(checkpoint.architecture, checkpoint.arguments, checkpoint.preprocessing.crop)
         return model
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that overflow

@@ -101,6 +101,8 @@ class Checkpoint(BaseModel):
         accuracy: where it was measured.
         full_colour: the contribution of a pixel, in logit units, that is drawn in full colour in pictures of the size
             the network sees; None where nobody measured one.
+        concepts: of ``core.concepts.insert``: behind which layer how many concepts stand, and how many of them are
+            active; None for a network without concepts.
         training: data, recipe, seconds: where the weights come from.
         licence: under which terms the weights may be used.
     """
@@ -116,6 +118,7 @@ class Checkpoint(BaseModel):
     preprocessing: Preprocessing
     accuracy: Accuracy | None = None
     full_colour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    concepts: Data | None = None
     training: Data = {}
     licence: Annotated[str, AfterValidator(plain_data)] = ""
 
@@ -135,10 +138,11 @@ class Checkpoint(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_none(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a full colour that nobody measured: older versions do not know it."""
+        """Leave out a full colour or concepts where there are none: older versions do not know these fields."""
         fields: dict[str, Any] = whole(self)
-        if self.full_colour is None:
-            fields.pop("full_colour", None)
+        for name in ("full_colour", "concepts"):
+            if getattr(self, name) is None:
+                fields.pop(name, None)
         return fields
 
 

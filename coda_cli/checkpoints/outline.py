@@ -37,6 +37,6 @@ def outline(source: str) -> Net | None:
         if checkpoint.architecture in (*STANDARD, ARCHITECTURE) or (entry and entry.sha256 not in (None, sha256)):
             return None
         with torch.device("meta"):
-            model = build(checkpoint.architecture, checkpoint.arguments)
+            model = build(checkpoint.architecture, checkpoint.arguments, checkpoint.concepts)
         return Net(model.eval(), checkpoint, path, sha256)
     return None

@@ -151,6 +151,31 @@ def convert(
     half: Annotated[
         bool, typer.Option("--half", help="Round the weights to float16: a file of half the size.")
     ] = False,
+    concepts: Annotated[
+        Path | None,
+        typer.Option(
+            "--concepts",
+            metavar="FILE",
+            help="Put this dictionary of concepts behind a layer, whose output it replaces; FILE may then be the name "
+            "of a network, too.",
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", metavar="LAYER", help="Put the concepts behind this layer [default: what their file's name says]."
+        ),
+    ] = None,
+    active: Annotated[
+        int | None,
+        typer.Option(
+            "--active",
+            min=1,
+            metavar="K",
+            show_default=False,
+            help="Keep so many concepts at each position [default: what their file says].",
+        ),
+    ] = None,
     full_colour: Annotated[
         float | None,
         typer.Option(
@@ -175,6 +200,7 @@ def convert(
     coda models convert model_epoch_200.pkl --arch 9L-S-CoDA-SQ-1000
     coda models convert CIFAR10/final/9L-S-CoDA-SQ-rank-4/model_epoch_200.pkl -o rank-4.safetensors
     coda models convert photos.pth --arch torchvision:resnet18 --classes photos/ -o photos.safetensors
+    coda models convert bcos.safetensors --concepts dictionary.pt --at layer4 -o concepts.safetensors
     """
     from coda_cli.checkpoints import loading, proof
     from coda_cli.explanation.files import refuse_taken
@@ -182,16 +208,34 @@ def convert(
     output = output or file.with_suffix(loading.SUFFIX)
     if output.suffix != loading.SUFFIX:
         raise UsageError(f"coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}", item=output)
-    refuse_taken(output, "--output", force=force, inputs=[file])
-    if not file.is_file():
+    if concepts is None and (at or active):
+        raise UsageError("--at and --active are for --concepts FILE")
+    refuse_taken(output, "--output", force=force, inputs=[file, *([concepts] if concepts else [])])
+    if not file.is_file() and not (concepts and str(file) in manifest.known()):
         raise UsageError("no such file", item=file)
     net = loading.load(file, arch=arch, ema=ema, **OWN)
     say_assumed(net)
+    if concepts:
+        net = _put_concepts(net, concepts, at, active)
     if full_colour is not None:
         net = replace(net, checkpoint=net.checkpoint.model_copy(update={"full_colour": full_colour}))
     difference = proof.convert(net, output, replace=force, half=half)
-    console.say(f"{output.name} gives the logits of {file.name}: largest difference {difference:g}")
+    whose = f"{file.name}{' with the concepts' if concepts else ''}"
+    console.say(f"{output.name} gives the logits of {whose}: largest difference {difference:g}")
     console.result(output.as_posix())
+
+
+def _put_concepts(net: Net, file: Path, at: str | None, active: int | None) -> Net:
+    """Put a dictionary of concepts into a network, and say where. Raises CheckpointError, UsageError."""
+    from coda_cli.checkpoints.concepts import with_concepts
+
+    net, layer = with_concepts(net, file, at, active)
+    c = net.checkpoint.concepts or {}
+    console.say(
+        f"{c['number']} concepts, {c['active']} at each position, in the place of the output of {c['layer']}; they are "
+        f"the channels of {layer}: coda explain --neurons {layer}:top:5"
+    )
+    return net
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,24 @@ def check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
         raise ValueError("channels: expected 6 for the first, r g b 1-r 1-g 1-b")
 
 
+def check_concepts(concepts: Mapping[str, Any]) -> None:
+    """Check what a description says of a network's concepts.
+
+    Args:
+        concepts: of ``concepts.insert``.
+
+    Raises:
+        ValueError: something is missing, of another type, or out of range; the message says what is expected.
+    """
+    if set(concepts) != {*_CONCEPTS}:
+        raise ValueError(f"concepts: expected {', '.join(_CONCEPTS)}")
+    for name, (fits, expected) in _CONCEPTS.items():
+        if not fits(concepts[name]):
+            raise ValueError(f"{name}: expected {expected}")
+    if concepts["active"] > concepts["number"]:
+        raise ValueError(f"active: expected at most {concepts['number']}, of which there are")
+
+
 def check_side(architecture: str, arguments: Mapping[str, Any], side: int) -> None:
     """Check that a network can see pictures of a size: that something is left of them after its last layer.
 
@@ -158,4 +176,10 @@ _RULES: dict[str, Rule] = {
     "depthwise": _FLAG,
     "width": _whole(2, 4096),
     "embedding": _whole(1, 65536),
+}
+_CONCEPTS: dict[str, Rule] = {
+    "layer": _WORD,
+    "width": _whole(1, 65536),
+    "number": _whole(1, 1 << 20),
+    "active": _whole(1, 1 << 20),
 }

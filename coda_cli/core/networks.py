@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coda_cli.core import bcos_nets, standard_nets
-from coda_cli.core.arguments import MAX_PARAMETERS, check_arguments
+from coda_cli.core.arguments import MAX_PARAMETERS, check_arguments, check_concepts
 from coda_cli.core.backbones import backbone as conventional
 from coda_cli.core.backbones import normalisation
 from coda_cli.core.bcos_inception import bcos_inception
@@ -22,6 +22,7 @@ from coda_cli.core.bcosified import bcosified_net, bcosified_vit
 from coda_cli.core.bcosified_clip import bcosified_clip
 from coda_cli.core.bias_free import bias_free_net
 from coda_cli.core.blur import Blur
+from coda_cli.core.concepts import insert
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.vit import bcos_vit
@@ -343,12 +344,13 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build(architecture: str, arguments: Mapping[str, Any], concepts: Mapping[str, Any] | None = None) -> nn.Module:
     """Build the network that a checkpoint's metadata describes.
 
     Args:
         architecture: a key of ARCHITECTURES.
         arguments: of the function there.
+        concepts: of ``concepts.insert``; None for a network without concepts.
 
     Returns:
         The network, with freshly drawn weights.
@@ -363,6 +365,9 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
         model = ARCHITECTURES[architecture](**arguments)
     except (TypeError, AttributeError, LookupError) as error:  # arguments that it has not, or lacks, ...
         raise ValueError(f"arguments do not fit architecture {architecture!r}: {error}") from error
+    if concepts is not None:
+        check_concepts(concepts)
+        insert(model, **concepts)
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > MAX_PARAMETERS:
         raise ValueError(f"arguments ask for {count} parameters; the limit is {MAX_PARAMETERS}")

@@ -18,6 +18,7 @@ from coda_cli.explanation.phrases import (
     regions_text,
     standing,
     title_of,
+    without_concepts_text,
 )
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, make_record
@@ -292,6 +293,7 @@ def _caption(part: Explained, record: Record, hues: bool = False, bar: bool = Tr
     lines.append(standing(record.network, record.top, part.index, record.confident))
     if part.carried is not None:
         lines[-1] += f"; {part.exactness}{carried_text(part)}"
+    lines[-1] += without_concepts_text(part)
     lines += record.view.notes
     if hues:
         lines.append("hue: which colour the weights ask for, opacity: their norm, smoothed; evidence against is hidden")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from coda_cli.checkpoints.loading import Net
+from coda_cli.core.concepts import concepts_left_out
 from coda_cli.core.depth import LayerShare, shares_by_layer
+from coda_cli.core.networks import forward
 from coda_cli.core.neurons import ChannelShares, Neuron, NeuronMap, decompose_neurons, strongest_channels
 from coda_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from coda_cli.explanation.request import Request
 
 LayerShares = tuple[tuple[LayerShare, ...], ...]  # for every target, a share for each layer
 FORMS = "LAYER:CHANNEL, LAYER:CHANNEL:Y,X, LAYER:CHANNEL:sum or LAYER:top:K"
@@ -77,6 +84,42 @@ def _neuron(channel: int, where: str = "max") -> Neuron:
         return Neuron(channel, where)  # type: ignore[arg-type]
     y, x = where.split(",")
     return Neuron(channel, (int(y), int(x)))
+
+
+def look_inside(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[LayerShares, Inside]:
+    """Ask the layers inside a network what a request wants to know of them.
+
+    Args:
+        net: the network.
+        x: one input, [1, 6, h, w].
+        weights: [K, classes], the weightings of the logits that are explained.
+        request: what is asked.
+
+    Returns:
+        What ``layer_shares`` gives, and what ``find`` gives.
+
+    Raises:
+        UsageError: there is no such layer or neuron.
+    """
+    tolerance = request.tolerance
+    return layer_shares(net, x, weights, request.layer, tolerance), find(net, x, weights, request.neurons, tolerance)
+
+
+@torch.no_grad()
+def logits_without_concepts(net: Net, x: Tensor) -> list[Tensor | None]:
+    """Compute the logits that a network with concepts has without them.
+
+    Args:
+        net: the network.
+        x: encoded pictures, [B, 6, h, w].
+
+    Returns:
+        For each picture float64 [classes] on the CPU; None of a network that has no concepts.
+    """
+    if net.checkpoint.concepts is None:
+        return [None] * len(x)
+    with concepts_left_out():
+        return [*forward(net.model, x).double().cpu()]
 
 
 def find(net: Net, x: Tensor, weights: Tensor, texts: Sequence[str], tolerance: float | None) -> Inside:

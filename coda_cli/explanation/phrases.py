@@ -30,7 +30,7 @@ def title_of(part: Sums) -> str:
 def equation(part: Sums) -> str:
     """Write in one line what the logit of a class is made of, and what rounding left over.
 
-    Of an ordinary network also how much of it the positions of its cut carry.
+    Of an ordinary network also how much of it the positions of its cut carry, of one with concepts what it is without.
 
     Args:
         part: the class's part of a record.
@@ -44,6 +44,7 @@ def equation(part: Sums) -> str:
     return (
         f"{title_of(part)}{p}: {what} {part.logit:.3f} = {part.positive:.3f} {part.negative:+.3f} "
         f"{part.bias:+.3f} {name_of_bias(part)}{embedding}, residual {part.residual:.1e}{carried_text(part)}"
+        f"{without_concepts_text(part)}"
     )
 
 
@@ -234,6 +235,21 @@ def carried_text(part: Sums) -> str:
         return ""
     gates = ", by definition (gates are held)" if part.exactness == "held gates" else ""
     return f"; the positions carry {part.carried:.0%} of it less the last bias{gates}"
+
+
+def without_concepts_text(part: Sums) -> str:
+    """Say what the logit of a network with concepts is without them.
+
+    Args:
+        part: the class's part of a record.
+
+    Returns:
+        The end of a line such as "; logit 7.310 without the concepts"; nothing for networks that have none.
+    """
+    if part.logit_without_concepts is None:
+        return ""
+    what = "logit" if part.versus is None else "difference of logits"
+    return f"; {what} {part.logit_without_concepts:.3f} without the concepts"
 
 
 def standing(network: Network, top: Sequence[ScoredClass], index: int, confident: bool | None) -> str:

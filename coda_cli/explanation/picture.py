@@ -24,7 +24,7 @@ from coda_cli.core.folding import as_defined
 from coda_cli.core.hybrid import per_pixel, spread
 from coda_cli.core.networks import forward
 from coda_cli.errors import CodaError, UsageError
-from coda_cli.explanation.inside import Inside, LayerShares, find, layer_shares
+from coda_cli.explanation.inside import Inside, logits_without_concepts, look_inside
 from coda_cli.explanation.refusals import refusal, too_small
 from coda_cli.explanation.request import Input, Request, computing, encoded, input_of, network_of, with_regions
 from coda_cli.machine.memory import as_many_as_fit
@@ -55,6 +55,7 @@ class Explanation:
         net: the network that is explained.
         request: what was asked.
         inside: the neurons that were asked for.
+        without_concepts: float64 [classes], the logits without the concepts of a network that has some.
         input: the picture as it was read; None for a frame of a clip.
     """
 
@@ -66,6 +67,7 @@ class Explanation:
     net: Net
     request: Request
     inside: Inside = field(default_factory=Inside)
+    without_concepts: Tensor | None = None
     input: Input | None = field(default=None, compare=False)
 
     @cached_property
@@ -353,15 +355,16 @@ def explain_batch(views: Sequence[View], net: Net, request: Request, targets: Ta
             d = decompose(net.model, x, targets.weightings, relative_tolerance=request.tolerance).cpu()
             seconds = (time.perf_counter() - start) / len(views)
             chosen = [tuple(targets.of(row)) for row in d.logits.double().numpy()]
-            found = [_inside(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
+            found = [look_inside(net, x[b : b + 1], d.weights[b, : len(c)], request) for b, c in enumerate(chosen)]
+            plain = logits_without_concepts(net, x)
     except (ValueError, RuntimeError) as error:
         if (why := too_small(error, views[0], net)) is None:
             raise
         return [why for _ in views]
     return [
         refusal(d[b], net)
-        or Explanation(view, chosen[b], d[b].first(len(chosen[b])), seconds, found[b][0], net, request, found[b][1])
-        for b, view in enumerate(views)
+        or Explanation(view, c, d[b].first(len(c)), seconds, found[b][0], net, request, found[b][1], plain[b])
+        for b, (view, c) in enumerate(zip(views, chosen, strict=True))
     ]
 
 
@@ -388,9 +391,3 @@ def classify_batch(views: Sequence[View], net: Net, request: Request) -> list[ND
         if (why := too_small(error, views[0], net)) is None:
             raise
         raise why from error
-
-
-def _inside(net: Net, x: Tensor, weights: Tensor, request: Request) -> tuple[LayerShares, Inside]:
-    """What the layers inside the network say about one input x and each weighting [K, classes] of its logits."""
-    tolerance = request.tolerance
-    return layer_shares(net, x, weights, request.layer, tolerance), find(net, x, weights, request.neurons, tolerance)

@@ -243,9 +243,10 @@ def described(net: Net) -> dict[str, Any]:
         net: the network.
 
     Returns:
-        Architecture, arguments, preprocessing and classes, as JSON.
+        Architecture, arguments, preprocessing, classes and, where there are some, concepts, as JSON.
     """
-    return net.checkpoint.model_dump(mode="json", include={"architecture", "arguments", "preprocessing", "classes"})
+    decisive = {"architecture", "arguments", "preprocessing", "classes", "concepts"}
+    return net.checkpoint.model_dump(mode="json", include=decisive)
 
 
 def source_part(source: Input) -> Source:
@@ -330,13 +331,14 @@ def sums(explanation: Explanation, k: int, evidence: Evidence) -> Sums:
         The part.
     """
     d, target, net = explanation.decomposition, explanation.targets[k], explanation.net
-    checkpoint, logit = net.checkpoint, float(d.logit[0, k])
+    checkpoint, logit, plain = net.checkpoint, float(d.logit[0, k]), explanation.without_concepts
     constants = tuple(ConstantPart(layer=c.layer, kind=c.kind, share=float(c.share[0, k]) + 0.0) for c in d.constants)
     p = None if target.versus is not None else float(probabilities_of(net, d.logits[0])[target.index])
     return Sums(
         **class_part(checkpoint, target.index).model_dump(),
         versus=None if target.versus is None else class_part(checkpoint, target.versus),
         logit=logit,
+        logit_without_concepts=None if plain is None else float(d.weights[0, k].double() @ plain),
         probability=p,
         bias=float(d.bias[0, k]) + 0.0,  # a difference can be -0.0, which becomes 0.0
         constants=constants,

@@ -6,7 +6,7 @@ import re
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from coda_cli.errors import CodaError
 from coda_cli.media.files import utf8
@@ -145,6 +145,7 @@ class Sums(ClassPart):
     Attributes:
         versus: the class that is subtracted, where a difference is explained.
         logit: of the class, or the difference of the two logits.
+        logit_without_concepts: the same of the network without its concepts; not there for a network that has none.
         probability: in [0, 1]; None for a difference.
         bias: all constants but the positional share; of CoDA-Nets and B-cos networks their bias.
         constants: one by one, ``bias`` and ``positional``, in the order in which the network adds them.
@@ -162,6 +163,7 @@ class Sums(ClassPart):
 
     versus: ClassPart | None = None
     logit: float
+    logit_without_concepts: float | None = None
     probability: float | None
     bias: float
     constants: tuple[ConstantPart, ...] = ()
@@ -173,6 +175,14 @@ class Sums(ClassPart):
     residual: float
     tolerance: float
     exact: bool
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, whole: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # or the schema is lost
+        """Leave out what only networks with concepts have."""
+        fields = whole(self)
+        if self.logit_without_concepts is None:
+            fields.pop("logit_without_concepts", None)
+        return fields
 
 
 class ErrorPart(Part):

@@ -35,6 +35,7 @@ from coda_cli.explanation.runs.stored import Stored
 from coda_cli.explanation.writer import Output, Writer
 from coda_cli.media.files import utf8
 from coda_cli.schema.neurons import NeuronPart
+from coda_cli.schema.parts import Sums
 from coda_cli.schema.pictures import Explained, Record
 from coda_cli.schema.runs import NeuronProof, Proof, TargetProof
 from coda_cli.vocabulary import Precision
@@ -279,8 +280,7 @@ def _numbers(part: Explained) -> dict[str, float]:
         for r, row in enumerate(part.evidence.grid, 1)
         for c, value in enumerate(row, 1)
     }
-    own = {"logit": part.logit, "positive": part.positive, "negative": part.negative}
-    return {**own, "bias": part.bias, "positional": part.positional, **cells}
+    return {**_own_numbers(part), **cells}
 
 
 def _numbers_now(explanation: Explanation, j: int, evidence: Evidence) -> dict[str, float]:
@@ -288,9 +288,15 @@ def _numbers_now(explanation: Explanation, j: int, evidence: Evidence) -> dict[s
     now = sums(explanation, j, evidence)
     cells = {f"cell {r},{c} of its grid": v for r, row in enumerate(evidence.grid, 1) for c, v in enumerate(row, 1)}
     layers = explanation.layers[j] if explanation.layers else ()
-    own = {"logit": now.logit, "positive": now.positive, "negative": now.negative}
     of_layers = {f"sum at {share.name}": float(share.pixels.double().sum()) for share in layers}
-    return {**own, "bias": now.bias, "positional": now.positional, **cells, **of_layers}
+    return {**_own_numbers(now), **cells, **of_layers}
+
+
+def _own_numbers(part: Sums) -> dict[str, float]:
+    """What a logit is made of, and what it is without concepts."""
+    own = {name: getattr(part, name) for name in ("logit", "positive", "negative", "bias", "positional")}
+    plain = part.logit_without_concepts
+    return own if plain is None else {**own, "logit without the concepts": plain}
 
 
 def _about_top(record: Record, explanation: Explanation, magnitude: float, rtol: float) -> Iterator[str]:
