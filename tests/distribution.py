@@ -4,8 +4,8 @@
     python tests/distribution.py dist/ --install     the same, then installs the wheel alone and explains a picture
     python tests/distribution.py dist/ --install python3.11 python3.12 python3.13     the same with each of these
 
-The program prints sizes and times, as docs/install.md states them, and a line for each fault, with which it ends with
-exit status 1.
+The program prints the sizes, and of installations the table of sizes and times that docs/install.md has. It prints a
+line for each fault, with which it ends with exit status 1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,8 @@ import tempfile
 import time
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
@@ -132,37 +134,94 @@ def faults_by_twine(*built: Path) -> Iterator[str]:
         yield f"twine: {' '.join((run.stdout + run.stderr).split())}"
 
 
-def install_alone(wheel: Path, folder: Path, python: str) -> Iterator[str]:
-    """Install a wheel into an empty environment of ``python``, explain a picture, print sizes and times."""
-    begun = time.monotonic()
-    subprocess.run([python, "-m", "venv", folder / "env"], check=True)
-    programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
-    subprocess.run([programs / "pip", "install", "--quiet", str(wheel)], check=True)
-    said = subprocess.run([programs / "python", "-VV"], check=True, capture_output=True, text=True).stdout
-    size = sum(path.lstat().st_size for path in (folder / "env").rglob("*"))
-    largest = _largest(folder / "env")
-    print(f"{said.split(' (')[0]}: installed in {time.monotonic() - begun:.0f} s, {size / 1e6:.0f} MB; {largest}")
-    picture = ROOT / "examples" / "pictures" / "church.png"
+@dataclass(frozen=True)
+class Clock:
+    """How long a program took on the clock, and how long it and its children kept processors busy, in seconds."""
+
+    wall: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.0f} s ({self.processor:.0f} s of processors)"
+
+
+def clocked(command: Sequence[str | Path], folder: Path, environment: dict[str, str]) -> Clock:
+    """Run a program in a folder; what it prints is shown if it fails, which is raised."""
+    busy, begun = os.times(), time.monotonic()
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    wall, now = time.monotonic() - begun, os.times()
+    if run.returncode:
+        print(run.stdout + run.stderr, end="", file=sys.stderr)
+        run.check_returncode()
+    return Clock(wall, now.children_user - busy.children_user + now.children_system - busy.children_system)
+
+
+# What a torch with CUDA brings that one without has not: packages of NVIDIA, a compiler, and libraries of torch itself.
+CUDA = r"/site-packages/(nvidia|triton|cuda)|/torch/lib/lib[^/]*(cuda|cudnn|nv)[^/]*\.so"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What lies in an environment, in MB."""
+
+    coda: int
+    all: int
+    cuda: int
+
+    @classmethod
+    def of(cls, environment: Path) -> Sizes:
+        """Measure an environment into which coda has been installed."""
+        sizes = {path.relative_to(environment): path.lstat().st_size for path in environment.rglob("*")}
+
+        def sum_of(pattern: str) -> int:
+            return round(sum(size for path, size in sizes.items() if re.search(pattern, path.as_posix())) / 1e6)
+
+        return cls(sum_of("/site-packages/coda_cli"), sum_of(""), sum_of(CUDA))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one installation took, as a row of the table in docs/install.md."""
+
+    python: str
+    install: Clock
+    sizes: Sizes
+    first: Clock
+    again: Clock
+
+    def row(self) -> str:
+        """The row, in Markdown."""
+        cells = (self.python, self.install, self.sizes.coda, self.sizes.all, self.sizes.cuda, self.first, self.again)
+        return f"| {' | '.join(map(str, cells))} |"
+
+
+TABLE = """\
+| Python | installed in | coda, MB | with all it needs, MB | of it for NVIDIA GPUs, MB | first picture | second time |
+|---|---|---|---|---|---|---|"""
+
+
+def install_alone(wheel: Path, folder: Path, python: str) -> Trial:
+    """Install a wheel into an empty environment of ``python``, and explain a picture twice.
+
+    Raises:
+        CalledProcessError: if a program ends with another exit status than 0.
+        AssertionError: if the explanation is not there.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CODA_"))}
-    begun = time.monotonic()
-    run = subprocess.run(
-        [programs / "coda", "explain", str(picture), "-o", "out"], cwd=folder, env=clean, capture_output=True, text=True
+    programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
+    begun = clocked([python, "-m", "venv", folder / "env"], folder, clean)
+    filled = clocked([programs / "pip", "install", "--quiet", wheel], folder, clean)
+    said = subprocess.run([programs / "coda", "--version"], env=clean, check=True, capture_output=True, text=True)
+    version = subprocess.run([programs / "python", "-V"], check=True, capture_output=True, text=True)
+    print(f"{version.stdout.strip()}: {said.stdout.strip()}", file=sys.stderr)
+    picture = str(ROOT / "examples" / "pictures" / "church.png")
+    first, again = (
+        clocked([programs / "coda", "explain", picture, "-o", name], folder, clean) for name in ("first", "again")
     )
-    print(run.stdout + run.stderr, end="")
-    print(f"first picture explained in {time.monotonic() - begun:.1f} s")
-    if run.returncode or not (folder / "out" / "church.church.overlay.png").exists():
-        yield f"{wheel.name}, installed alone in {python}, explains no picture: exit status {run.returncode}"
-
-
-def _largest(environment: Path) -> str:
-    """What takes most of an environment: the folders of packages above 100 MB."""
-    sizes = {
-        folder.name: sum(path.lstat().st_size for path in folder.rglob("*"))
-        for folder in environment.glob("lib*/**/site-packages/*")
-        if folder.is_dir()
-    }
-    large = sorted((size, name) for name, size in sizes.items() if size > 100e6)
-    return ", ".join(f"{name} {size / 1e6:.0f} MB" for size, name in reversed(large))
+    for name in ("first", "again"):
+        assert (folder / name / "church.church.overlay.png").exists(), f"{python}: no explanation in {name}"
+    install = Clock(begun.wall + filled.wall, begun.processor + filled.processor)
+    return Trial(version.stdout.split()[1], install, Sizes.of(folder / "env"), first, again)
 
 
 def main() -> int:
@@ -186,9 +245,15 @@ def main() -> int:
             print("twine is not installed: its check is left out")
         for built in (wheel, sdist):
             print(f"{built.name}: {built.stat().st_size / 1e6:.1f} MB, {len(contents(built))} files")
+        rows = []
         for python in (asked.install or [sys.executable]) if asked.install is not None and not faults else ():
             with tempfile.TemporaryDirectory() as empty:
-                faults += install_alone(wheel, Path(empty), python)
+                try:
+                    rows.append(install_alone(wheel, Path(empty), python).row())
+                except (AssertionError, OSError, subprocess.CalledProcessError) as error:
+                    faults.append(f"{wheel.name}, installed alone: {error}")
+        if rows:
+            print("\n".join([TABLE, *rows]))
         print("\n".join(faults) or "no faults")
         if not faults:
             asked.folder.mkdir(parents=True, exist_ok=True)
