@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
+import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,8 @@ from conftest import Coda
 from program import moving, photo, woollen
 
 from coda_cli.checkpoints.loading import Net, load
-from coda_cli.errors import CodaError, UsageError
+from coda_cli.errors import CodaError, DownloadError, UsageError
+from coda_cli.explanation.demo import server
 from coda_cli.explanation.demo import visits as visits_module
 from coda_cli.explanation.demo.answers import answer_of, moves
 from coda_cli.explanation.demo.desk import FAULT, Desk
@@ -262,6 +268,67 @@ def test_a_port_that_is_taken_is_one_line() -> None:
             bound("127.0.0.1", port)
     with pytest.raises(UsageError, match="--host"):
         bound("no such host", 0)
+
+
+# ---- the public link -------------------------------------------------------------------------------------------------
+
+
+class Tunnels:
+    """Stands for Gradio's service of public links, which nothing here reaches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.reason = list[tuple[Any, ...]](), ""
+        monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
+        monkeypatch.setitem(sys.modules, "gradio.networking", self)
+
+    def setup_tunnel(self, *given: Any) -> str:
+        self.asked.append(given)
+        if self.reason:
+            raise RuntimeError(self.reason)
+        return "https://0123.gradio.live"
+
+
+@contextmanager
+def ended(app: Any, listening: socket.socket) -> Iterator[threading.Thread]:
+    """A server that has ended already."""
+    del app, listening
+    yield threading.Thread()
+
+
+def addresses(share: bool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a page says of its addresses; nothing of it is served."""
+    monkeypatch.setattr(server, "_application", lambda *given: given)
+    monkeypatch.setattr(server, "_running", ended)
+    said = list[str]()
+    with bound("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        server.serve(Networks([], load, 1), listening, "127.0.0.1", 1, share, said.append)
+    return [line.replace(str(port), "PORT") for line in said]
+
+
+def test_a_public_link_is_made_where_it_is_asked_for_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    tunnels = Tunnels(monkeypatch)
+    assert addresses(False, monkeypatch) == ["http://127.0.0.1:PORT"]
+    assert tunnels.asked == []
+    addresses(True, monkeypatch)
+    assert addresses(True, monkeypatch) == ["http://127.0.0.1:PORT", "https://0123.gradio.live"]
+    hosts, _, secrets, *rest = zip(*tunnels.asked, strict=True)
+    assert set(hosts) == {"127.0.0.1"}
+    assert len(set(secrets)) == 2  # nobody can guess one of another page
+    assert min(map(len, secrets)) >= 32
+    assert rest == [(None, None)] * 2  # Gradio's own service, with its own certificate
+
+
+def test_a_public_link_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    Tunnels(monkeypatch).reason = "no connection"
+    with pytest.raises(DownloadError, match=r"^--share: no public link can be had \(no connection\)$"):
+        addresses(True, monkeypatch)
+
+
+def test_gradio_still_takes_what_it_is_asked_for() -> None:
+    networking = pytest.importorskip("gradio.networking")
+    names = ["local_host", "local_port", "share_token", "share_server_address", "share_server_tls_certificate"]
+    assert list(inspect.signature(networking.setup_tunnel).parameters) == names
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
