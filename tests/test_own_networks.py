@@ -494,6 +494,7 @@ def test_a_network_of_a_library_is_asked_for_its_weights(name: str) -> None:
 def test_a_file_that_nothing_is_said_of_is_recognised_by_its_size(resnet: nn.Module, tmp_path: Path) -> None:
     torch.save({"model": under("module.", resnet.state_dict())}, tmp_path / "net.pth")
     assert "as large as torchvision:resnet18, one of torchvision's" in refusal(tmp_path / "net.pth")
+    assert "as large as torchvision:resnet18, one" in refusal(tmp_path / "net.pth", classes=list("abcd"))
     assert "--arch resnet18 is no network that this can be" in refusal(tmp_path / "net.pth", arch="resnet18")
 
 

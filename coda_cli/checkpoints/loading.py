@@ -327,9 +327,9 @@ def _load_foreign(
         if is_own(said.arch) or (described and arch_of(described)):
             return _fitted(weights, said, described, hashed())
         state, arch = weights.trimmed(), said.arch if isinstance(said.arch, str) else None
+        tensors, checkpoint, assumed = read_foreign(state, path, hashed, arch, checkpoint)
         if said.anything:
             raise UsageError("--classes, --mean, --std and --size are for networks of torchvision, timm and your own")
-        tensors, checkpoint, assumed = read_foreign(state, path, hashed, arch, checkpoint)
         checkpoint, more = _with_texts(texts, checkpoint, tensors, path)
         model = _build(checkpoint, path)
         _compare(model, {key: tuple(value.shape) for key, value in tensors.items()}, path)
