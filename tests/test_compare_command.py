@@ -21,6 +21,7 @@ from coda_cli.cli.console import console
 from coda_cli.core.networks import build
 from coda_cli.errors import MediaError
 from coda_cli.explanation import compare as comparisons
+from coda_cli.schema.comparisons import Comparison, MethodPart
 from coda_cli.study.by_name import KnownMethod
 
 QUICK = ("--method", "ours", "--method", "gradient", "--method", "occlusion:window=8,stride=8")
@@ -233,6 +234,13 @@ def test_the_sheet_states_every_method_s_sum_its_distance_from_the_logit_its_sca
             assert part["complete"] == (part["method"] in ("ours", "input-x-gradient"))
             assert colours == f"full colour ±{part['scale']:.2g}, {part['seconds']:.2g} s for each of 2 classes"
             assert unit == ("" if part["method"] == "gradient" else "logit")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0774, "0.077 s"), (3.34, "3.3 s"), (99.4, "99 s"), (128, "128 s")])
+def test_a_time_has_no_power_of_ten(seconds: float, said: str) -> None:
+    part = MethodPart(method="ours", parameters={}, sum=0, off=0, scale=1, seconds=seconds)
+    assert comparisons.time_of(part, Comparison.model_construct(together=1)) == said
+    assert comparisons.time_of(part, Comparison.model_construct(together=2)) == f"{said} for each of 2 classes"
 
 
 def test_a_map_of_positive_values_is_drawn_from_its_least_value_on(coda: Coda, tmp_path: Path) -> None:

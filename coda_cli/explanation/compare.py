@@ -299,6 +299,20 @@ def sheet(rgb: RGB, maps: Map, record: Comparison) -> RGB:
     return in_rows(tiles, COLUMNS)
 
 
+def time_of(part: MethodPart, record: Comparison) -> str:
+    """Say how long a method took.
+
+    Args:
+        part: the numbers about its map.
+        record: those about all maps.
+
+    Returns:
+        Seconds with two digits, or whole ones.
+    """
+    seconds = f"{part.seconds:.2g}" if part.seconds < 99.5 else f"{part.seconds:.0f}"
+    return f"{seconds} s" + (f" for each of {record.together} classes" if record.together > 1 else "")
+
+
 def map_tiles(maps: Map, record: Comparison, size: tuple[int, int]) -> list[RGB]:
     """Draw every map on its own scale, with what its method says of it.
 
@@ -313,7 +327,7 @@ def map_tiles(maps: Map, record: Comparison, size: tuple[int, int]) -> list[RGB]
     tiles = []
     for pixels, part in zip(maps, record.methods, strict=True):
         large = heatmap(enlarged(pixels - np.float32(part.white), size), part.scale - part.white)
-        took = f"{part.seconds:.2g} s" + (f" for each of {record.together} classes" if record.together > 1 else "")
+        took = time_of(part, record)
         colour = (
             f"white {part.white:.3g}, full colour {part.scale:.3g}" if part.white else f"full colour ±{part.scale:.2g}"
         )

@@ -12,7 +12,7 @@ from typing import IO, Any, Self
 from markupsafe import Markup
 
 from coda_cli.errors import UsageError
-from coda_cli.explanation.compare import Map
+from coda_cli.explanation.compare import Map, time_of
 from coda_cli.explanation.page.entry import LONGEST
 from coda_cli.explanation.page.maps import pack
 from coda_cli.explanation.page.output import Kept, PagePath
@@ -77,7 +77,7 @@ class ComparisonPage:
             number=len(self._kept) + 1,
             image=f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
             size=size,
-            methods=[(part, _sum(part, record), _scale(part), _time(part, record)) for part in record.methods],
+            methods=[(part, _sum(part, record), _scale(part), time_of(part, record)) for part in record.methods],
             data=in_script(f'{{"size":{json.dumps(size)},"units":{json.dumps(_units(record))},'
                            f'"maps":{json.dumps(maps, separators=(",", ":"))},"record":{to_json(record)}}}'),
         )  # fmt: skip
@@ -121,11 +121,6 @@ def _scale(part: MethodPart) -> str:
     return f"no colour {part.white:.3g}, full colour {part.scale:.3g}{unit}" if part.white else (
         f"full colour ±{part.scale:.2g}{unit}"
     )  # fmt: skip
-
-
-def _time(part: MethodPart, record: Comparison) -> str:
-    """Say how long the method took."""
-    return f"{part.seconds:.2g} s" + (f" for each of {record.together} classes" if record.together > 1 else "")
 
 
 def _units(record: Comparison) -> list[dict[str, Any]]:
