@@ -276,16 +276,20 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 class Tunnels:
     """Stands for Gradio's service of public links, which nothing here reaches."""
 
+    CERTIFICATE_PATH = ".gradio/certificate.pem"
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked, self.reason = list[tuple[Any, ...]](), ""
+        self.asked, self.reason, self.kept = list[tuple[Any, ...]](), "", list[Path]()
         monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
         monkeypatch.setitem(sys.modules, "gradio.networking", self)
 
     def setup_tunnel(self, *given: Any) -> str:
         self.asked.append(given)
+        self.kept.append(Path(self.CERTIFICATE_PATH))
+        self.kept[-1].write_text("a certificate")
         if self.reason:
             raise RuntimeError(self.reason)
-        return "https://0123.gradio.live"
+        return "http://0123.gradio.live"
 
 
 @contextmanager
@@ -317,6 +321,7 @@ def test_a_public_link_is_made_where_it_is_asked_for_and_nowhere_else(monkeypatc
     assert len(set(secrets)) == 2  # nobody can guess one of another page
     assert min(map(len, secrets)) >= 32
     assert rest == [(None, None)] * 2  # Gradio's own service, with its own certificate
+    assert not any(path.exists() for path in tunnels.kept)  # which is gone when the page is
 
 
 def test_a_public_link_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +334,7 @@ def test_gradio_still_takes_what_it_is_asked_for() -> None:
     networking = pytest.importorskip("gradio.networking")
     names = ["local_host", "local_port", "share_token", "share_server_address", "share_server_tls_certificate"]
     assert list(inspect.signature(networking.setup_tunnel).parameters) == names
+    assert networking.CERTIFICATE_PATH.endswith(".pem")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

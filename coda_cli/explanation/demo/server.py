@@ -189,7 +189,7 @@ def serve(
                 port = listening.getsockname()[1]
                 on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
                 if share:
-                    on_ready(_public(host, port))
+                    on_ready(_public(host, port, root))
                 while thread.is_alive():
                     thread.join(0.5)
         finally:
@@ -254,14 +254,16 @@ def _application(networks: Networks, visits: Visits, desk: Desk, most: int) -> G
     return Guard(app, most)
 
 
-def _public(host: str, port: int) -> str:
+def _public(host: str, port: int, folder: Path) -> str:
     """A public link to the page, by Gradio's own service. Raises DownloadError."""
-    from gradio.networking import setup_tunnel
+    from gradio import networking
 
+    networking.CERTIFICATE_PATH = str(folder / "certificate.pem")  # it would stay in the working folder
     try:
-        return str(setup_tunnel(host, port, secrets.token_urlsafe(32), None, None))
+        link = str(networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None))
     except Exception as error:
         raise DownloadError(f"--share: no public link can be had ({error or type(error).__name__})") from error
+    return f"https://{link.partition('://')[2]}"
 
 
 @contextmanager
