@@ -5,7 +5,8 @@
 
 Each document has a folder of its own, with the files that its commands name (document_files.py). In it the lines of its
 blocks for a shell and its blocks of Python run in their order, in this process. A block of text after a command is held
-against what that command printed. The program prints a line for each, and ends with exit status 1 if one fails.
+against what that command printed, and of a picture with a pattern in a comment there is one file. The program prints a
+line for each, and ends with exit status 1 if one fails.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ SHORTER = {
     r"^evaluate depth": {"--pictures": "2"},
 }
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
+SHOWN = re.compile(r"!\[[^\]]*\]\([^)]+\)<!-- (\S+) -->")  # examples/gallery.py makes these pictures
 ROUNDING = 1e-5  # a residual is below, and is another one on another processor
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a document shows: a line for a shell, a block of Python, or a block of what was printed."""
+    """One thing that a document shows: a line for a shell, Python, a block of what was printed, or a picture's file."""
 
     language: str
     text: str
@@ -215,11 +217,11 @@ def report(document: Path, folder: Path) -> Iterator[tuple[str, float, Step, str
     """Do all that a document shows. Of each step "ok", "left out" or "FAILED", seconds, the step, and what was said."""
     text = document.read_text("utf-8")
     document_files.prepare(folder, text)
-    reader, before = Reader(folder), "ok"
+    reader, before, everything = Reader(folder), "ok", True
     for step in steps(text):
         begun, reason = time.monotonic(), why_not(step)
         if reason or (step.language == "text" and before != "ok"):
-            before = "left out"
+            before, everything = "left out", False
             yield before, 0, step, reason or "what printed it did not run"
             continue
         try:
@@ -230,6 +232,13 @@ def report(document: Path, folder: Path) -> Iterator[tuple[str, float, Step, str
         else:
             before = "ok"
             yield before, time.monotonic() - begun, step, ""
+        everything &= before == "ok"
+    for pattern in SHOWN.findall(text):
+        found, step = len(list(folder.glob(pattern))), Step("picture", pattern)
+        if found != 1 and (found or everything):
+            yield "FAILED", 0, step, f"{found} files are called so, and one is shown"
+        else:
+            yield "ok" if found else "left out", 0, step, "" if found else "what draws it did not run"
 
 
 def main(*names: str) -> int:

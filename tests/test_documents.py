@@ -158,6 +158,13 @@ def test_a_step_that_fails_and_a_line_that_is_not_printed_are_seen(tmp_path: Pat
     assert "ZeroDivisionError" in done[-1][3]
 
 
+def test_a_picture_that_no_command_draws_and_one_of_two_are_seen(tmp_path: Path) -> None:
+    page, pictures = tmp_path / "page.md", "".join(f"![It](it.jpg)<!-- {name}.png -->\n" for name in ("a", "*", "c"))
+    page.write_text(f"```sh\ncp photo.jpg a.png\ncp photo.jpg b.png\n```\n{pictures}")
+    assert [(status, said[:7]) for status, _, step, said in documents.report(page, tmp_path / "folder")
+            if step.language == "picture"] == [("ok", ""), ("FAILED", "2 files"), ("FAILED", "0 files")]  # fmt: skip
+
+
 def test_lines_of_a_shell_are_taken_apart() -> None:
     assert documents.pipelines("a | coda explain - -o 'x y' < z &") == [
         [["a"], ["coda", "explain", "-", "-o", "x y", "<", "z"]]
