@@ -39,7 +39,7 @@ def test_pydoc_as_a_program_imports_no_torch() -> None:
         [sys.executable, "-X", "importtime", "-m", "pydoc", "coda_cli"], capture_output=True, text=True, check=True
     )
     imported = {line.split("|")[-1].strip() for line in run.stderr.splitlines()}
-    assert "coda_cli" in imported
+    assert "coda_cli._help" in imported  # since 3.12 no time of the package itself, which pydoc imports by a call
     assert not {"torch", "numpy"} & imported
     assert "Explain one picture" in run.stdout
 
