@@ -51,6 +51,7 @@ def prepare(folder: Path, text: str) -> None:
 
 def _examples(folder: Path) -> None:
     folder.mkdir(parents=True)
+    (folder.parent / "weights").symlink_to(EXAMPLES.parent / "weights")  # decompose_by_hand.py reads them itself
     for path in EXAMPLES.iterdir():
         if path.name not in ("clip.mp4", "__pycache__"):
             (folder / path.name).symlink_to(path)
@@ -74,6 +75,8 @@ def _photos(folder: Path, shell: str) -> None:
     elif "photos/ -r" in shell:
         for path in sorted(PICTURES.glob("*.png"))[:3]:
             _small(path, folder / path.stem / "a.png", 480)
+            if re.search(r"explain photos/ (?!-r)", shell):  # these alone, then
+                _small(path, folder / path.name, 480)
     else:
         for path in sorted(PICTURES.glob("*.png"))[:3]:
             _small(path, folder / path.name, 480)

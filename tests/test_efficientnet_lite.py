@@ -112,6 +112,12 @@ def test_a_dilated_backbone_has_the_ordinary_numbers_at_every_second_position(na
     assert not torch.allclose(others[:, :, : small.shape[2], : small.shape[3]], small[:, :, : others.shape[2]])
 
 
+def test_layers_that_are_computed_in_full_have_shapes_without_numbers() -> None:
+    layers = backbone("efficientnet-lite0", "head", dilated=True)[0].eval()
+    assert any(getattr(layer, "full", False) for layer in layers.modules())
+    assert layers.to("meta")(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1280, 4, 4)
+
+
 def test_what_cannot_be_dilated_is_refused() -> None:
     with pytest.raises(ValueError, match="cifar-resnet20 cannot be dilated"):
         backbone("cifar-resnet20", "layer3", dilated=True)

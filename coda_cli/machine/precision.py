@@ -93,5 +93,7 @@ def in_full(compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Returns:
         What it gives.
     """
+    if not torch.amp.is_autocast_available(x.device.type):  # of tensors without numbers, say
+        return compute(x)
     with torch.autocast(x.device.type, enabled=False):
         return compute(x)
