@@ -185,7 +185,8 @@ def _in_place(path: Path, file: str, tally: Tally, *, named: bool) -> Iterator[S
             tally.bad(MediaError(f"{what.why}{expected}", item=str(where)))
             bad += 1
             if bad > MOST_BAD:
-                raise MediaError("too many of its records are none; the rest is not read", item=file)
+                parts = "entries" if inside else "lines"
+                raise MediaError(f"too many of its {parts} are no records; the rest is not read", item=file)
 
 
 def _is_of_something_else(what: NoRecordError, file: str) -> bool:
