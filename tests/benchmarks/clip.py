@@ -86,7 +86,10 @@ def _source(path: Path, count: int) -> tuple[Path, int]:
 
 
 def _ours(net: Net, source: Path, target: Path, request: Request) -> None:
-    deque(ClipExplanation(source, net, request).records(ClipDrawing(), ClipOutputs({"mp4": target})), maxlen=0)
+    deque(
+        ClipExplanation(source, net, request).records(ClipDrawing(), ClipOutputs({"mp4": target}, replace=True)),
+        maxlen=0,
+    )
 
 
 def _network_alone(net: Net, source: Path, request: Request) -> float:
