@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -246,6 +247,15 @@ def started(
         finally:
             if child.poll() is None:
                 child.kill()
+
+
+def wait_for_records(output: Path, count: int, child: subprocess.Popen[bytes]) -> None:
+    """Wait until a child that is still at work has written so many records."""
+    until = time.monotonic() + PATIENCE
+    while len(list(output.rglob("*.coda.json"))) < count:
+        assert time.monotonic() < until
+        assert child.poll() is None, "it ended before it was disturbed"
+        time.sleep(0.01)
 
 
 def finish(child: subprocess.Popen[bytes], status: int) -> Result:

@@ -12,7 +12,7 @@ from pathlib import Path
 import program
 import pytest
 from conftest import Coda
-from program import finish, names_of, photo, started
+from program import finish, names_of, photo, started, wait_for_records
 from test_shards import COUNT, POISONED, content, make_pictures
 
 from coda_cli.explanation.devices import shares
@@ -39,14 +39,6 @@ def children_of(process: subprocess.Popen[bytes]) -> list[int]:
         children = map(int, (task / "children").read_text().split())
         found += [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return found
-
-
-def wait_for_records(output: Path, count: int, child: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + program.PATIENCE
-    while len(list(output.rglob("*.coda.json"))) < count:
-        assert time.monotonic() < until
-        assert child.poll() is None, "it ended before it was disturbed"
-        time.sleep(0.01)
 
 
 def test_two_processes_make_what_one_makes(whole: Path) -> None:

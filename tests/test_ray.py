@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import program
 import pytest
 from conftest import Coda
-from program import EXAMPLES, finish, names_of, photo, started
+from program import EXAMPLES, finish, names_of, photo, started, wait_for_records
 from test_shards import POISONED, content, make_pictures
 
 from coda_cli.checkpoints.loading import load
@@ -64,14 +63,6 @@ def workers_of(cluster: Any) -> list[int]:
             children = map(int, (task / "children").read_text().split())
             found += [pid for pid in children if b"ClusterWorker.explain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return found
-
-
-def wait_for_records(output: Path, count: int, child: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + program.PATIENCE
-    while len(list(output.rglob("*.coda.json"))) < count:
-        assert time.monotonic() < until
-        assert child.poll() is None, "it ended before it was disturbed"
-        time.sleep(0.01)
 
 
 def test_a_killed_worker_is_replaced_and_the_results_are_those_of_one_process(cluster: Any, whole: Path) -> None:
