@@ -78,6 +78,12 @@ def test_a_notebook_runs_and_is_the_one_that_is_kept(
             assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.source
 
 
+def test_lines_that_a_kernel_sends_in_pieces_are_one_output(notebooks: ModuleType) -> None:
+    cell = "import time\nfor piece in ('a', 'b', 'c'):\n    print(piece, flush=True)\n    time.sleep(0.5)"
+    (ran,) = notebooks.executed(notebooks.composed([notebooks.code(cell)])).cells
+    assert [(output.name, output.text) for output in ran.outputs] == [("stdout", "a\nb\nc\n")]
+
+
 def test_the_notebooks_that_are_kept_are_those_of_the_program() -> None:
     folder = ROOT / "examples" / "notebooks"
     assert {path.stem for path in folder.glob("*.ipynb")} == {"first-explanations", "from-the-papers-notebooks"}

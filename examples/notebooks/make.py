@@ -102,7 +102,9 @@ def composed(cells: list[nbformat.NotebookNode]) -> nbformat.NotebookNode:
 
 def executed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook with its outputs, run in the folder of the source code."""
-    NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(ROOT)}}).execute()
+    place = {"metadata": {"path": str(ROOT)}}
+    # A kernel on a busy machine sends one line in several pieces, and each would be an output of its own.
+    NotebookClient(notebook, timeout=PATIENCE, resources=place, coalesce_streams=True).execute()
     for cell in notebook.cells:
         cell.metadata = {}  # the times of a run, which differ every time
     return notebook
