@@ -18,6 +18,7 @@ import coda_cli
 import coda_cli.explanation.clip.drawing as drawing
 import coda_cli.explanation.inside as inside
 from coda_cli.core.neurons import NeuronMap
+from coda_cli.explanation.clip.kept import Seen
 from coda_cli.render.clip import Sheet
 from coda_cli.schema import clips
 
@@ -105,7 +106,7 @@ def test_activations_of_several_units_are_each_drawn_as_a_share_of_the_largest(t
     assert [[n.channel for n in neurons] for neurons in records] == [[5, 3]] * 3
     found = drawing.Survey()
     for t in range(3):
-        found.add(t, np.zeros(10, np.float32), drawing.View(np.zeros((8, 8, 3), np.uint8), (0, 0, 8, 8), (8, 8)),
+        found.add(t, Seen(np.zeros(10, np.float32)), drawing.View(np.zeros((8, 8, 3), np.uint8), (0, 0, 8, 8), (8, 8)),
                   [("a", float(t)), ("b", -100.0 * t)])  # fmt: skip
     one, two = found.curves(run.targets, net)
     assert (one.name, two.name) == ("a (1 is 2)", "b (1 is 200)")

@@ -6,6 +6,7 @@ through it (with an ordinary graph for training, and as a linear map), and what 
 
 from __future__ import annotations
 
+import copy
 from threading import Lock
 from typing import Any
 
@@ -147,6 +148,23 @@ class DAUConv2d(nn.Module):
             return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
         all_kernels = torch.cat([self.V, self.bias_or_zeros(), self.dense_U()])
         return self._contracted(F.conv2d(x, all_kernels, stride=self.stride, padding=self.padding))
+
+    def only(self, outputs: Tensor) -> DAUConv2d:
+        """Leave the other outputs away.
+
+        Args:
+            outputs: int64 [K], the outputs that stay.
+
+        Returns:
+            A layer of K outputs, with the same V; it is not for training.
+        """
+        layer = copy.copy(self)
+        layer._parameters, layer.out_channels, layer.groups = {**self._parameters}, len(outputs), 1
+        U = self.dense_U().detach().unflatten(0, (-1, self.rank))[outputs].flatten(0, 1)
+        layer.U = nn.Parameter(U.contiguous(memory_format=torch.channels_last))
+        if self.b is not None:
+            layer.b = nn.Parameter(self.b.detach()[outputs].contiguous(memory_format=torch.channels_last))
+        return layer
 
     def with_weights_of(self, source: Tensor, x: Tensor) -> Tensor:
         """Apply the linear map that this layer is for one input to another: for losses on the dynamic weights.

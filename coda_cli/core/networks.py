@@ -82,29 +82,30 @@ def classify(
     return torch.cat(logits)
 
 
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Compute the logits of one batch; every core takes a part of it.
+def forward(model: nn.Module, x: Tensor, compute: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Compute the logits of one batch, or something else; every core takes a part of it.
 
     Where memory does not hold the batch it is computed in halves; see ``as_many_as_fit``.
 
     Args:
         model: the network.
         x: encoded pictures, float [B, C, h, w].
+        compute: what is computed of a part of the batch; the logits unless given.
 
     Returns:
-        logits [B, classes].
+        logits [B, classes], or what ``compute`` gives [B, ...].
     """
     with true_float32():
-        rows = as_many_as_fit(model, x, (x.shape[3], x.shape[2]), lambda some: _rows(model, some))
+        rows = as_many_as_fit(model, x, (x.shape[3], x.shape[2]), lambda some: _rows(compute or model, some))
     for row in rows:
         if isinstance(row, MediaError):
             raise row
     return torch.stack(rows)  # type: ignore[arg-type]
 
 
-def _rows(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The logits of each picture, computed in parts."""
-    return [row for part in each(model, parts(x)) for row in part]
+def _rows(compute: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    """What is computed of each picture, in parts."""
+    return [row for part in each(compute, parts(x)) for row in part]
 
 
 class CodaNet(nn.Module):
@@ -135,6 +136,19 @@ class CodaNet(nn.Module):
         """
         y: Tensor = self.layers(x)
         return y.sum((2, 3)) / self.temperature + self.bias
+
+    def only(self, classes: Tensor) -> CodaNet:
+        """Leave the other classes away: the work of the last layer is the less.
+
+        Args:
+            classes: int64 [K], the classes that stay, in the order in which their logits come.
+
+        Returns:
+            A network of these classes, with the same parameters.
+        """
+        *lower, last = self.layers
+        assert isinstance(last, DAUConv2d)
+        return CodaNet([*lower, last.only(classes)], temperature=self.temperature, bias=self.bias)
 
     def logits_and_rows(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits and rows of W(x), both with a graph: for losses on W(x), in training.

@@ -23,8 +23,7 @@ from coda_cli.core.networks import CodaNet, encode
 from coda_cli.explanation.clip.drawing import ClipDrawing
 from coda_cli.explanation.clip.files import ClipOutputs
 from coda_cli.explanation.clip.run import ClipExplanation
-from coda_cli.explanation.clip.survey import Survey, explained, grouped_views
-from coda_cli.explanation.picture import classify_batch
+from coda_cli.explanation.clip.survey import Survey, _look, explained, grouped_views
 from coda_cli.explanation.request import Request
 from coda_cli.machine.ahead import ahead
 from coda_cli.machine.lanes import batch_pool
@@ -98,12 +97,12 @@ def _network_alone(net: Net, source: Path, request: Request) -> float:
     start = time.perf_counter()
     found = Survey()
     with batch_pool(net.device.type) as pool:
-        for group, rows in ahead(pool, ((g, partial(classify_batch, g.views, net, request)) for g in groups), 1):
-            for frame, view, row in zip(group.frames, group.views, rows, strict=True):
-                found.add(frame.time, row, view)
+        for group, rows in ahead(pool, ((g, partial(_look, g.views, net, request)) for g in groups), 1):
+            for frame, view, (seen, _) in zip(group.frames, group.views, rows, strict=True):
+                found.add(frame.time, seen, view)
     targets = found.targets(net, request)
     found.scale(net, request, targets, 99.5)
-    deque(explained(groups, net, request, targets), maxlen=0)
+    deque(explained(groups, net, request, targets, found.kept), maxlen=0)
     return time.perf_counter() - start
 
 

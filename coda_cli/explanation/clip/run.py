@@ -308,10 +308,10 @@ class _ClipRun:
 
     def explained(self) -> Iterator[tuple[tuple[Frame, ...], list[Explanation]]]:
         """Explain groups of frames, in order."""
-        clip = self.clip
+        clip, kept = self.clip, self.found.kept if self.found else ()
         frames = _with_durations(self.reader)
         with contextlib.closing(grouped_views(frames, clip.net, clip.request, clip.batch)) as groups:
-            for group, explanations in explained(groups, clip.net, clip.request, self.targets):
+            for group, explanations in explained(groups, clip.net, clip.request, self.targets, kept):
                 self.view = group.views[0]
                 yield group.frames, explanations
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target, Targets
 from coda_cli.errors import CodaError, MediaError
+from coda_cli.explanation.clip.kept import Memory, Seen, explain_seen, keeps, see
 from coda_cli.explanation.clip.neurons import values_of
 from coda_cli.explanation.neurons import drawn_map
 from coda_cli.explanation.picture import Explanation, classify_batch, explain_batch
@@ -92,7 +93,7 @@ def _as_group(pairs: Sequence[tuple[Frame, View]]) -> Group:
 
 
 def explained(
-    groups: Iterable[Group], net: Net, request: Request, targets: Targets
+    groups: Iterable[Group], net: Net, request: Request, targets: Targets, kept: Iterable[Seen] = ()
 ) -> Iterator[tuple[Group, list[Explanation]]]:
     """Explain groups of frames; the network works one group ahead of the caller.
 
@@ -101,6 +102,7 @@ def explained(
         net: the network.
         request: what is asked.
         targets: the classes of the request, found in the network.
+        kept: what the first pass kept of each frame, in their order, where there was one.
 
     Yields:
         Each group with the explanations of its frames, in order.
@@ -108,11 +110,26 @@ def explained(
     Raises:
         CodaError: a frame cannot be explained.
     """
-    explain = partial(explain_batch, net=net, request=request, targets=targets)
-    calls = ((g, partial(as_many_as_fit, net.model, g.views, g.views[0].resolution, explain)) for g in groups)
+    following = iter(kept)
+
+    def call(group: Group) -> Callable[[], Sequence[Explanation | CodaError]]:
+        of_these = list(itertools.islice(following, len(group.views)))
+        return partial(_explain, group.views, of_these, net, request, targets)
+
+    calls = ((group, call(group)) for group in groups)
     with batch_pool(net.device.type) as pool, closing(ahead(pool, calls, 1)) as computed:
         for group, results in computed:
             yield group, all_explained(results)
+
+
+def _explain(
+    views: Sequence[View], kept: Sequence[Seen], net: Net, request: Request, targets: Targets
+) -> Sequence[Explanation | CodaError]:
+    """Explain frames from what is kept of them, or, where something is missing, from their views."""
+    if len(kept) == len(views) and all(seen.is_of(view) for seen, view in zip(kept, views, strict=True)):
+        return explain_seen(list(zip(views, kept, strict=True)), net, request, targets)
+    explain = partial(explain_batch, net=net, request=request, targets=targets)
+    return as_many_as_fit(net.model, views, views[0].resolution, explain)
 
 
 def all_explained(results: Iterable[Explanation | CodaError]) -> list[Explanation]:
@@ -156,30 +173,32 @@ class Survey:
     Attributes:
         times: the time of each of n frames, in seconds.
         logits: the logits [classes] of each.
+        kept: what is kept of each for the second pass.
         activations: the titles and activations of the neurons of each.
         sample: what the network sees of some frames, evenly spaced.
         every: the spacing of the sample, in frames.
+        memory: how much is kept.
     """
 
     times: list[float] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
+    kept: list[Seen] = field(default_factory=list)
     activations: list[list[tuple[str, float]]] = field(default_factory=list)
     sample: list[View] = field(default_factory=list)
     every: int = 1
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def seen(self) -> int:
         """The number of frames seen so far."""
         return len(self.times)
 
-    def add(
-        self, time: float, logits: NDArray[np.float32], view: View, activations: Sequence[tuple[str, float]] = ()
-    ) -> None:
+    def add(self, time: float, frame: Seen, view: View, activations: Sequence[tuple[str, float]] = ()) -> None:
         """Add the next frame.
 
         Args:
             time: when it is shown, in seconds.
-            logits: its logits [classes].
+            frame: what the network found.
             view: what the network saw of it.
             activations: the titles and activations of its neurons.
         """
@@ -189,7 +208,8 @@ class Survey:
             if len(self.sample) >= most:  # every other one is dropped, so that the rest stays evenly spaced
                 self.sample, self.every = self.sample[::2], self.every * 2
         self.times.append(time)
-        self.logits.append(logits)
+        self.logits.append(frame.logits)
+        self.kept.append(self.memory.kept(frame))
         self.activations.append(list(activations))
 
     def predicted(self) -> int:
@@ -282,12 +302,12 @@ class Survey:
         Returns:
             The percentiles, and the number of frames that they were taken from.
         """
-        sample = self.sample[:: max(1, len(self.sample) // budget.SCALE_FRAMES)]
+        step = max(1, len(self.sample) // budget.SCALE_FRAMES)
+        sample, kept = self.sample[::step], self.kept[:: step * self.every]
         size, magnitudes = budget.pictures_at_once(net.device.type, sample[0].pixels, targets.most), Magnitudes()
         of_neurons = [Magnitudes() for _ in request.neurons]
-        explain = partial(explain_batch, net=net, request=request, targets=targets)
         for i in range(0, len(sample), size):
-            results = as_many_as_fit(net.model, sample[i : i + size], sample[0].resolution, explain)
+            results = _explain(sample[i : i + size], kept[i : i + size], net, request, targets)
             for explanation in all_explained(results):
                 magnitudes.add(explanation.maps)
                 for one, neuron in zip(of_neurons, explanation.inside.activations, strict=True):
@@ -323,8 +343,8 @@ def survey(
     calls = ((group, partial(_look, group.views, net, request)) for group in groups)
     with batch_pool(net.device.type) as pool, closing(groups), closing(ahead(pool, calls, 1)) as computed:
         for group, rows in computed:
-            for frame, (row, activations), view in zip(group.frames, rows, group.views, strict=True):
-                found.add(frame.time, row, view, activations)
+            for frame, (seen, activations), view in zip(group.frames, rows, group.views, strict=True):
+                found.add(frame.time, seen, view, activations)
             if on_frame:
                 on_frame(found.seen)
     if not found.seen:
@@ -332,11 +352,13 @@ def survey(
     return found
 
 
-def _look(
-    views: Sequence[View], net: Net, request: Request
-) -> list[tuple[NDArray[np.float32], list[tuple[str, float]]]]:
-    """The logits and the neurons of some frames. Raises CodaError."""
-    return list(zip(classify_batch(views, net, request), values_of(views, net, request), strict=True))
+def _look(views: Sequence[View], net: Net, request: Request) -> list[tuple[Seen, list[tuple[str, float]]]]:
+    """What is found of some frames, and their neurons. Raises CodaError."""
+    if keeps(net, request):
+        found = see(views, net, request)
+    else:
+        found = [Seen(row) for row in classify_batch(views, net, request)]
+    return list(zip(found, values_of(views, net, request), strict=True))
 
 
 def target_name(target: Target, net: Net) -> str:
