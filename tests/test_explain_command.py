@@ -516,7 +516,24 @@ def test_the_rate_of_a_run_is_its_own(monkeypatch: pytest.MonkeyPatch, capsys: p
         for done in range(401, 404):
             advance(done, 500)
     assert capsys.readouterr().err.splitlines() == [
-        f"coda: explaining: {done}/500 grids, 10 s each, {(500 - done) * 10.5:.0f} s left" for done in (401, 402, 403)
+        "coda: explaining: 401/500 grids",  # from one alone nothing is foretold
+        *(f"coda: explaining: {done}/500 grids, 10 s each, {(500 - done) * 10.5:.0f} s left" for done in (402, 403)),
+    ]
+
+
+def test_the_time_before_the_first_of_many_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from coda_cli.cli import console
+
+    clock = iter([0.0, 30.0, 41.0])  # it starts, then the network is loaded; a hundred a second from then on
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.Console().progress("reading", " pictures") as advance:
+        advance(1, 5000)
+        advance(1101, 5000)
+    assert capsys.readouterr().err.splitlines() == [
+        "coda: reading: 1/5000 pictures",
+        "coda: reading: 1101/5000 pictures, 100.0/s, 39 s left",
     ]
 
 

@@ -137,24 +137,24 @@ class Console:
 
     def _plain(self, what: str, unit: str) -> Advance:
         """Make a function that prints plain lines."""
-        start = last = time.monotonic()
-        before: float | None = None  # how much was done before this run: the first call is after one more
+        last = time.monotonic()
+        first: tuple[float, float] | None = None  # how much was done at the first call, and when that was
 
         def advance(done: float, total: int) -> None:
-            """Print how much is done, at most every ten seconds."""
-            nonlocal last, before
+            """Print how much is done, at most every ten seconds; how fast, from what came after the first call."""
+            nonlocal last, first
             now = time.monotonic()
-            if before is None:
-                before = max(0, done - 1)
-            if now - last < PLAIN_EVERY or done <= before:
+            if first is None:  # it may have waited for a network to be loaded
+                first = done, now
+            if now - last < PLAIN_EVERY or done < first[0]:
                 return
             last = now
-            rate = (done - before) / (now - start)
-            said = f"{rate:.1f}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
-            if total:
-                self.say(f"{what}: {int(done)}/{total}{unit}, {said}, {(total - done) / rate:.0f} s left")
-            else:
-                self.say(f"{what}: {int(done)}{unit}, {said}")
+            line = f"{what}: {int(done)}" + (f"/{total}{unit}" if total else unit)
+            if done > first[0]:
+                rate = (done - first[0]) / (now - first[1])
+                line += f", {rate:.1f}/s" if rate >= 0.1 else f", {1 / rate:.0f} s each"
+                line += f", {(total - done) / rate:.0f} s left" if total else ""
+            self.say(line)
 
         return advance
 
