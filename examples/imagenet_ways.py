@@ -87,6 +87,7 @@ WAYS = {
     "trained": Way("7 x 7, trained", strides=0, rate=2e-5),
     "finer-trained": Way("14 x 14, trained", rate=2e-5),
     "rank-16": Way("7 x 7, trained, rank 16", strides=0, rank=16, rate=2e-5),
+    "rank-1": Way("7 x 7, trained, rank 1", strides=0, rank=1, rate=2e-5),
     "labels": Way("7 x 7, trained, known labels count half", strides=0, labels=0.5, rate=2e-5),
     "growing": Way("7 x 7, trained at 160 and then at 224 pixels", strides=0, sides=(160, 224), rate=2e-5),
     "tuned-head": Way("7 x 7, trained with the backbone's last convolution", strides=0, tuned="head", rate=2e-5),

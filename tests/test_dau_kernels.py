@@ -13,6 +13,8 @@ from torch import Tensor
 from coda_cli.core import dau_kernels as kernels
 from coda_cli.core.dau import NORMS, aligned, scale_of_norm
 from coda_cli.core.dau_layer import DAUConv2d
+from coda_cli.core.dau_sparse import add_live, columns_of, is_mostly_zero
+from coda_cli.core.dau_training import contracted
 from coda_cli.machine import budget
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -91,6 +93,67 @@ def test_outputs_without_the_weights(size: tuple[int, int, int, int], norm: str)
     close(g, scale_of_norm(dynamic_weights(X, V, U, b).norm(dim=2), norm))
 
 
+def with_zeros(X: Tensor, share: float) -> Tensor:
+    """Patches of which some entries are 0 by chance, and the first two entries of all."""
+    X = X * (torch.rand(X.shape, dtype=X.dtype) > share)
+    X[:, :2] = 0
+    return X
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("share", "rows"), [(0.9, 1), (0.9, 3), (0.5, 100), (1.0, 100)])
+def test_outputs_of_patches_whose_zeros_are_left_out(
+    share: float, rows: int, size: tuple[int, int, int, int], norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LIVE_ROWS", rows)
+    X, V, U, b = drawn(*size)
+    X = with_zeros(X, share)
+    factors, scale = kernels.norm_factors(torch.cat([U, b[:, None]], 1)), partial(scale_of_norm, norm=norm)
+    found = kernels.factored(X, V, U, b, factors, scale, columns_of(U, b))
+    close(found[0], by_definition(X, V, U, b, norm))
+    for one, other in zip(found, kernels.factored(X, V, U, b, factors, scale), strict=True):
+        close(one, other)
+
+
+def test_what_is_not_a_number_is_never_left_out() -> None:
+    X, V, U, b = drawn(7, 3, 4, 18)
+    X = with_zeros(X, 1.0)
+    X[5, 7] = torch.nan
+    factors = kernels.norm_factors(torch.cat([U, b[:, None]], 1))
+    y, *_ = kernels.factored(X, V, U, b, factors, partial(scale_of_norm, norm="SQ"), columns_of(U, b))
+    assert y[5].isnan().all()
+
+
+def test_zeros_are_left_out_where_there_are_many() -> None:
+    assert is_mostly_zero(with_zeros(torch.rand(1000, 30), 0.9))
+    assert not is_mostly_zero(with_zeros(torch.rand(1000, 30), 0.5))
+    assert not is_mostly_zero(torch.rand(3, 30))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_layer_behind_a_relu_leaves_zeros_out_and_follows_its_parameters(
+    kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = DAUConv2d(40, 7, 1, 3).to(torch.float64 if kind == torch.float64 else torch.float32)
+    x = with_zeros(torch.rand(2 * 25, 40, dtype=layer.V.dtype), 0.9).view(2, 5, 5, 40).permute(0, 3, 1, 2)
+    used = list[torch.dtype]()
+    monkeypatch.setattr(kernels, "add_live", lambda *given: (used.append(given[3].dtype), add_live(*given)))
+    for _ in range(2):  # the second time with other parameters
+        used.clear()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+            found = layer(x)
+        assert used
+        assert set(used) == {kind}
+        rows, U = layer.patches.rows(x), kernels.rows(layer.dense_U()).unflatten(0, (7, 3))
+        expected = by_definition(rows, kernels.rows(layer.V), U, kernels.rows(layer.bias_or_zeros()), "SQ")
+        found = found.permute(0, 2, 3, 1).flatten(0, 2)
+        torch.testing.assert_close(found, expected, rtol=1e-2 if kind == torch.bfloat16 else 1e-5, atol=1e-3)
+        with torch.no_grad():
+            layer.U.mul_(1.5)
+
+
 def test_outputs_of_factors_that_leave_out_the_bias_are_others() -> None:
     X, V, U, b = drawn(7, 3, 4, 18)
     factors = kernels.norm_factors(torch.cat([U, 0 * b[:, None]], 1))
@@ -113,7 +176,7 @@ def test_outputs_from_convolutions_for_training(size: tuple[int, int, int, int],
     X, V, U, b = drawn(*size)
     h = torch.cat([X @ V.t(), X @ b.t(), X @ U.flatten(0, 1).t()], 1)  # one position a picture
     A = torch.cat([U, b[:, None]], 1)
-    y = kernels.contracted(h[..., None, None], A @ A.transpose(1, 2), partial(scale_of_norm, norm=norm))
+    y = contracted(h[..., None, None], A @ A.transpose(1, 2), partial(scale_of_norm, norm=norm))
     close(y[..., 0, 0], by_definition(X, V, U, b, norm), 1e-7)
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coda_cli.core.dau_sparse import add_live
 from coda_cli.core.patches import Patches
 from coda_cli.machine import budget
 
@@ -184,7 +185,7 @@ def written_out(X: Tensor, V: Tensor, U: Tensor, b: Tensor, scale: Scale) -> tup
 
 
 def factored(
-    X: Tensor, V: Tensor, U: Tensor, b: Tensor, factors: NormFactors, scale: Scale
+    X: Tensor, V: Tensor, U: Tensor, b: Tensor, factors: NormFactors, scale: Scale, columns: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the outputs without the dynamic weights.
 
@@ -195,23 +196,28 @@ def factored(
         b: [O, d], in the type of the products with them; everything else, the norms above all, keeps that of ``X``.
         factors: those of U and b.
         scale: the function g.
+        columns: U and b as ``dau_sparse.columns_of`` has them, where most entries of the patches are 0: only the others
+            are multiplied then, in the type of these.
 
     Returns:
         y [P, O], z [P, r] and g [P, O].
     """
-    (O, r, _), product = U.shape, U.dtype
+    O, r, _ = U.shape
     R, c, e = factors
     m, wide = R.shape[1], torch.promote_types(X.dtype, torch.float32)  # the squares of half precision overflow
-    z, X = X @ V.t(), X.to(product)
+    z, X = X @ V.t(), X.to(U.dtype if columns is None else columns.dtype)
     z_columns = z.t().contiguous().to(wide)
-    dot = (X @ b.t()).to(z.dtype)
-    g = torch.empty_like(dot)
+    dot = (X @ b.t()).to(z.dtype) if columns is None else z.new_zeros(len(X), O)
+    g, most_rows = torch.empty_like(dot), budget.PRODUCT_ROWS if columns is None else budget.LIVE_ROWS
     # Fresh blocks of this size would cost a page fault for every 4 kB: two buffers serve all of them.
     u_buffer, w_buffer = X.new_empty(0), z_columns.new_empty(0)
-    for p, o in blocks(len(X), O, max(r, m), X.device):
+    for p, o in blocks(len(X), O, max(r, m), X.device, most_rows):
         count, outputs = p.stop - p.start, len(U[o])
-        u = torch.mm(X[p], U[o].flatten(0, 1).t(), out=u_buffer.resize_(count, outputs * r))  # U_o^T x
-        dot[p, o] += torch.bmm(u.to(z.dtype).view(count, -1, r), z[p, :, None])[..., 0]
+        if columns is None:
+            u = torch.mm(X[p], U[o].flatten(0, 1).t(), out=u_buffer.resize_(count, outputs * r))  # U_o^T x
+            dot[p, o] += torch.bmm(u.to(z.dtype).view(count, -1, r), z[p, :, None])[..., 0]
+        else:
+            add_live(dot[p, o], X[p], z[p], columns[..., o])
         # Positions last: sums over a few neighbouring numbers take five times as long.
         w = w_buffer.resize_(outputs * m, count)
         torch.addmm(c[o].reshape(-1, 1).to(wide), R[o].flatten(0, 1).to(wide), z_columns[:, p], out=w)
@@ -219,30 +225,6 @@ def factored(
         g[p, o] = scale(n.to(z.dtype)).t()
         dot[p, o] *= g[p, o]
     return dot, z, g
-
-
-def contracted(h: Tensor, gram: Tensor, scale: Scale) -> Tensor:
-    """Compute the outputs from convolutions, differentiably: for training.
-
-    Args:
-        h: [B, r + O + O r, H', W'], the channels z, b.x and U^T x.
-        gram: Gram matrices [O, r + 1, r + 1] of [U_o b_o].
-        scale: the function g.
-
-    Returns:
-        [B, O, H', W'], at least in float32.
-    """
-    O, r = len(gram), gram.shape[1] - 1
-    h = h.permute(0, 2, 3, 1)  # positions first: the sums over r run over neighbouring numbers
-    z, bx, u = torch.split(h, [r, O, O * r], -1)
-    z1 = F.pad(z, (0, 1), value=1.0)
-    # |w_o|^2 = [z; 1]^T G_o [z; 1] for all o at once: the products z_i z_j against the entries of G_o.
-    n2 = (z1[..., :, None] * z1[..., None, :]).flatten(-2) @ gram.flatten(1).t().to(z1.dtype)
-    wide = torch.promote_types(n2.dtype, torch.float32)
-    n = n2.to(wide).clamp_min(1e-12).sqrt()  # rounding can make the Gram form negative; sqrt has no gradient at 0
-    dot = (u.unflatten(-1, (O, r)).to(wide) * z.to(wide)[..., None, :]).sum(-1) + bx.to(wide)
-    y: Tensor = dot * scale(n)
-    return y.permute(0, 3, 1, 2)
 
 
 # ---- backward, by the held weights -----------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ through it (with an ordinary graph for training, and as a linear map), and what 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from coda_cli.core import dau_kernels as kernels
 from coda_cli.core.dau import NORMS, scale_of_norm
-from coda_cli.core.dau_training import of_fixed_inputs
+from coda_cli.core.dau_sparse import columns_of, is_mostly_zero
+from coda_cli.core.dau_training import contracted, of_fixed_inputs
 from coda_cli.core.held import is_held
 from coda_cli.core.patches import Patches
 from coda_cli.machine.precision import product_type
 
-_FACTORING = Lock()  # parts of a batch go through a layer at the same time: one of them makes its factors
+T = TypeVar("T")
+_FACTORING = Lock()  # parts of a batch go through a layer at the same time: one of them makes what all need
 
 
 class DAUConv2d(nn.Module):
@@ -83,8 +86,7 @@ class DAUConv2d(nn.Module):
         empty = [torch.empty(n, *patch) for n in (rank, out_channels * rank // groups, out_channels)]
         V, U, b = (kernel.to(memory_format=torch.channels_last) for kernel in empty)
         self.V, self.U, self.b = nn.Parameter(V), nn.Parameter(U), nn.Parameter(b) if bias else None
-        self._factors: tuple[Any, kernels.NormFactors, Any] | None = None  # cache of norm_factors(), see there
-        self._converted: tuple[Any, tuple[Tensor, Tensor], Any] | None = None  # cache of _in(), see there
+        self._forms: dict[object, tuple[Any, Any, list[Tensor]]] = {}  # see _kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -135,6 +137,8 @@ class DAUConv2d(nn.Module):
             U = U.unflatten(0, (-1, self.rank))
             if kernels.writing_out_pays(len(X), U) and product == x.dtype:
                 y, z, g = kernels.written_out(X, V, U, b, self._scale)
+            elif is_mostly_zero(X):
+                y, z, g = kernels.factored(X, V, U, b, self.norm_factors(), self._scale, self._columns(product, U, b))
             else:
                 y, z, g = kernels.factored(X, V, *self._in(product, U, b), self.norm_factors(), self._scale)
             y = y.view(len(x), *self.patches.grid(x.shape), self.out_channels).permute(0, 3, 1, 2)
@@ -185,7 +189,7 @@ class DAUConv2d(nn.Module):
         """The outputs from (z, b.x, U^T x), which a convolution gives."""
         # A differentiable QR does not exist where ranks drop; for training the Gram form is accurate enough.
         A = self._wide()
-        return kernels.contracted(h, A @ A.transpose(1, 2), self._scale)
+        return contracted(h, A @ A.transpose(1, 2), self._scale)
 
     def _scale(self, n: Tensor) -> Tensor:
         return scale_of_norm(n, self.norm)
@@ -212,22 +216,25 @@ class DAUConv2d(nn.Module):
 
     def norm_factors(self) -> kernels.NormFactors:
         """The numbers that turn z into the norms of the dynamic weights; computed once for given parameters."""
-        key, tensors = self._state()
-        with _FACTORING:
-            if self._factors is None or self._factors[0] != key:
-                with torch.no_grad():
-                    self._factors = (key, kernels.norm_factors(self._wide()), tensors)
-            return self._factors[1]
+        return self._kept("norm factors", lambda: kernels.norm_factors(self._wide()))
 
     def _in(self, product: torch.dtype, U: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """U and b in the type of the products, converted once for given parameters."""
-        if product == U.dtype:
-            return U, b
+        return (U, b) if product == U.dtype else self._kept(product, lambda: (U.to(product), b.to(product)))
+
+    def _columns(self, product: torch.dtype, U: Tensor, b: Tensor) -> Tensor:
+        """U and b as ``columns_of`` arranges them, in the type of the products; made once for given parameters."""
+        return self._kept(("columns", product), lambda: columns_of(U.to(product), b.to(product)))
+
+    def _kept(self, form: object, make: Callable[[], T]) -> T:
+        """The parameters in another form, made once for given parameters."""
         key, tensors = self._state()
         with _FACTORING:
-            if self._converted is None or self._converted[0] != (product, *key):
-                self._converted = (product, *key), (U.to(product), b.to(product)), tensors
-            return self._converted[1]
+            if form not in self._forms or self._forms[form][0] != key:
+                with torch.no_grad():
+                    self._forms[form] = key, make(), tensors
+            made: T = self._forms[form][1]
+            return made
 
     def _state(self) -> tuple[tuple[Any, ...], list[Tensor]]:
         """What differs when the parameters change, and these."""
@@ -244,7 +251,7 @@ class DAUConv2d(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: all but what is kept, whose key is of the original's memory."""
-        return self.__dict__ | {"_factors": None, "_converted": None}
+        return self.__dict__ | {"_forms": {}}
 
     def graph_numbers(self, y: Tensor) -> int:
         """Count the numbers that an ordinary graph keeps for an output: U^T x, of rank times the output's size.

@@ -1,4 +1,4 @@
-"""A form of the Dynamic Alignment Unit for training on inputs that take no gradient; ``dau`` has the definition."""
+"""Forms of the Dynamic Alignment Unit for training, differentiable in its parameters; ``dau`` has the definition."""
 
 from __future__ import annotations
 
@@ -32,3 +32,27 @@ def of_fixed_inputs(X: Tensor, V: Tensor, A: Tensor, scale: Callable[[Tensor], T
         gram = (A @ A.transpose(1, 2)).flatten(1)
         n2 = ((z1[:, :, None] * z1[:, None, :]).flatten(1) @ gram.t()).to(wide)
         return dot * scale(n2.clamp_min(1e-12).sqrt())  # rounding can make it negative; sqrt has no gradient at 0
+
+
+def contracted(h: Tensor, gram: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute the outputs from convolutions, differentiably: for training.
+
+    Args:
+        h: [B, r + O + O r, H', W'], the channels z, b.x and U^T x.
+        gram: Gram matrices [O, r + 1, r + 1] of [U_o b_o].
+        scale: the function g.
+
+    Returns:
+        [B, O, H', W'], at least in float32.
+    """
+    O, r = len(gram), gram.shape[1] - 1
+    h = h.permute(0, 2, 3, 1)  # positions first: the sums over r run over neighbouring numbers
+    z, bx, u = torch.split(h, [r, O, O * r], -1)
+    z1 = F.pad(z, (0, 1), value=1.0)
+    # |w_o|^2 = [z; 1]^T G_o [z; 1] for all o at once: the products z_i z_j against the entries of G_o.
+    n2 = (z1[..., :, None] * z1[..., None, :]).flatten(-2) @ gram.flatten(1).t().to(z1.dtype)
+    wide = torch.promote_types(n2.dtype, torch.float32)
+    n = n2.to(wide).clamp_min(1e-12).sqrt()  # rounding can make the Gram form negative; sqrt has no gradient at 0
+    dot = (u.unflatten(-1, (O, r)).to(wide) * z.to(wide)[..., None, :]).sum(-1) + bx.to(wide)
+    y: Tensor = dot * scale(n)
+    return y.permute(0, 3, 1, 2)
