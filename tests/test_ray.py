@@ -253,4 +253,5 @@ def test_progress_with_an_unknown_end_names_none(
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with console.Console().progress("explaining", " pictures") as advance:
         advance(1, 0)
-    assert capsys.readouterr().err == "coda: explaining: 1 pictures, 10 s each\n"
+        advance(2, 0)
+    assert capsys.readouterr().err == "coda: explaining: 1 pictures\ncoda: explaining: 2 pictures, 10 s each\n"

@@ -73,8 +73,12 @@ class Explanation:
     @cached_property
     def maps(self) -> NDArray[np.float32]:
         """Contribution maps float32 [K, h, w], signed, in logit units; see ``spread`` for hybrids."""
-        pixels = self.decomposition.pixels[0].to("cpu", torch.float32)
-        return spread(pixels, self.view.rgb.shape[:2]).numpy()
+        return spread(self.positions, self.view.rgb.shape[:2]).numpy()
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Contribution maps float32 [K, h', w'] at the resolution of the cut, where the network has one; on the CPU."""
+        return self.decomposition.pixels[0].to("cpu", torch.float32)
 
     def drawn_map(self, target: int) -> NDArray[np.float32]:
         """Give the map of one target as it is drawn: of a hybrid at the resolution of its cut, which is all there is.
@@ -85,8 +89,7 @@ class Explanation:
         Returns:
             float32 [h', w'], in logit units for each pixel of the view, whatever the resolution.
         """
-        positions = self.decomposition.pixels[0, target].to("cpu", torch.float32)
-        return per_pixel(positions, self.view.rgb.shape[:2]).numpy()
+        return per_pixel(self.positions[target], self.view.rgb.shape[:2]).numpy()
 
     @property
     def logits(self) -> NDArray[np.float32]:

@@ -160,7 +160,7 @@ class ClipEntry:
         self, explanation: Explanation, record: FrameRecord, regions: Sequence[Region], origin: tuple[int, int]
     ) -> dict[str, Any]:
         """What the script reads of a frame, beside its picture and its record."""
-        view, positions = explanation.view, explanation.decomposition.pixels[0].float().cpu().numpy()
+        view, positions = explanation.view, explanation.positions.numpy()
         height, width = view.rgb.shape[:2]
         said = [_said(explanation, record, part) for part in record.explained]
         return {

@@ -129,7 +129,7 @@ def _said(record: Record, k: int) -> dict[str, str]:
 
 def _data(source: Input, explanation: Explanation, record: Record, size: tuple[int, int]) -> str:
     """The JSON that the script reads."""
-    positions = explanation.decomposition.pixels[0].float().cpu().numpy()
+    positions = explanation.positions.numpy()
     own: dict[str, Any] = {
         "size": size,
         "maps": [asdict(pack(positions[k])) for k in range(len(record.explained))],
