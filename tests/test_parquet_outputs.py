@@ -31,10 +31,20 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(path: str | Path = "out.parquet") -> list[dict[str, Any]]:
-    """The rows of a table in the order of their names, of which none stands twice."""
-    found: list[dict[str, Any]] = sorted(pq.ParquetFile(path).read().to_pylist(), key=lambda row: row["record_name"])
+    """The rows of pictures in a table in the order of their names, of which none stands twice."""
+    read = [row for row in pq.ParquetFile(path).read().to_pylist() if row["error"] is None]
+    found: list[dict[str, Any]] = sorted(read, key=lambda row: row["record_name"])
     assert len({row["record_name"] for row in found}) == len(found)
     return found
+
+
+def failures(path: str | Path = "out.parquet") -> dict[str, dict[str, Any]]:
+    """The rows of inputs that failed, by their names, of which none stands twice; those of pictures come first."""
+    read: list[dict[str, Any]] = pq.ParquetFile(path).read().to_pylist()
+    failed = [row for row in read if row["error"] is not None]
+    assert read[len(read) - len(failed) :] == failed
+    assert len({row["path"] for row in failed}) == len(failed)
+    return {row["path"]: row for row in failed}
 
 
 def files_of(row: dict[str, Any]) -> dict[str, bytes]:
@@ -84,11 +94,14 @@ def test_a_run_goes_on_with_a_table_and_does_nothing_twice(coda: Coda) -> None:
     assert [row for row in rows() if row["path"] != "in/d.png"] == before
     assert "4 skipped" in coda(*RUN, "--if-exists", "skip").err
     photo(Path("in/a.png"), seed=10)
-    whole = Path("out.parquet").read_bytes()
-    assert coda(*RUN, status=1).error.startswith("out.parquet/a.coda.json: exists from another picture")
-    assert Path("out.parquet").read_bytes() == whole
+    whole = rows()
+    for _ in range(2):
+        assert coda(*RUN, status=1).error.startswith("out.parquet/a.coda.json: exists from another picture")
+        assert rows() == whole
+        assert list(failures()) == ["in/a.png"]
     coda(*RUN, "--force")
     assert len(rows()) == 4
+    assert not failures()
 
 
 def test_what_a_broken_run_left_whole_is_kept(coda: Coda) -> None:
@@ -153,13 +166,59 @@ def test_a_table_at_an_address_is_put_there_whole(coda: Coda, store: fsspec.Abst
     assert len(rows("copy.parquet")) == 4
 
 
-def test_nothing_to_write_is_a_table_without_rows(coda: Coda) -> None:
+def test_where_all_fail_the_table_says_so(coda: Coda) -> None:
     Path("in/a.png").write_bytes(b"no picture")
     coda("explain", "in/a.png", "-m", "cifar10", "-o", "out.parquet", status=1)
     assert rows() == []
+    assert list(failures()) == ["in/a.png"]
     photo(Path("in/a.png"))
     coda("explain", "in/a.png", "-m", "cifar10", "-o", "out.parquet")
     assert len(rows()) == 1
+    assert not failures()
+
+
+def test_an_input_that_failed_has_a_row_until_it_does_not_fail(coda: Coda) -> None:
+    for name in ("in/bad.png", "in/sub/worse.png"):
+        Path(name).write_bytes(b"no picture")
+    told = coda(*RUN, "--json", status=1)
+    lines = {line["source"]["path"]: line for line in told.records if line.get("status") == "error"}
+    found = failures()
+    assert set(found) == set(lines) == {"in/bad.png", "in/sub/worse.png"}
+    for name, row in found.items():
+        assert json.loads(row["record"]) == lines[name]
+        assert row["error"] == lines[name]["error"]["message"]
+        assert {column for column, value in row.items() if value is not None} == {"path", "error", "record"}
+    before = Path("out.parquet").read_bytes()
+    assert "3 skipped, 2 failed" in coda(*RUN, status=1).err
+    assert Path("out.parquet").read_bytes() == before  # nothing is new
+    photo(Path("in/bad.png"), seed=9)
+    coda("explain", "in/bad.png", *RUN[3:])
+    assert len(rows()) == 4
+    assert failures() == {"in/sub/worse.png": found["in/sub/worse.png"]}  # this run did not look at it
+
+
+def test_rows_of_failed_inputs_are_read_as_lines_about_them_are(coda: Coda) -> None:
+    Path("in/bad.png").write_bytes(b"no picture")
+    Path("lines.jsonl").write_text(coda(*RUN, "--json", status=1).out)
+    coda(*RUN[:3], "-o", "part-{shard}.parquet", *RUN[5:], "--shard", "1/1", status=1)
+    for command in (("summary",), ("verify", "-m", "cifar10"), ("rerun", "-m", "cifar10"), ("diff", "out.parquet")):
+        table, lines = (coda(*command, name) for name in ("out.parquet", "lines.jsonl"))
+        said, expected = (one.err.replace("lines.jsonl", "out.parquet") or one.out for one in (table, lines))
+        assert ("2 could" if command[0] == "diff" else "1 picture could") + " not be explained" in said
+        assert [line for line in said.splitlines() if "not be" in line] == [
+            line for line in expected.splitlines() if "not be" in line
+        ]
+    summary = coda("merge", "part-1-of-1.parquet", "--json", status=1).record
+    assert (summary["pictures"], summary["failed"], summary["missing"]["failed"]) == (3, 1, 1)
+    assert summary["missing"]["absent"] == 0
+
+
+def test_making_the_table_shows_how_far_it_is(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coda_cli.cli.console.PLAIN_EVERY", 0.0)
+    Path("in/bad.png").write_bytes(b"no picture")
+    said = [line for line in coda(*RUN, status=1).err.splitlines() if "making the table" in line]
+    assert [line.split(",")[0] for line in said] == [f"coda: making the table: {n}/4 rows" for n in (1, 2, 3, 4)]
+    assert not [line for line in coda(*RUN, status=1).err.splitlines() if "making the table" in line]
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:

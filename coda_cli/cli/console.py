@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -157,6 +157,38 @@ class Console:
             self.say(line)
 
         return advance
+
+
+class Later:
+    """Progress of what may begin while something else is shown: it is shown from its first step on.
+
+    It is a context manager, which ends it, and what ``Console.progress`` yields at once.
+
+    Args:
+        what: what is being done.
+        unit: of the numbers in plain lines.
+    """
+
+    def __init__(self, what: str, unit: str = "") -> None:
+        self._what, self._unit, self._open = what, unit, ExitStack()
+        self._advance: Advance | None = None
+
+    def __enter__(self) -> Later:
+        return self
+
+    def __call__(self, done: float, total: int) -> None:
+        """Show how much is done.
+
+        Args:
+            done: how much.
+            total: of how much; 0 where that is not known.
+        """
+        if self._advance is None:
+            self._advance = self._open.enter_context(console.progress(self._what, self._unit))
+        self._advance(done, total)
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
 
 def _silent(done: float, total: int) -> None:

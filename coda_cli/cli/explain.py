@@ -15,7 +15,7 @@ from coda_cli.checkpoints.manifest import DEFAULT
 from coda_cli.cli import complete
 from coda_cli.cli import dry_run as dry
 from coda_cli.cli.cluster import Loaded, explain_by_workers, refuse_on_cluster
-from coda_cli.cli.console import console
+from coda_cli.cli.console import Later, console
 from coda_cli.cli.devices import Devices, explain_by_devices, several_devices
 from coda_cli.cli.dry_run import DryRun
 from coda_cli.cli.network import load_network
@@ -307,6 +307,7 @@ def explain(
         report = Report(html, out.if_exists, items, net, request, alpha, f"shard {chosen} of a run" if chosen else "")
         out = replace(out, entry=partial(entry_of, thumbnail=alpha if report.pages else None))
     printer = ResultPrinter(json, many=cluster or total > FEW)
+    table = Later("making the table", " rows")
     loaded = Loaded(net, model, arch, ema, device)
     if cluster:
         outcomes = explain_by_workers(loaded, items, listed, request, out, batch, ray_address)
@@ -314,12 +315,15 @@ def explain(
         outcomes = explain_by_devices(loaded, several, items, request, out, batch, chosen, inputs, printer.lose)
     else:
         with console.progress("finding the scale") as on_scale:
-            outcomes = explain_items(net, items, request, out, batch=batch, on_scale=on_scale, inputs=inputs)
+            outcomes = explain_items(
+                net, items, request, out, batch=batch, on_scale=on_scale, on_table=table, inputs=inputs
+            )
     if part and kinds:
         part.begin()  # after all that can be refused
     try:
         with (
             console.progress("explaining", " pictures") as advance,
+            table,
             contextlib.closing(outcomes),
             report or contextlib.nullcontext(),
             run_log,

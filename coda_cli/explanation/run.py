@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +33,12 @@ from coda_cli.machine.lanes import batch_pool, divides
 from coda_cli.machine.memory import as_many_as_fit
 from coda_cli.media.destination import elsewhere
 from coda_cli.media.elsewhere import Elsewhere
-from coda_cli.media.files import prepare
+from coda_cli.media.files import prepare, utf8
 from coda_cli.media.sources import Item
 from coda_cli.media.view import View
 from coda_cli.render.colour import Magnitudes
+from coda_cli.schema.parts import to_json
+from coda_cli.schema.pictures import FailedRecord
 from coda_cli.vocabulary import Fit, IfExists, Precision
 
 T = TypeVar("T")
@@ -129,6 +132,7 @@ def explain_items(
     *,
     batch: int | None = None,
     on_scale: Callable[[int, int], None] | None = None,
+    on_table: Callable[[int, int], None] | None = None,
     inputs: Sequence[Item] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Explain inputs and write their files.
@@ -143,6 +147,8 @@ def explain_items(
         batch: how many pictures to compute together; decided by their size unless given.
         on_scale: called after each input of the first pass that the scale "run" needs, with the number done and the
             number of all.
+        on_table: called after each row of the table that is made at the end for a Parquet file, with the number done
+            and the number of all.
         inputs: what is never written over: ``items``, unless others explain further ones into the same folder.
 
     Yields:
@@ -162,14 +168,20 @@ def explain_items(
     writer = _writer(net, known if inputs is None else inputs, request, output)
     read = partial(read_item, net=net, request=request, writer=writer)
     outcomes = _outcomes(items, read, partial(_write, writer), net, request, targets, batch)
-    return _to_the_end(outcomes, output.naming.remote) if output.naming.remote else outcomes
+    return _to_the_end(outcomes, output.naming.remote, on_table) if output.naming.remote else outcomes
 
 
-def _to_the_end(outcomes: Iterator[Outcome], place: Elsewhere) -> Generator[Outcome, None, None]:
+def _to_the_end(
+    outcomes: Generator[Outcome, None, None], place: Elsewhere, on_step: Callable[[int, int], None] | None
+) -> Generator[Outcome, None, None]:
     """Pass outcomes on; when all of them were taken, the place that they went to is finished."""
     try:
-        yield from outcomes
-        place.finish()
+        with closing(outcomes):  # what is being written ends before the place is released
+            for outcome in outcomes:
+                failed = FailedRecord.of(outcome.item.name, outcome.error) if outcome.error else None
+                place.note(utf8(outcome.item.name), to_json(failed) if failed else None)
+                yield outcome
+        place.finish(on_step)
     finally:
         place.release()
 

@@ -110,8 +110,19 @@ class Elsewhere(ABC):
             MediaError: it cannot be removed.
         """
 
-    def finish(self) -> None:  # noqa: B027 (most places need nothing)
+    def note(self, name: str, failed: str | None) -> None:  # noqa: B027 (most places keep results alone)
+        """Take note of how an input ended.
+
+        Args:
+            name: of the input, as records have it.
+            failed: the record of an input that failed, as JSON; None for one that did not.
+        """
+
+    def finish(self, on_step: Callable[[int, int], object] | None = None) -> None:  # noqa: B027 (most need nothing)
         """Say that a run has come to its end.
+
+        Args:
+            on_step: hears how much of what is left to be made is done, and of how much.
 
         Raises:
             MediaError: what it made cannot be put where it belongs.

@@ -2,11 +2,14 @@
 
 A Parquet file without its end cannot be read, and nothing can be added to one. So the results of a run that goes on are
 in a tar called ``out.parquet.part``, which keeps what is whole whatever ends the run. When the run has come to its end,
-the table is made of it, a group of rows at a time.
+the table is made of it, a group of rows at a time. Inputs that failed get their rows then: a run that is broken off
+tries them again.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 from coda_cli.errors import MediaError, UsageError
@@ -43,6 +46,7 @@ class ParquetOutput(TarOutput):
         except ImportError:
             raise UsageError("needs pyarrow: pip install 'coda-cli[parquet]'", item=f"--output {name}") from None
         self._table: Table | None = None
+        self._failed, self._said = dict[str, str](), dict[str, str]()  # records of inputs by name: now, in the table
         super().__init__(path, name, anew=anew, written=written, parent=parent)
 
     def _whole(self) -> tuple[Members, int]:
@@ -53,8 +57,12 @@ class ParquetOutput(TarOutput):
             self._table = Table(self.path)
             for row, names in enumerate(self._table.names()):
                 found |= {name: (row, place) for name, place in names.items()}
-        except MediaError:
+                if not names:
+                    record = self._table.record(row)[1]
+                    self._said[json.loads(record)["source"]["path"]] = record
+        except (MediaError, ValueError, LookupError, TypeError):
             raise self._foreign() from None
+        self._failed = self._said.copy()
         return found, 0
 
     def _bytes(self, path: Path, start: int, size: int) -> bytes:
@@ -74,9 +82,24 @@ class ParquetOutput(TarOutput):
                     found[name] = (tar_output.add(stream, content, name), len(content))
             return found, stream.tell()
 
-    def _give_name(self) -> None:
+    def note(self, name: str, failed: str | None) -> None:
+        """Take note of how an input ended: the table has a row for it where it failed, until it does not any more.
+
+        Args:
+            name: of the input, as records have it.
+            failed: the record of an input that failed, as JSON; None for one that did not.
+        """
+        self._failed.pop(name, None)
+        if failed is not None:
+            self._failed[name] = failed
+
+    def _has_news(self) -> bool:
+        return self._failed != self._said
+
+    def _give_name(self, on_step: Callable[[int, int], object] | None) -> None:
         self._table = None
-        write_table(self._part, self.path)
+        write_table(self._part, self.path, tuple(self._failed.values()), on_step)
+        self._said = self._failed.copy()
         self._part.unlink()
 
     def _inside(self, path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,22 @@ from coda_cli.media.tar_samples import MOST_FILES
 
 SUFFIX = ".parquet"
 MARK = b"coda.results"  # in the file's own description: that its rows are results
-_TEXTS = ("path", "sha256", "model", "predicted", "explained", "record_name", "record")
+_TEXTS = ("path", "sha256", "model", "predicted", "explained", "error", "record_name", "record")
 _NUMBERS = ("probability", "logit", "residual")
 _REPEATED = ["model", "predicted", "explained"]
 _FOOTER = 64_000_000  # bytes of a file's description that are looked into
 
 
-def write_table(tar: Path, path: Path) -> None:
+def write_table(
+    tar: Path, path: Path, failed: Sequence[str] = (), on_step: Callable[[int, int], object] | None = None
+) -> None:
     """Make the table of the results in a tar; in memory is a group of rows at a time.
 
     Args:
         tar: with the files about each picture side by side, its record last.
         path: of the table, which gets its name when it is whole.
+        failed: the records of inputs that failed, as JSON; their rows are the last.
+        on_step: hears after each row how many are done, and of how many.
 
     Raises:
         MediaError: the tar cannot be read, or the table not written.
@@ -39,8 +44,9 @@ def write_table(tar: Path, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    several = dict[str, bool]()  # kind of file -> whether a picture has several of it
+    several, total = dict[str, bool](), len(failed)  # kind of file -> whether a picture has several of it
     for sample in tar_samples.samples(tar):
+        total += 1
         for kind, names in _files(json.loads(sample.record)).items():
             several[kind] = several.get(kind, False) or len(names) > 1
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -48,7 +54,7 @@ def write_table(tar: Path, path: Path) -> None:
     columns = {"path": pa.string(), "sha256": pa.string(), "model": pa.string(), "predicted": pa.string()}
     columns |= {"probability": pa.float64(), "explained": pa.string(), "logit": pa.float64()}
     columns |= {"residual": pa.float64(), "exact": pa.bool_(), **kinds}
-    columns |= {"record_name": pa.string(), "record": pa.string()}
+    columns |= {"error": pa.string(), "record_name": pa.string(), "record": pa.string()}
     schema = pa.schema(list(columns.items()), metadata={MARK: b"1"})
     with (
         atomic(path) as stream,
@@ -61,13 +67,15 @@ def write_table(tar: Path, path: Path) -> None:
         ) as writer,
     ):
         held, size = list[dict[str, Any]](), 0
-        for sample in tar_samples.samples(tar):
-            row, more = _row(sample, several)
+        made = (_row(sample, several) for sample in tar_samples.samples(tar))
+        for done, (row, more) in enumerate(chain(made, map(_failed_row, failed)), 1):
             held.append(row)
             size += more
             if size > budget.PARQUET_GROUP or len(held) == budget.PARQUET_ROWS:
                 writer.write_table(pa.Table.from_pylist(held, schema=schema))
                 held, size = [], 0
+            if on_step:
+                on_step(done, total)
         if held:
             writer.write_table(pa.Table.from_pylist(held, schema=schema))
 
@@ -89,6 +97,12 @@ def _row(sample: Sample, several: dict[str, bool]) -> tuple[dict[str, Any], int]
         size += sum(len(file["bytes"]) for file in files)
         row[kind] = files if several[kind] else files[0] if files else None
     return row, size
+
+
+def _failed_row(text: str) -> tuple[dict[str, Any], int]:
+    """The row of an input that failed, and how many bytes it has; it has no name, as no file about it has one."""
+    record = json.loads(text)
+    return {"path": record["source"]["path"], "error": record["error"]["message"], "record": text}, len(text)
 
 
 def _files(record: dict[str, Any]) -> dict[str, list[str]]:
@@ -117,7 +131,9 @@ def samples(path: Path, start: int = 0) -> Iterator[Sample]:
     table = Table(path)
     for row in range(start, table.rows):
         name, record = table.record(row)
-        yield Sample(name, row, record.encode()[: budget.RECORD_FILE + 1], partial(table.named, row))
+        yield Sample(
+            name or f"row-{row:06d}", row, record.encode()[: budget.RECORD_FILE + 1], partial(table.named, row)
+        )
 
 
 def holds_results(path: Path) -> bool:
@@ -186,7 +202,7 @@ class Table:
         """Say which files each row has.
 
         Yields:
-            Their names, that of the record last, each with its number in the row.
+            Their names, that of the record last, each with its number in the row; none for an input that failed.
 
         Raises:
             MediaError: the file is broken.
@@ -202,7 +218,7 @@ class Table:
                             for number, kind in enumerate(self._kinds)
                             for n, each in enumerate(_listed(row.get(kind)))
                         }
-                        yield {**places, row["record_name"]: -1}
+                        yield {} if row["record_name"] is None else {**places, row["record_name"]: -1}
             finally:
                 file.close()
 
@@ -213,7 +229,7 @@ class Table:
             row: its number, from 0 on.
 
         Returns:
-            The record's name, and the record.
+            The record's name, "" for that of an input that failed, and the record.
 
         Raises:
             MediaError: the file is broken.

@@ -13,6 +13,7 @@ import shutil
 import tarfile
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -163,8 +164,11 @@ class TarOutput(Elsewhere):
         """
         path.unlink(missing_ok=True)
 
-    def finish(self) -> None:
+    def finish(self, on_step: Callable[[int, int], object] | None = None) -> None:
         """Give the tar its end and its name, and put it at its address.
+
+        Args:
+            on_step: hears how much of what is made of the tar is done, and of how much.
 
         Raises:
             MediaError: it cannot be written.
@@ -172,7 +176,7 @@ class TarOutput(Elsewhere):
         with self._lock:
             there = self.path.exists() or (self._parent is not None and self.path in self._parent)
             try:
-                if self._stream or self._source == self._part or not there:  # else nothing is new
+                if self._stream or self._source == self._part or not there or self._has_news():
                     stream = self._stream or self._begin()
                     stream.write(bytes(2 * _BLOCK))
                     stream.write(bytes(-stream.tell() % _RECORD))
@@ -180,7 +184,7 @@ class TarOutput(Elsewhere):
                     os.fsync(stream.fileno())
                     stream.close()
                     self._stream = None
-                    self._give_name()
+                    self._give_name(on_step)
                     self._source = self.path
                     if self._parent:
                         self._parent.put(self.path)
@@ -211,7 +215,11 @@ class TarOutput(Elsewhere):
         shutil.copyfile(self.path, self._part)
         return self._members, self._end
 
-    def _give_name(self) -> None:
+    def _has_news(self) -> bool:
+        """Whether something is to be said besides the files that were put here."""
+        return False
+
+    def _give_name(self, on_step: Callable[[int, int], object] | None) -> None:  # noqa: ARG002 (nothing takes long)
         """Give the unfinished tar, which has come to its end, its name. Raises OSError."""
         os.replace(self._part, self.path)
 
