@@ -98,6 +98,38 @@ def test_skip_asks_for_one_list_and_reads_neither_pictures_nor_records(
     assert result.out.splitlines() == [f"memory://out/{n}.coda.json" for n in range(3)]
 
 
+@pytest.mark.parametrize("output", ["memory://out", "out.tar", "out"])
+def test_what_is_skipped_has_its_line_of_json_wherever_it_is(coda: Coda, tmp_path: Path, output: str) -> None:
+    for n in range(3):
+        photo(tmp_path / "in" / f"{n}.png", seed=n)
+    run = ("explain", "in", "-o", output, "--write", "overlay,json", "--class", "0", "--json")
+    first = coda(*run).records
+    again = coda(*run, "--if-exists", "skip")
+    assert "3 skipped" in again.err
+    assert again.records == first
+
+
+def test_a_record_that_cannot_be_fetched_for_its_line_fails_alone(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: fsspec.AbstractFileSystem
+) -> None:
+    for n in range(2):
+        photo(tmp_path / "in" / f"{n}.png", seed=n)
+    run = ("explain", "in", "-o", "memory://out", "--write", "json", "--class", "0")
+    coda(*run)
+    given = store.cat_file
+
+    def forbidden(path: str, *args: object) -> object:
+        if path.endswith("1.coda.json"):
+            raise PermissionError
+        return given(path, *args)
+
+    monkeypatch.setattr(store, "cat_file", forbidden)
+    result = coda(*run, "--if-exists", "skip", "--json", status=1)
+    assert [record.get("status") for record in result.records] == ["ok", "error"]
+    assert result.error.startswith("memory://out/1.coda.json: is forbidden")
+    assert "2 skipped" in coda(*run, "--if-exists", "skip").err  # nobody asks for it
+
+
 def test_another_picture_of_the_name_is_an_error_and_other_settings_go_beside(
     coda: Coda, tmp_path: Path, store: fsspec.AbstractFileSystem
 ) -> None:

@@ -290,7 +290,9 @@ def explain(
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)
     net = load_network(model, arch, "cpu" if cluster or several else device, request, ema=ema, weights=not dry_run)
-    out = Output(Naming(folder, net.checkpoint.name, name, remote), drawing, if_exists)
+    out = Output(
+        Naming(folder, net.checkpoint.name, name, remote), drawing, if_exists, tells_skipped=json and not dry_run
+    )
     part = part_of_run(chosen, items, out)
     inputs = items if out.if_exists == "overwrite" else None  # other files of a shard are not replaced
     items = part.items if part else items

@@ -42,18 +42,32 @@ class RemoteWriter(Writer):
         self._fetched = threading.local()
 
     def known(self, item: Item) -> Outcome | None:
-        """Look for the results of an input by the list of what is there; nothing is read.
+        """Look for the results of an input by the list of what is there; the input is not read.
+
+        Its record is read only where ``Output.tells_skipped`` says so.
 
         Args:
             item: the input.
 
         Returns:
             The outcome of an input that has a record, where such are skipped unseen; None for all others.
+
+        Raises:
+            MediaError: its record is needed, and cannot be read.
         """
         if self.output.if_exists != "skip" or self.output.entry or "json" not in self.output.drawing.kinds:
             return None
         path = self.output.naming.record_path(item)
-        return Outcome(item, skipped=True, addresses=(self._remote.shown(path),)) if path in self._remote else None
+        if not self._is_there(path):
+            return None
+        try:
+            record = self._record_at(path) if self.output.tells_skipped else None
+        except CodaError as error:
+            raise self._at_address(error) from error
+        finally:
+            self._clear()
+        there = tuple(f for f in self._files_of_record(record, path) if self._is_there(f))
+        return self._moved(Outcome(item, record, skipped=True, written=there))
 
     def write(self, source: Input, explanation: Explanation) -> Outcome:
         """Write every file about an explained picture, and put them where they go, its record last.
