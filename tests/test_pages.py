@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ from program import looked_at, moving, names_of, photo, scene, tree
 
 import coda_cli
 from coda_cli.errors import MediaError, UsageError
+from coda_cli.machine import budget
 from coda_cli.media.pages import split
 from coda_cli.media.sources import resolve
 from coda_cli.media.stills import reading
+from coda_cli.media.stored import Document, Given
 
 
 @pytest.fixture(autouse=True)
@@ -134,8 +138,56 @@ def test_pages_in_archives_at_addresses_and_on_stdin(coda: Coda) -> None:
         server.files["/scan.tif?key=SECRET"] = content
         found = names_of(looked_at(coda, f"{address}?key=SECRET", "--page", "all"))
     assert found == [f"{address}#page={n}" for n in (1, 2, 3)]
-    assert len(server.asked) == 2  # to count the pages, and to read all of them
+    assert len(server.asked) == 1  # to count the pages and to read all of them
     assert names_of(looked_at(coda, "-", "--page", "2", input=content)) == ["stdin#page=2"]
+
+
+def test_what_is_at_an_address_comes_once(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FileServer() as server:
+        server.files = {"/scan.tif": scan().read_bytes(), "/one.png": photo(Path("one.png")).read_bytes()}
+        server.files["/text.png"] = b"no picture"
+        names = [f"{server.url}/{name}" for name in ("scan.tif", "one.png", "text.png", "missing.png")]
+
+        def gets() -> dict[str, int]:
+            found = Counter(path.removeprefix("/") for path, _ in server.asked)
+            server.asked.clear()
+            return found
+
+        for pages in ("all", "1", "1-2"):
+            assert len(coda("explain", *names, "--page", pages, "--if-exists", "overwrite", status=1).errors) == 2
+            assert gets() == {"scan.tif": 1, "one.png": 1, "text.png": 1, "missing.png": 1}
+        assert coda("explain", names[1], "--page", "2", status=1).error == f"{names[1]}: has 1 page, and no page 2"
+        assert gets() == {"one.png": 1}
+        coda("verify", "coda-out", "--allow-private")
+        assert gets() == {"scan.tif": 1, "one.png": 1}
+        gc.collect()  # what earlier runs in this process kept
+        monkeypatch.setattr(budget, "DOCUMENT_BYTES", len(server.files["/one.png"]))  # no room for the scan
+        coda("explain", *names[:2], "--page", "all", "--if-exists", "overwrite")
+        assert gets() == {"scan.tif": 4, "one.png": 1}
+
+
+def test_documents_share_one_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "DOCUMENT_BYTES", 100)
+    reads = list[str]()
+
+    class Counted(Given):
+        def read(self) -> bytes:
+            reads.append(self.name)
+            return super().read()
+
+    first, second, third = (Document(Counted(name, bytes([n]) * 40)) for n, name in enumerate("abc", 1))
+    for document in (first, second, third):
+        assert len(document.read(ahead=True)) == 40
+    assert reads == ["a", "b", "c"]
+    for document in (first, second, third, third, second):  # the third, not kept ahead, takes the place of the first
+        document.read()
+    assert reads == ["a", "b", "c", "c"]
+    first.read()
+    assert reads == ["a", "b", "c", "c", "a"]
+    del second, document  # its room is free again
+    for one in (third, first, third):
+        one.read()
+    assert reads == ["a", "b", "c", "c", "a", "c"]
 
 
 def test_pages_travel_to_other_processes() -> None:

@@ -70,8 +70,7 @@ class Output:
         if_exists: what happens to files that exist.
         entry: makes what else is needed of an input, such as its part of a page, from what was read, its explanation
             and its record. With it every input is explained, since files that exist do not hold what it needs.
-        tells_skipped: whether the record of an input that is skipped is needed, also where it has to be fetched for
-            that alone.
+        tells_skipped: whether the record of an input that is skipped is needed, even if it is fetched for that alone.
     """
 
     naming: Naming

@@ -237,6 +237,7 @@ ADDRESS_BYTES = 64_000_000  # of a picture at an address; four may be on their w
 # a ZIP of 249,000 entries is listed with 515 MB, such a tar with 429 MB.
 ENTRIES, DIRECTORY_BYTES = 250_000, 32_000_000
 EXPANDED_BYTES, EXPANDED_TIMES = 2_000_000_000, 50
+DOCUMENT_BYTES = 256_000_000  # of pictures with pages, kept from when these are counted to when they are read
 SKIPPED_BYTES = 64_000_000  # of files in a compressed archive that were passed over and may be asked for soon
 
 # Bytes that one picture may take while it is decoded; above it, it is refused by its header. 128 million pixels of RGB

@@ -127,8 +127,8 @@ def by_page(items: Iterable[Item], pages: Pages | None) -> Iterator[Item]:
         pages: which pages of each; None leaves the inputs as they are.
 
     Yields:
-        The pages in order. A picture with a single page stays what it is. One that has none of the pages becomes an
-        input that fails and says so; one that cannot be read says why in its own turn.
+        The pages in order. A picture with a single page keeps its name. One that has none of the pages becomes an input
+        that fails and says so; one that cannot be read says why in its own turn. What is at an address comes once.
     """
     if pages is None:
         yield from items
@@ -137,11 +137,12 @@ def by_page(items: Iterable[Item], pages: Pages | None) -> Iterator[Item]:
         document = Document(content := item.content)
         try:
             count = _counted(content, document)
-        except CodaError:
-            yield item
+        except CodaError as error:
+            yield item if isinstance(content, Path) else replace(item, stored=Refused(item.name, error))
             continue
         if count == 1 == pages.first:
-            yield item
+            whole = content if isinstance(content, Path) else Page(item.name, content.size, None, document, item.key)
+            yield item if isinstance(whole, Path) else replace(item, stored=whole)
             continue
         numbers = range(pages.first, min(pages.last or count, count, MOST_PAGES) + 1)
         if not numbers:
@@ -149,13 +150,13 @@ def by_page(items: Iterable[Item], pages: Pages | None) -> Iterator[Item]:
             yield replace(item, stored=Refused(item.name, MediaError(has, item=item.name)))
         for number in numbers:
             yield page_of(item, number, document)
-        document.forget()
 
 
 def _counted(content: Path | Stored, document: Document) -> int:
     """How many pages a picture has. Raises MediaError."""
+    name: Path | str = content if isinstance(content, Path) else content.name
+    header = content if isinstance(content, Path) else io.BytesIO(document.read(ahead=True))
     if isinstance(content, Path):
         regular_size(content, budget.PICTURE_FILE)
-    name, header = (content, content) if isinstance(content, Path) else (content.name, io.BytesIO(document.read()))
     with decoder_errors(name), pillow_silent, open_image(header, name) as image:
         return frames_of(image)

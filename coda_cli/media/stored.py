@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,9 @@ class Refused(Stored):
 
 
 class Document:
-    """Bytes of which several pages are read, one soon after the other: they are kept, so that they come once.
+    """Bytes of a picture that are asked for more than once: to count its pages, and for each of them.
+
+    They are kept, so that they come once, as long as all documents together keep at most budget.DOCUMENT_BYTES.
 
     Args:
         source: where they are: a file, or what is stored elsewhere.
@@ -109,11 +112,15 @@ class Document:
     def __init__(self, source: Path | Stored) -> None:
         self._source, self._lock, self._kept = source, threading.Lock(), b""
 
-    def read(self) -> bytes:
+    def read(self, *, ahead: bool = False) -> bytes:
         """Read the bytes, or give those that were kept.
 
+        Args:
+            ahead: whether pages of other documents will be read before those of this one: then these are kept in
+                preference, as they are wanted first.
+
         Returns:
-            The whole content; it is kept where it is not on this disk and has at most budget.SKIPPED_BYTES.
+            The whole content.
 
         Raises:
             MediaError: they cannot be read, or are too many.
@@ -122,40 +129,66 @@ class Document:
             return read_whole(self._source, budget.PICTURE_FILE)
         with self._lock:
             content = self._kept or self._source.read()
-            self._kept = content if len(content) <= budget.SKIPPED_BYTES else b""
+            _ROOM.keep(self, content, displace=not ahead)
             return content
-
-    def forget(self) -> None:
-        """Keep nothing any more: further pages are read anew."""
-        with self._lock:
-            self._kept = b""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Document, (self._source,)
 
 
+class _Room:
+    """The room that all documents share; of those that are not in use any more nothing is kept."""
+
+    def __init__(self) -> None:
+        self._lock, self._sizes, self._total = threading.RLock(), dict[weakref.ref[Document], int](), 0
+
+    def keep(self, document: Document, content: bytes, *, displace: bool) -> None:
+        """Keep what a document holds where there is room; with ``displace``, what was not read for longest gives way.
+
+        Raises nothing.
+        """
+        with self._lock:
+            self._forget(weakref.ref(document))
+            displace = displace and len(content) <= budget.DOCUMENT_BYTES  # else nothing is gained
+            while displace and self._sizes and self._total + len(content) > budget.DOCUMENT_BYTES:
+                self._forget(next(iter(self._sizes)))
+            if self._total + len(content) <= budget.DOCUMENT_BYTES:
+                document._kept = content
+                self._sizes[weakref.ref(document, self._forget)] = len(content)
+                self._total += len(content)
+
+    def _forget(self, reference: weakref.ref[Document]) -> None:
+        with self._lock:  # entered again where the last use of a document ends inside it
+            self._total -= self._sizes.pop(reference, 0)
+            if (document := reference()) is not None:
+                document._kept = b""
+
+
+_ROOM = _Room()
+
+
 @dataclass(frozen=True)
 class Page(Stored):
-    """One page of a picture that has several, or one frame.
+    """One page of a picture that has several, or one frame; or a picture whose pages were counted, as a whole.
 
     Attributes:
         name: what the page is called: that of the whole, and ``#page=2``.
         size: bytes of the whole.
-        number: of the page, from 1 on.
+        number: of the page, from 1 on; None for the whole.
         document: the whole.
         whole: what is equal for all names of the whole.
     """
 
     name: str
     size: int
-    number: int
+    number: int | None
     document: Document
     whole: Path | str
 
     @property
     def key(self) -> str:
         """What is equal for all names of this page."""
-        return f"{self.whole}#page={self.number}"
+        return str(self.whole) if self.number is None else f"{self.whole}#page={self.number}"
 
     def read(self) -> bytes:
         """Read the whole, in which the page is.

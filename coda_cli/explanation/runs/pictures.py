@@ -10,6 +10,7 @@ from coda_cli.media.addresses import at, is_address
 from coda_cli.media.archives import Listing, is_archive, list_archive
 from coda_cli.media.pages import page_of, split
 from coda_cli.media.sources import Item
+from coda_cli.media.stored import Document
 
 LISTINGS = 2  # of archives that are kept: the records of a run lie beside each other
 
@@ -25,6 +26,7 @@ class Pictures:
     def __init__(self, folder: Path | None = None, *, allow_private: bool = False) -> None:
         self._folder, self._allow_private = folder, allow_private
         self._listings = dict[Path, Listing]()
+        self._documents = dict[Path | str, Document]()  # the last one: records of its pages lie beside each other
 
     def of(self, name: str) -> Iterator[Item]:
         """Look for the picture of a record.
@@ -40,7 +42,13 @@ class Pictures:
         """
         whole, pages = split(name)
         for item in self._wholes(whole):
-            yield item if pages is None else page_of(item, pages.first)
+            yield item if pages is None else page_of(item, pages.first, self._document(item))
+
+    def _document(self, whole: Item) -> Document:
+        """What reads a picture with pages, the same as for the page before."""
+        if whole.key not in self._documents:
+            self._documents = {whole.key: Document(whole.content)}
+        return self._documents[whole.key]
 
     def _wholes(self, name: str) -> Iterator[Item]:
         if self._folder is None and is_address(name):
