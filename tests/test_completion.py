@@ -12,9 +12,10 @@ import torch
 
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import known
+from coda_cli.checkpoints.saving import save
 from coda_cli.cli import complete
 from coda_cli.core.depth import held_layers
-from coda_cli.core.networks import encode
+from coda_cli.core.networks import build, encode
 
 
 def completed(line: str, cwd: Path, env: dict[str, str] | None = None, python: tuple[str, ...] = ()) -> list[str]:
@@ -71,6 +72,22 @@ def test_layers_are_those_that_the_network_has(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(complete, "_network", lambda _: name)
     assert complete.layers(None, "") == ["all", *real]  # type: ignore[arg-type]
     assert {text.split(":")[0] for text in complete.neurons(None, "")} == set(real[1:])  # type: ignore[arg-type]
+
+
+def test_layers_of_an_ordinary_network_have_the_names_that_its_user_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("torchvision", {"name": "resnet18", "classes": 2, "cut": "layer4"}).eval()
+    names = [layer for layer, _ in held_layers(model, torch.rand(1, 6, 64, 64)).layers]
+    checkpoint = known()["cifar10"].checkpoint.model_copy(
+        update={"architecture": "torchvision", "arguments": {"name": "resnet18", "classes": 2, "cut": "layer4"}}
+    )
+    save(model, checkpoint.model_copy(update={"classes": ("a", "b")}), tmp_path / "own.safetensors")
+    monkeypatch.setattr(complete, "_network", lambda _: str(tmp_path / "own.safetensors"))
+    found = complete.layers(None, "")  # type: ignore[arg-type]
+    assert found[:3] == ["all", "input", "layer4"]
+    assert {"conv1", "layer1.0", "layer4.0"} <= {*found} & {*names}
+    assert not [name for name in found if "backbone" in name]
 
 
 def test_every_class_that_is_completed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,7 @@ def test_a_layer_is_found_by_the_end_of_its_name_and_else_the_message_says_where
     model = small("resnet, basic")[0]
     assert layer_of(model, "layer1") == layer_of(model, "backbone.layer1") == "backbone.layer1"
     assert layer_of(model, "layer1.0") == "backbone.layer1.0"
+    assert layer_of(model, "conv1") == "backbone.conv1"  # though layer1.0.conv1 ends in it
     for layer, said in {
         "layer9": "layer9: no such layer; concepts can be put behind backbone.layer2, backbone.layer1, ",
         "layer1.0.conv1": "nothing can be put behind it; concepts can be put behind backbone.layer1.0",

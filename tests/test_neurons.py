@@ -261,6 +261,16 @@ def test_shares_need_a_layer_that_the_whole_logit_passes_through() -> None:
         strongest_channels(model, x, "backbone.layer1.0", torch.ones(CLASSES), 65)
 
 
+def test_a_layer_is_found_without_what_coda_puts_around_the_authors_network() -> None:
+    model, x = made("resnet, basic"), encode(colours()).float()
+    (short,), (long,) = (decompose_neurons(model, x, name, [0]) for name in ("layer1.0", "backbone.layer1.0"))
+    assert (short.layer, short.value) == (long.layer, long.value)
+    found = strongest_channels(model, x, "layer1.0", WEIGHTING.float(), 1)
+    assert found.layer == "backbone.layer1.0"
+    with pytest.raises(ValueError, match="no such layer"):  # an end of several names is no name
+        decompose_neurons(model, x, "0.conv1", [0])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_can_be_asked_for_in_inference_mode(family: str) -> None:
     model, x = made(family), encode(colours()).float()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from coda_cli import decompose, explain, load
 from coda_cli.core.cuts import find_cut, measure_depth, probes
-from coda_cli.core.depth import LayerShare
+from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.standard_nets import StandardNet
 from coda_cli.errors import UsageError
 
@@ -85,6 +85,25 @@ def test_every_layer_says_what_it_carries(file: Path, tmp_path: Path) -> None:
     assert names[0] == "input"
     assert {"layer1", "layer2", "layer3", "layer4"} <= set(names)
     assert "layer4, 2 x 2: positions carry 100%" in done.err
+
+
+def test_its_layers_have_the_names_of_its_user_and_the_longer_ones_are_understood(file: Path, tmp_path: Path) -> None:
+    asked = ("explain", PICTURE, "-m", file, "-o", tmp_path, "--write", "json", "--class", "0", "--json", "-f")
+    short = ("--cut", "layer3", "--layer", "layer4", "--neuron", "layer4:3", "--neuron", "layer4:top:2")
+    long = tuple(text.replace("layer", "backbone.layer") if text.startswith("layer") else text for text in short)
+    first, second = (run(*asked, *names).record for names in (short, long))
+    assert "backbone" not in str(first)
+    for record in (first, second):
+        assert record["network"]["cut"] == "layer3"
+        (part,) = record["explained"]
+        assert [layer["name"] for layer in part["layers"]] == ["layer4"]
+        assert [neuron["layer"] for neuron in record["neurons"]] == ["layer4"]
+        assert [channels["layer"] for channels in part["channels"]] == ["layer4"]
+    run("verify", tmp_path, "-m", file)
+    found = load(file)
+    assert "backbone" not in str([layer.name for layer in shares_by_layer(found.model, probes(64, 1), torch.eye(4)[0])])
+    maps = [decompose(found.model, probes(64, 1), [0], cut=cut).contributions for cut in ("layer3", "backbone.layer3")]
+    assert torch.equal(*maps)
 
 
 def test_a_clip_and_a_comparison_take_it(file: Path, tmp_path: Path) -> None:

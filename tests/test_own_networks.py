@@ -529,9 +529,7 @@ def test_weights_that_are_no_numbers_and_half_a_file_are_refused(resnet: nn.Modu
     state = {key: value.clone() for key, value in resnet.state_dict().items()}
     state["layer2.0.bn1.bias"][3] = float("nan")
     torch.save(state, tmp_path / "net.pth")
-    assert "1 of 128 values of backbone.layer2.0.bn1.bias are not finite" in refusal(
-        tmp_path / "net.pth", arch=ARCH, cut=None
-    )
+    assert "1 of 128 values of layer2.0.bn1.bias are not finite" in refusal(tmp_path / "net.pth", arch=ARCH, cut=None)
     content = (tmp_path / "net.pth").read_bytes()
     (tmp_path / "net.pth").write_bytes(content[: len(content) // 2])
     assert "damaged" in refusal(tmp_path / "net.pth", arch=ARCH)

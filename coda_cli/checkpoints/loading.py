@@ -36,7 +36,7 @@ from coda_cli.core import abilities
 from coda_cli.core.arguments import check_side
 from coda_cli.core.cuts import AUTO, find_cut, probes
 from coda_cli.core.networks import build
-from coda_cli.core.ordinary import INPUT, map_layers, near
+from coda_cli.core.ordinary import INPUT, layer_named, map_layers, near
 from coda_cli.errors import CheckpointError, UsageError
 from coda_cli.machine.memory import refuse_little_memory
 
@@ -165,9 +165,10 @@ def with_cut(net: Net, cut: str | None) -> Net:
         if cut == AUTO:
             cut = find_cut(net.model, side)
         elif cut != INPUT:
-            probe = probes(side, 1).to(next(net.model.parameters()))
-            if cut not in (names := map_layers(net.model, probe)):
+            names = map_layers(net.model, probes(side, 1).to(next(net.model.parameters())))
+            if (meant := layer_named(cut, names)) is None:
                 raise UsageError(f"--cut {cut}: {name} cannot be cut there; {near(cut, names)}")
+            cut = meant
     except (ValueError, RuntimeError) as error:  # of its layers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot be explained: {reason}", item=net.path) from error
@@ -268,13 +269,12 @@ def _why_missing(name: str, entry: KnownCheckpoint | None) -> str:
 
 def _refuse_non_finite(model: nn.Module, path: Path) -> None:
     """Raise CheckpointError for weights that are infinite or NaN."""
-    for key, value in model.state_dict().items():
-        if torch.isfinite(value.sum()):  # no such value can hide in a sum; one that overflows is looked at closely
-            continue
-        if bad := int((~torch.isfinite(value)).sum()):
-            raise CheckpointError(
-                f"{bad} of {value.numel()} values of {key} are not finite; get a sound copy", item=path
-            )
+    seen = model.backbone if abilities.is_ordinary(model) else model  # with the names that its user knows
+    for key, value in seen.state_dict().items():  # type: ignore[union-attr]
+        # No such value can hide in a sum; one that overflows is looked at closely.
+        if not torch.isfinite(value.sum()) and (bad := int((~torch.isfinite(value)).sum())):
+            why = f"{bad} of {value.numel()} values of {key} are not finite; get a sound copy"
+            raise CheckpointError(why, item=path)
 
 
 # ---- from descriptions to networks -----------------------------------------------------------------------------------

@@ -93,9 +93,12 @@ def neurons(context: typer.Context, incomplete: str) -> list[str]:
 def _layers(context: typer.Context) -> list[str]:
     """The layers that a network's file has tensors of, and those between them, in their order."""
     from coda_cli.checkpoints.headers import read_header
+    from coda_cli.checkpoints.manifest import STANDARD
 
     checkpoint, found = _checkpoint(context), dict[str, None]()
-    above = [key.removeprefix("above.") for key in read_header(_file(context)).shapes if not key.startswith("below.")]
+    around = "backbone." if checkpoint.architecture in STANDARD else "above."  # the layers have no names for that
+    keys = read_header(_file(context)).shapes
+    above = [key.removeprefix(around) for key in keys if not key.startswith("below.")]
     paths = sorted({re.sub(r"(.*\.\d+)?\..*$", r"\1", key) or key for key in above}, key=_natural)
     for path in paths:
         before, dot, number = path.rpartition(".")

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.core import abilities
+from coda_cli.core.ordinary import layer_named
 from coda_cli.errors import CheckpointError
 from coda_cli.machine.precision import in_full
 
@@ -211,7 +212,8 @@ def layer_of(model: nn.Module, layer: str) -> str:
     upper = abilities.above(model)
     names = [name for name, _ in upper.named_modules() if name]
     end = layer.removeprefix("0.")
-    found = [layer] if layer in names else [name for name in names if name.endswith(f".{end}")]
+    exactly = layer_named(layer, names) or layer_named(end, names)
+    found = [exactly] if exactly else [name for name in names if name.endswith(f".{end}")]
     places = [name for name in names if _is_place(upper, name)]
     if len(found) == 1 and found[0] in places:
         return found[0]

@@ -28,7 +28,7 @@ from coda_cli.core.depth import LayerPass, held_layers, passed_by_all, products_
 from coda_cli.core.gradients import constant_sums, differentiable
 from coda_cli.core.graph import node_of, reached
 from coda_cli.core.held import Constant
-from coda_cli.core.ordinary import with_cut
+from coda_cli.core.ordinary import layer_named, with_cut
 from coda_cli.machine.precision import true_float32
 
 
@@ -123,8 +123,8 @@ def decompose_neurons(
     Args:
         model: any network, as for ``decompose``; not modified, but it has hooks meanwhile.
         x: the input, float [1, C, H, W].
-        layer: its name, or its number as ``shares_by_layer`` counts from the input (0); "=7" is the layer whose name
-            is 7.
+        layer: its name, with or without "backbone." before it, or its number as ``shares_by_layer`` counts from the
+            input (0); "=7" is the layer whose name is 7.
         neurons: each a ``Neuron`` or the same as a tuple; a channel alone means the position where it is strongest.
         cut: as for ``decompose``.
         relative_tolerance: what the residuals may be, in place of those of ``decompose.RELATIVE_TOLERANCE``.
@@ -264,8 +264,8 @@ def _find(model: nn.Module, p: LayerPass, layer: str, *, whole: bool) -> int:
     if layer.isdecimal() and int(layer) < len(passed):
         return passed[int(layer)]
     layer = layer.removeprefix("=")
-    if layer in names and (not whole or names.index(layer) in passed):
-        return names.index(layer)
+    if (meant := layer_named(layer, names)) and (not whole or names.index(meant) in passed):
+        return names.index(meant)
     if (cut := abilities.cut(model)) and _is_in(model, layer) and not _is_in(abilities.above(model), layer):
         raise ValueError(_below(layer, cut))
     raise ValueError(_no_layer(layer, [names[n] for n in passed], [] if whole else names, whole=whole))

@@ -24,6 +24,7 @@ from coda_cli.core.graph import node_of, reached, shortest_way
 from coda_cli.core.held import held, reported
 from coda_cli.core.piecewise import Linearised
 
+AROUND = "backbone."  # where the layers of a user's network, or of the authors', are inside coda's
 INPUT = "input"  # the word for a cut at the input, where a network would be cut elsewhere
 
 
@@ -155,8 +156,11 @@ def with_cut(model: nn.Module, cut: str | None, x: Tensor) -> nn.Module:
         model = Uncut(model, cut)
     elif cut is None:
         return model
-    if cut not in (None, INPUT) and cut not in (names := map_layers(model, x[:1])):
-        raise ValueError(f"the network cannot be cut at {cut!r}; {near(str(cut), names)}")
+    if cut is not None and cut != INPUT:
+        meant = layer_named(cut, names := map_layers(model, x[:1]))
+        if meant is None:
+            raise ValueError(f"the network cannot be cut at {cut!r}; {near(cut, names)}")
+        cut = meant
     other = copy.copy(model)  # of the same modules
     other.cut = cut  # type: ignore[assignment]
     return other
@@ -180,6 +184,19 @@ def map_layers(model: nn.Module, x: Tensor) -> list[str]:
     way = shortest_way(start, bottom)
     maps = [(name, node) for name, y in found.layers if y.ndim == 4 and (node := node_of(y)) in way]
     return [name for name, node in maps if bottom not in reached(start, without=node)]
+
+
+def layer_named(text: str, names: Sequence[str]) -> str | None:
+    """Find the layer that is meant, whether or not it is said that it is inside coda's network around the user's.
+
+    Args:
+        text: the layer's name: ``layer4``, as the user's network has it, or ``backbone.layer4``, as coda's has.
+        names: the layers there are.
+
+    Returns:
+        Its name among these; None where it is none of them.
+    """
+    return next((name for name in (text, AROUND + text, text.removeprefix(AROUND)) if name in names), None)
 
 
 def near(name: str, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from coda_cli.core.concepts import concepts_left_out
 from coda_cli.core.depth import LayerShare, shares_by_layer
 from coda_cli.core.networks import forward
 from coda_cli.core.neurons import ChannelShares, Neuron, NeuronMap, decompose_neurons, strongest_channels
+from coda_cli.core.ordinary import layer_named
 from coda_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def layer_shares(net: Net, x: Tensor, weights: Tensor, layer: str | None, tolera
         net: the network.
         x: one input, [1, 6, h, w].
         weights: [K, classes], the weightings of the logits that are explained.
-        layer: "all", a number counted from the input (0), or a name; None for nothing.
+        layer: "all", a number counted from the input (0), or a name as for ``decompose_neurons``; None for nothing.
         tolerance: replaces the relative tolerance of the residuals.
 
     Returns:
@@ -174,7 +175,8 @@ def layer_shares(net: Net, x: Tensor, weights: Tensor, layer: str | None, tolera
     if layer is None:
         return ()
     every = [shares_by_layer(net.model, x, w, relative_tolerance=tolerance) for w in weights]
-    chosen = [tuple(s for k, s in enumerate(shares) if layer in ("all", str(k), s.name)) for shares in every]
+    meant = layer_named(layer, [s.name for s in every[0]]) if every else None
+    chosen = [tuple(s for k, s in enumerate(e) if layer in ("all", str(k)) or s.name == meant) for e in every]
     if not all(chosen):
         names = ", ".join(f"{k} ({s.name})" for k, s in enumerate(every[0]))
         raise UsageError(f"--layer {layer}: no such layer that the whole logit passes through; there are {names}")
