@@ -197,8 +197,9 @@ def test_the_program_explains_by_b_cos_networks_and_says_the_positional_share(co
     film(tmp_path / "a.mkv", counted(2))
     *_, whole = coda("video", "a.mkv", *vit, "-c", "lorikeet", "--format", "none", "--json").records
     (clip,) = whole["explained"]
-    total = clip["mean_positive"] + clip["mean_negative"] + clip["mean_positional"] + part["bias"]
+    total = clip["mean_positive"] + clip["mean_negative"] + clip["mean_positional"] + clip["mean_bias"]
     assert total == pytest.approx(clip["mean_logit"], abs=1e-5)
+    assert clip["mean_bias"] == pytest.approx(part["bias"])
     for layer in layers:
         total = layer["sum"] + layer["positional"] + part["bias"] + layer["residual"]
         assert total == pytest.approx(part["logit"], abs=1e-5)

@@ -110,6 +110,8 @@ def test_a_clip_and_a_comparison_take_it(file: Path, tmp_path: Path) -> None:
     clip = run("video", EXAMPLES / "clip.mp4", "-m", file, "-o", tmp_path / "c.mp4", "--max-frames", "3", "--json")
     assert clip.records[-1]["exact"]
     assert clip.records[-1]["network"]["cut"] == "layer4"
+    (part,) = clip.records[-1]["explained"]
+    assert part["mean_positive"] + part["mean_negative"] + part["mean_bias"] == pytest.approx(part["mean_logit"])
     compared = run("compare", PICTURE, "-m", file, "-o", tmp_path, "--method", "ours", "--json").record
     assert compared["methods"][0]["off"] == pytest.approx(0, abs=1e-4)
 

@@ -108,9 +108,17 @@ def test_the_numbers_of_a_frame_are_those_of_its_picture(coda: Coda, tmp_path: P
 
 def test_the_summary_is_that_of_its_frames(coda: Coda, tmp_path: Path) -> None:
     clip(tmp_path / "a.mkv", frames=12)
-    *frames, whole = coda("video", "a.mkv", "--class", "cat", "--format", "none", "--json", "-q").records
+    told = coda("video", "a.mkv", "--class", "cat", "--format", "none", "--json")
+    *frames, whole = told.records
     (cat,) = whole["explained"]
     parts = [f["explained"][0] for f in frames]
+    for sign in ("positive", "negative", "positional", "bias"):
+        assert cat[f"mean_{sign}"] == pytest.approx(np.mean([p[sign] for p in parts]))
+    said = re.search(r"mean logit (\S+) = (\S+) (\S+) (\S+) bias, highest logit", told.err)
+    assert said
+    logit, *terms = map(float, said.groups())
+    assert sum(terms) == pytest.approx(logit, abs=0.02)  # what is said has two decimals
+    assert all(terms)
     assert cat["mean_logit"] == pytest.approx(np.mean([p["logit"] for p in parts]))
     assert cat["evidence_per_second"] == pytest.approx(np.mean([p["positive"] for p in parts]))
     assert cat["stability"] == pytest.approx(np.mean([p["similarity"] for p in parts[1:]]))

@@ -96,14 +96,15 @@ def clip_text(part: ExplainedClip) -> str:
         part: the class's part of the clip's record.
 
     Returns:
-        A line such as "church: 301 frames, mean logit 5.20 = 7.10 -0.90 + bias, highest logit for 9.6 s".
+        A line such as "church: 301 frames, mean logit 5.20 = 9.10 -1.70 -2.20 bias, highest logit for 9.6 s".
     """
     title = part.name if part.versus is None else f"{part.name} − {part.versus.name}"
     embedding = f" {part.mean_positional:+.2f} positional" if part.mean_positional else ""
+    bias = "+ bias" if part.mean_bias is None else f"{part.mean_bias:+.2f} bias"
     leads = sum(end - start for start, end in part.leads)
     return (
         f"{title}: {part.frames} {'frame' if part.frames == 1 else 'frames'}, mean logit {part.mean_logit:.2f} = "
-        f"{part.mean_positive:.2f} {part.mean_negative:+.2f} + bias{embedding}, highest logit for {leads:.1f} s"
+        f"{part.mean_positive:.2f} {part.mean_negative:+.2f} {bias}{embedding}, highest logit for {leads:.1f} s"
     )
 
 

@@ -35,6 +35,7 @@ class _TargetSums:
     positive: float = 0.0
     negative: float = 0.0
     positional: float = 0.0
+    bias: float = 0.0
     similarity: float = 0.0
     similar: int = 0
     length: float = 0.0
@@ -52,6 +53,7 @@ class _TargetSums:
         self.positive += part.positive
         self.negative += part.negative
         self.positional += part.positional
+        self.bias += part.bias
         self.length += duration
         self.evidence += part.positive * duration
         if part.similarity is not None:
@@ -178,6 +180,7 @@ class ClipTally:
                 mean_positive=t.positive / t.frames,
                 mean_negative=t.negative / t.frames,
                 mean_positional=t.positional / t.frames,
+                mean_bias=t.bias / t.frames,
                 stability=t.similarity / t.similar if t.similar else None,
                 leads=tuple((start, end) for start, end, leader in self._spans if leader == t.first.index),
                 evidence_per_second=t.evidence / t.length if t.length else None,
