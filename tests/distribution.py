@@ -31,8 +31,7 @@ LARGEST_WHEEL = 64_000_000  # bytes
 NETWORKS = ("imagenet", "imagenette", "cifar10", "cifar10-bcos")
 # What the program reads beside code; a new kind of file is missing in nobody's wheel.
 KINDS = ("py", "html", "css", "js", "json")
-OUTSIDE = ("tests", "docs", "examples", "weights")  # of the sdist, and of no wheel
-BESIDE = ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "mkdocs.yml")
+ADDED = {"PKG-INFO"}  # by the build, to an sdist
 
 
 def build(folder: Path, kind: str, source: Path = ROOT) -> Path:
@@ -104,15 +103,23 @@ def _faults_of_metadata(wheel: Path) -> Iterator[str]:
         yield f"{wheel.name} installs no program named coda"
 
 
+def tree() -> set[str]:
+    """The files that an sdist holds: those under version control; of an sdist's tree all that do not come of a run."""
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*")
+        if path.is_file() and not any(part == "__pycache__" or part.endswith("_cache") for part in path.parts)
+    } - ADDED
+
+
 def faults_of_sdist(sdist: Path, wheel: Path, again: Path) -> Iterator[str]:
-    """A line for everything that an sdist lacks. ``again`` is a wheel that was built from it."""
-    names = set(contents(sdist))
-    yield from (f"{sdist.name} lacks {name}" for name in (*BESIDE, "pyproject.toml") if name not in names)
-    yield from (
-        f"{sdist.name} lacks the folder {name}"
-        for name in OUTSIDE
-        if not any(other.startswith(f"{name}/") for other in names)
-    )
+    """A line for everything that an sdist lacks or has too much of. ``again`` is a wheel that was built from it."""
+    names, wanted = set(contents(sdist)) - ADDED, tree()
+    yield from (f"{sdist.name} lacks {name}" for name in sorted(wanted - names))
+    yield from (f"{sdist.name} has {name}, which is not under version control" for name in sorted(names - wanted))
     if contents(wheel) != contents(again):
         differing = sorted({name for name, _ in contents(wheel).items() ^ contents(again).items()})
         yield f"{sdist.name} makes another wheel than the tree does: {', '.join(differing[:5])}"

@@ -66,6 +66,22 @@ def test_a_fault_is_seen(wheel: Path, tmp_path: Path, left_out: str, added: str,
     assert any(fault in line for line in distribution.faults_of_wheel(changed(wheel, tmp_path, left_out, added)))
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        (".github/workflows/tests.yml", "lacks .github/workflows/tests.yml"),
+        ("Containerfile", "lacks Containerfile"),
+        ("notes.txt", "has notes.txt, which is not under version control"),
+    ],
+)
+def test_a_file_too_few_or_too_many_in_a_source_is_seen(wheel: Path, sdist: Path, name: str, fault: str) -> None:
+    holds = distribution.contents(sdist)
+    holds = {other: size for other, size in holds.items() if other != name} | ({} if name in holds else {name: 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distribution, "contents", lambda built: holds if built == sdist else {})
+        assert list(distribution.faults_of_sdist(sdist, wheel, wheel)) == [f"{sdist.name} {fault}"]
+
+
 def test_a_wheel_that_a_source_does_not_make_is_seen(wheel: Path, sdist: Path, tmp_path: Path) -> None:
     other = changed(wheel, tmp_path, "coda_cli/py.typed")
     (fault,) = distribution.faults_of_sdist(sdist, wheel, other)
