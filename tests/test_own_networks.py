@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from coda_cli import encode, load, save
 from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
+from coda_cli.cli.said import said_of_network
 from coda_cli.core import standard_nets
 from coda_cli.errors import CheckpointError, CodaError, ExitCode, UsageError
 
@@ -635,3 +636,15 @@ def test_a_description_beside_the_weights_says_it_all(shufflenet: nn.Module, tmp
     assert net.checkpoint == described
     assert net.assumed == ("everything but the weights from net.pth.json",)
     torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet, torch.full((3,), 0.5)))
+
+
+def test_what_is_said_of_a_network_is_gone_with_the_call() -> None:
+    """Two calls in one process, as notebooks make them: the second has no such options, and nothing was said."""
+    said = ("--mean", "0.3", "--size", "64", "--cut", "layer3")
+    run("explain", "missing.png", "-m", "missing.pth", *said, status=2)
+    assert said_of_network() | {"mean": (0.3,) * 3, "size": (64, 64), "cut": "layer3"} == said_of_network()
+    run("explain", "missing.png", status=2)
+    assert {key: value for key, value in said_of_network().items() if value is not None} == {"cut": "auto"}
+    run("explain", "missing.png", "-m", "missing.pth", *said, status=2)
+    run("summary", "missing", status=2)
+    assert said_of_network() == {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from coda_cli.cli.console import console
-from coda_cli.cli.options import OWN
+from coda_cli.cli.said import said_of_network
 from coda_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def job_of(loaded: Loaded, inputs: Sequence[Item], request: Request, output: Out
     from coda_cli.explanation.worker import Job
     from coda_cli.media.sources import identity
 
-    said = {name: value for name, value in OWN.items() if name != "cut"}
+    said = {name: value for name, value in said_of_network().items() if name != "cut"}
     reference = Reference.to(loaded.net, loaded.model, arch=loaded.arch, ema=loaded.ema, **said)
     folder = identity(output.naming.folder)
     beside = tuple(item for item in inputs if not item.stored and identity(item.path).is_relative_to(folder))

@@ -12,7 +12,8 @@ import typer
 from coda_cli.cli import complete
 from coda_cli.cli.console import console
 from coda_cli.cli.network import load_network, load_networks
-from coda_cli.cli.options import OWN, Arch, ClassNames, Cut, Device, Ema, Mean, Quiet, Size, Std, Text, Verbose
+from coda_cli.cli.options import Arch, ClassNames, Cut, Device, Ema, Mean, Quiet, Size, Std, Text, Verbose
+from coda_cli.cli.said import said_of_network
 from coda_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def _offered(models: list[str] | None, device: str, arch: str | None, ema: bool 
         nets = load_networks(models, arch, device, Request(), explained=True, ema=ema)
         loaded: dict[str, Net] = dict(zip(shown, nets, strict=True))
         return Networks(shown, loaded.__getitem__, len(shown))
-    if arch or ema is not None or any(value for key, value in OWN.items() if (key, value) != ("cut", "auto")):
+    said = {**said_of_network(), "arch": arch, "ema": ema}
+    if any(value is not None and (name, value) != ("cut", "auto") for name, value in said.items()):
         raise UsageError("--arch, --classes and their like say what a file is; name the file with -m")
     here = [name for name, entry in known().items() if entry.here and name != DEFAULT]
     packaged = [name for name in PACKAGED if packaged_file(name)]

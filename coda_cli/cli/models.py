@@ -18,7 +18,6 @@ from coda_cli.cli import catalogue, complete, transfers
 from coda_cli.cli.console import console, stdout_is_terminal
 from coda_cli.cli.network import say_assumed
 from coda_cli.cli.options import (
-    OWN,
     Arch,
     ClassNames,
     Cut,
@@ -32,6 +31,7 @@ from coda_cli.cli.options import (
     Text,
     Verbose,
 )
+from coda_cli.cli.said import said_of_network
 from coda_cli.errors import CodaError, ExactnessError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _read(name: str, arch: str | None, ema: bool | None) -> dict[str, Any]:
     """Everything about a network that has to be loaded with what was said of it. Raises CheckpointError, UsageError."""
     from coda_cli.checkpoints.loading import load
 
-    net = load(name, arch=arch, ema=ema, **{**OWN, "cut": None})
+    net = load(name, arch=arch, ema=ema, **{**said_of_network(), "cut": None})
     say_assumed(net)
     entry = manifest.KnownCheckpoint(checkpoint=net.checkpoint, path=net.path)
     return catalogue.details(entry, sum(p.numel() for p in net.model.parameters()))
@@ -213,7 +213,7 @@ def convert(
     refuse_taken(output, "--output", force=force, inputs=[file, *([concepts] if concepts else [])])
     if not file.is_file() and not (concepts and str(file) in manifest.known()):
         raise UsageError("no such file", item=file)
-    net = loading.load(file, arch=arch, ema=ema, **OWN)
+    net = loading.load(file, arch=arch, ema=ema, **said_of_network())
     say_assumed(net)
     if concepts:
         net = _put_concepts(net, concepts, at, active)
@@ -321,7 +321,7 @@ def _verify_one(
     from coda_cli.checkpoints.proof import prove
 
     entry = manifest.known().get(name)
-    net = load(name, arch=arch, ema=ema, **{**OWN, "cut": None})
+    net = load(name, arch=arch, ema=ema, **{**said_of_network(), "cut": None})
     say_assumed(net)
     proof = prove(net)
     return {

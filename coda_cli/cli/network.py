@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coda_cli.cli.console import console
-from coda_cli.cli.options import OWN
+from coda_cli.cli.said import said_of_network
 from coda_cli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def load_network(
     from coda_cli.checkpoints.manifest import known
     from coda_cli.checkpoints.targets import Targets
 
-    if model in known() and not OWN.get("text"):  # a wrong class name is found before the network is loaded
+    of_network = said_of_network()
+    if model in known() and not of_network.get("text"):  # a wrong class name is found before the network is loaded
         Targets(request.classes, request.versus, known()[model].checkpoint)
     from coda_cli.checkpoints.loading import load, with_cut
     from coda_cli.core.abilities import is_ordinary
@@ -71,17 +72,17 @@ def load_network(
     from coda_cli.machine.devices import pick
     from coda_cli.machine.precision import DTYPES
 
-    if not weights and arch is None and ema is None and not any(OWN.get(key) for key in _OF_BARE):
+    if not weights and arch is None and ema is None and not any(of_network.get(key) for key in _OF_BARE):
         from coda_cli.checkpoints.outline import outline
 
         if found := outline(model):
             return found
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
-    own = {**(OWN if said else {}), "cut": None}
+    own = {**(of_network if said else {}), "cut": None}
     net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **own)
     say_assumed(net)
     if explained is not False:
-        cut = OWN.get("cut", AUTO) if said or is_ordinary(net.model) else AUTO
+        cut = of_network.get("cut", AUTO) if said or is_ordinary(net.model) else AUTO
         try:
             net = with_cut(net, cut)
         except CheckpointError:

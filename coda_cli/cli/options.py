@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from coda_cli.cli import complete
+from coda_cli.cli import complete, said
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import Fit, Precision, Style
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Word = TypeVar("Word", bound=str)
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
-OWN: dict[str, Any] = {}  # what was said of the network, as keywords of ``load``; set by callbacks
 WIDEST = 9999  # greatest width of a window that maps are averaged over, in pixels
 
 
@@ -85,56 +84,6 @@ def set_verbose(value: int) -> int:
     return value
 
 
-def _keep_classes(classes: Path | None) -> Path | None:
-    """Keep --classes for the loading of the network."""
-    OWN["classes"] = classes
-    return classes
-
-
-def _keep_mean(mean: str | None) -> str | None:
-    """Keep --mean for the loading of the network. Raises UsageError."""
-    OWN["mean"] = _numbers(mean, "--mean")
-    return mean
-
-
-def _keep_std(std: str | None) -> str | None:
-    """Keep --std for the loading of the network. Raises UsageError."""
-    OWN["std"] = _numbers(std, "--std")
-    return std
-
-
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    """The numbers between commas, one or three. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: expected one number or three, such as 0.485,0.456,0.406") from error
-    return values * 3 if len(values) == 1 else values
-
-
-def _keep_size(size: str | None) -> str | None:
-    """Keep --size for the loading of the network. Raises UsageError."""
-    sides = [] if size is None else size.split(":")
-    if not all(side.isdecimal() and len(side) < 6 for side in sides) or len(sides) > 2:
-        raise UsageError(f"--size {size}: expected a side in pixels, or RESIZE:CROP, such as 256:224")
-    OWN["size"] = (int(sides[0]), int(sides[-1])) if sides else None
-    return size
-
-
-def _keep_text(text: Path | None) -> Path | None:
-    """Keep --text for the loading of the network."""
-    OWN["text"] = text
-    return text
-
-
-def _keep_cut(cut: str | None) -> str | None:
-    """Keep --cut for the loading of the network."""
-    OWN["cut"] = cut or "auto"
-    return cut
-
-
 Quiet = Annotated[
     int,
     typer.Option(
@@ -182,7 +131,7 @@ ClassNames = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE|FOLDER",
-        callback=_keep_classes,
+        callback=said.keep_classes,
         show_default=False,
         help="Name the classes of such a network: a file with a name on each line or JSON, or a folder of one folder "
         "a class [default: the names in its file].",
@@ -193,7 +142,7 @@ Mean = Annotated[
     typer.Option(
         "--mean",
         metavar="R,G,B",
-        callback=_keep_mean,
+        callback=said.keep_mean,
         show_default=False,
         help="Subtract this from pixels in [0, 1] for such a network [default: the library's, else ImageNet's].",
     ),
@@ -203,7 +152,7 @@ Std = Annotated[
     typer.Option(
         "--std",
         metavar="R,G,B",
-        callback=_keep_std,
+        callback=said.keep_std,
         show_default=False,
         help="Divide by this deviation, then [default: as for --mean].",
     ),
@@ -213,7 +162,7 @@ Size = Annotated[
     typer.Option(
         "--size",
         metavar="CROP|RESIZE:CROP",
-        callback=_keep_size,
+        callback=said.keep_size,
         show_default=False,
         help="Show such a network the centre of CROP pixels, of a picture whose shorter side was made RESIZE [default: "
         "the library's, else 256:224].",
@@ -224,7 +173,7 @@ Cut = Annotated[
     typer.Option(
         "--cut",
         metavar="LAYER|input",
-        callback=_keep_cut,
+        callback=said.keep_cut,
         show_default=False,
         help="Split the logits of an ordinary network at the output of this layer [default: the lowest that carries "
         "them].",
@@ -235,7 +184,7 @@ Text = Annotated[
     typer.Option(
         "--text",
         metavar="FILE.npz",
-        callback=_keep_text,
+        callback=said.keep_text,
         show_default=False,
         help="Take these texts as classes: names and vectors of CLIP's text encoder. The logit is the cosine.",
     ),

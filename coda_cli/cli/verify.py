@@ -12,7 +12,6 @@ import typer
 
 from coda_cli.cli.console import console, counted
 from coda_cli.cli.options import (
-    OWN,
     Arch,
     ClassNames,
     Device,
@@ -26,6 +25,7 @@ from coda_cli.cli.options import (
     Text,
     Verbose,
 )
+from coda_cli.cli.said import said_of_network
 from coda_cli.errors import CodaError, ExitCode
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def verify(
     from coda_cli.explanation.runs.pictures import Pictures
     from coda_cli.explanation.runs.verdicts import verify as verify_one
 
-    networks = Networks(model, device, {**OWN, "arch": arch, "ema": ema})
+    networks = Networks(model, device, {**said_of_network(), "arch": arch, "ema": ema})
     found = Pictures(pictures, allow_private=allow_private)
     _hold_all(records, partial(verify_one, networks=networks, pictures=found), json, "proven")
 
@@ -137,7 +137,7 @@ def rerun(
     from coda_cli.explanation.runs.verdicts import Rerun
     from coda_cli.explanation.runs.verdicts import rerun as rerun_one
 
-    networks = Networks(model, device, {**OWN, "arch": arch, "ema": ema})
+    networks = Networks(model, device, {**said_of_network(), "arch": arch, "ema": ema})
     found = Pictures(pictures, allow_private=allow_private)
     runs = [source for source in records if Path(source).is_dir()]
 
