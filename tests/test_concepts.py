@@ -375,6 +375,13 @@ def test_both_logits_are_said_of_differences_and_of_every_frame(made: Coda, tmp_
     assert "logit_without_concepts" not in first
 
 
+def test_training_does_not_begin_with_it_in_silence_as_if_it_had_none(made: Coda, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    refused = made("train", "data", "--from", "c.safetensors", "-o", "run", status=2).error
+    assert refused == "--from c.safetensors: has concepts, which are not trained; start from the network without them"
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_description_says_what_is_behind_which_layer_and_older_ones_stay_as_they_were(
     made: Coda, tmp_path: Path
 ) -> None:

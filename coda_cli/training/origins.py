@@ -192,6 +192,8 @@ def _coda_origin(name: str) -> Origin:
             "coda models convert FILE"
         ) from error
     c = net.checkpoint
+    if c.concepts is not None:  # what is built anew has none, and would be another network than the one that was named
+        raise UsageError(f"--from {name}: has concepts, which are not trained; start from the network without them")
     if c.architecture in STANDARD:
         return find_origin(_ordinary(name, c), net.path)
     return Origin(
