@@ -316,6 +316,7 @@ def bcos_named_in(path: str, candidates: Iterable[str]) -> str | None:
     parts = path.replace(".safetensors", "").replace("\\", "/").split("/")
 
     def is_named(name: str) -> bool:
+        """Whether the path has the name of a configuration as a word, as the authors or as coda write it."""
         by_authors = rf"(?<![\w.-]){re.escape(name.removeprefix('bcos-v1-'))}(?![\w-]|\.\d)"
         return (
             re.search(by_authors, path) is not None

@@ -39,11 +39,32 @@ class _HeldAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute the outputs, and keep queries and keys.
+
+        Args:
+            ctx: keeps them for the gradient.
+            q: queries [B, heads, N, d].
+            k: keys [B, heads, M, d].
+            v: values [B, heads, M, e].
+
+        Returns:
+            softmax(q k^T / sqrt(d)) v, [B, heads, N, e].
+        """
         ctx.save_for_backward(q, k)
         return F.scaled_dot_product_attention(q, k, v)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
+        """Compute the gradient of the values: the weights, transposed, times that of the outputs.
+
+        Args:
+            ctx: holds queries and keys.
+            gradient: of the outputs, [B, heads, N, e].
+
+        Returns:
+            None for queries and keys, which are held; for the values softmax(q k^T / sqrt(d))^T gradient,
+            [B, heads, M, e].
+        """
         # Products of the type of queries and keys would change weights by some percent where that is bfloat16.
         q, k = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in ctx.saved_tensors)
         keys, found = k.transpose(-2, -1) / math.sqrt(q.shape[-1]), q.new_zeros(*k.shape[:-1], gradient.shape[-1])

@@ -95,6 +95,7 @@ class _CifarBlock(nn.Module):
         self.stride, self.new = stride, O - C
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
         y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self.stride, :: self.stride]
         out: Tensor = self.relu2(y + F.pad(shortcut, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2)))

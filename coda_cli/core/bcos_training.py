@@ -64,11 +64,30 @@ class _Centred(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Subtract the mean.
+
+        Args:
+            ctx: keeps the axes.
+            x: of any shape.
+            axes: what means are taken over.
+
+        Returns:
+            y = x - mean(x), of the shape of ``x``.
+        """
         ctx.axes = axes
         return x - x.mean(axes, keepdim=True)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Compute the gradient, by the same map.
+
+        Args:
+            ctx: holds the axes.
+            gradient: of the outputs.
+
+        Returns:
+            d/dx = gradient - mean(gradient), of the shape of ``x``; None for the axes.
+        """
         return gradient - gradient.mean(ctx.axes, keepdim=True), None
 
 
@@ -90,6 +109,15 @@ class _UnitFilters(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor) -> Tensor:
+        """Divide every filter by its norm.
+
+        Args:
+            ctx: keeps the unit filters and the norms.
+            w: filters [O, ...].
+
+        Returns:
+            u = w / |w|, of the shape of ``w``.
+        """
         norm = torch.linalg.vector_norm(w.flatten(1), dim=1).view(-1, *[1] * (w.ndim - 1))
         unit: Tensor = w / norm
         ctx.save_for_backward(unit, norm)
@@ -97,6 +125,15 @@ class _UnitFilters(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Compute the gradient in the filters.
+
+        Args:
+            ctx: holds the unit filters and the norms.
+            gradient: of the unit filters, [O, ...].
+
+        Returns:
+            d/dw = (gradient - u (u . gradient)) / |w|, of the shape of ``w``.
+        """
         unit, norm = ctx.saved_tensors
         along = torch.einsum("oi,oi->o", gradient.flatten(1), unit.flatten(1)).view_as(norm)
         across: Tensor = torch.addcmul(gradient, unit, along, value=-1)
@@ -108,12 +145,34 @@ class _Squared(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, n: Tensor) -> Tensor:
+        """Multiply every number by its share of a norm.
+
+        Args:
+            ctx: keeps ``a``, its share |a| / n and ``n``.
+            a: [B, O, H', W'].
+            n: norms, [B, 1, H', W'] or of the shape of ``a``; positive.
+
+        Returns:
+            a |a| / n, of the shape of ``a``.
+
+        Source:
+            Böhle, Fritz and Schiele, CVPR 2022, with B = 2: ``a`` is w . x for a unit filter, ``n`` is |x|.
+        """
         share = a.abs().mul_(n.reciprocal().to(a.dtype))
         ctx.save_for_backward(a, share, n)
         return a * share
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the gradients.
+
+        Args:
+            ctx: holds what ``forward`` kept.
+            gradient: of the outputs, of the shape of ``a``.
+
+        Returns:
+            d/da = 2 gradient |a| / n, of the shape of ``a``; d/dn = -gradient a |a| / n^2, of that of ``n``.
+        """
         a, share, n = ctx.saved_tensors
         rest = gradient * share
         of_norm = rest * a
@@ -127,6 +186,17 @@ class _ByDeviation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Divide every channel by its deviation in the batch.
+
+        Args:
+            ctx: keeps what the gradient needs.
+            x: [B, C, H, W].
+            weight: [C].
+            eps: is added to the variance.
+
+        Returns:
+            x weight / sqrt(variance + eps), of the shape of ``x``; mean and variance [C], which have no gradients.
+        """
         mean, variance = _moments(x, weight.dtype)
         inverse = (variance + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, inverse)
@@ -135,6 +205,16 @@ class _ByDeviation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Compute the gradients, also through the variance; the mean is not subtracted, so none leads through it alone.
+
+        Args:
+            ctx: holds what ``forward`` kept.
+            gradient: of the outputs, [B, C, H, W]; those of mean and variance do not count.
+
+        Returns:
+            d/dx = gradient weight i - weight i^3 p (x - mean) / N, [B, C, H, W]; d/dweight = i p, [C]; None for eps.
+            Here i = 1 / sqrt(variance + eps), N is the count of numbers in a channel, and p = sum(gradient x).
+        """
         x, weight, mean, inverse = ctx.saved_tensors
         products = (gradient * x).sum((0, 2, 3)).to(weight.dtype)  # converted before it takes seven times as long
         back = -weight * inverse**3 * products * (x.shape[1] / x.numel())  # through the variance

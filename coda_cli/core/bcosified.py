@@ -235,6 +235,7 @@ class _Depthwise(nn.Module):
         self.linear = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C, H', W'], of its type."""
         with torch.autocast(x.device.type, enabled=False):
             y: Tensor = self.linear(x.to(torch.promote_types(x.dtype, torch.float32)))
         return y.to(x.dtype)
@@ -248,6 +249,7 @@ class _PaddedConv2d(BcosConv2d):
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
         return super().forward(self.pad(x))
 
 

@@ -46,6 +46,7 @@ class _Block(nn.Module):
             self.downsample = nn.Sequential(nn.AvgPool2d(stride), *(layer for _, layer in _unit(C, 4 * planes, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
         y = F.relu(self.bn1(self.conv1(x)))  # type: ignore[operator]
         y = self.pool(F.relu(self.bn2(self.conv2(y))))  # type: ignore[operator]
         y = self.bn3(self.conv3(y))  # type: ignore[operator]
@@ -64,6 +65,7 @@ class _AttentionPool(nn.Module):
         self.c_proj.add_module("linear", nn.Linear(C, O, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O]."""
         tokens = x.flatten(2).transpose(1, 2)
         tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
         q, k, v = (

@@ -28,10 +28,26 @@ class _BiasFree(nn.Module):
         self.backbone = backbone
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            x: encoded pictures less their mean, float [B, 6, H, W]; the last three channels are not seen.
+
+        Returns:
+            logits [B, classes].
+        """
         logits: Tensor = self.backbone(x[:, :3])
         return logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
+        """Take the softmax.
+
+        Args:
+            logits: [B, classes].
+
+        Returns:
+            [B, classes] in [0, 1]; each row sums to 1.
+        """
         return logits.softmax(1)
 
 
@@ -48,6 +64,7 @@ class _Bottleneck(nn.Module):
             self.downsample = nn.Conv2d(C, 4 * planes, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
         y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 

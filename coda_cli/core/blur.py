@@ -69,10 +69,27 @@ class _Blurred(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, c: Tensor) -> Tensor:
+        """Compute the gradient: the filter again, as it is symmetric and reaches over the border in the same way.
+
+        Args:
+            c: gradient of the outputs, [B, C, H, W].
+
+        Returns:
+            The gradient of the inputs, [B, C, H, W].
+        """
         y: Tensor = _Blurred.apply(c)
         return y
 
     @staticmethod
     def vmap(_: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
+        """Filter several batches in one call.
+
+        Args:
+            in_dims: at which axis of ``x`` they are counted.
+            x: of five axes, that one among [B, C, H, W].
+
+        Returns:
+            The outputs, [N, B, C, H, W], and 0, the axis at which they are counted.
+        """
         x = x.movedim(in_dims[0], 0)
         return _Blurred.apply(x.flatten(0, 1)).unflatten(0, x.shape[:2]), 0

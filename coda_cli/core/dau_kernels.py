@@ -251,6 +251,7 @@ class _LinearIn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, *held_map: Any) -> Tensor:
+        """Pass ``y`` [B, O, H', W'] on, with a graph that leads to ``x`` [B, C, H, W] by the map."""
         *tensors, patches, product = held_map
         ctx.save_for_backward(*tensors)
         ctx.rest = patches, x.shape, product
@@ -258,6 +259,7 @@ class _LinearIn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        """W(x)^T c [B, C, H, W] of the outputs' gradient ``c`` [B, O, H', W']; None for all but the input."""
         with torch.autocast(c.device.type, enabled=False):
             return _PullBack.apply(c, *ctx.saved_tensors, *ctx.rest), *[None] * 7
 
@@ -267,6 +269,7 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def forward(c: Tensor, *held_map: Any) -> Tensor:
+        """W(x)^T c [B, C, H, W] of ``c`` [B, O, H', W']."""
         return pull_back(c[None], HeldMap(*held_map))[0]
 
     @staticmethod
@@ -275,6 +278,7 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(_: Any, in_dims: tuple[int | None, ...], c: Tensor, *held_map: Any) -> tuple[Tensor, int]:
+        """The same [N, B, C, H, W] of N gradients, counted at axis ``in_dims[0]`` of ``c``; and 0, the axis of N."""
         assert in_dims[0] is not None
         return pull_back(c.movedim(in_dims[0], 0), HeldMap(*held_map)), 0
 

@@ -96,7 +96,11 @@ class Decomposition:
         return self._with_tensors(lambda name, t: t if name in ("inputs", "logits") else t[:, :count])
 
     def cpu(self) -> Decomposition:
-        """The decomposition in the CPU's memory: what waits to be drawn must not fill a GPU's."""
+        """Move everything to the CPU's memory: what waits to be drawn must not fill a GPU's.
+
+        Returns:
+            The same decomposition; itself not changed.
+        """
         return self._with_tensors(lambda _, t: t.cpu())
 
     def _with_tensors(self, change: Callable[[str, Tensor], Tensor]) -> Decomposition:

@@ -139,6 +139,7 @@ class _Block(nn.Module):
         self.widens, self.adds = widening > 1, stride == 1 and C == O
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, H', W']."""
         y = self.relu0(self._bn0(self._expand_conv(x))) if self.widens else x
         y = self._bn2(self._project_conv(self.relu1(self._bn1(self._depthwise_conv(y)))))
         out: Tensor = x + y if self.adds else y

@@ -94,6 +94,9 @@ def forward(model: nn.Module, x: Tensor, compute: Callable[[Tensor], Tensor] | N
 
     Returns:
         logits [B, classes], or what ``compute`` gives [B, ...].
+
+    Raises:
+        MediaError: memory does not hold one picture.
     """
     with true_float32():
         rows = as_many_as_fit(model, x, (x.shape[3], x.shape[2]), lambda some: _rows(compute or model, some))

@@ -93,6 +93,7 @@ class _Stem(nn.Module):
         self.linear = kit.linear(channels[-1], dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """x [B, C, H, W] -> tokens [B, N, dim] and their rows and columns."""
         y = self.conv_stem(x)
         return self.linear(y.flatten(2).transpose(1, 2)), (y.shape[2], y.shape[3])
 
@@ -135,6 +136,7 @@ class _Feed(nn.Module):
         self.net.add_module("linear2", kit.linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, dim] -> [B, N, dim]."""
         y: Tensor = self.net(x)
         return y
 
@@ -147,6 +149,7 @@ class _Encoder(nn.Module):
         self.attn, self.ff = _Attention(dim, heads, kit), _Feed(dim, hidden, kit)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, dim] -> [B, N, dim]."""
         x = x + self.attn(x)
         y: Tensor = x + self.ff(x)
         return y

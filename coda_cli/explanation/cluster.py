@@ -81,6 +81,9 @@ def connected(address: str | None) -> Iterator[None]:
     Args:
         address: see ``explain_on_cluster``.
 
+    Yields:
+        Nothing.
+
     Raises:
         UsageError: there is no such cluster.
     """

@@ -66,7 +66,10 @@ def error_of_item(error: Exception, item: Item) -> CodaError:
         item: the input.
 
     Returns:
-        The error. A fault of the program is raised again instead.
+        The error.
+
+    Raises:
+        Exception: ``error`` itself, where it is a fault of the program.
     """
     if isinstance(error, CodaError):
         return error.about(item.name)

@@ -284,7 +284,11 @@ NATIVE_PIXELS = 6_000_000
 
 
 def readers() -> int:
-    """How many threads read pictures, and how many write results: one for each core, from 2 to 8."""
+    """Say how many threads read pictures, and how many write results.
+
+    Returns:
+        One for each core, from 2 to 8.
+    """
     return max(2, min(8, os.cpu_count() or 2))
 
 
@@ -347,7 +351,11 @@ def frames_held(most: int, size: int) -> int:
 
 
 def painters() -> int:
-    """How many threads draw frames: all cores but one, which encodes, from 1 to 4."""
+    """Say how many threads draw frames.
+
+    Returns:
+        All cores but one, which encodes, from 1 to 4.
+    """
     return max(1, min(4, (os.cpu_count() or 2) - 1))
 
 

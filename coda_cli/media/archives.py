@@ -149,12 +149,35 @@ class _Bounded:
         self.tell = stream.tell
 
     def read(self, size: int = -1) -> bytes:
+        """Read on.
+
+        Args:
+            size: bytes, at most; all that follow where it is negative.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            MediaError: more are asked for than a list of files has, or the archive expands to too many.
+        """
         if size > budget.DIRECTORY_BYTES:
             raise _too_many(self._path)
         self._refuse_bomb(self._stream.tell())
         return self._stream.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to another place.
+
+        Args:
+            offset: bytes from there.
+            whence: where they are counted from, as ``io`` has it.
+
+        Returns:
+            The place, in bytes from the beginning.
+
+        Raises:
+            MediaError: the archive expands to too many bytes.
+        """
         self._refuse_bomb(offset if whence == 0 else 0)
         return self._stream.seek(offset, whence)
 
@@ -200,6 +223,14 @@ class _InZip(Stored):
     info: zipfile.ZipInfo
 
     def read(self) -> bytes:
+        """Read the file, and check its length and checksum.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            MediaError: it has too many, is encrypted, compressed in another way than ZIPs mostly are, or broken.
+        """
         info = self.info
         refuse_size(info.file_size, self.name)
         refuse_size(info.compress_size, self.name)
@@ -265,6 +296,14 @@ class _InTar(Stored):
     in_order: _InOrder | None
 
     def read(self) -> bytes:
+        """Read the file.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            MediaError: it has too many, is broken or cut off.
+        """
         refuse_size(self.size, self.name)
         try:
             if self.in_order:
@@ -301,7 +340,19 @@ class _InOrder:
         self._following: deque[tuple[int, int]] = deque()
 
     def read(self, start: int, size: int) -> bytes:
-        """The ``size`` bytes from ``start`` on, fewer where the archive ends before."""
+        """Read a part of what the archive expands to.
+
+        Args:
+            start: where the file begins, in bytes.
+            size: of the file, in bytes.
+
+        Returns:
+            The bytes; fewer where the archive ends before.
+
+        Raises:
+            OSError: the archive cannot be read.
+            EOFError: it is cut off.
+        """
         with self._lock:
             if (kept := self._kept.pop(start, None)) is not None:
                 return kept

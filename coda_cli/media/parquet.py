@@ -112,6 +112,14 @@ class _InRow(Stored):
     rows: Rows
 
     def read(self) -> bytes:
+        """Read the picture.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            MediaError: the row holds none or too many, or the file is broken.
+        """
         try:
             found = self.rows.read(self.row)
         except (MediaError, MemoryError):

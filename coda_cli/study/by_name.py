@@ -135,7 +135,19 @@ def method_of(text: str) -> Method:
     function, chosen = _chosen(text)
 
     def method(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
-        """Call the function with the chosen parameters."""
+        """Call the function with the chosen parameters.
+
+        Args:
+            model: the network.
+            x: one encoded picture, float [1, 6, h, w] in [0, 1].
+            classes: indices of K classes.
+
+        Returns:
+            A map of each class, [K, h, w], in the method's own units.
+
+        Raises:
+            MediaError: the method does not work for this network, or gives numbers that are not finite.
+        """
         try:
             with true_float32():
                 maps = function(model, x, classes, **chosen)

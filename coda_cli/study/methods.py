@@ -39,6 +39,14 @@ class _OfColours(nn.Module):
         self.model = model
 
     def forward(self, rgb: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            rgb: float [B, 3, h, w] in [0, 1].
+
+        Returns:
+            logits [B, classes].
+        """
         logits: Tensor = self.model(encode(rgb))
         return logits
 

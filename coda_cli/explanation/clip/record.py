@@ -168,7 +168,11 @@ class ClipTally:
         self._spans.append((start, end, leader))
 
     def explained(self) -> tuple[ExplainedClip, ...]:
-        """The summary of every target that was explained."""
+        """Sum up every target that was explained.
+
+        Returns:
+            Its means over the frames, and over the spans of time; targets in the order in which they were met.
+        """
         return tuple(
             ExplainedClip(
                 index=t.first.index,
@@ -190,11 +194,19 @@ class ClipTally:
         )
 
     def neurons(self) -> tuple[ClipNeuron, ...]:
-        """The summary of every neuron."""
+        """Sum up every neuron.
+
+        Returns:
+            Its means over the frames, in the order in which neurons were asked for.
+        """
         return tuple(tally.part() for tally in self._neurons)
 
     def shares(self) -> tuple[PredictedShare, ...]:
-        """The predicted classes with their share of the frames, the most frequent first."""
+        """Count which classes were predicted.
+
+        Returns:
+            Each with its share of the frames, in [0, 1], the most frequent first.
+        """
         return tuple(
             PredictedShare(**class_part(self.net.checkpoint, i).model_dump(), share=n / self.frames)
             for i, n in self._predicted.most_common()

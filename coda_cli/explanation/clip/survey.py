@@ -213,7 +213,11 @@ class Survey:
         self.activations.append(list(activations))
 
     def predicted(self) -> int:
-        """The class predicted most often; of several, the one with the highest mean logit."""
+        """Find the class predicted most often.
+
+        Returns:
+            Its index; of several, that of the one with the highest mean logit.
+        """
         votes = np.bincount([int(row.argmax()) for row in self.logits], minlength=len(self.logits[0]))
         return int(np.lexsort((-self._mean(), -votes))[0])
 

@@ -101,7 +101,18 @@ class _Listener:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (by this default Gradio knows that it is wanted)
     ) -> tuple[str, str, Any]:
-        """Explain what was uploaded; gives what is said, what is shown, and the files."""
+        """Explain what was uploaded.
+
+        Args:
+            upload: the path of the file; None where nothing was dropped yet.
+            network: its name.
+            classes: indices of the classes to explain; none is the predicted class.
+            request: tells the visitor.
+            progress: shows how many frames of a clip are done.
+
+        Returns:
+            What is said, as HTML; what is shown, as HTML; and the element with the files.
+        """
         if upload is None:
             return _refused("drop a picture or a clip first"), _WAITING, gr.File(visible=False)
         most = CLIP_SECONDS * CLIP_RATE
@@ -123,19 +134,37 @@ class _Listener:
         return said, frame, gr.File([str(path) for path in answer.files], visible=True)
 
     def choose(self, network: str) -> tuple[Any, str]:
-        """Offer the classes of another network."""
+        """Offer the classes of another network.
+
+        Args:
+            network: its name.
+
+        Returns:
+            The element with its classes, and what is said, as HTML: why it cannot be loaded, or nothing.
+        """
         try:
             return gr.Dropdown(self._desk.classes(network), value=[]), ""
         except CodaError as error:
             return gr.Dropdown([], value=[]), _refused(str(error))
 
     def clear(self, request: gr.Request) -> tuple[str, str, Any]:
-        """Forget an upload that its sender took away."""
+        """Forget an upload that its sender took away.
+
+        Args:
+            request: tells the visitor.
+
+        Returns:
+            What is said and what is shown, as HTML, and the element with the files, which holds none.
+        """
         self._visits.end(str(request.session_hash))
         return "", _WAITING, gr.File(visible=False)
 
     def unload(self, request: gr.Request) -> None:
-        """Forget a visitor who closed the page."""
+        """Forget a visitor who closed the page.
+
+        Args:
+            request: tells the visitor.
+        """
         self._visits.leave(str(request.session_hash))
 
 
