@@ -18,7 +18,7 @@ from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.media import addresses, http
 from coda_cli.media.http import AtAddress, is_private
-from coda_cli.media.sources import resolve
+from coda_cli.media.sources import find, resolve
 
 Coda = Callable[..., Result]
 
@@ -151,6 +151,8 @@ def test_redirects_are_followed_a_few_times_and_to_http_alone(server: FileServer
     assert AtAddress("NAME", f"{server.url}/1", private="named").read() == png()
     assert failure(server, "/x") == "NAME: leads to an address that is neither http nor https, and is not followed"
     assert failure(server, "/o") == "NAME: leads on more than 5 times, and is not followed"
+    server.status["/nowhere"] = 302
+    assert failure(server, "/nowhere") == "NAME: the server answers with HTTP 302, and says no other address"
 
 
 # ---- private networks ------------------------------------------------------------------------------------------------
@@ -247,6 +249,32 @@ def test_an_archive_inside_a_store_is_read_by_an_address_inside_another(
     assert len(looked_at(coda, f"zip://*.png::{tmp_path}/p.zip").records) == 8
 
 
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_folders_of_an_archive_are_places_below_its_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_folder: bool
+) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in ("a.png", "sub/b.png", "sub/deep/c.png"):
+            archive.writestr(name, png())
+    monkeypatch.chdir(tmp_path)
+
+    def places(url: str) -> list[str]:
+        return sorted(str(item.subfolder) for item in find([url], recursive=True, by_folder=by_folder))
+
+    assert places(f"zip://::{tmp_path}/p.zip") == [".", "sub", "sub/deep"]
+    assert places(f"zip:///::{tmp_path}/p.zip") == [".", "sub", "sub/deep"]
+    assert places(f"zip://sub/::{tmp_path}/p.zip") == [".", "deep"]
+
+
+def test_two_colons_in_a_host_are_no_address_inside_another() -> None:
+    url = "http://[2001:db8::1]:80/d/a.png"
+    assert addresses.links_of(url) == [url]
+    assert addresses.links_of("zip://[ab].png::s3://b/[cd].zip") == ["zip://[ab].png", "s3://b/[cd].zip"]
+    assert addresses.at(url, private="named", chains=False).name == url
+    (item,) = resolve([url])
+    assert item.path.name == "a.png"
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -255,11 +283,21 @@ def test_an_archive_inside_a_store_is_read_by_an_address_inside_another(
         ("zip://a.png::http://host/b.zip", "an address inside another is read from the command line, not over http"),
         ("https://host/p.zip?sig=1", "https://host/p.zip: an archive at an address is not read; download it, and"),
         ("s3://bucket/p.tar", "an archive at an address is not read; download it, and name the file"),
+        ("s3://bucket/p.parquet", "an archive at an address is not read; download it, and name the file"),
     ],
 )
 def test_addresses_that_are_not_read(coda: Coda, url: str, says: str) -> None:
     assert says in coda("explain", url, status=2).error
     assert says in looked_at(coda, "-", input=f"{url}\n", status=1).error
+
+
+def test_how_to_name_what_is_in_an_archive_of_a_store_is_said(coda: Coda) -> None:
+    assert coda("explain", "s3://bucket/p.tar", status=2).error.endswith(
+        " the file, or name what is in it: 'tar://**::s3://bucket/p.tar'"
+    )
+    for url in ("https://host/p.tar", "s3://bucket/p.parquet"):
+        assert coda("explain", url, status=2).error.endswith("download it, and name the file")
+    assert looked_at(coda, "-", input="s3://bucket/p.tar\n", status=1).error.endswith(" and name the file")
 
 
 def test_a_list_holds_no_addresses_inside_others(coda: Coda, tmp_path: Path) -> None:

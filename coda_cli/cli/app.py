@@ -304,9 +304,8 @@ _NOTHING_LEFT = (
 def _one_line(error: TyperException) -> str:
     """The message of an error of the option parser, in one line as coda writes errors."""
     text = error.format_message().rstrip(".").replace("(Possible options", "(possible options")
-    option = re.match(r"Invalid value for '([^']+)': (?:Value error, )?", text)
-    said = text[option.end() :] if option else text
-    said = said[:1].lower() + said[1:]
+    option = re.match(r"Invalid value for '([^']+)': ", text)
+    said = configured.in_words(text[option.end() :] if option else text)
     text = f"{option[1]}: {said}" if option else said
     context = getattr(error, "ctx", None)
     return f"{text}; see {context.command_path} --help" if context else text

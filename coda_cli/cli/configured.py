@@ -234,6 +234,8 @@ def _tables(content: Mapping[str, Any], commands: Commands, path: Path) -> Itera
 
 def _general(key: str, value: Any, path: Path, commands: Commands) -> dict[tuple[str, str], Setting]:
     """What a key above all tables sets: the option of every command that has it. Raises UsageError."""
+    if table := next((words.replace(" ", ".") for words in commands if words.split()[0] == key), None):
+        raise UsageError(f"{key}: is a command, and its options stand below [{table}]", item=path)
     if key not in GENERAL:
         tables = [words.replace(" ", ".") for words, command in commands.items() if key in options_of(command)]
         if tables:
@@ -323,8 +325,21 @@ def _coerced(texts: Any, option: TyperOption, place: str, item: Path | str) -> A
     try:
         parsed(texts, option)
     except TyperException as error:
-        raise UsageError(f"{place}: {' '.join(error.message.split()).rstrip('.')}", item=item) from error
+        raise UsageError(f"{place}: {in_words(error.message)}", item=item) from error
     return texts
+
+
+def in_words(text: str) -> str:
+    """Write what the parser says of a value as coda writes errors: in one line, from a small letter on.
+
+    Args:
+        text: what the parser says.
+
+    Returns:
+        The same without pydantic's words before it, and without a full stop.
+    """
+    said = " ".join(text.split()).rstrip(".").removeprefix("Value error, ")
+    return said[:1].lower() + said[1:]
 
 
 # ---- the environment -------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ SCHEMES = {
 }  # fmt: skip
 T = TypeVar("T")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_BETWEEN = re.compile(r"::(?![^\[\]]*\])")  # two addresses; the :: of http://[2001:db8::1]/a.png is part of a host
 _ONE_AT_A_TIME = threading.Lock()  # fsspec's archives share one stream, and its place in the file
 
 
@@ -43,6 +44,18 @@ def is_address(text: str) -> bool:
         Whether it begins as ``scheme://`` does.
     """
     return _ADDRESS.match(text) is not None
+
+
+def links_of(url: str) -> list[str]:
+    """Take an address inside another apart.
+
+    Args:
+        url: the address, such as ``zip://a.png::s3://bucket/b.zip``.
+
+    Returns:
+        Its addresses, the innermost first; one of most.
+    """
+    return _BETWEEN.split(url)
 
 
 def find_at(
@@ -104,7 +117,7 @@ def at(url: str, *, private: Private, chains: bool = True) -> Stored:
     Raises:
         UsageError: no such addresses are read.
     """
-    links = url.split("::")
+    links = links_of(url)
     schemes = [found[1].lower() for link in links if (found := _ADDRESS.match(link))]
     unknown = [scheme for n, scheme in enumerate(schemes) if scheme not in SCHEMES and not (n and scheme == "file")]
     if unknown:
@@ -112,10 +125,19 @@ def at(url: str, *, private: Private, chains: bool = True) -> Stored:
     if len(links) > 1 and (not chains or {"http", "https"} & {*schemes}):
         raise UsageError("an address inside another is read from the command line, not over http", item=shown(url))
     if is_archive(shown(links[0])):
-        raise UsageError("an archive at an address is not read; download it, and name the file", item=shown(url))
+        raise UsageError(
+            _about_archive(shown(url), inside=chains and schemes[0] not in ("http", "https")), item=shown(url)
+        )
     if schemes[0] in ("http", "https"):
         return AtAddress(shown(url), url, private=private)
     return InStore(shown(url), url)
+
+
+def _about_archive(url: str, *, inside: bool) -> str:
+    """What to do about an archive at an address; ``inside``: whether its pictures may be named at addresses in it."""
+    kind = next((kind for kind in ("zip", "tar") if inside and url.lower().endswith(f".{kind}")), None)
+    way = f", or name what is in it: '{kind}://**::{url}'" if kind else ""
+    return f"an archive at an address is not read; download it, and name the file{way}"
 
 
 def shown(url: str) -> str:
@@ -128,7 +150,7 @@ def shown(url: str) -> str:
         The same without users with passwords, and without queries.
     """
     links = []
-    for link in url.split("::"):
+    for link in links_of(url):
         found = _ADDRESS.match(link)
         if found and found[1].lower() in ("http", "https"):
             links.append(without_secrets(link))
@@ -147,7 +169,7 @@ class InStore(Remote):
         return content
 
     def _content(self) -> bytes:
-        archive = "::" in self.url or self.url.startswith(("zip:", "tar:"))
+        archive = len(links_of(self.url)) > 1 or self.url.startswith(("zip:", "tar:"))
         with _ONE_AT_A_TIME if archive else nullcontext():
             system, path = system_of(self.url)
             content: bytes = system.cat_file(path, end=budget.ADDRESS_BYTES + 1)
@@ -183,7 +205,7 @@ def _listed(url: str, recursive: bool, by_folder: bool) -> Iterator[list[tuple[P
     None for an address of one picture.
     """
     system, path = system_of(url)
-    first, depth = url.partition("::")[0], None if recursive else 1
+    first, depth = links_of(url)[0], None if recursive else 1
     if any(mark in first for mark in "*?["):
         # Pictures have the place ".", as those of a pattern of files have.
         found = [(PurePosixPath(), name) for name in system.glob(path)]
@@ -193,20 +215,23 @@ def _listed(url: str, recursive: bool, by_folder: bool) -> Iterator[list[tuple[P
             return (
                 _pictures([(place, f"{parent.rstrip('/')}/{name}") for name in files], url)
                 for parent, _, files in system.walk(path, maxdepth=depth)
-                for place in [PurePosixPath(posixpath.relpath(parent, folder))]
+                for place in [_place(parent, folder)]
             )
-        found = [
-            (PurePosixPath(posixpath.relpath(name, folder)).parent, name) for name in system.find(path, maxdepth=depth)
-        ]
+        found = [(_place(name, folder).parent, name) for name in system.find(path, maxdepth=depth)]
     else:
         return None
     return iter([_pictures(sorted(found, key=lambda each: natural(each[1])), url)])
 
 
+def _place(name: str, folder: str) -> PurePosixPath:
+    """Where a name of a store is below a folder; archives write names without the / that their root has."""
+    return PurePosixPath(posixpath.relpath(f"/{name.lstrip('/')}", f"/{folder.lstrip('/')}"))
+
+
 def _pictures(found: list[tuple[PurePosixPath, str]], url: str) -> list[tuple[PurePosixPath, str]]:
     """The addresses of those that are pictures by their names, and not hidden."""
-    first, _, rest = url.partition("::")
-    scheme, through = first.partition("://")[0], f"::{rest}" if rest else ""
+    first, *rest = links_of(url)
+    scheme, through = first.partition("://")[0], "".join(f"::{link}" for link in rest)
     return [
         (place, f"{scheme}://{name.lstrip('/') if scheme != 'memory' else name}{through}")
         for place, name in found

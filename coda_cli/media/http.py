@@ -95,7 +95,9 @@ class AtAddress(Remote):
                 if answer.status_code not in (301, 302, 303, 307, 308):
                     self._refuse_status(answer.status_code)
                     return self._body(answer, until)
-                url = urljoin(url, answer.headers.get("Location", ""))
+                if not (to := answer.headers.get("Location")):
+                    raise MediaError(f"the server answers with HTTP {answer.status_code}, and says no other address")
+                url = urljoin(url, to)
             if urlsplit(url).scheme not in ("http", "https"):
                 raise MediaError("leads to an address that is neither http nor https, and is not followed")
             public = self.private != "always" and (public or not leads_to_private(self.url))

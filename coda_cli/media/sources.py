@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.media import dicom, heif
-from coda_cli.media.addresses import at, find_at, is_address, natural, shown
+from coda_cli.media.addresses import at, find_at, is_address, links_of, natural, shown
 from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.braces import braced
 from coda_cli.media.carried import read_gif_text, read_png_text
@@ -187,7 +187,7 @@ def named(source: str | Path) -> Item:
 
 def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
     """The input at an address; its outputs are named by the last part of it."""
-    return Item(Path(stored.name.partition("::")[0]), Path(shown_name(str(place or ""))), stored)
+    return Item(Path(links_of(stored.name)[0]), Path(shown_name(str(place or ""))), stored)
 
 
 def _of_archive(path: Path, source: str, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
