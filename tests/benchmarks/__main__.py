@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bcos_table import TWINS, bcos_methods, bcos_table
 from clip import clip_table
+from costs import costs_table
 from folder import folder_table, native_table
 from ordinary import ordinary_table
 from sources import sources_table
@@ -48,6 +49,7 @@ PROGRAM: dict[str, Callable[[bool], None]] = {
     "folder": folder_table,
     "stages": lambda _: stages_table(),
     "sources": sources_table,
+    "costs": costs_table,
     "native": lambda _: native_table(),
     "clip": clip_table,
 }
