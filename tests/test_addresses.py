@@ -320,8 +320,12 @@ def test_errors_of_drivers_are_lines_without_secrets(monkeypatch: pytest.MonkeyP
     class StrangeError(Exception):
         pass
 
+    class NoCredentialsError(Exception):  # as botocore's
+        pass
+
     for error, says in (
         (PermissionError("SECRET"), "is forbidden; the driver has no credentials for it, or they do not allow it"),
+        (NoCredentialsError("SECRET"), "is forbidden; the driver has no credentials for it, or they do not allow it"),
         (StrangeError("https://host/?sig=SECRET"), "cannot be read (StrangeError)"),
         (OSError("SECRET"), "cannot be read (OSError) (tried 3 times)"),
     ):

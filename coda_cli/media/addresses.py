@@ -31,6 +31,7 @@ SCHEMES = {
 T = TypeVar("T")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _BETWEEN = re.compile(r"::(?![^\[\]]*\])")  # two addresses; the :: of http://[2001:db8::1]/a.png is part of a host
+_FORBIDDEN = "is forbidden; the driver has no credentials for it, or they do not allow it"
 _ONE_AT_A_TIME = threading.Lock()  # fsspec's archives share one stream, and its place in the file
 
 
@@ -268,10 +269,11 @@ def driver_errors() -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError):
         raise MediaError("nothing is at this address") from None
     except PermissionError:
-        raise MediaError("is forbidden; the driver has no credentials for it, or they do not allow it") from None
+        raise MediaError(_FORBIDDEN) from None
     except TimeoutError:
         raise PassingError("the server does not answer") from None
     except OSError as error:
         raise PassingError(f"cannot be read ({reason_of(error)})") from None
     except Exception as error:  # botocore's, for one, are no OSErrors; their texts may hold the address
-        raise MediaError(f"cannot be read ({type(error).__name__})") from None
+        name = type(error).__name__
+        raise MediaError(_FORBIDDEN if "Credential" in name else f"cannot be read ({name})") from None
