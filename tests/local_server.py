@@ -27,6 +27,7 @@ class FileServer(HTTPServer):
         self.ranges = True
         self.shift = 0  # bytes by which an answer to a range begins elsewhere than asked
         self.compresses = False  # for clients that say they take it
+        self.encoding: str | None = None  # Content-Encoding that is told to all
         self.lengths = True  # whether answers tell their length
         self.announced: int | None = None  # Content-Length, if another than the truth
         self.cut_after: int | None = None  # bytes of a body after which the connection is closed
@@ -89,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = content[start:]
         if server.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
             body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+        if server.encoding:
+            headers["Content-Encoding"] = server.encoding
         length = len(body) if server.announced is None else server.announced
         self._head(206 if wanted else 200, length, **headers)
         if server.cut_after is not None:

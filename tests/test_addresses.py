@@ -130,6 +130,14 @@ def test_an_answer_that_is_cut_off_stops_or_lies(server: FileServer, monkeypatch
     assert len(server.asked) == 3 + 3 + 1 + 1
 
 
+def test_a_compressed_answer_is_told_from_a_broken_picture(server: FileServer) -> None:
+    server.encoding = "identity"
+    assert AtAddress("NAME", f"{server.url}/d/a.png", private="named").read() == png()
+    server.encoding = "gzip"
+    assert failure(server) == "NAME: the server compresses its answer (gzip), which it was asked not to do"
+    assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("how", ["wait", "stall_after", "trickle"])
 def test_a_slow_server_ends(server: FileServer, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(http, "LONGEST", 5.0 if how == "stall_after" else 0.6)

@@ -55,6 +55,9 @@ def test_the_files_are_those_of_a_folder(coda: Coda, tmp_path: Path, store: fssp
     names = [line.removeprefix("memory://bucket/") for line in there.out.splitlines()]
     assert names == [Path(line).as_posix() for line in here.out.splitlines()]
     assert all(line.startswith("memory://bucket/out/") for line in there.out.splitlines())
+    lost = "coda: --output memory://bucket/out/: is gone when this command ends; such addresses are for Python\n"
+    assert lost in there.err
+    assert "is gone" not in here.err
     files = {name.removeprefix("/bucket/out/"): data for name, data in content(store).items()}
     assert set(files) == set(tree(tmp_path / "out"))  # also no probe, and nothing temporary
     for name, data in files.items():

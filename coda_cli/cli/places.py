@@ -33,6 +33,8 @@ def output_folder(
             raise UsageError(f"--output {output}: {SHARD} needs --shard I/N")
         output = output.replace(SHARD, f"{shard.number}-of-{shard.of}" if shard else "")
     place = elsewhere(output, if_exists, written=written) if kinds else None
+    if place and written and output.lower().startswith("memory:"):
+        console.say(f"--output {output}: is gone when this command ends; such addresses are for Python")
     return place, place.folder if place else Path(output)
 
 

@@ -143,6 +143,8 @@ class AtAddress(Remote):
         stated = answer.headers.get("Content-Length")
         if stated is not None and not re.fullmatch("[0-9]{1,18}", stated):
             raise MediaError("the server states a length that is no number")
+        if (packed := answer.headers.get("Content-Encoding", "identity").lower()) not in ("", "identity"):
+            raise MediaError(f"the server compresses its answer ({packed[:20]}), which it was asked not to do")
         content = bytearray()
         refuse_length(int(stated or 0))
         try:
