@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from local_server import FileServer
 from program import run
 from torch import Tensor, nn
 
@@ -165,6 +167,16 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
         return ["-m", "net.pth", "--arch", f"odd_nets:{name}", "--size", "32"]
 
     return options
+
+
+def test_depth_over_an_archive_and_an_address(file: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.write(PICTURE, PICTURE.name)
+    arguments = ("evaluate", "depth", tmp_path / "p.zip", "-m", file, "--json")
+    expected = run(*arguments).record["layers"]
+    with FileServer() as server:
+        server.files["/a.png"] = PICTURE.read_bytes()
+        assert run("evaluate", "depth", f"{server.url}/a.png", *arguments[3:]).record["layers"] == expected
 
 
 def test_depth_of_networks_that_nothing_can_be_said_of(odd: Callable[[str], list[str]]) -> None:

@@ -231,6 +231,14 @@ def test_rename_needs_a_disk(coda: Coda, tmp_path: Path) -> None:
     assert "is for folders on a disk" in coda(*run, status=2).error
 
 
+def test_arguments_that_are_files_refuse_an_address(coda: Coda, tmp_path: Path) -> None:
+    for run in (("models", "convert", "s3://b/SECRET.pth", "-o", "n.safetensors"), ("train", "-o", "run", "s3://b/p/")):
+        assert coda(*run, status=2).error == "s3://...: is an address, and a path is needed here"
+    result = coda("video", "https://user:SECRET@host/a.mp4?SECRET", "-o", "out", status=2)
+    assert result.error == "https://host/a.mp4: is an address, and clips are read from a disk; download it first"
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_options_refuse_an_address(coda: Coda, tmp_path: Path) -> None:
     path = photo(tmp_path / "a.png")
     for run in (

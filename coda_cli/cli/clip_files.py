@@ -100,6 +100,8 @@ def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bo
 
 def _source(text: str) -> str | int:
     """The path, or the number of the camera, that a source names. Raises UsageError."""
+    from coda_cli.media.addresses import is_address, shown
+
     if not text:
         raise UsageError("a source is an empty name; write . for this folder")
     number = text.removeprefix("camera:")
@@ -107,6 +109,8 @@ def _source(text: str) -> str | int:
         if not number.isdecimal():
             raise UsageError("a camera is named by its number, as in camera:0", item=text)
         return int(number)
+    if is_address(text):
+        raise UsageError("is an address, and clips are read from a disk; download it first", item=shown(text))
     if "%" not in text and not Path(text).exists():
         raise UsageError("no such file or folder", item=text)
     return text

@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 
 
 def depth(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of pictures; sub-folders are looked into.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder of pictures, an archive or an address; sub-folders are looked into."
+        ),
+    ],
     model: Model,
     pictures: Annotated[int, typer.Option(min=1, help="Measure this many pictures, evenly over the folder.")] = 32,
     plot: Plot = None,
@@ -73,7 +78,7 @@ def depth(
     if plot:
         plots.check_path(plot)
         refuse_taken(plot, "--plot", force=force, inputs=[Path(model)])
-    items = resolve([str(data)], recursive=True, on_left_out=console.detail)
+    items = resolve([data], recursive=True, on_left_out=console.detail)
     chosen = [items[round(k)] for k in _evenly(len(items), pictures)]
     net = load_network(model, arch, device, Request(), explained=False, ema=ema)
     found = list(_shares(net, chosen))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from coda_cli.cli.configured import SETTINGS
 from coda_cli.errors import UsageError
@@ -31,7 +31,7 @@ class Once(TyperCommand):
             What click returns.
 
         Raises:
-            UsageError: an option is given twice, or has an address for a path.
+            UsageError: an option is given twice, or an address for a path.
         """
         taking = {
             name: param
@@ -39,10 +39,13 @@ class Once(TyperCommand):
             if isinstance(param, TyperOption) and not param.is_flag and not param.count
             for name in param.opts
         }
+        files = any(isinstance(p, TyperArgument) and p.type_descriptor.annotation is Path for p in self.params)
         seen, left = set[str](), iter(args)
         for word in left:
             if word == "--":
                 break
+            if files and _ADDRESS.match(word):
+                raise UsageError(f"{word.partition('://')[0]}://...: is an address, and a path is needed here")
             name, has_value, rest = word.partition("=")
             if not word.startswith("--"):
                 name, has_value, rest = word[:2], word[2:], ""
