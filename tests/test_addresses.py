@@ -361,3 +361,25 @@ def test_errors_of_drivers_are_lines_without_secrets(monkeypatch: pytest.MonkeyP
 )
 def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
     assert addresses.shown(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("summary s3://b/out", "records"),
+        ("diff s3://b/out s3://b/out", "records"),
+        ("verify s3://b/out", "records"),
+        ("rerun s3://b/out", "records"),
+        ("merge s3://b/out", "records"),
+        ("explain a.png --mask s3://b/out", "masks and annotations"),
+        ("explain a.png --regions s3://b/out", "masks and annotations"),
+        ("video s3://b/out", "clips"),
+    ],
+)
+def test_what_is_read_from_a_disk_alone_says_so_of_an_address(
+    coda: Coda, tmp_path: Path, command: str, what: str
+) -> None:
+    photo(tmp_path / "a.png")
+    result = coda(*command.split(), status=2)
+    assert result.error == f"s3://b/out: is an address, and {what} are read from a disk; download it first"
+    assert not (tmp_path / "coda-out").exists()

@@ -100,7 +100,7 @@ def _paths_of(source: str | int, output: Path, kinds: Sequence[Kind], single: bo
 
 def _source(text: str) -> str | int:
     """The path, or the number of the camera, that a source names. Raises UsageError."""
-    from coda_cli.media.addresses import is_address, shown
+    from coda_cli.media.addresses import is_address, refuse_missing
 
     if not text:
         raise UsageError("a source is an empty name; write . for this folder")
@@ -109,8 +109,6 @@ def _source(text: str) -> str | int:
         if not number.isdecimal():
             raise UsageError("a camera is named by its number, as in camera:0", item=text)
         return int(number)
-    if is_address(text):
-        raise UsageError("is an address, and clips are read from a disk; download it first", item=shown(text))
-    if "%" not in text and not Path(text).exists():
-        raise UsageError("no such file or folder", item=text)
+    if "%" not in text or is_address(text):
+        refuse_missing(text, "clips")
     return text

@@ -5,6 +5,7 @@ Passwords and signatures stay in the address that is asked for; messages, names 
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import threading
@@ -45,6 +46,22 @@ def is_address(text: str) -> bool:
         Whether it begins as ``scheme://`` does.
     """
     return _ADDRESS.match(text) is not None
+
+
+def refuse_missing(given: str, what: str) -> None:
+    """Refuse what cannot be read because nothing is there, or because it is at an address and only disks are read.
+
+    Args:
+        given: a path, as a user wrote it.
+        what: what would be read, such as "records", for the message about an address.
+
+    Raises:
+        UsageError: it is an address, or there is no such file or folder.
+    """
+    if is_address(given):
+        raise UsageError(f"is an address, and {what} are read from a disk; download it first", item=shown(given))
+    if not given or not os.path.exists(given):
+        raise UsageError("no such file or folder", item=given or '""')
 
 
 def links_of(url: str) -> list[str]:

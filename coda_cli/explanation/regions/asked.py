@@ -17,6 +17,7 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.regions.annotations import SUFFIXES_OF_ANNOTATIONS, Place, frame_number, shapes_in
 from coda_cli.explanation.regions.shapes import Region, Shape, box_ring, laid, with_own_names
 from coda_cli.machine import budget
+from coda_cli.media.addresses import refuse_missing
 from coda_cli.media.files import read_whole, regular_size, utf8
 from coda_cli.media.masks import read_mask
 from coda_cli.media.stills import SUFFIXES
@@ -73,7 +74,7 @@ class Regions:
         for name in ("masks", "annotations"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(given))
-                _refuse_nothing(str(given))
+                refuse_missing(str(given), "masks and annotations")
         if self.labels and self.masks is None and self.annotations is None:
             raise UsageError("--labels chooses among the parts of --mask or --regions; give one of these")
         _named_values(self.labels, strict=self.masks is not None and self.annotations is None)
@@ -243,16 +244,6 @@ def _named_values(labels: tuple[str, ...], *, strict: bool) -> dict[int, str]:
         elif strict and label != EVERY_LABEL:
             raise UsageError(f"--labels {label}: expected all, or values of the mask such as 1,2 or 1=dog,2=cat")
     return values
-
-
-def _refuse_nothing(given: str) -> None:
-    """Raise UsageError where a path leads to nothing."""
-    try:
-        exists = bool(given) and Path(given).exists()
-    except (OSError, ValueError):
-        exists = False
-    if not exists:
-        raise UsageError("no such file or folder", item=given or '""')
 
 
 def _file_for(given: str | None, place: Place, suffixes: tuple[str, ...], what: str) -> Path | None:

@@ -12,6 +12,7 @@ from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.explanation.files import stored_record
 from coda_cli.explanation.json_records import NoRecordError, is_place, parse, read_place
 from coda_cli.machine import budget
+from coda_cli.media.addresses import refuse_missing
 from coda_cli.media.files import read_whole, regular_size
 from coda_cli.media.packed import sample_at
 from coda_cli.schema.pictures import FailedRecord, Record
@@ -94,8 +95,7 @@ def records(sources: Sequence[str], tally: Tally) -> Iterator[Stored]:
         UsageError: a source does not exist, or there is no record in any of them.
     """
     for source in sources:
-        if not source or not os.path.exists(source):
-            raise UsageError("no such file or folder", item=source or '""')
+        refuse_missing(source, "records")
     count = 0
     for source in sources:
         for one in _in_folder(source, tally) if os.path.isdir(source) else _in_file(source, tally, named=True):

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple, TypeVar
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.explanation.json_records import Found, NoRecordError, is_place, read_lines, read_place
+from coda_cli.media.addresses import refuse_missing
 from coda_cli.media.files import regular_size
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.shards import ShardRecord
@@ -54,8 +55,8 @@ def find_records(sources: Sequence[str], *, recursive: bool = False) -> list[str
     found = list[str]()
     for source in sources:
         if source == STDIN or not os.path.isdir(source):
-            if source != STDIN and not os.path.exists(source):
-                raise UsageError("no such file or folder", item=source)
+            if source != STDIN:
+                refuse_missing(source, "records")
             found.append(source)
             continue
         inside = _inside(source, recursive)
