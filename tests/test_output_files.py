@@ -336,12 +336,24 @@ def test_a_record_of_any_length_is_not_read(
     assert files.stored_record(path) is None
 
 
-@pytest.mark.parametrize("command", ["explain", "compare"])
+@pytest.mark.parametrize("command", ["explain a.png", "compare a.png", "summary run", "merge run", "diff run run",
+                                     "rerun run", "train of"])  # fmt: skip
 def test_the_name_of_a_file_is_none_of_a_folder(coda: Coda, tmp_path: Path, command: str) -> None:
     photo(tmp_path / "a.png")
-    said = coda(command, "a.png", "-o", "result.PNG", status=2).error
-    assert said.startswith("--output result.PNG: is the name of a file, and results go into a folder; -o DIR names it")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    for name in ("cat", "dog"):
+        photo(tmp_path / "of" / name / "a.png")
+    coda("explain", "a.png", "--write", "json", "-o", "run")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("result.PNG", "result.csv"):
+        said = coda(*command.split(), "-o", name, status=2).error
+        assert said.startswith(f"--output {name}: is the name of a file, and results go into a folder; -o DIR names it")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["explain", "rerun"])
+def test_a_folder_that_is_there_may_have_such_a_name(coda: Coda, tmp_path: Path, command: str) -> None:
+    photo(tmp_path / "a.png")
+    coda("explain", "a.png", "-o", "run")
     (tmp_path / "of.png").mkdir()
-    coda("explain", "a.png", "-o", "of.png")
+    coda(command, "a.png" if command == "explain" else "run", "-o", "of.png")
     assert len(list((tmp_path / "of.png").iterdir())) == 2

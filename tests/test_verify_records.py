@@ -354,3 +354,12 @@ def test_the_commands_of_the_document_can_be_typed(coda: Coda, tmp_path: Path) -
         coda(*words)
     assert len(tree(tmp_path / "changes")) > 0
     assert sorted(tree(tmp_path / "again")) == sorted(tree(tmp_path / "first"))
+
+
+def test_where_nothing_can_be_written_is_said_once_and_before_any_work(coda: Coda, tmp_path: Path) -> None:
+    photos(tmp_path / "in", "a.png", "b.png")
+    coda("explain", "in", "--write", "json")
+    (tmp_path / "file").touch()
+    said = coda("rerun", "coda-out", "-o", "file/out", status=2)
+    assert said.lines == []
+    assert said.error.startswith("file/out: cannot write into this folder")

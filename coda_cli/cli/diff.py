@@ -53,8 +53,11 @@ def diff(
     """
     from coda_cli.explanation.runs.differences import Compared, DifferenceWriter, compare_runs
     from coda_cli.explanation.runs.stored import Tally
+    from coda_cli.media.files import refuse_file_name
     from coda_cli.schema.parts import to_json
 
+    if output is not None:
+        refuse_file_name(output)
     tallies = tuple(Tally(on_error=lambda error: console.error(str(error))) for _ in range(2))
     shown = _Shown(rows)
     compared = compare_runs(run1, run2, (tallies[0], tallies[1]))

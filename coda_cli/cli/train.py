@@ -163,12 +163,13 @@ def train(
     """
     from coda_cli.machine.devices import emulated, pick
     from coda_cli.machine.precision import denormals_flushed
-    from coda_cli.media.files import alone, prepare
+    from coda_cli.media.files import alone, prepare, refuse_file_name
     from coda_cli.training.recipes import RECIPES
     from coda_cli.training.state import STATE_FILE
 
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: no such recipe; there are {', '.join(RECIPES)}")
+    refuse_file_name(output)
     _refuse_combinations(recipe, from_, arch, weights, as_)
     changes = {
         "size": size,

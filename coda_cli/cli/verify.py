@@ -136,7 +136,10 @@ def rerun(
     from coda_cli.explanation.runs.pictures import Pictures
     from coda_cli.explanation.runs.verdicts import Rerun
     from coda_cli.explanation.runs.verdicts import rerun as rerun_one
+    from coda_cli.media.files import prepare, refuse_file_name
 
+    if output is not None:
+        refuse_file_name(output)
     networks = Networks(model, device, {**said_of_network(), "arch": arch, "ema": ema})
     found = Pictures(pictures, allow_private=allow_private)
     runs = [source for source in records if Path(source).is_dir()]
@@ -147,11 +150,20 @@ def rerun(
         written = None if output is None else Rerun(output, run, force)
         return rerun_one(stored, networks, found, written)
 
-    _hold_all(records, again, json, "the same")
+    _hold_all(records, again, json, "the same", lambda: prepare(output) if output else None)
 
 
-def _hold_all(sources: Sequence[str], hold: Callable[[Stored], Proof], json: bool, holds: str) -> None:
-    """Hold every record against the same computed again, print what is found, and exit with the right code."""
+def _hold_all(
+    sources: Sequence[str],
+    hold: Callable[[Stored], Proof],
+    json: bool,
+    holds: str,
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Hold every record against the same computed again, print what is found, and exit with the right code.
+
+    ``before`` is called once there is a record.
+    """
     from coda_cli.explanation.runs.stored import Tally, records
     from coda_cli.schema.parts import to_json
     from coda_cli.schema.runs import FailedProof
@@ -170,7 +182,9 @@ def _hold_all(sources: Sequence[str], hold: Callable[[Stored], Proof], json: boo
         counts[f"NOT {holds.upper()}"] += error.exit_code == ExitCode.INEXACT
 
     tally = Tally(failed)
-    for stored in records(sources, tally):
+    for n, stored in enumerate(records(sources, tally)):
+        if n == 0:
+            before()
         try:
             proof = hold(stored)
         except CodaError as error:

@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 
 from coda_cli.errors import UsageError
 from coda_cli.media.elsewhere import Elsewhere
-from coda_cli.media.files import shown_name
+from coda_cli.media.files import refuse_file_name, shown_name
+from coda_cli.media.packed import is_packed
 from coda_cli.media.sources import Item
 
 KINDS = {
@@ -29,7 +30,6 @@ EXTENSIONS = {**KINDS, "compare": "png", "difference": "png"}  # also what coda 
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
 LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
-_OF_FILES = (*(f".{ext}" for ext in KINDS.values()), ".jpg", ".jpeg", ".webp", ".tif", ".mp4", ".webm", ".csv", ".html")
 _NO_CLASS = "\0"  # stands for the class in the name of a record; no file name holds it
 
 
@@ -53,11 +53,8 @@ class Naming:
     remote: Elsewhere | None = None
 
     def __post_init__(self) -> None:
-        if self.folder.suffix.lower() in _OF_FILES and not self.folder.is_dir():
-            raise UsageError(
-                f"--output {self.folder}: is the name of a file, and results go into a folder; -o DIR names it, and "
-                "--name the files in it"
-            )
+        if not is_packed(str(self.folder)):
+            refuse_file_name(self.folder)
         try:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:

@@ -16,6 +16,7 @@ from typing import IO
 from coda_cli.errors import MediaError, UsageError
 
 TEMPORARY_PREFIX = ".coda-"  # temporary files that a killed run left behind are recognised by it
+_OF_FILES = r"\.(png|gif|jpe?g|webp|tif|mp4|webm|csv|html|jsonl?|npz|tar|parquet|pt|safetensors)"
 
 
 def utf8(text: str) -> str:
@@ -215,6 +216,19 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows does not remove a file that is open
             beside.unlink()
         lock.release()
+
+
+def refuse_file_name(folder: Path) -> None:
+    """Refuse an output folder with the name of a file, unless it is there: whoever writes ``-o a.png`` wants a file.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        UsageError: it has the name of a file.
+    """
+    if re.fullmatch(_OF_FILES, folder.suffix, re.IGNORECASE) and not folder.is_dir():
+        raise UsageError(f"--output {folder}: is the name of a file, and results go into a folder; -o DIR names it")
 
 
 def prepare(folder: Path) -> None:

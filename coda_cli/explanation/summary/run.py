@@ -182,7 +182,9 @@ def _refuse_taken(asked: Asked, output: Path) -> list[Path]:
     """Refuse files that exist and may not be replaced; gives all that will be written. Raises UsageError."""
     from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy  # they need numpy
     from coda_cli.explanation.summary.mean_maps import FOLDER
+    from coda_cli.media.files import refuse_file_name
 
+    refuse_file_name(output)
     if asked.parquet:
         tables.require_parquet()
     policy = FilePolicy(
