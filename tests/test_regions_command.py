@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,24 @@ def test_a_folder_of_masks_and_one_that_is_missing(coda: Coda, tmp_path: Path) -
     assert [record["source"]["path"] for record in done] == ["in/a.png", "in/c.png"]
     assert result.error == "in/b.png: the folder masks has no mask named b.png"
     assert list(done[0]["region_files"]) == ["masks/a.png"]
+
+
+@pytest.mark.parametrize("option", ["--mask m.png", "--regions r.txt", "--regions labelme.json"])
+def test_regions_of_one_picture_that_are_laid_on_all_are_said(coda: Coda, tmp_path: Path, option: str) -> None:
+    photos(tmp_path / "in", "a.png", "b.png")
+    mask(tmp_path / "m.png", 16)
+    (tmp_path / "r.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    shape = {"label": "a", "points": [[0, 0], [16, 0], [16, 16]]}
+    (tmp_path / "labelme.json").write_text(json.dumps({"imageWidth": 50, "imageHeight": 40, "shapes": [shape]}))
+    said = (
+        f"coda: {option.split()[1]}: its regions are laid on every picture; a folder has a file for each, with its name"
+    )
+    assert coda("explain", "in", *option.split(), "--write", "none").err.splitlines().count(said) == 1
+    assert said not in coda("explain", "in/a.png", *option.split(), "--write", "none").err
+    (tmp_path / "parts").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(tmp_path / option.split()[1], tmp_path / "parts" / f"{name}{Path(option).suffix}")
+    assert "laid on every" not in coda("explain", "in", option.split()[0], "parts", "--write", "none").err
 
 
 def test_a_mask_of_other_proportions_is_refused(coda: Coda, tmp_path: Path) -> None:

@@ -286,6 +286,8 @@ def explain(
     regions = regions_of(boxes, masks, labels, annotations)
     if regions and regions.have_times:
         raise UsageError("--box: times after @ are for clips; coda video has them")
+    for path in regions.of_one_picture if regions and len(items) > 1 else ():
+        console.say(f"{path}: its regions are laid on every picture; a folder has a file for each, with its name")
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)

@@ -6,6 +6,7 @@ can define no entities.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,6 +100,22 @@ def shapes_in(path: Path, place: Place, wanted: tuple[str, ...] = ()) -> list[Sh
     else:
         raise MediaError("expected .json (COCO or labelme), .xml (Pascal VOC) or .txt (YOLO)")
     return chosen(shapes, wanted, {shape.name for shape in shapes})
+
+
+def knows_many(path: Path) -> bool:
+    """Say whether a file of regions tells pictures apart.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Whether it is one of COCO; False also where it cannot be read, which is said where its regions are taken.
+    """
+    from coda_cli.explanation.regions.coco import Coco
+
+    with contextlib.suppress(MediaError):
+        return path.suffix.lower() == ".json" and isinstance(_json(path), Coco)
+    return False
 
 
 def _of_json(path: Path, place: Place, wanted: tuple[str, ...]) -> list[Shape]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from coda_cli.checkpoints.headers import odd_name
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explanation.regions.annotations import SUFFIXES_OF_ANNOTATIONS, Place, frame_number, shapes_in
+from coda_cli.explanation.regions.annotations import SUFFIXES_OF_ANNOTATIONS, Place, frame_number, knows_many, shapes_in
 from coda_cli.explanation.regions.shapes import Region, Shape, box_ring, laid, with_own_names
 from coda_cli.machine import budget
 from coda_cli.media.addresses import refuse_missing
@@ -83,6 +83,12 @@ class Regions:
     def have_times(self) -> bool:
         """Whether a box holds for a part of a clip only."""
         return any(_parsed(text)[2] for text in self._every_box)
+
+    @property
+    def of_one_picture(self) -> tuple[str, ...]:
+        """The files that hold the regions of one picture, which are laid on every one: all but COCO's and folders."""
+        given = [path for path in (self.masks, self.annotations) if path is not None and not Path(path).is_dir()]
+        return tuple(path for path in given if path is self.masks or not knows_many(Path(path)))
 
     @property
     def _every_box(self) -> tuple[str, ...]:
