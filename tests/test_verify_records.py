@@ -15,6 +15,7 @@ import numpy as np
 import program
 import pytest
 from conftest import Coda
+from PIL import Image
 from program import looked_at, photo, photos, tree, woollen
 
 from coda_cli.explanation.files import stored_record
@@ -88,7 +89,7 @@ def test_every_precision_and_kind_of_record_is_proven_and_repeated(
         assert {proof["precision"] for proof in result.records} == {"float64" if command == "verify" else precision}
         assert [len(proof["neurons"]) for proof in result.records] == [2, 2, 0, 0]
         assert all(neuron["proven"] for proof in result.records for neuron in proof["neurons"])
-    assert any("of its regions only the sum" in note for proof in result.records for note in proof["notes"])
+    assert not any("regions" in note for proof in result.records for note in proof["notes"])
     used = [t["difference"] / t["allowed"] for proof in result.records for t in proof["targets"]]
     assert max(used) < 0.5  # the same machine gives the same numbers, but for the order in which lanes add
 
@@ -363,3 +364,90 @@ def test_where_nothing_can_be_written_is_said_once_and_before_any_work(coda: Cod
     said = coda("rerun", "coda-out", "-o", "file/out", status=2)
     assert said.lines == []
     assert said.error.startswith("file/out: cannot write into this folder")
+
+
+REGIONS = ("--box", "left=0,0,20.5,24", "--mask", "masks", "--labels", "all", "--neuron", "1:2", "--neurons", "1:top:2")
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture, its masks, and a record of its regions."""
+    folder = tmp_path_factory.mktemp("divided")
+    photo(folder / "in" / "a.png")
+    (folder / "masks").mkdir()
+    values = np.zeros((40, 50), np.uint8)
+    values[10:25, 12:40], values[30:, :] = 1, 2
+    Image.fromarray(values).save(folder / "masks" / "a.png")
+    program.run("explain", "in", *REGIONS, "--class", "cat", "--write", "overlay,json", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def regions(divided: Path, tmp_path: Path) -> Path:
+    """That record, in a folder of its own."""
+    shutil.copytree(divided, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "coda-out" / "a.coda.json"
+
+
+@pytest.mark.parametrize("command", ["verify", "rerun"])
+@pytest.mark.usefixtures("regions")
+def test_regions_are_held_and_repeated(coda: Coda, tmp_path: Path, command: str) -> None:
+    assert proof_of(coda, "coda-out", command=command)["notes"] == []
+    if command == "rerun":
+        coda("rerun", "coda-out", "-o", "again")
+        old, new = (json.loads((tmp_path / run / "a.coda.json").read_text()) for run in ("coda-out", "again"))
+        for record in (old, new):
+            assert len(record["explained"][0]["regions"]["regions"]) == 3
+        for key in ("region_files", "region_boxes", "region_labels"):
+            assert old[key] == new[key]
+        drawn = [next((tmp_path / run).glob("*cat.overlay.png")) for run in ("coda-out", "again")]
+        assert np.array_equal(*map(np.asarray, map(Image.open, drawn)))  # the outlines, too
+
+
+SUMS = ("explained", 0, "regions", "regions")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (scaled(*SUMS, 0, "share"), "share of the region left"),
+        (scaled(*SUMS, 1, "area"), "area of the region 1"),
+        (scaled(*SUMS, 2, "ratio"), "the ratio of the region 2 is not its share / area"),
+        (scaled(*SUMS, 2, "outside"), "part outside of the region 2"),
+        (scaled("explained", 0, "regions", "overlap", by=2), "overlap of its regions"),
+        (lambda r: r["explained"][0]["regions"]["regions"].pop(), "its regions are not those that were asked for"),
+        (lambda r: r.update(region_boxes=[]), "its regions are not those that were asked for"),
+        (lambda r: r["explained"][0]["regions"]["rest"].update(share=None), "the region rest"),
+        (lambda r: moved(r["explained"][0]["regions"]), "positive of the region"),
+        (lambda r: r["neurons"][0]["regions"]["regions"][0].update(share=0.9), "share of the region left"),
+        (scaled("explained", 0, "channels", 0, "strongest", 1, "regions", "rest", "area"), "area of the region rest"),
+    ],
+)
+def test_regions_that_were_tampered_with_are_not_proven(
+    coda: Coda, regions: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    tampered(regions, change)
+    assert said in coda("verify", regions, status=4).error
+
+
+def moved(sums: dict[str, Any]) -> None:
+    """Evidence taken from the rest and given to a region: the sums still add up."""
+    sums["regions"][0]["positive"] += 0.1
+    sums["rest"]["positive"] -= 0.1
+
+
+@pytest.mark.parametrize("fate", ["gone", "changed", "of an earlier version"])
+def test_of_regions_whose_files_are_not_there_only_the_sum_is_checked(
+    coda: Coda, regions: Path, tmp_path: Path, fate: str
+) -> None:
+    if fate == "gone":
+        shutil.rmtree(tmp_path / "masks")
+    elif fate == "changed":
+        Image.new("L", (50, 40), 1).save(tmp_path / "masks" / "a.png")
+    else:
+        tampered(regions, lambda r: (r.pop("region_boxes"), r.pop("region_labels")))
+    assert "of its regions only the sum" in coda("verify", regions).lines[0]
+    (note,) = proof_of(coda, str(regions))["notes"]
+    assert note.startswith("of its regions only the sum was checked: ")
+    tampered(regions, scaled(*SUMS, 0, "positive"))
+    assert "cat: regions: the terms of the record do not add up" in coda("verify", regions, status=4).error

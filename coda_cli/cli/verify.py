@@ -82,10 +82,10 @@ def verify(
     """Prove records again, in float64, from the pictures and networks they name.
 
     The picture, also in an archive or at an address, and the network are found and their hashes compared; then the same
-    targets are decomposed with the same view. Logit, sums, constants, the sums over nine cells, those at layers, the
-    neurons, the highest classes and a kept map must be those of the record, as far as rounding in its own precision
-    allows, and must add up. Exit code 1: something is missing, cannot be read, or the picture was changed; 3: the
-    network is another one; 4: a record is not proven.
+    targets are decomposed with the same view. Logit, sums, constants, the sums over nine cells, inside regions and at
+    layers, the neurons, the highest classes and a kept map must be those of the record, as far as rounding in its own
+    precision allows, and must add up. Exit code 1: something is missing, cannot be read, or the picture was changed; 3:
+    the network is another one; 4: a record is not proven.
 
     \b
     coda verify coda-out/
@@ -125,8 +125,8 @@ def rerun(
     """Repeat records from what they say of themselves, and hold the new numbers against the old.
 
     As coda verify, but in each record's own precision. With --output the files that a record names are written anew. A
-    record does not say how regions were given nor how its pictures were drawn: these are drawn in the usual way, with
-    the record's scale. The exit codes are those of coda verify.
+    record does not say how its pictures were drawn: they are drawn in the usual way, with the record's scale. The exit
+    codes are those of coda verify.
 
     \b
     coda rerun coda-out/
@@ -226,8 +226,12 @@ def _tell(proof: Proof, json: bool, holds: str) -> None:
 
 def _line(proof: Proof, target: TargetProof, holds: str) -> str:
     """What was found about a target, in one line."""
+    from coda_cli.explanation.runs.regions import ONLY_THE_SUM
+
     name = target.name if target.versus is None else f"{target.name} − {target.versus.name}"
     kept = "" if target.map_difference is None else f"; maps differ by {target.map_difference:.1e} of all contributions"
+    if any(note.startswith(ONLY_THE_SUM) for note in proof.notes):
+        kept += "; of its regions only the sum"
     verdict = holds if proof.proven else f"NOT {holds.upper()}"
     return (
         f"{proof.path}: {name}: logit {target.recorded:.6f} recorded in {proof.recorded_precision}, {target.again:.6f} "

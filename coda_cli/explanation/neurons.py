@@ -15,6 +15,7 @@ from coda_cli.media.view import View
 from coda_cli.render.colour import robust_scale
 from coda_cli.schema.neurons import ChannelsPart, NeuronPart
 from coda_cli.schema.pictures import Record
+from coda_cli.schema.regions import RegionSums
 
 
 def activation_part(
@@ -90,8 +91,7 @@ def _part(
 ) -> NeuronPart:
     """The part about one neuron, whose value is its activation or its share."""
     pixels = neuron.pixels
-    values = spread(pixels, view.rgb.shape[:2]).numpy()
-    drawn = values.astype(np.float32)
+    drawn = spread(pixels, view.rgb.shape[:2]).numpy().astype(np.float32)
     return NeuronPart(
         layer=neuron.layer,
         channel=neuron.channel,
@@ -103,11 +103,24 @@ def _part(
         tolerance=neuron.tolerance,
         exact=neuron.exact,
         scale=robust_scale(drawn, percentile) if isinstance(scale, str) else scale,
-        regions=None
-        if regions is None
-        else sums_inside(values, neuron.value - neuron.constants, neuron.tolerance, regions),
+        regions=None if regions is None else regions_of_neuron(neuron, view, regions),
         **value,
     )
+
+
+def regions_of_neuron(neuron: NeuronMap, view: View, regions: Sequence[Region]) -> RegionSums:
+    """Sum the contributions to a neuron inside regions.
+
+    Args:
+        neuron: the neuron.
+        view: what the network saw.
+        regions: laid on the view.
+
+    Returns:
+        The sums, in units of the activation or share.
+    """
+    values = spread(neuron.pixels, view.rgb.shape[:2]).numpy()
+    return sums_inside(values, neuron.value - neuron.constants, neuron.tolerance, regions)
 
 
 def all_neurons(record: Record) -> list[NeuronPart]:

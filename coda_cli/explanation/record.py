@@ -116,6 +116,8 @@ def make_record(explanation: Explanation, source: Input, drawing: Drawing, setti
         explained=tuple(_explained(explanation, k, drawing, regions) for k in range(len(explanation.targets))),
         neurons=tuple(activation_part(n, view, drawing.percentile, regions) for n in explanation.inside.activations),
         region_files=dict(source.found.files),
+        region_boxes=source.found.boxes,
+        region_labels=source.found.labels,
         top=top,
         confident=top[0].probability >= CONFIDENT,
         settings=settings or settings_hash(net, request, drawing),

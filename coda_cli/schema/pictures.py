@@ -121,6 +121,8 @@ class Record(Part):
             of them of every picture.
         neurons: activations that were asked for, each split over the input.
         region_files: the files that say what the regions are: path -> sha256.
+        region_boxes: the boxes as they were given; None where no regions were, and in records of earlier versions.
+        region_labels: of masks and annotations, as they were given.
         files: what was written once for the picture, whatever the number of classes: kind -> path as in ``explained``.
         settings: sha256 over everything that decides the result but the source and the weights.
         device: on which it was computed.
@@ -140,6 +142,8 @@ class Record(Part):
     confident: bool | None = None
     neurons: tuple[NeuronPart, ...] = ()
     region_files: dict[str, str] = Field(default={})
+    region_boxes: tuple[str, ...] | None = None
+    region_labels: tuple[str, ...] = ()
     files: dict[str, str] = Field(default={})
     settings: str
     device: str

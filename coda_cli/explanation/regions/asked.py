@@ -35,10 +35,14 @@ class Found:
     Attributes:
         regions: laid on what the network saw.
         files: the files that they are from: path -> sha256.
+        boxes: as they were given; None where no regions were asked for.
+        labels: as they were given.
     """
 
     regions: tuple[Region, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    boxes: tuple[str, ...] | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Regions:
             size += regions[-1].coverage.shares.nbytes
             if size > budget.REGIONS_BYTES:
                 raise MediaError(f"its {len(shapes)} regions take too much memory at this size; choose some of them")
-        return Found(tuple(regions), files)
+        return Found(tuple(regions), files, self._boxes_of(place), self.labels)
 
     def _boxes(self, size: tuple[int, int], place: Place) -> Iterator[Shape]:
         for k, text in enumerate(self._boxes_of(place), 1):

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from coda_cli.core.neurons import ChannelShares, NeuronMap
+from coda_cli.explanation.neurons import regions_of_neuron
 from coda_cli.explanation.picture import Explanation
+from coda_cli.explanation.runs.regions import hold_regions, laid_again
 from coda_cli.schema.neurons import NeuronPart
 from coda_cli.schema.pictures import Explained, Record
 from coda_cli.schema.regions import RegionSums
@@ -82,7 +84,7 @@ def hold_activations(record: Record, explanation: Explanation, allowed: Allowed)
     for part in record.neurons:
         if (found := now.get((part.layer, part.channel, part.position))) is not None:
             held = Held()
-            _hold(part, part.activation, found, allowed, "", held)
+            _hold(part, part.activation, found, allowed, "", held, explanation)
             yield part, held
 
 
@@ -115,19 +117,24 @@ def hold_channels(part: Explained, explanation: Explanation, j: int, allowed: Al
             held.reasons.append(f"the record itself says that the channels of {name} are not exact")
         if abs(part.logit - layer.sum - layer.constants - layer.residual) > allowed.own * size:
             held.reasons.append(f"{name}: the terms of the record do not add up")
-        _hold_strongest(layer.strongest, shares, most, allowed, held)
+        _hold_strongest(layer.strongest, shares, most, allowed, held, explanation)
     return held
 
 
 def _hold_strongest(
-    strongest: Iterable[NeuronPart], shares: ChannelShares, most: float, allowed: Allowed, held: Held
+    strongest: Iterable[NeuronPart],
+    shares: ChannelShares,
+    most: float,
+    allowed: Allowed,
+    held: Held,
+    explanation: Explanation,
 ) -> None:
     """Hold the strongest channels of a layer, and whether they are the strongest."""
     now, least = {neuron.channel: neuron for neuron in shares.strongest}, abs(shares.strongest[-1].value)
     for one in strongest:
         what = f"channel {one.channel} of {shares.layer}: "
         if (found := now.get(one.channel)) is not None:
-            _hold(one, one.share, found, allowed, what, held)
+            _hold(one, one.share, found, allowed, what, held, explanation)
         # Rounding decides which of two equal channels is the last of the strongest.
         elif not 0 <= one.channel < len(shares.shares) or abs(float(shares.shares[one.channel])) < least - most:
             held.reasons.append(f"{what}it is none of the strongest")
@@ -135,8 +142,16 @@ def _hold_strongest(
             held.numbers[f"{what}value"] = one.share or 0.0, float(shares.shares[one.channel]), most
 
 
-def _hold(part: NeuronPart, value: float | None, now: NeuronMap, allowed: Allowed, what: str, held: Held) -> None:
-    """Hold one neuron: its value, what it is made of, and its own sums."""
+def _hold(
+    part: NeuronPart,
+    value: float | None,
+    now: NeuronMap,
+    allowed: Allowed,
+    what: str,
+    held: Held,
+    explanation: Explanation,
+) -> None:
+    """Hold one neuron: its value, what it is made of, its own sums, and those inside regions."""
     size, before = now.tolerance / allowed.now, value or 0.0
     most = allowed.part * size
     # An activation moves by rounding alone; a share is a sum over a part of what the logit is made of.
@@ -144,6 +159,11 @@ def _hold(part: NeuronPart, value: float | None, now: NeuronMap, allowed: Allowe
     held.numbers[f"{what}positive"] = part.positive, float(now.pixels.clamp(min=0).sum()), most
     held.numbers[f"{what}negative"] = part.negative, float(now.pixels.clamp(max=0).sum()), most
     held.numbers[f"{what}constants"] = part.constants, now.constants, most
+    regions = laid_again(explanation)
+    sums_now = None if regions is None else regions_of_neuron(now, explanation.view, regions)
+    numbers, reasons = hold_regions(part.regions, sums_now, most, what)
+    held.numbers |= numbers
+    held.reasons += reasons
     found = {
         f"{what}it does not add up now": now.exact,
         f"{what}the record itself says that it is not exact": part.exact,

@@ -19,6 +19,7 @@ from coda_cli.explanation.evidence import Evidence, measure
 from coda_cli.explanation.naming import KINDS, Naming
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import Drawing, probabilities_of, sums, versions
+from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.explanation.request import Input, Request
 from coda_cli.explanation.runs.again import (
     Networks,
@@ -31,6 +32,7 @@ from coda_cli.explanation.runs.again import (
 from coda_cli.explanation.runs.maps import ROUNDING, folder_of, kept_maps
 from coda_cli.explanation.runs.neurons import Allowed, Held, hold_activations, hold_channels, missed_by
 from coda_cli.explanation.runs.pictures import Pictures
+from coda_cli.explanation.runs.regions import asked_again, hold_regions, laid_again
 from coda_cli.explanation.runs.stored import Stored
 from coda_cli.explanation.writer import Output, Writer
 from coda_cli.media.files import utf8
@@ -111,6 +113,7 @@ def _held_against(
     request = request_of(record, net, precision)
     subfolder = folder_of(stored.where, written.run) if written else Path()
     source = input_again(record, net, pictures or Pictures(), subfolder)
+    request, source, unheld = asked_again(record, request, source)
     maps, notes = _kept(stored)
     of_inside, neurons = _allowed_inside(recorded, precision), tuple[NeuronProof, ...]()
     proofs, reasons, files, largest = list[TargetProof](), list[str](), tuple[str, ...](), 0.0
@@ -139,7 +142,7 @@ def _held_against(
         neurons=neurons,
         proven=not reasons,
         reasons=tuple(reasons),
-        notes=(*notes, *_notes(record)),
+        notes=(*notes, *_notes(record, unheld)),
         files=files,
     )
 
@@ -183,7 +186,10 @@ def _target_proof(
     sizes = _sizes(explanation, j, magnitude)
     allowed = {name: of_logit if name == "logit" else MAP_ALLOWED[recorded] * sizes[name] for name in before}
     own = {name: (before[name], now[name], allowed[name]) for name in before if name in now}
-    number, difference, most = Held(own | channels.numbers).farthest()
+    laid = laid_again(explanation)
+    sums_now = None if laid is None else region_sums(explanation, j, laid)
+    of_regions, why = hold_regions(part.regions, sums_now, MAP_ALLOWED[recorded] * magnitude)
+    number, difference, most = Held(own | of_regions | channels.numbers).farthest()
     away = (
         None if kept is None else float(np.abs(kept.astype(np.float64) - explanation.maps[j]).sum()) / (magnitude or 1)
     )
@@ -200,7 +206,7 @@ def _target_proof(
         map_allowed=None if away is None else MAP_ALLOWED[recorded],
         proven=False,
     )
-    reasons += [*_off(proof), *channels.reasons, *_reasons(part, proof, sizes)]
+    reasons += [*why, *_off(proof), *channels.reasons, *_reasons(part, proof, sizes)]
     return proof.model_copy(update={"proven": not reasons}), [f"{part.name}: {reason}" for reason in reasons]
 
 
@@ -319,10 +325,10 @@ def _about_top(record: Record, explanation: Explanation, magnitude: float, rtol:
         yield "its highest class is not the first one"
 
 
-def _notes(record: Record) -> Iterator[str]:
+def _notes(record: Record, unheld: str) -> Iterator[str]:
     """What was not held against anything, and what else is different."""
-    if any(part.regions for part in record.explained):
-        yield "of its regions only the sum was checked: a record does not say how they were given"
+    if unheld:
+        yield unheld
     now = versions()
     other = [
         f"{name} {text} (now {now[name]})" for name, text in record.versions.items() if now.get(name, text) != text
