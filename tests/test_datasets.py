@@ -263,6 +263,8 @@ def test_a_network_is_measured_on_its_own_view_of_some_of_its_classes(tmp_path: 
     first = fit(read_image(tmp_path / "val" / "n03445777" / "00.png").rgb, 16, 12).rgb
     np.testing.assert_array_equal(split.images[0].permute(1, 2, 0).numpy(), first)
     assert not note
+    folders(tmp_path / "other" / "val", 3, classes=("golf-ball", "Hen"))  # as ``coda summary`` reads folders
+    assert datasets.load_held_out(tmp_path / "other", checkpoint)[0].labels.tolist() == [2, 2, 2, 3, 3, 3]
     folders(tmp_path / "val", 3, classes=("zebu",))
     with pytest.raises(UsageError, match="zebu: no class of net; coda models show net --json lists them"):
         datasets.load_held_out(tmp_path, checkpoint)

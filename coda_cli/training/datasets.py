@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from coda_cli.checkpoints.class_names import name_of_wnid
+from coda_cli.checkpoints.labels import class_of_folder
 from coda_cli.checkpoints.manifest import Checkpoint
 from coda_cli.errors import TrainingError, UsageError
 from coda_cli.media.stills import SUFFIXES, reading
@@ -246,8 +247,9 @@ def load_held_out(
 
 
 def _indices(root: Path, names: tuple[str, ...], checkpoint: Checkpoint) -> list[int]:
-    """Which of the network's classes ``names`` are."""
+    """Which of the network's classes the folders ``names`` are. Raises UsageError."""
     known = {name: i for i, name in enumerate(checkpoint.classes)}
+    known |= {n: i for n in names if n not in known and (i := class_of_folder(n, checkpoint)) is not None}
     if unknown := [name for name in names if name not in known]:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise UsageError(
