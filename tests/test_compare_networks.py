@@ -22,6 +22,7 @@ from coda_cli.checkpoints.manifest import Checkpoint, Preprocessing
 from coda_cli.checkpoints.saving import save
 from coda_cli.core.networks import build
 from coda_cli.explanation import networks
+from coda_cli.explanation.regions import sums
 from coda_cli.explanation.runs.maps import Kept
 from coda_cli.schema import comparisons
 from coda_cli.study import by_name
@@ -262,3 +263,52 @@ def test_maps_of_all_networks_count_for_a_page(coda: Coda, tmp_path: Path) -> No
     said = coda("compare", "in", *BOTH, "--html", "a.html", status=2).error
     assert said.startswith("--html: 302 maps are more than the 300 that one page holds")
     assert not (tmp_path / "coda-out").exists()
+
+
+def test_regions_are_summed_for_every_network(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    both, box = ("compare", "a.png", *BOTH, "--class", "cat"), ("--box", "left=0,0,20.5,40")
+    record = coda(*both, *box, "--json", "--html", "p.html").record
+    jsonschema.validate(record, comparisons.json_schema())
+    alone = [
+        coda("explain", "a.png", "-m", name, "--class", "cat", *box, "--write", "none", "--json").record
+        for name in ("cifar10", "cifar10-bcos")
+    ]
+    for one, own in zip((record, *record["others"]), alone, strict=True):
+        found, expected = one["regions"], own["explained"][0]["regions"]
+        assert [r["name"] for r in found["regions"]] == ["left"]
+        pairs = zip((*found["regions"], found["rest"]), (*expected["regions"], expected["rest"]), strict=True)
+        for got, wanted in pairs:
+            assert got["positive"] == pytest.approx(wanted["positive"], rel=1e-5)
+            assert got["area"] == wanted["area"]
+        assert found["exact"]
+    (change,) = record["others"][0]["difference"]["targets"]
+    first, second = (one["regions"]["regions"][0]["share"] for one in (record, *record["others"]))
+    assert change["regions"][0]["share"] == pytest.approx({"first": first, "second": second, "change": second - first})
+    said = f"left {first:.0%} → {second:.0%}; rest"
+    assert said in coda(*both, *box, "-o", "other").err
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert said in page
+    assert "2 explanations by 2 networks" in page
+    plain = np.asarray(Image.open(tmp_path / coda(*both, "-o", "plain").lines[0]))
+    assert plain.shape[1] == np.asarray(Image.open(tmp_path / "other" / "a.cat.compare.png")).shape[1]
+
+
+def test_regions_that_do_not_add_up_have_their_exit_code(
+    coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    real = sums.sums_inside
+    monkeypatch.setattr(sums, "sums_inside", lambda v, e, *more: real(v * 1.01, e, *more))
+    result = coda("compare", "a.png", *BOTH, "-c", "cat", "--box", "0,0,1,0.5", status=4)
+    assert "a.png: NOT EXACT: regions and rest of cifar10 do not add up to its logit" in result.err
+
+
+def test_regions_of_one_network_and_of_other_methods_are_refused(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    for args in (("-m", "cifar10"), (*BOTH, "--method", "occlusion")):
+        said = coda("compare", "a.png", *args, "--box", "0,0,1,0.5", status=2).error
+        assert said == "regions are summed in our maps of several networks; coda explain sums those of one"
+    said = coda("compare", "a.png", *BOTH, "--class", "cat", "--box", "0,0,99,40", status=1)
+    assert said.error.startswith("a.png: the box 0,0,99,40 reaches beyond the picture")
+    assert not list((tmp_path / "coda-out").glob("*"))

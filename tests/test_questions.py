@@ -39,6 +39,7 @@ def test_every_question_is_answered(coda: Coda, tmp_path: Path) -> None:
     (sheet,) = (tmp_path / "q4/sheet").glob("*.json")
     (change,) = json.loads(sheet.read_text("utf-8"))["others"][0]["difference"]["targets"]
     assert change["map"]["exact"]
+    assert [region["name"] for region in change["regions"]] == ["hull", "rest"]
     assert len(list((tmp_path / "q5").glob("*.overlay.png"))) == 3  # the logit's, and those of two channels
     assert (tmp_path / "q6.html").read_text("utf-8").startswith("<!doctype html>")
     proofs = [result for line, result in said.items() if line.startswith(("coda verify", "coda rerun"))]

@@ -34,7 +34,8 @@ from coda_cli.cli.options import (
     Text,
     Verbose,
 )
-from coda_cli.errors import CodaError, ExitCode
+from coda_cli.cli.regions import Boxes, Labels, Masks, RegionFile, regions_of_pictures
+from coda_cli.errors import CodaError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from coda_cli.media.sources import Item
@@ -78,6 +79,10 @@ def compare(
             help="Also write all maps into one page for a browser, where they can be read and summed.",
         ),
     ] = None,
+    boxes: Boxes = None,
+    masks: Masks = None,
+    labels: Labels = None,
+    annotations: RegionFile = None,
     fit: FitOption = "crop",
     recursive: Recursive = False,
     force: Force = False,
@@ -104,7 +109,8 @@ def compare(
     With several networks the sheet has a row for each: its own prediction, the sum that makes its logit, and its map;
     with several methods, all maps of all networks. Without a class, each is explained for its own prediction. Where the
     first and another network have the class, by name, their maps are subtracted: the difference adds up to the
-    difference of the logits less that of the constants. A network that does not have a class is left out for it.
+    difference of the logits less that of the constants. A network that does not have a class is left out for it. What
+    lies in a region is said for each network.
 
     \b
     coda compare photo.jpg
@@ -112,6 +118,7 @@ def compare(
     coda compare photo.jpg -m resnet50-11ad3fa6.pth --arch torchvision:resnet50
     coda compare photo.jpg --html methods.html
     coda compare photo.jpg -m imagenette -m imagenet --class church
+    coda compare photo.jpg -m imagenette -m imagenet --class church --box tower=200,10,280,200
 
     \b
     Methods, with their parameters and defaults. These are the published values, except for occlusion, where the
@@ -143,7 +150,10 @@ def compare(
     if len(models) > 1:
         methods = methods or OURS
     require(methods or METHODS)
-    request = Request(tuple(classes or ()), fit=fit)
+    regions = regions_of_pictures(boxes, masks, labels, annotations, len(items))
+    if regions and (len(models) == 1 or not any(map(is_exact, methods or ()))):
+        raise UsageError("regions are summed in our maps of several networks; coda explain sums those of one")
+    request = Request(tuple(classes or ()), fit=fit, regions=regions)
     explained = any(map(is_exact, methods)) if methods else None
     first = request if len(models) == 1 else Request(fit=fit)
     nets = load_networks(list(map(str, models)), arch, device, first, explained=explained, ema=ema)
@@ -203,7 +213,7 @@ def _compare_all(
                 for record in compare_one(item, on_method=of_picture(n)):
                     console.result(to_json(record) if json else str(output / record.files["png"]))
                     _describe(item, record, many=len(items) > FEW)
-                    if not all(_adds_up(one) for one in record.others):
+                    if not all(_adds_up(one) and _regions_add_up(one) for one in (record, *record.others)):
                         failures.add(ExitCode.INEXACT)
             except CodaError as error:
                 console.error(str(error))
@@ -235,19 +245,37 @@ def _adds_up(record: Comparison) -> bool:
     return all(target.map is None or target.map.exact for target in changes)
 
 
+def _regions_add_up(record: Comparison) -> bool:
+    """Whether regions and rest, where there are any, add up."""
+    return record.regions is None or record.regions.exact
+
+
 def _describe_networks(item: Item, record: Comparison, say: Callable[[str], None]) -> None:
     """Print for people what every network says of a picture, and what changes from the first to the others."""
-    from coda_cli.explanation.phrases import equation, map_change_text, predicted_text, told_apart
+    from coda_cli.explanation.phrases import (
+        equation,
+        map_change_text,
+        predicted_text,
+        regions_change_text,
+        regions_text,
+        told_apart,
+    )
 
     every = (record, *record.others)
     labels = told_apart([one.network.name for one in every])
     for label, one in zip(labels, every, strict=True):
         made_of = equation(one.sums) if one.sums else f"{one.explained.name}: logit {one.logit:.3f}"
         say(f"  {label}: {predicted_text(one)}; {made_of}")
+        if one.regions:
+            say(f"    {regions_text(one.regions)}; residual {one.regions.residual:.1e}")
         for target in one.difference.targets if one.difference else ():
             if target.map:
                 say(f"  {label} minus {labels[0]}: {map_change_text(target, target.map)}")
+            if target.regions:
+                say(f"    {regions_change_text(target)}")
         if not _adds_up(one):
             console.error(f"{item.name}: NOT EXACT: the difference of {label} and {labels[0]} does not add up")
+        if not _regions_add_up(one):
+            console.error(f"{item.name}: NOT EXACT: regions and rest of {label} do not add up to its logit")
         if one.difference and not one.difference.targets:
             say(f"  {label} is explained for another class than {labels[0]}: the maps are not subtracted")

@@ -188,6 +188,7 @@ class _Shown:
 
 def _row(record: Difference) -> tuple[str, ...]:
     """The cells about one picture: its first target that both explained, or the class that RUN1 predicted."""
+    from coda_cli.explanation.phrases import regions_change_text
     from coda_cli.explanation.runs.maps import name_of
     from coda_cli.media.files import shown_name
 
@@ -198,8 +199,7 @@ def _row(record: Difference) -> tuple[str, ...]:
     if record.targets:
         t = record.targets[0]
         cells += [name_of(t), *_logit(t.logit), f"{t.positive.change:+.3f}", f"{t.negative.change:+.3f}"]
-        shares = [f"{r.name} {r.share.first:.0%} → {r.share.second:.0%}" for r in t.regions if r.share]
-        cells.append("; ".join(shares))
+        cells.append(regions_change_text(t))
     elif scores := [s for s in record.scores if s.name == a.name]:
         cells += [scores[0].name, *_logit(scores[0].logit), "", "", ""]
     else:

@@ -31,14 +31,11 @@ from coda_cli.cli.options import (
     Ema,
     FitOption,
     Json,
-    Labels,
-    Masks,
     Mean,
     Model,
     PrecisionOption,
     Quiet,
     Recursive,
-    RegionFile,
     Size,
     Smooth,
     Std,
@@ -48,10 +45,10 @@ from coda_cli.cli.options import (
     Versus,
     full_colour,
     pictures_of_batch,
-    regions_of,
 )
 from coda_cli.cli.outcomes import ResultPrinter
 from coda_cli.cli.places import find_items, output_folder
+from coda_cli.cli.regions import Boxes, Labels, Masks, RegionFile, regions_of_pictures
 from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.cli.shards import chosen_shard, part_of_run
 from coda_cli.errors import UsageError
@@ -160,15 +157,7 @@ def explain(
     alpha: Alpha = 0.85,
     style: StyleOption = "signed",
     smooth: Smooth = 15,
-    boxes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--box",
-            "--region",
-            metavar="[NAME=]X0,Y0,X1,Y1",
-            help="Sum the contributions in this box, in pixels or in shares such as 0,0,0.5,1; can be repeated.",
-        ),
-    ] = None,
+    boxes: Boxes = None,
     masks: Masks = None,
     labels: Labels = None,
     annotations: RegionFile = None,
@@ -283,11 +272,7 @@ def explain(
     from coda_cli.explanation.run import explain_items
     from coda_cli.explanation.writer import Output
 
-    regions = regions_of(boxes, masks, labels, annotations)
-    if regions and regions.have_times:
-        raise UsageError("--box: times after @ are for clips; coda video has them")
-    for path in regions.of_one_picture if regions and len(items) > 1 else ():
-        console.say(f"{path}: its regions are laid on every picture; a folder has a file for each, with its name")
+    regions = regions_of_pictures(boxes, masks, labels, annotations, len(items))
     request = Request(tuple(classes or ()), versus, fit, precision, check, layer, regions, tuple(neurons or ()))
     found = full_colour(("network" if percentile is None else "image") if scale is None else scale, SCALES)
     drawing = Drawing(kinds, found, 99.5 if percentile is None else percentile, alpha, style, smooth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -12,9 +12,6 @@ from coda_cli.cli import complete, said
 from coda_cli.cli.console import console
 from coda_cli.errors import UsageError
 from coda_cli.vocabulary import Fit, Precision, Style
-
-if TYPE_CHECKING:
-    from coda_cli.explanation.regions.asked import Regions
 
 Word = TypeVar("Word", bound=str)
 FEW = 20  # up to this many inputs, each gets a line of its own without -v
@@ -42,18 +39,6 @@ def full_colour(scale: str, words: tuple[Word, ...]) -> Word | float:
     if not 0 < value < math.inf:
         raise UsageError(f"--scale {scale}: expected {', '.join(words)} or a positive number of logit units")
     return value
-
-
-def regions_of(
-    boxes: list[str] | None, masks: str | None, labels: str | None, annotations: str | None
-) -> Regions | None:
-    """What the options about regions ask for; None for nothing. Raises UsageError."""
-    if not boxes and masks is None and labels is None and annotations is None:
-        return None
-    from coda_cli.explanation.regions.asked import Regions
-
-    parts = tuple(part.strip() for part in (labels or "").split(",") if part.strip())
-    return Regions(tuple(boxes or ()), masks, parts, annotations)
 
 
 def odd(smooth: int) -> int:
@@ -263,40 +248,6 @@ Smooth = Annotated[
         metavar="N",
         callback=odd,
         help="Smooth the colour explanation over N x N pixels of the network; N is odd.",
-    ),
-]
-RegionBoxes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--region",
-        metavar="[NAME=]X0,Y0,X1,Y1[@TIMES]",
-        help="Sum the contributions in this box, in pixels or in shares such as 0,0,0.5,1, at the times 2.5-4; can be "
-        "repeated.",
-    ),
-]
-Masks = Annotated[
-    str | None,
-    typer.Option(
-        "--mask",
-        metavar="FILE|FOLDER",
-        help="Sum the contributions where this picture, or that of a folder for each picture or frame, is not 0.",
-    ),
-]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="all|1=dog,2,...",
-        help="Make these values of a mask regions of their own, or take these names of --regions only.",
-    ),
-]
-RegionFile = Annotated[
-    str | None,
-    typer.Option(
-        "--regions",
-        metavar="FILE|FOLDER",
-        help="Sum the contributions in the regions of this file, or of a folder with one for each picture: COCO, "
-        "labelme, YOLO, Pascal VOC.",
     ),
 ]
 Window = Annotated[

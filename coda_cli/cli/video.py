@@ -35,15 +35,11 @@ from coda_cli.cli.options import (
     FitOption,
     Force,
     Json,
-    Labels,
-    Masks,
     Mean,
     Model,
     Percentile,
     PrecisionOption,
     Quiet,
-    RegionBoxes,
-    RegionFile,
     Size,
     Smooth,
     Std,
@@ -53,9 +49,9 @@ from coda_cli.cli.options import (
     Versus,
     full_colour,
     pictures_of_batch,
-    regions_of,
 )
 from coda_cli.cli.outcomes import print_page
+from coda_cli.cli.regions import Labels, Masks, RegionBoxes, RegionFile, regions_of
 from coda_cli.cli.run_log import LogFile, RunLog
 from coda_cli.errors import CodaError, ExitCode, UsageError
 from coda_cli.vocabulary import ClassPolicy, Layout

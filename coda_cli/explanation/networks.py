@@ -27,14 +27,22 @@ from coda_cli.explanation.compare import (
 )
 from coda_cli.explanation.files import FORCE_REPLACES, FilePolicy
 from coda_cli.explanation.naming import Naming
-from coda_cli.explanation.phrases import equation, map_change_text, predicted_text, told_apart
+from coda_cli.explanation.phrases import (
+    equation,
+    map_change_text,
+    predicted_text,
+    regions_change_text,
+    regions_text,
+    told_apart,
+)
 from coda_cli.explanation.picture import classify_batch, explain_batch
 from coda_cli.explanation.record import Drawing, make_record, top_classes
-from coda_cli.explanation.request import Input, Request, input_of
+from coda_cli.explanation.request import Input, Request, input_of, with_regions
 from coda_cli.explanation.runs.differences import between
 from coda_cli.explanation.runs.maps import Kept, Subtracted
 from coda_cli.media.sources import Item
 from coda_cli.media.stills import reading
+from coda_cli.render.outlines import outlined
 from coda_cli.render.overlay import PAPER, drawing_size, enlarged, framed, heatmap, in_rows
 from coda_cli.schema.comparisons import Comparison
 from coda_cli.schema.parts import Sums
@@ -166,6 +174,7 @@ def compare_networks(
     try:
         with reading(item.content) as picture:
             sources = [input_of(item, picture, net, request.fit) for net in nets]
+        sources = [with_regions(source, request) for source in sources]
         logits = [classify_batch([s.view], net, request)[0] for s, net in zip(sources, nets, strict=True)]
         if not all(np.isfinite(row).all() for row in logits):
             raise ExactnessError("the logits of a network are not finite; nothing can be compared")
@@ -232,7 +241,7 @@ def _side(
     found = run_methods(net, source.view, targets, methods, on_method)
     record, pixels = None, np.zeros((0, 1, 1), np.float32)
     if any(is_exact(method.text) for method in found.methods):
-        asked = Request(tuple(str(target.index) for target in targets), fit=request.fit)
+        asked = Request(tuple(str(target.index) for target in targets), fit=request.fit, regions=request.regions)
         (result,) = explain_batch([source.view], net, asked, asked.targets(net))
         if isinstance(result, CodaError):
             raise result
@@ -249,6 +258,7 @@ def _shown(side: _Side, target: Target, request: Request) -> _Shown:
     if side.record:
         part = side.record.explained[k]
         more["sums"] = Sums(**{name: getattr(part, name) for name in Sums.model_fields})
+        more["regions"] = part.regions
         explained = (
             side.record.model_copy(update={"explained": (part,)}),
             Kept(side.pixels[k : k + 1], side.source.view.rgb),
@@ -293,10 +303,21 @@ def _sheet(shown: Sequence[_Shown]) -> RGB:
             lines.append(f"{one.record.explained.name}: logit {one.record.logit:.3f}")
         if one.record.network.cut:
             lines.append(one.record.network.title)
-        row = [framed(enlarged(view, size), None, label, lines), *map_tiles(one.maps, one.record, size)]
+        if one.record.regions:
+            lines.append(regions_text(one.record.regions))
+        seen = _outlined(one.source, enlarged(view, size))
+        row = [framed(seen, None, label, lines), *map_tiles(one.maps, one.record, size)]
         rows.append([*row, _difference_tile(one, f"{label} − {labels[0]}")] if one.difference else row)
     columns = max(map(len, rows))
     return in_rows([tile for row in rows for tile in (*row, *[BLANK] * (columns - len(row)))], columns)
+
+
+def _outlined(source: Input, drawn: RGB) -> RGB:
+    """What the network saw, with the outlines of regions."""
+    left, top, right, bottom = source.view.box
+    scale = drawn.shape[1] / (right - left), drawn.shape[0] / (bottom - top)
+    regions = [(region.name, region.outlines) for region in source.found.regions]
+    return outlined(drawn, regions, scale, (left, top)) if regions else drawn
 
 
 def _difference_tile(one: _Shown, title: str) -> RGB:
@@ -308,4 +329,6 @@ def _difference_tile(one: _Shown, title: str) -> RGB:
     values = one.difference.values.astype(np.float32)
     large = enlarged(values, drawing_size((values.shape[1], values.shape[0])))
     lines = [map_change_text(target, target.map), f"full colour ±{target.map.scale:.2g} logit a pixel"]
+    if target.regions:
+        lines.append(f"share of the evidence: {regions_change_text(target)}")
     return framed(heatmap(large, target.map.scale), target.map.scale, title, lines)

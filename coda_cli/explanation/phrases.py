@@ -223,6 +223,18 @@ def map_change_text(target: TargetChange, change: MapChange) -> str:
     )
 
 
+def regions_change_text(target: TargetChange) -> str:
+    """Write in one line how the share of the evidence in each region changed.
+
+    Args:
+        target: what changed of the class.
+
+    Returns:
+        A line such as "dog 61% → 43%; rest 39% → 57%"; nothing without regions.
+    """
+    return "; ".join(f"{r.name} {r.share.first:.0%} → {r.share.second:.0%}" for r in target.regions if r.share)
+
+
 def carried_text(part: Sums) -> str:
     """Say how much of the logit the positions of an ordinary network's cut have.
 

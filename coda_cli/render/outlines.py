@@ -22,7 +22,7 @@ def outlined(
     picture: Picture,
     regions: Sequence[tuple[str, Sequence[Ring]]],
     scale: tuple[float, float],
-    origin: tuple[int, int] = (0, 0),
+    origin: tuple[float, float] = (0, 0),
 ) -> Picture:
     """Draw the outlines of regions over a picture.
 
@@ -57,7 +57,7 @@ def outlined(
     return result
 
 
-def _placed(ring: Ring, scale: tuple[float, float], origin: tuple[int, int]) -> Ring:
+def _placed(ring: Ring, scale: tuple[float, float], origin: tuple[float, float]) -> Ring:
     """A line in the coordinates of OpenCV, whose whole numbers are the middles of pixels."""
     return ((ring - origin) * scale - 0.5).clip(-_FARTHEST, _FARTHEST)
 

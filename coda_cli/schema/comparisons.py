@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coda_cli.schema.parts import ClassPart, Failed, Network, Part, ScoredClass, Source, Sums, ViewPart, schema_of
+from coda_cli.schema.regions import RegionSums
 from coda_cli.schema.runs import Difference
 
 SCHEMA: Literal["coda.comparison"] = "coda.comparison"
@@ -55,6 +56,7 @@ class Comparison(Part):
         left_out: methods that do not work with this network, and why.
         predicted: the class with the highest logit; None, as the next fields, where one network was asked for.
         sums: what the logit is made of; None where the network's logits cannot be split.
+        regions: sums of the exact contributions inside regions; None where none were asked for.
         difference: only in ``others``: what changed from the first network to this one, with the difference of the
             maps where both were explained for the same class.
         others: the further networks on the same picture, a record each.
@@ -77,6 +79,7 @@ class Comparison(Part):
     left_out: dict[str, str] = Field(default={})
     predicted: ScoredClass | None = None
     sums: Sums | None = None
+    regions: RegionSums | None = None
     difference: Difference | None = None
     others: tuple[Comparison, ...] = ()
     files: dict[str, str] = Field(default={})

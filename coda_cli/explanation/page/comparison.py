@@ -18,6 +18,7 @@ from coda_cli.explanation.page.maps import pack
 from coda_cli.explanation.page.output import Kept, PagePath
 from coda_cli.explanation.page.report import MOST_MAPS, drawing_numbers
 from coda_cli.explanation.page.templates import in_script, page_of, rendered
+from coda_cli.explanation.phrases import map_change_text, predicted_text, regions_change_text, regions_text
 from coda_cli.explanation.request import Input
 from coda_cli.media.files import shown_name
 from coda_cli.media.pictures import small_copy
@@ -48,6 +49,7 @@ class ComparisonPage:
                 f"--html: {maps} maps are more than the {MOST_MAPS} that one page holds; name fewer pictures, classes, "
                 "or methods with --method"
             )
+        self._networks = set[str]()
         self._where, self._kept = PagePath(path, "overwrite" if force else "error", inputs), Kept(path)
 
     def __enter__(self) -> Self:
@@ -68,6 +70,7 @@ class ComparisonPage:
         Raises:
             MediaError: the disk is full.
         """
+        self._networks.add(record.network.name)
         kind, content, size = small_copy(source.picture.rgb, LONGEST)
         maps = [asdict(pack(one)) for one in pixels]
         html = rendered(
@@ -77,6 +80,7 @@ class ComparisonPage:
             number=len(self._kept) + 1,
             image=f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
             size=size,
+            said=_said(record),
             methods=[(part, _sum(part, record), _scale(part), time_of(part, record)) for part in record.methods],
             data=in_script(f'{{"size":{json.dumps(size)},"units":{json.dumps(_units(record))},'
                            f'"maps":{json.dumps(maps, separators=(",", ":"))},"record":{to_json(record)}}}'),
@@ -103,9 +107,22 @@ class ComparisonPage:
             scripts=("maps.js", "pointing.js", "comparison.js"),
             styles=("page.css", "comparison.css"),
             config=drawing_numbers(ALPHA),
-            count=f"{count} {'comparison' if count == 1 else 'comparisons'} of methods",
+            count=f"{count} {'comparison' if count == 1 else 'comparisons'} of methods"
+            if len(self._networks) == 1
+            else f"{count} explanations by {len(self._networks)} networks",
             entries=map(Markup, self._kept),
         )
+
+
+def _said(record: Comparison) -> list[str]:
+    """What is said of one network of several: what it predicts, its regions, and what changed from the first one."""
+    lines = [predicted_text(record), regions_text(record.regions)]
+    for target in record.difference.targets if record.difference else ():
+        if target.map:
+            lines.append(f"To the first network: {map_change_text(target, target.map)}")
+        if changes := regions_change_text(target):
+            lines.append(f"Share of the evidence: {changes}")
+    return [shown_name(line) for line in lines if line]
 
 
 def _sum(part: MethodPart, record: Comparison) -> str:
