@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import threading
 from pathlib import Path
@@ -357,6 +359,9 @@ def test_both_logits_are_said_of_differences_and_of_every_frame(made: Coda, tmp_
     of_frames = [line["explained"][0] for line in lines if line["schema"] == "coda.frame"]
     assert len(of_frames) == 2
     assert all(part["logit_without_concepts"] != part["logit"] for part in of_frames)
+    (of_clip,) = lines[-1]["explained"]
+    mean = np.mean([part["logit_without_concepts"] for part in of_frames])
+    assert of_clip["mean_logit_without_concepts"] == pytest.approx(mean)
     compared = made(
         "compare",
         "a.png",
@@ -380,6 +385,28 @@ def test_training_does_not_begin_with_it_in_silence_as_if_it_had_none(made: Coda
     refused = made("train", "data", "--from", "c.safetensors", "-o", "run", status=2).error
     assert refused == "--from c.safetensors: has concepts, which are not trained; start from the network without them"
     assert not (tmp_path / "run").exists()
+
+
+def test_both_logits_are_in_summaries_and_in_differences_of_runs(made: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "b.png", 80, 70, 1)
+    for precision in ("float32", "bfloat16"):
+        with_concepts = ("explain", "a.png", "b.png", "-m", "c.safetensors", "-c", "bee", "--precision", precision)
+        made(*with_concepts, "-o", precision)
+    made("explain", "a.png", "-m", "small.safetensors", "-c", "bee", "-o", "plain")
+    parts = [json.loads(p.read_text())["explained"][0] for p in sorted((tmp_path / "float32").glob("*.json"))]
+    plain = [part["logit_without_concepts"] for part in parts]
+    summary = made("summary", "float32", "-o", "report", "--json").record
+    assert summary["overall"]["mean_logit_without_concepts"] == pytest.approx(np.mean(plain))
+    rows = list(csv.DictReader((tmp_path / "report" / "summary.csv").read_text("utf-8").splitlines()))
+    assert [float(row["logit_without_concepts"]) for row in rows] == pytest.approx(plain)
+    mean = np.mean([part["logit"] for part in parts])
+    assert f"mean logit {mean:.2f}; {np.mean(plain):.2f} without the concepts" in made("summary", "float32").lines
+    for runs in (["plain"], ["plain", "float32"]):
+        assert made("summary", *runs, "--json").record["overall"]["mean_logit_without_concepts"] is None
+    assert "without the concepts" not in made("summary", "plain").out
+    for record, before in zip(made("diff", "float32", "bfloat16", "--json").records[:2], plain, strict=True):
+        assert record["targets"][0]["logit_without_concepts"]["first"] == before
+    assert made("diff", "plain", "float32", "--json").records[0]["targets"][0]["logit_without_concepts"] is None
 
 
 def test_the_description_says_what_is_behind_which_layer_and_older_ones_stay_as_they_were(

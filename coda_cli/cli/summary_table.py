@@ -50,6 +50,8 @@ def _head(found: Summary) -> list[str]:
             f"inside the regions: {every.mean_inside:.0%} of the evidence on {every.mean_inside_area:.0%} of the "
             f"area{ratio}"
         )
+    if (plain := every.mean_logit_without_concepts) is not None:
+        result.append(f"mean logit {every.mean_logit:.2f}; {plain:.2f} without the concepts")
     for region in every.regions if len(every.regions) > 2 else ():
         inside = "no evidence" if region.mean_share is None else f"{region.mean_share:.0%}"
         where = f"{region.mean_area:.0%}, in {counted(region.pictures, 'picture')}"

@@ -102,9 +102,12 @@ def clip_text(part: ExplainedClip) -> str:
     embedding = f" {part.mean_positional:+.2f} positional" if part.mean_positional else ""
     bias = "+ bias" if part.mean_bias is None else f"{part.mean_bias:+.2f} bias"
     leads = sum(end - start for start, end in part.leads)
+    plain = part.mean_logit_without_concepts
+    without = "" if plain is None else f"; mean logit {plain:.2f} without the concepts"
     return (
         f"{title}: {part.frames} {'frame' if part.frames == 1 else 'frames'}, mean logit {part.mean_logit:.2f} = "
         f"{part.mean_positive:.2f} {part.mean_negative:+.2f} {bias}{embedding}, highest logit for {leads:.1f} s"
+        f"{without}"
     )
 
 

@@ -123,6 +123,7 @@ class ExplainedClip(ClassPart):
         mean_negative: over these frames, of the sum of negative contributions.
         mean_positional: over these frames, of the share that belongs to no pixel; see ``Sums``.
         mean_bias: over these frames, of what the network's constants add; None in records of earlier versions.
+        mean_logit_without_concepts: over these frames; None for a network without concepts.
         stability: mean similarity of neighbouring maps; None with fewer than two.
         leads: spans of time (start, end), in seconds, in which the class has the highest logit.
         evidence_per_second: positive evidence integrated over time, divided by the time; None without times.
@@ -137,6 +138,7 @@ class ExplainedClip(ClassPart):
     mean_negative: float
     mean_positional: float = 0.0
     mean_bias: float | None = None
+    mean_logit_without_concepts: float | None = None
     stability: float | None
     leads: tuple[tuple[float, float], ...]
     evidence_per_second: float | None

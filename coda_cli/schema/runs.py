@@ -131,6 +131,7 @@ class TargetChange(ClassPart):
         negative: sum of the negative contributions.
         constants: what belongs to no pixel.
         residual: what rounding left over.
+        logit_without_concepts: None where a network has none.
         regions: those that both runs have by the same name, and the rest.
         map: the difference of the maps; None where a run kept none.
     """
@@ -142,6 +143,7 @@ class TargetChange(ClassPart):
     negative: Change
     constants: Change
     residual: Change
+    logit_without_concepts: Change | None = None
     regions: tuple[RegionChange, ...] = ()
     map: MapChange | None = None
 

@@ -58,6 +58,7 @@ class PictureLine(Part):
         inside: share of the positive evidence inside any region: 1 less that of the rest; None without regions.
         inside_area: share of the view that the regions cover together.
         inside_ratio: inside / inside_area.
+        logit_without_concepts: of the same class; None for a network without concepts.
         regions: each region by itself, then the rest; none where no regions were asked for.
     """
 
@@ -81,6 +82,7 @@ class PictureLine(Part):
     inside: float | None
     inside_area: float | None
     inside_ratio: float | None
+    logit_without_concepts: float | None = None
     regions: tuple[RegionShare, ...] = ()
 
 
@@ -124,6 +126,7 @@ class Group(Part):
         mean_inside: over the pictures with regions, of the share of the positive evidence inside any of them.
         mean_inside_area: over the same pictures, of the share of the view that the regions cover.
         inside_ratio: mean_inside / mean_inside_area.
+        mean_logit_without_concepts: None unless every network has concepts.
         regions: every region by itself, and the rest.
     """
 
@@ -143,6 +146,7 @@ class Group(Part):
     mean_inside: float | None
     mean_inside_area: float | None
     inside_ratio: float | None
+    mean_logit_without_concepts: float | None = None
     regions: tuple[RegionMean, ...] = ()
 
 

@@ -36,6 +36,7 @@ class _TargetSums:
     negative: float = 0.0
     positional: float = 0.0
     bias: float = 0.0
+    without_concepts: float | None = None
     similarity: float = 0.0
     similar: int = 0
     length: float = 0.0
@@ -54,6 +55,8 @@ class _TargetSums:
         self.negative += part.negative
         self.positional += part.positional
         self.bias += part.bias
+        if part.logit_without_concepts is not None:
+            self.without_concepts = (self.without_concepts or 0.0) + part.logit_without_concepts
         self.length += duration
         self.evidence += part.positive * duration
         if part.similarity is not None:
@@ -185,6 +188,7 @@ class ClipTally:
                 mean_negative=t.negative / t.frames,
                 mean_positional=t.positional / t.frames,
                 mean_bias=t.bias / t.frames,
+                mean_logit_without_concepts=None if t.without_concepts is None else t.without_concepts / t.frames,
                 stability=t.similarity / t.similar if t.similar else None,
                 leads=tuple((start, end) for start, end, leader in self._spans if leader == t.first.index),
                 evidence_per_second=t.evidence / t.length if t.length else None,

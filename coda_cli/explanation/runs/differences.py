@@ -234,6 +234,7 @@ def _target(x: Explained, y: Explained) -> TargetChange:
         negative=Change.between(x.negative, y.negative),
         constants=Change.between(x.bias + x.positional, y.bias + y.positional),
         residual=Change.between(x.residual, y.residual),
+        logit_without_concepts=Change.of(x.logit_without_concepts, y.logit_without_concepts),
         regions=_regions(x.regions, y.regions),
     )
 

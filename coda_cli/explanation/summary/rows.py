@@ -82,6 +82,7 @@ class Row(NamedTuple):
     overlay: Overlay | None
     part: int = 0
     place: Place | None = None
+    logit_without_concepts: float | None = None
 
 
 def row_of(record: Record, where: Place) -> Row:
@@ -124,6 +125,7 @@ def row_of(record: Record, where: Place) -> Row:
         part=number,
         overlay=_overlay(record, part, where),
         place=where if "npz" in record.files else None,
+        logit_without_concepts=part.logit_without_concepts,
     )
     if not _is_possible(row):
         raise MediaError(f"the record of {row.path} has numbers that no explanation has; explain it again")
@@ -165,6 +167,7 @@ def _region(region: RegionSum, name: str) -> RegionRow:
 def _is_possible(row: Row) -> bool:
     """Whether the numbers can be those of an explanation, so that their sums are finite and shares are shares."""
     sizes = (row.logit, row.positive, row.negative, row.constants, row.residual, *(row.centroid or ()))
+    sizes += (row.logit_without_concepts or 0.0,)
     shares = [row.probability, row.runner_up_probability, row.half_share]
     shares += [value for region in row.regions for value in (region.share, region.area, region.outside)]
     ratios = (region.ratio or 0 for region in row.regions)

@@ -63,6 +63,7 @@ def line_of(row: Row, classes: Classes, truth: Truth) -> PictureLine:
         inside=inside,
         inside_area=area,
         inside_ratio=ratio_of(inside, area),
+        logit_without_concepts=row.logit_without_concepts,
         regions=tuple(RegionShare(**region._asdict()) for region in row.regions),
     )
 
@@ -94,7 +95,10 @@ class Mean:
         return self.sum / self.count if self.count else None
 
 
-MEANS = ("probability", "logit", "positive", "negative", "constants", "residual", "half_share", "inside", "inside_area")
+MEANS = (
+    "probability", "logit", "positive", "negative", "constants", "residual", "half_share", "inside", "inside_area",
+    "logit_without_concepts",
+)  # fmt: skip
 
 
 @dataclass
@@ -137,6 +141,8 @@ class Sums:
             The means.
         """
         means = {name: mean.value for name, mean in self.means.items()}
+        if self.means["logit_without_concepts"].count < self.pictures:
+            means["logit_without_concepts"] = None  # a mean over some could not be set beside that of the logits
         return Group(
             name=name,
             pictures=self.pictures,
