@@ -116,7 +116,10 @@ def test_activations_of_several_units_are_each_drawn_as_a_share_of_the_largest(t
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (("--neurons", "2:top:5"), "--neurons 2:top:5: the strongest channels change from frame to frame; find them"),
+        (
+            ("--neurons", "2:top:5"),
+            "--neurons 2:top:5: the strongest channels change from frame to frame; coda explain",
+        ),
         (("--neuron", "2:5", "--neuron", "2:5:1,1"), "--neuron 2:5: channel 5 is asked for in two ways"),
         (("--neuron", "2:5", "--centroid"), "--centroid: marks the evidence for a class"),
         (("--neuron", "2:x"), "--neuron 2:x: expected LAYER:CHANNEL"),

@@ -34,8 +34,8 @@ def neurons_of(request: Request, *, centroid: bool = False) -> tuple[Neuron, ...
     every = [asked(text) for text in request.neurons]
     if strongest := [one for one in every if one.neuron is None]:
         raise UsageError(
-            f"--neurons {strongest[0].text}: the strongest channels change from frame to frame; find them in a picture "
-            "with coda explain, and name them with --neuron LAYER:CHANNEL"
+            f"--neurons {strongest[0].text}: the strongest channels change from frame to frame; coda explain finds "
+            "those of a frame that is saved as a picture, and --neuron LAYER:CHANNEL names them here"
         )
     neurons = [one.neuron for one in every if one.neuron is not None]
     channels = [neuron.channel for neuron in neurons]
