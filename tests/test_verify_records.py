@@ -269,7 +269,7 @@ def test_a_run_goes_on_after_what_cannot_be_proven(coda: Coda, tmp_path: Path) -
     found = {Path(r.get("record") or r["source"]["path"]).name[0]: r.get("proven") for r in result.records}
     assert found == {"a": True, "b": None, "c": False, "d": None}
     assert len(result.errors) == 3
-    assert "left out 1 JSON files" in result.err
+    assert "left out 1 JSON file without a record" in result.err
     assert "records: 1 proven, 2 could not be held against anything, 1 NOT PROVEN" in result.err
 
 

@@ -101,7 +101,7 @@ def _end(shown: _Shown, tallies: Sequence[Tally], json: bool, runs: tuple[str, s
         console.result(_totals_text(totals))
     for run, tally in zip(runs, tallies, strict=True):
         if tally.others:
-            console.say(f"{run}: left out {tally.others} JSON files that are no records of coda explain")
+            console.say(f"{run}: left out {counted(tally.others, 'JSON file')} without a record of coda explain")
     for text in shown.alone_texts(runs):
         console.say(text)
     if totals.inexact_maps:

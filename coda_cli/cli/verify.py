@@ -195,7 +195,7 @@ def _hold_all(
         if not proof.proven:
             codes.add(ExitCode.INEXACT)
     if tally.others:
-        console.say(f"left out {tally.others} JSON files that are no records of coda explain")
+        console.say(f"left out {counted(tally.others, 'JSON file')} without a record of coda explain")
     if tally.failed:
         console.say(f"{counted(tally.failed, 'picture')} could not be explained then; there is nothing to hold of them")
     if sum(counts.values()) > 1:
