@@ -103,6 +103,13 @@ def test_memory_keeps_the_first_frames_and_never_more_than_it_has(monkeypatch: p
     assert [memory.kept(one).cut is not None for one in (small, small, large, small)] == [True, True, False, False]
 
 
+def test_under_a_limit_on_memory_work_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coda_cli.explanation.clip.kept.memory_left", lambda: budget.WORKING_MEMORY + 200.0)
+    small = Seen(np.zeros(2, np.float32), torch.zeros(2, 2, 15, dtype=torch.uint8))
+    kept = Memory()
+    assert [kept.kept(small).cut is not None for _ in range(2)] == [True, False]
+
+
 @pytest.mark.parametrize(("precision", "kind"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_no_bit_of_the_cut_is_lost(net: coda_cli.Net, precision: Precision, kind: torch.dtype) -> None:
     view = view_of(0)

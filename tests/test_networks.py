@@ -348,7 +348,7 @@ class Scarce(torch.nn.Module):
 def test_batches_that_memory_does_not_hold_are_halved_said_once_and_remembered(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coda_cli.core.networks.parts", lambda x: (x,))  # no lanes
+    monkeypatch.setattr("coda_cli.machine.batches.parts", lambda x: (x,))  # no lanes
     pictures, model = torch.randint(256, (10, 3, 6, 4), dtype=torch.uint8), Scarce(2)
     logits = classify(model, pictures, batch=5)
     torch.testing.assert_close(logits, encode(pictures).mean((2, 3)), rtol=0, atol=1e-6)
@@ -373,6 +373,8 @@ def test_a_single_picture_that_memory_does_not_hold_is_an_error() -> None:
         ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
         ("GET was unable to find an engine to execute this computation", True),
         ("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes", True),
+        ("could not create a primitive", True),  # oneDNN
+        ("could not create a primitive descriptor for a convolution forward propagation primitive", False),
         ("Kernel size can't be greater than actual input size", False),
     ],
 )

@@ -26,11 +26,8 @@ from coda_cli.core.concepts import insert
 from coda_cli.core.dau_layer import DAUConv2d
 from coda_cli.core.hybrid import HybridNet
 from coda_cli.core.vit import bcos_vit
-from coda_cli.errors import MediaError
 from coda_cli.machine import budget
-from coda_cli.machine.lanes import each, parts
-from coda_cli.machine.memory import as_many_as_fit
-from coda_cli.machine.precision import true_float32
+from coda_cli.machine.batches import rows
 
 BIAS = math.log(0.1 / 0.9)  # unless told otherwise: a class has probability 0.1 where a picture holds no evidence
 
@@ -82,33 +79,17 @@ def classify(
     return torch.cat(logits)
 
 
-def forward(model: nn.Module, x: Tensor, compute: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Compute the logits of one batch, or something else; every core takes a part of it.
-
-    Where memory does not hold the batch it is computed in halves; see ``as_many_as_fit``.
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Compute the logits of one batch; see ``machine.batches.rows``.
 
     Args:
         model: the network.
         x: encoded pictures, float [B, C, h, w].
-        compute: what is computed of a part of the batch; the logits unless given.
 
     Returns:
-        logits [B, classes], or what ``compute`` gives [B, ...].
-
-    Raises:
-        MediaError: memory does not hold one picture.
+        logits [B, classes].
     """
-    with true_float32():
-        rows = as_many_as_fit(model, x, (x.shape[3], x.shape[2]), lambda some: _rows(compute or model, some))
-    for row in rows:
-        if isinstance(row, MediaError):
-            raise row
-    return torch.stack(rows)  # type: ignore[arg-type]
-
-
-def _rows(compute: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
-    """What is computed of each picture, in parts."""
-    return [row for part in each(compute, parts(x)) for row in part]
+    return torch.stack(rows(model, x, model))
 
 
 class CodaNet(nn.Module):

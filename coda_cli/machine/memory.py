@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ _MESSAGES = (
     # What cuBLAS and cuDNN say when there is none left for their handles and workspaces.
     "ALLOCATION_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine", "No valid execution plan",
 )  # fmt: skip
+# What oneDNN says, word for word: a primitive "descriptor" that it could not create is no matter of memory.
+_OF_ONEDNN = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
 _LOCK = threading.Lock()  # several batches may be under way
 _RAN_OUT_WITH: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # the fewest pixels of a batch that did not fit
 
@@ -37,17 +40,16 @@ def out_of_memory(error: BaseException) -> bool:
     Returns:
         The answer.
     """
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _MESSAGES)
+    said = str(error)
+    known = said in _OF_ONEDNN or any(text in said for text in _MESSAGES)
+    return known or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def refuse_little_memory() -> None:
-    """Refuse to begin work under a limit on memory, ``ulimit -v``, that leaves too little for it.
+def memory_left() -> float:
+    """Tell how many bytes more a limit on memory, ``ulimit -v``, lets the process take.
 
-    Where nothing at all is left, the C library ends a process as a thread starts, with a line of its own and no way
-    out on which temporary files are removed.
-
-    Raises:
-        CodaError: that is so.
+    Returns:
+        Bytes, not negative; infinity where there is no limit, or where it is not known.
     """
     with contextlib.suppress(ImportError, OSError):  # Windows has no such limits, and only Linux tells what is used
         import resource
@@ -55,11 +57,25 @@ def refuse_little_memory() -> None:
         most, _ = resource.getrlimit(resource.RLIMIT_AS)
         with open("/proc/self/statm", encoding="ascii") as stream:
             used = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        if most != resource.RLIM_INFINITY and most - used < budget.WORKING_MEMORY:
-            raise CodaError(
-                f"the limit on memory (ulimit -v) leaves {max(0, most - used) // 10**6} MB to work with; allow "
-                f"{budget.WORKING_MEMORY // 10**6} MB or more"
-            )
+        if most != resource.RLIM_INFINITY:
+            return max(0.0, most - used)
+    return math.inf
+
+
+def refuse_little_memory() -> None:
+    """Refuse to begin work under a limit on memory that leaves too little for it.
+
+    Where nothing at all is left, the C library ends a process as a thread starts, with a line of its own and no way
+    out on which temporary files are removed.
+
+    Raises:
+        CodaError: that is so.
+    """
+    if (left := memory_left()) < budget.WORKING_MEMORY:
+        raise CodaError(
+            f"the limit on memory (ulimit -v) leaves {left / 1e6:.0f} MB to work with; allow "
+            f"{budget.WORKING_MEMORY // 10**6} MB or more"
+        )
 
 
 def as_many_as_fit(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +22,14 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Targets
 from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.hybrid import HybridNet
-from coda_cli.core.networks import CodaNet, forward
+from coda_cli.core.networks import CodaNet
 from coda_cli.errors import CodaError
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.refusals import refusal, too_small
 from coda_cli.explanation.request import Request, computing, encoded
 from coda_cli.machine import budget
+from coda_cli.machine.batches import rows
+from coda_cli.machine.memory import memory_left
 from coda_cli.media.view import View
 
 
@@ -90,17 +93,21 @@ def see(views: Sequence[View], net: Net, request: Request) -> list[Seen]:
     try:
         x = encoded(views, net)
         with computing(x, request):
-            cuts = forward(model, x, model.to_cut)
-            logits = forward(model.above, cuts).float().numpy()
+            found = rows(model, x, partial(_cuts_and_logits, model))
     except (ValueError, RuntimeError) as error:
         if (why := too_small(error, views[0], net)) is None:
             raise
         raise why from error
-    rows = _in_few_bytes(cuts.permute(0, 2, 3, 1))
     return [
-        Seen(row, cut.clone(memory_format=torch.contiguous_format), _checksum(view))  # not a part of the batch's memory
-        for row, cut, view in zip(logits, rows, views, strict=True)
+        Seen(row.float().numpy(), _in_few_bytes(cut.permute(1, 2, 0)), _checksum(view))
+        for (cut, row), view in zip(found, views, strict=True)
     ]
+
+
+def _cuts_and_logits(model: HybridNet, x: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """The output of the cut and the logits of each picture."""
+    cuts = model.to_cut(x)
+    return zip(cuts, model.above(cuts), strict=True)
 
 
 def explain_seen(
@@ -145,9 +152,9 @@ def _of_all_classes(d: Decomposition, asked: Tensor, logits: Tensor, weights: Te
 
 
 def _in_few_bytes(a: Tensor) -> Tensor:
-    """The same numbers in bfloat16 where no bit is lost: a backbone that computes in it gives such numbers."""
-    short = a.to(torch.bfloat16)
-    return short if torch.equal(short.to(a.dtype), a) else a
+    """The same numbers in memory of their own; in bfloat16 where no bit is lost."""
+    short = a.to(torch.bfloat16, memory_format=torch.contiguous_format)
+    return short if torch.equal(short.to(a.dtype), a) else a.clone(memory_format=torch.contiguous_format)
 
 
 def _checksum(view: View) -> int:
@@ -155,10 +162,13 @@ def _checksum(view: View) -> int:
 
 
 class Memory:
-    """How much of a clip's frames is kept: the first ones, as many as ``budget.KEPT_BYTES`` holds."""
+    """How much of a clip's frames is kept: the first ones, as many as ``budget.KEPT_BYTES`` holds.
+
+    Under a limit on memory it is at most half of what that leaves beside the memory for work.
+    """
 
     def __init__(self) -> None:
-        self._left = budget.KEPT_BYTES
+        self._left = min(budget.KEPT_BYTES, max(0.0, memory_left() - budget.WORKING_MEMORY) / 2)
 
     def kept(self, seen: Seen) -> Seen:
         """Keep a frame, or its logits alone.

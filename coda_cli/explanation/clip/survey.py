@@ -126,10 +126,12 @@ def _explain(
     views: Sequence[View], kept: Sequence[Seen], net: Net, request: Request, targets: Targets
 ) -> Sequence[Explanation | CodaError]:
     """Explain frames from what is kept of them, or, where something is missing, from their views."""
+    size = views[0].resolution
     if len(kept) == len(views) and all(seen.is_of(view) for seen, view in zip(kept, views, strict=True)):
-        return explain_seen(list(zip(views, kept, strict=True)), net, request, targets)
+        again = partial(explain_seen, net=net, request=request, targets=targets)
+        return as_many_as_fit(net.model, list(zip(views, kept, strict=True)), size, again)
     explain = partial(explain_batch, net=net, request=request, targets=targets)
-    return as_many_as_fit(net.model, views, views[0].resolution, explain)
+    return as_many_as_fit(net.model, views, size, explain)
 
 
 def all_explained(results: Iterable[Explanation | CodaError]) -> list[Explanation]:
