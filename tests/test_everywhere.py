@@ -207,7 +207,7 @@ def test_a_copy_of_a_layer_takes_no_cache_with_it() -> None:
     layer = DAUConv2d(6, 3, 3, 4)
     kept = layer.norm_factors()
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._factors is None
+        assert not other._forms
     assert layer.norm_factors() is kept
 
 
