@@ -73,6 +73,16 @@ def test_records_are_those_of_a_run_that_keeps_nothing(
                 assert found == (None if right is None else pytest.approx(right, rel=1e-4, abs=1e-5)), key
 
 
+def test_in_float64_no_logit_is_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = coda_cli.load("imagenet", dtype=torch.float64)
+    path = clip(tmp_path / "a.mkv", 2)
+    kept, _ = records(net, path, precision="float64")
+    monkeypatch.setattr(budget, "KEPT_BYTES", 0)
+    plain, _ = records(net, path, precision="float64")
+    for one, other in zip(kept, plain, strict=True):
+        assert [t.logit for t in one.top] == pytest.approx([t.logit for t in other.top], rel=1e-13)
+
+
 def test_the_second_pass_does_not_compute_the_backbone_again(
     net: coda_cli.Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

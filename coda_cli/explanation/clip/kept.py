@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,12 +37,12 @@ class Seen(NamedTuple):
     """A frame that the network has seen.
 
     Attributes:
-        logits: float32 [classes].
+        logits: [classes], float32, or float64 where the network computes in it.
         cut: the output of the cut, [h, w, C] in as few bytes as hold it; None where it is not kept.
         checksum: of the view that it was computed from; 0 where it is not kept.
     """
 
-    logits: NDArray[np.float32]
+    logits: NDArray[np.floating[Any]]
     cut: Tensor | None = None
     checksum: int = 0
 
@@ -99,7 +99,11 @@ def see(views: Sequence[View], net: Net, request: Request) -> list[Seen]:
             raise
         raise why from error
     return [
-        Seen(row.float().numpy(), _in_few_bytes(cut.permute(1, 2, 0)), _checksum(view))
+        Seen(
+            row.to(torch.promote_types(row.dtype, torch.float32)).numpy(),
+            _in_few_bytes(cut.permute(1, 2, 0)),
+            _checksum(view),
+        )
         for (cut, row), view in zip(found, views, strict=True)
     ]
 

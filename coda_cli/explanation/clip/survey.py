@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +183,7 @@ class Survey:
     """
 
     times: list[float] = field(default_factory=list)
-    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    logits: list[NDArray[np.floating[Any]]] = field(default_factory=list)
     kept: list[Seen] = field(default_factory=list)
     activations: list[list[tuple[str, float]]] = field(default_factory=list)
     sample: list[View] = field(default_factory=list)
