@@ -34,6 +34,7 @@ from stages import stages_table
 from startup import startup_table
 from training import training_table
 from where import profile_table
+from zeros import zeros_table
 
 ON_A_DEVICE: dict[str, Callable[[int, torch.device], None]] = {
     "decomposition": decomposition_table,
@@ -48,6 +49,7 @@ PROGRAM: dict[str, Callable[[bool], None]] = {
     "startup": lambda quick: startup_table(1 if quick else 7),
     "folder": folder_table,
     "stages": lambda _: stages_table(),
+    "zeros": lambda quick: zeros_table(1 if quick else 7),
     "sources": sources_table,
     "costs": costs_table,
     "native": lambda _: native_table(),
