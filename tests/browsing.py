@@ -14,6 +14,16 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 
 BROWSER = os.environ.get("CODA_TEST_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+# A page that is drawn works from then on as on a busy machine: what it waits for comes late. A test that looks before
+# the page has done what it was asked for fails each time, and not only where the processor has much to do.
+LATE = """
+  const late = (promise) => document.documentElement.dataset.painted !== "all" ? promise
+    : promise.then((value) => new Promise((resume) => setTimeout(() => resume(value), 60)));
+  for (const [kind, name] of [[HTMLImageElement, "decode"], [Response, "arrayBuffer"]]) {
+    const plain = kind.prototype[name];
+    kind.prototype[name] = function () { return late(plain.call(this)); };
+  }
+"""
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium; CODA_TEST_BROWSER names it")
 
 
@@ -30,6 +40,7 @@ def browser() -> Iterator[Any]:
 def watched(browser: Any, path: Path, *, ready: str, within: Path | None = None) -> Iterator[Any]:
     """Open a file and wait for ``ready``. Nothing may be said, and only itself asked for, or files below ``within``."""
     context = browser.new_context(viewport={"width": 1100, "height": 900})
+    context.add_init_script(LATE)
     tab, heard = context.new_page(), list[str]()
     allowed = ("data:", f"{within.as_uri()}/" if within else path.as_uri())
     tab.on("console", lambda message: heard.append(message.text))

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import program
 import pytest
+from browsing import browser, needs_browser, sync_api, watched
 from numpy.typing import NDArray
-from test_page_in_browser import browser, dataset, pytestmark, sync_api
+from test_page_in_browser import dataset
 from test_video_command import clip, frame, lines_of
 
 import coda_cli
 
-__all__ = ["browser", "pytestmark"]  # pytest finds them here
+__all__ = ["browser"]  # a fixture
+pytestmark = needs_browser
 FRAMES = 20  # of the first clip, at ten a second
 NAME = "<img src=x onerror=alert(1)>.mkv"
 LEFT = 16  # pixels that --box cuts off
@@ -35,18 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     """The page, drawn. Any message on its console, any error, and any request but for itself fails the test."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    tab, heard = context.new_page(), list[str]()
-    tab.on("console", lambda message: heard.append(message.text))
-    tab.on("pageerror", lambda error: heard.append(str(error)))
-    tab.on("dialog", lambda dialog: (heard.append("a dialog"), dialog.dismiss()))
-    tab.on("request", lambda request: None if request.url.startswith("data:") else heard.append(request.url))
-    address = (folder / "r.html").as_uri()
-    tab.goto(address)
-    tab.wait_for_selector("html[data-painted=all]")
-    yield tab
-    assert heard == [address]
-    context.close()
+    with watched(browser, folder / "r.html", ready="html[data-painted=all]") as tab:
+        yield tab
 
 
 def opened(page: Any, clip_number: int = 0) -> None:
@@ -163,8 +155,8 @@ def test_a_rectangle_stays_and_says_of_each_frame_what_the_program_says(page: An
 def test_the_class_and_the_scale_stay_when_the_frame_changes(page: Any) -> None:
     opened(page)
     page.locator("#targets label").nth(1).click()
-    sync_api.expect(page.locator("#targets input").nth(1)).to_be_checked()
-    assert page.locator("#plot .curve.k1.chosen").count() == page.locator("#plot .chosen").count() == 1
+    sync_api.expect(page.locator("#plot .curve.k1.chosen")).to_have_count(1)
+    sync_api.expect(page.locator("#plot .chosen")).to_have_count(1)
     recorded = page.locator("#scale-said").inner_text()
     page.locator("#scale").focus()
     page.keyboard.press("Home")
