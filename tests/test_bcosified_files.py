@@ -189,9 +189,10 @@ def test_the_program_explains_by_a_b_cosified_network(coda: Coda, tmp_path: Path
     coda("models", "convert", "last.ckpt", "--arch", RESNET, "-o", "own.safetensors")
     again = coda("explain", "a.png", "-m", "own.safetensors", *fit, "--json", "-o", "b").records[0]
     assert again["explained"][0]["logit"] == part["logit"]
-    # Where layers are looked at, their constants are not folded, which is another rounding.
+    # Where layers are looked at, their constants are not folded. That is another rounding in each of them, and another
+    # one on each kind of processor: as far off as a residual in float32 may be.
     layers = coda("explain", "a.png", "-m", "own.safetensors", *fit, "--json", "-o", "c", "--layer", "all").records[0]
-    assert layers["explained"][0]["logit"] == pytest.approx(part["logit"], rel=1e-6)
+    assert layers["explained"][0]["logit"] == pytest.approx(part["logit"], rel=1e-5)
     assert len(layers["explained"][0]["layers"]) > 4
     shown = coda("models", "show", "own.safetensors").out
     assert "B-cosified" in shown

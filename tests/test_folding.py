@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import program
 import pytest
 import torch
 from test_bcos import SMALL, small
@@ -314,6 +315,20 @@ def test_in_bfloat16_maps_of_trained_networks_are_one_percent_off_at_most(name: 
         exact = coda_cli.explain(path, wide, precision="float64")
         rounded = coda_cli.explain(path, net, classes=[exact.targets[0].index], precision="bfloat16")
         assert np.abs(rounded.maps[0] - exact.maps[0]).sum() <= 0.01 * np.abs(exact.maps[0]).sum()
+
+
+def test_a_processor_without_products_in_bfloat16_explains_in_it_too(tmp_path: Path) -> None:
+    picture_path, options = (
+        program.photo(tmp_path / "a.png"),
+        ("-m", "imagenet", "--precision", "bfloat16", "--json", "-o"),
+    )
+    (usual,) = program.run_process("explain", picture_path, *options, tmp_path / "usual").records
+    (plain,) = program.run_process(
+        "explain", picture_path, *options, tmp_path / "plain", env={"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ).records
+    assert plain["explained"][0]["exact"]
+    assert plain["top"][0]["name"] == usual["top"][0]["name"]
+    assert plain["top"][0]["logit"] == pytest.approx(usual["top"][0]["logit"], rel=0.02)
 
 
 def test_everything_works_inside_inference_mode() -> None:

@@ -36,14 +36,18 @@ EPS = 1e-3  # of the batch norms, as in TensorFlow
 
 
 @cache
-def _has_clipping() -> bool:
-    """Whether torch has oneDNN's convolutions that clip their outputs."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+def _has_clipping(dtype: torch.dtype) -> bool:
+    """Whether torch has oneDNN's convolutions that clip their outputs, and this processor has them for such weights."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    if dtype == torch.bfloat16:  # needs AVX-512 or later; many processors of today have AVX2 alone
+        return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)())
+    return dtype == torch.float32
 
 
 def _clips_meanwhile(weight: Tensor) -> bool:
     """Whether these convolutions are for such weights."""
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _has_clipping()
+    return weight.device.type == "cpu" and _has_clipping(weight.dtype)
 
 
 class SameConv2d(nn.Conv2d):
@@ -91,14 +95,19 @@ class SameConv2d(nn.Conv2d):
 
     def _convolved(self, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
         """The outputs; where oneDNN can, clipped before they are written, and with a bias that has all its bits."""
-        geometry = padding, self.stride, self.dilation, self.groups
+        rest = self.dilation, self.groups
         if self.bias is not None and _clips_meanwhile(weight) and not x.requires_grad:
             x = x.to(weight.dtype)  # the operation knows nothing of autocast, and has no gradient
             behind = ("hardtanh", [0.0, 6.0]) if self.clips else ("none", [])
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, *behind, "")
+            found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, weight, self.bias, padding, self.stride, *rest, *behind, ""
+            )
             return found
-        bias = None if self.bias is None else self.bias.to(weight.dtype)
-        y = F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        if self.bias is None or self.bias.dtype == weight.dtype:
+            y = F.conv2d(x, weight, self.bias, self.stride, padding, *rest)
+        else:  # in bfloat16 the bias would lose most of its bits
+            y = F.conv2d(x, weight, None, self.stride, padding, *rest)
+            y = (y + self.bias[:, None, None]).to(y.dtype)
         return F.relu6(y, inplace=True) if self.clips else y
 
     def padded(self, x: Tensor) -> Tensor:
