@@ -233,15 +233,19 @@ def test_pictures_go_to_the_network_s_device_to_measure_its_full_colour(monkeypa
     assert set(devices) == {"meta"}
 
 
-def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("device", "unit"), [("cuda", "GPU"), ("cpu", "processor")])
+def test_what_only_emulates_bfloat16_trains_in_float32(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, device: str, unit: str
+) -> None:
     trained: list[Recipe] = []
     monkeypatch.setitem(RECIPES, "tiny", replace(TINY, precision="bfloat16"))
-    monkeypatch.setattr("coda_cli.machine.devices.pick", lambda *_: torch.device("cuda"))
-    monkeypatch.setattr("coda_cli.machine.devices.emulated", lambda precision: precision == "bfloat16")
+    monkeypatch.setattr("coda_cli.machine.devices.pick", lambda *_: torch.device(device))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr("coda_cli.machine.devices.processor_has_bfloat16", lambda: False)
     monkeypatch.setattr("coda_cli.cli.train._run", lambda recipe, *_, **__: trained.append(recipe))
     result = coda_train(pictures)
     assert [recipe.precision for recipe in trained] == ["float32"]
-    assert "this GPU only emulates bfloat16, slowly; training in float32" in result.err
+    assert f"this {unit} only emulates bfloat16, slowly; training in float32" in result.err
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

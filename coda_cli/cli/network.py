@@ -69,7 +69,7 @@ def load_network(
     from coda_cli.core.abilities import is_ordinary
     from coda_cli.core.cuts import AUTO
     from coda_cli.explanation.record import view_notes
-    from coda_cli.machine.devices import pick
+    from coda_cli.machine.devices import emulated, pick
     from coda_cli.machine.precision import DTYPES
 
     if not weights and arch is None and ema is None and not any(of_network.get(key) for key in _OF_BARE):
@@ -78,6 +78,8 @@ def load_network(
         if found := outline(model):
             return found
     where, dtype = pick(device, request.precision), DTYPES[request.precision]
+    if emulated(request.precision, where):
+        console.say(f"this processor only emulates {request.precision}, slowly; --precision float32 is faster")
     own = {**(of_network if said else {}), "cut": None}
     net = load(model, arch=arch, device=where, dtype=dtype, ema=ema, **own)
     say_assumed(net)

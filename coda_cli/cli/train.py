@@ -188,8 +188,9 @@ def train(
     _refuse_names(name, output, chosen, resume=resume)
     _refuse_texts(name, (data_note or "", licence))
     where = pick(device, precision or "float32")
-    if precision is None and where.type == "cuda" and emulated(chosen.precision):
-        console.say(f"this GPU only emulates {chosen.precision}, slowly; training in float32")
+    if precision is None and emulated(chosen.precision, where):
+        unit = "GPU" if where.type == "cuda" else "processor"
+        console.say(f"this {unit} only emulates {chosen.precision}, slowly; training in float32")
         chosen = replace(chosen, precision="float32")
     prepare(output)
     with alone(output / STATE_FILE, "-o DIR starts another"), denormals_flushed(), beside_others():

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coda_cli.machine.precision import in_full
+from coda_cli.machine.precision import in_full, processor_has_bfloat16
 
 MEAN = DEVIATION = (0.5, 0.5, 0.5)  # what is subtracted and divided by: 2 x - 1
 # Width and depth as multiples of Lite0's, and the side of the pictures in pixels.
@@ -40,9 +40,7 @@ def _has_clipping(dtype: torch.dtype) -> bool:
     """Whether torch has oneDNN's convolutions that clip their outputs, and this processor has them for such weights."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
-    if dtype == torch.bfloat16:  # needs AVX-512 or later; many processors of today have AVX2 alone
-        return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)())
-    return dtype == torch.float32
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and processor_has_bfloat16())
 
 
 def _clips_meanwhile(weight: Tensor) -> bool:

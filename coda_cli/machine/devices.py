@@ -7,6 +7,7 @@ import re
 import torch
 
 from coda_cli.errors import UsageError
+from coda_cli.machine.precision import processor_has_bfloat16
 
 
 def pick(name: str, precision: str = "float32") -> torch.device:
@@ -24,14 +25,14 @@ def pick(name: str, precision: str = "float32") -> torch.device:
     """
     if name == "auto":
         usable = torch.cuda.is_available() and not _refusal(torch.device("cuda"))
-        return torch.device("cuda" if usable and not emulated(precision) else "cpu")
+        return torch.device("cuda" if usable and not emulated(precision, torch.device("cuda")) else "cpu")
     if "," in name:
         raise UsageError(f"--device {name}: several devices are for coda explain; name one")
     refuse_unknown(name)
     device = torch.device(name)
     if device.type == "cuda" and (why := _refusal(device)):
         raise UsageError(f"--device {name}: this GPU cannot be used ({why}); use --device cpu")
-    if device.type == "cuda" and emulated(precision):
+    if device.type == "cuda" and emulated(precision, device):
         raise UsageError(f"--device {name}: this GPU only emulates bfloat16, slowly; use --precision float32")
     if device.type == "mps":
         if not torch.backends.mps.is_available():
@@ -71,16 +72,23 @@ def described(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def emulated(precision: str) -> bool:
-    """Whether NVIDIA's GPU here has no products in a precision: bfloat16 came with compute capability 8.0.
+def emulated(precision: str, device: torch.device) -> bool:
+    """Whether a device has no products in a precision, and is slow in it.
+
+    On NVIDIA GPUs bfloat16 came with compute capability 8.0, on x86 with AVX-512.
 
     Args:
         precision: "float32", "float64" or "bfloat16".
+        device: from ``pick``.
 
     Returns:
         The answer.
     """
-    return precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision != "bfloat16" or device.type == "mps":
+        return False
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return not processor_has_bfloat16()
 
 
 def _refusal(device: torch.device) -> str:

@@ -19,6 +19,18 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.float32,
 }
 
+
+def processor_has_bfloat16() -> bool:
+    """Say whether the processor has products in bfloat16, for torch's convolutions; else they are made of float32.
+
+    Returns:
+        True for x86 with AVX-512 or later, and what oneDNN finds elsewhere; many processors have AVX2 alone.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 _TF32 = threading.Lock()
 _inside: list[list[str]] = []  # what the switches were, once for every thread that computes
 
