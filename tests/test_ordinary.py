@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -115,13 +116,18 @@ LAYERS: dict[str, nn.Module] = {
     nn.Upsample(scale_factor=2), "gelu": nn.GELU(), "gelu tanh": nn.GELU("tanh"), "silu": nn.SiLU(inplace=True),
     "hardswish": nn.Hardswish(), "mish": nn.Mish(), "elu": nn.ELU(), "tanh": nn.Tanh(), "layer norm":
     nn.LayerNorm([3, 9, 9]), "group norm": nn.GroupNorm(1, 3), "local response": nn.LocalResponseNorm(2),
+    "threshold": nn.Threshold(0.1, -0.7), "border": nn.ConstantPad2d(1, 0.7), "random slope": nn.RReLU(),
+    "instance norm": nn.InstanceNorm2d(3, affine=True), "instance norm of training":
+    nn.InstanceNorm2d(3, affine=True, track_running_stats=True), "halves": nn.Sequential(nn.Conv2d(3, 8, 1), nn.GLU(1)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_that_is_known_adds_up(name: str) -> None:
     first = nn.Conv2d(3, 3, 1)
-    model, x = made(first, LAYERS[name], nn.Conv2d(6 if name == "grouped" else 4 if "conv" in name else 3, 3, 1))
+    model, x = made(
+        first, LAYERS[name], nn.Conv2d(6 if name == "grouped" else 4 if "conv" in name or name == "halves" else 3, 3, 1)
+    )
     for module in model.modules():  # all constants away from 0
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()  # type: ignore[union-attr]
@@ -158,6 +164,62 @@ def test_constants_of_functions_and_operators_are_seen() -> None:
     assert d.exactness == "held gates"
 
 
+class Function(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+_EDGE = torch.tensor(0.1, dtype=torch.float64)
+PIECEWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "larger of two": lambda x: torch.maximum(x, _EDGE),
+    "larger, the constant first": lambda x: torch.maximum(_EDGE, x),
+    "larger of equal ones": lambda x: torch.maximum(x, torch.where(x.detach() > 0, x.detach(), _EDGE)),
+    "smaller of two": lambda x: torch.min(x, _EDGE),
+    "smaller of two that are live": lambda x: torch.minimum(x, x.flip(3)),
+    "bounded below": lambda x: x.clamp_min(0.1),
+    "bounded above": lambda x: torch.clamp_max(x, 0.1),
+    "places filled": lambda x: x.masked_fill(x < 0, 0.7),
+    "chosen": lambda x: torch.where(x > 0, x, torch.full_like(x, 0.7)),
+    "chosen by a method": lambda x: x.where(x > 0, _EDGE),
+    "strongest": lambda x: x * (x >= x.flatten(2).topk(9).values[..., -1:, None]),
+    "magnitude": lambda x: x.abs(),
+    "matrices": lambda x: torch.baddbmm(
+        torch.ones(3, 9, 9).double().repeat(2, 1, 1), x.flatten(0, 1), x.new_ones(6, 9, 9)
+    ).view_as(x),
+}
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_choices_that_functions_make_are_piecewise_linear_with_constants(name: str) -> None:
+    model, x = made(nn.Conv2d(3, 3, 1), Function(PIECEWISE[name]), nn.Conv2d(3, 3, 1))
+    d = decompose(model, 3 * x, range(CLASSES))
+    assert d.exact.all()
+    assert not d.unknown
+    assert d.exactness == "piecewise linear"
+
+
+def test_what_adds_up_by_chance_is_no_theorem() -> None:
+    """A deviation is homogeneous: its input times its gradient is it, though nothing about it is linear."""
+    model, x = made(nn.Conv2d(3, 3, 1, bias=False), Function(lambda x: x.std((2, 3), keepdim=True)))
+    d = decompose(model, x, 0)
+    assert d.exact.all()
+    assert d.unknown == ("std in Function",)
+    assert d.exactness == "held gates"
+
+
+def test_a_product_of_matrices_that_both_see_the_input_is_named() -> None:
+    model, x = made(nn.Conv2d(3, 4, 3), Function(lambda x: x @ x.transpose(2, 3)))
+    d = decompose(model, x, 0)
+    assert not d.exact.any()
+    assert d.unknown == ("a product of two functions of the input in Function",)
+
+
 class Unknown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.exp(x) + x
@@ -167,7 +229,7 @@ def test_what_is_not_known_leaves_a_residual_and_a_name() -> None:
     model, x = made(nn.Conv2d(3, 4, 3), Unknown())
     d = decompose(model, x, 0)
     assert not d.exact.any()
-    assert d.unknown == ("exp",)
+    assert d.unknown == ("exp in Unknown",)
 
 
 def test_a_product_of_two_functions_of_the_input_is_not_exact() -> None:
@@ -178,7 +240,7 @@ def test_a_product_of_two_functions_of_the_input_is_not_exact() -> None:
     model, x = made(nn.Conv2d(3, 4, 3), Squared())
     d = decompose(model, x, 0)
     assert not d.exact.any()
-    assert d.unknown == ("a product of two functions of the input",)
+    assert d.unknown == ("a product of two functions of the input in Squared",)
 
 
 def test_what_a_cut_would_not_see_cannot_be_cut() -> None:
@@ -222,6 +284,8 @@ def _folded(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED = {
+    "borders unseen": _without("pad"),
+    "choices unseen": _without("maximum"),
     "biases unseen": _without("conv2d"),
     "batch norms unseen": _without("batch_norm"),
     "saturations unseen": _without("hardtanh"),
@@ -231,8 +295,9 @@ PLANTED = {
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_leaves_a_residual(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = made(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 1))
-    model[1].running_mean.normal_()  # type: ignore[union-attr, operator]
+    larger, border = Function(PIECEWISE["larger of two"]), nn.ConstantPad2d(1, 0.7)
+    model, x = made(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 1), larger, border)
+    model[1].running_mean.normal_()  # type: ignore[operator]
     x = 10 * x
     assert decompose(model, x, 0).exact.all()
     PLANTED[bug](monkeypatch)

@@ -64,7 +64,8 @@ class Decomposition:
         tolerance: float64 [B, K], what the residual's magnitude may be; see RELATIVE_TOLERANCE.
         exactness: why the shares add up: "by construction" of the network, since it is "piecewise linear", or because
             "held gates" were taken as constants, which is a definition and no theorem.
-        unknown: functions of which coda does not know that they are linear; they explain a residual.
+        unknown: functions of which coda does not know that they are linear, each with the class of the layer that it is
+            in; they explain a residual.
     """
 
     inputs: Tensor
@@ -234,7 +235,8 @@ def exactness_of(model: nn.Module, told: Sequence[Held]) -> Exactness:
     """
     if is_dynamic_linear(model):
         return "by construction"
-    return "held gates" if any(t.gates for t in told) else "piecewise linear"
+    # What is not known may be anything that happens to add up: no theorem covers it either.
+    return "held gates" if any(t.gates or t.unknown for t in told) else "piecewise linear"
 
 
 def unknown_in(told: Sequence[Held]) -> tuple[str, ...]:

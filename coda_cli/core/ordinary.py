@@ -52,7 +52,7 @@ def watched(module: nn.Module) -> nn.Module:
         The same network.
     """
     for name, part in module.named_modules():
-        part.register_forward_pre_hook(partial(_enter, name))
+        part.register_forward_pre_hook(partial(_enter, name, type(part).__name__))
         part.register_forward_hook(partial(_leave, name))
     return module
 
@@ -96,7 +96,7 @@ def pass_from(module: nn.Module, x: Tensor, cut: str | None, *, layers: bool = F
     with torch.enable_grad(), _watching(cut, layers) as seen:
         if cut is None:
             x = seen.leave_out(x)
-        with Linearised(to, seen.layer):
+        with Linearised(to, seen.layer, seen.kind):
             logits: Tensor = module(x)
     if seen.leaf is None:
         raise ValueError(f"no layer is called {cut!r}, or it has no part in the logits")
@@ -222,12 +222,16 @@ class _Seen:
     def __init__(self, cut: str | None, keep: bool) -> None:
         self.cut, self.keep = cut, keep
         self.leaf: Tensor | None = None
-        self.stack: list[str] = []
+        self.stack: list[tuple[str, str]] = []  # name and class
         self.outputs: dict[int, tuple[str, Tensor, int]] = {}  # name, output and its version, by the output's identity
 
     def layer(self) -> str:
         """The name of the layer that is being computed."""
-        return self.stack[-1] if self.stack else ""
+        return self.stack[-1][0] if self.stack else ""
+
+    def kind(self) -> str:
+        """The name of its class."""
+        return self.stack[-1][1] if self.stack else ""
 
     def leave_out(self, y: Tensor) -> Tensor:
         """Make a leaf of an output; what follows gets a copy, since it may change it in place."""
@@ -265,9 +269,9 @@ def _watching(cut: str | None, keep: bool) -> Iterator[_Seen]:
         _SEEN.reset(token)
 
 
-def _enter(name: str, *_: Any) -> None:
+def _enter(name: str, kind: str, *_: Any) -> None:
     if (seen := _SEEN.get()) is not None:
-        seen.stack.append(name)
+        seen.stack.append((name, kind))
 
 
 def _leave(name: str, _module: nn.Module, _args: Any, y: Any) -> Any:

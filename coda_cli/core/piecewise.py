@@ -22,25 +22,15 @@ from typing import Any, Concatenate
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from coda_cli.core.attention import held_attention
-from coda_cli.core.held import Held
+from coda_cli.core import gates
+from coda_cli.core.reporting import Reporting, live
 
 # ruff: noqa: ARG001 (every rule gets the function that it stands for)
 
 
-class Linearised(TorchFunctionMode):
-    """Inside it, torch's functions are differentiated as linear maps, and what they add is reported.
-
-    Args:
-        reported: where constants and held gates are reported.
-        layer: tells the name of the layer that is being computed.
-    """
-
-    def __init__(self, reported: Held, layer: Callable[[], str]) -> None:
-        super().__init__()
-        self.reported, self.layer = reported, layer
+class Linearised(Reporting):
+    """Inside it, torch's functions are differentiated as linear maps, and what they add is reported."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -57,45 +47,28 @@ class Linearised(TorchFunctionMode):
             What the function returns.
         """
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name in _ONLY_LOOK or (not _live(args) and not _live(kwargs.values())):
+        if name in _ONLY_LOOK or (not live(args) and not live(kwargs.values())):
             return func(*args, **kwargs)
         if name in _RULES:
             return _RULES[name](self, func, *args, **kwargs)
-        if name not in _LINEAR:
-            self.reported.unknown.add(name)
-        return func(*args, **kwargs)
-
-    def note(self, y: Tensor, value: Tensor, kind: str) -> None:
-        """Report what the layer that is being computed has added to its output.
-
-        Args:
-            y: the output.
-            value: what was added.
-            kind: what it is.
-        """
-        self.reported.note(y, value, kind, self.layer())
-
-    def hold_gate(self) -> None:
-        """Report that the layer that is being computed has a gate, which is held."""
-        self.reported.gates.add(self.layer())
+        y = func(*args, **kwargs)
+        if name not in _LINEAR and not _chooses(y):
+            self.note_unknown(name)
+        return y
 
 
-def _live(values: Any) -> bool:
-    """Whether a gradient can pass through one of the values, or of the tensors in a list of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            if value.requires_grad:
-                return True
-        elif isinstance(value, list | tuple) and _live(value):
-            return True
-    return False
+def _chooses(y: Any) -> bool:
+    """Whether a result says which, how many or whether, and not how much: of a comparison, a place, a size."""
+    if isinstance(y, Tensor):
+        return not y.is_floating_point() and not y.is_complex()
+    return isinstance(y, int | torch.Size | torch.dtype | torch.device)
 
 
 # ---- rules: each gets the mode, the function and its arguments -------------------------------------------------------
 
 
 def _affine(
-    mode: Linearised,
+    mode: Reporting,
     func: Callable[..., Tensor],
     input: Tensor,
     weight: Tensor,
@@ -112,7 +85,7 @@ def _affine(
 
 
 def _batch_norm(
-    mode: Linearised,
+    mode: Reporting,
     func: Callable[..., Tensor],
     input: Tensor,
     running_mean: Tensor | None,
@@ -137,7 +110,7 @@ def _batch_norm(
 
 
 def _hardtanh(
-    mode: Linearised,
+    mode: Reporting,
     func: Callable[..., Tensor],
     input: Tensor,
     min_val: float = -1.0,
@@ -158,11 +131,11 @@ def _before(y: Tensor, number: float) -> float:
     return float(torch.nextafter(y.new_tensor(number), y.new_tensor(-math.inf)))
 
 
-def _relu6(mode: Linearised, func: Callable[..., Tensor], input: Tensor, inplace: bool = False) -> Tensor:
+def _relu6(mode: Reporting, func: Callable[..., Tensor], input: Tensor, inplace: bool = False) -> Tensor:
     return _hardtanh(mode, F.hardtanh, input, 0.0, 6.0, inplace)
 
 
-def _clamp(mode: Linearised, func: Callable[..., Tensor], input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def _clamp(mode: Reporting, func: Callable[..., Tensor], input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     x = input.detach()
     saturated = torch.zeros_like(x, dtype=torch.bool)
     if min is not None:
@@ -174,146 +147,125 @@ def _clamp(mode: Linearised, func: Callable[..., Tensor], input: Tensor, min: An
     return y
 
 
-def _activation(mode: Linearised, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A function with f(0) = 0 as ``f(x) / x`` times x, the quotient held."""
-    mode.hold_gate()
-    x = input.detach()
-    y = func(x.clone(), *args, **kwargs)  # a copy: some change what they are given
-    return input * (y / x).masked_fill(x == 0, 0)
+def _clamp_min(mode: Reporting, func: Callable[..., Tensor], input: Tensor, min: Any) -> Tensor:
+    return _clamp(mode, lambda x, least, _: func(x, least), input, min)
 
 
-def _gate(mode: Linearised, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """A function whose values are weights of something else: a sigmoid, a softmax."""
-    mode.hold_gate()
-    return func(*_detached(args), **kwargs).detach()
+def _clamp_max(mode: Reporting, func: Callable[..., Tensor], input: Tensor, max: Any) -> Tensor:
+    return _clamp(mode, lambda x, _, most: func(x, most), input, None, max)
 
 
-def _detached(args: Sequence[Any]) -> list[Any]:
-    return [a.detach() if isinstance(a, Tensor) else a for a in args]
-
-
-def _layer_norm(
-    mode: Linearised,
-    func: Callable[..., Tensor],
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
+def _threshold(
+    mode: Reporting, func: Callable[..., Tensor], input: Tensor, threshold: float, value: float, *args: Any, **kw: Any
 ) -> Tensor:
-    """The mean is a linear function of the input; the deviation is held."""
-    mode.hold_gate()
-    dims = tuple(range(-len(normalized_shape), 0))
-    y = _standardised(input, dims, eps)
-    y = y if weight is None else y * weight
-    if bias is not None:
-        y = y + bias
-        mode.note(y, bias, "norm")
+    """What is not above the threshold becomes one number."""
+    below = input.detach() <= threshold
+    y = func(input, threshold, value, *args, **kw)
+    mode.note(y, below * y.new_tensor(value), "saturation")
     return y
 
 
-def _group_norm(
-    mode: Linearised,
-    func: Callable[..., Tensor],
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    mode.hold_gate()
-    grouped = input.reshape(len(input), num_groups, -1)
-    y = _standardised(grouped, (2,), eps).reshape(input.shape)
-    of_channel = [-1, *[1] * (input.ndim - 2)]
-    y = y if weight is None else y * weight.view(of_channel)
-    if bias is not None:
-        y = y + bias.view(of_channel)
-        mode.note(y, bias.view(of_channel), "norm")
+def _extreme(mode: Reporting, func: Callable[..., Any], /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The larger or smaller of two: one that does not depend on the input is a constant where it is chosen."""
+    other = args[0] if args else kwargs.get("other")
+    y = func(input, *args, **kwargs)
+    if isinstance(other, Tensor) and not (live([input]) and live([other])):
+        passes, constant = (input, other) if live([input]) else (other, input)
+        passes, constant = passes.detach(), constant.detach()
+        chosen = (y.detach() != passes) + (passes == constant).to(y) / 2  # of equal ones each gets half of a gradient
+        mode.note(y, chosen * constant, "saturation")
     return y
 
 
-def _standardised(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    deviation = (x.detach().var(dims, unbiased=False, keepdim=True) + eps).sqrt()
-    return (x - x.mean(dims, keepdim=True)) / deviation
+def _filled(mode: Reporting, func: Callable[..., Tensor], /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A border, or places, that get one number: all that is added is what becomes of zeros."""
+    y = func(input, *args, **kwargs)
+    if not live(args) and not live(kwargs.values()):
+        _note_if_any(mode, y, func(torch.zeros_like(input), *args, **kwargs))
+    return y
 
 
-def _attention(
-    mode: Linearised, func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Scaled dot products: who looks at whom is held, what is seen there is not."""
-    mode.hold_gate()
-    if args or kwargs:
-        return func(query.detach(), key.detach(), value, *args, **kwargs)
-    return held_attention(query.detach(), key.detach(), value)
+def _note_if_any(mode: Reporting, y: Tensor, added: Tensor) -> None:
+    if added.any():  # mostly a border of zeros
+        mode.note(y, added, "added")
 
 
-def _multi_head_attention(
-    mode: Linearised, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """``nn.MultiheadAttention``: [length, B, dim]; without masks and added keys, as classifiers use it."""
-    names = ("embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn",
-             "dropout_p", "out_proj_weight", "out_proj_bias")  # fmt: skip
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    masks = ("bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "static_k", "static_v")
-    if any(given.get(name) is not None and given.get(name) is not False for name in masks):
-        raise ValueError(f"{mode.layer()}: attention with masks or added keys is not known to coda")
-    if given.get("use_separate_proj_weight"):
-        weights = [given[name] for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")]
-    else:
-        weights = list(given["in_proj_weight"].chunk(3))
-    biases = [None] * 3 if given["in_proj_bias"] is None else given["in_proj_bias"].chunk(3)
-    heads = given["num_heads"]
-
-    def split(x: Tensor) -> Tensor:  # [L, B, dim] -> [B, heads, L, dim of a head]
-        return x.reshape(len(x), x.shape[1], heads, -1).permute(1, 2, 0, 3)
-
-    with mode:  # so that the biases are seen
-        # The batch comes first, as everywhere: what a layer adds is counted for each input by itself.
-        q, k, v = (
-            split(F.linear(x.transpose(0, 1), w, b).transpose(0, 1))
-            for x, w, b in zip((query.detach(), key.detach(), value), weights, biases, strict=True)
-        )
-        y = F.scaled_dot_product_attention(q, k, v).permute(0, 2, 1, 3).flatten(2)
-        return F.linear(y, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1), None
+def _where(mode: Reporting, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """A choice between two at every place: one that does not depend on the input is a constant where it is chosen."""
+    y = func(*args, **kwargs)
+    if isinstance(y, Tensor):
+        alone = [torch.zeros_like(a) if isinstance(a, Tensor) and a.requires_grad else a for a in args]
+        named = {k: torch.zeros_like(a) if isinstance(a, Tensor) and a.requires_grad else a for k, a in kwargs.items()}
+        _note_if_any(mode, y, func(*alone, **named))
+    return y
 
 
-def _sum(mode: Linearised, func: Callable[..., Tensor], input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+def _sum(mode: Reporting, func: Callable[..., Tensor], input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """a + b: where only one of the two depends on the input, the other is a constant."""
     y = func(input, other) if alpha == 1 else func(input, other, alpha=alpha)
-    if not _live([input]):
+    if not live([input]):
         mode.note(y, torch.as_tensor(input), "added")
-    elif not _live([other]):
+    elif not live([other]):
         mode.note(y, alpha * torch.as_tensor(other), "added")
     return y
 
 
-def _difference(mode: Linearised, func: Callable[..., Tensor], input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+def _difference(mode: Reporting, func: Callable[..., Tensor], input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     y = func(input, other) if alpha == 1 else func(input, other, alpha=alpha)
     reverse = getattr(func, "__name__", "") in ("__rsub__", "rsub")
     first, second = (other, input) if reverse else (input, other)
-    if not _live([first]):
+    if not live([first]):
         mode.note(y, torch.as_tensor(first), "added")
-    elif not _live([second]):
+    elif not live([second]):
         mode.note(y, -alpha * torch.as_tensor(second), "added")
     return y
 
 
-def _quotient(mode: Linearised, func: Callable[..., Tensor], input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
+def _quotient(mode: Reporting, func: Callable[..., Tensor], input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
     """a / b: a denominator that depends on the input is held."""
-    if _live([other]):
+    if live([other]):
         mode.hold_gate()
         other = other.detach()
     return func(input, other, *args, **kwargs)
 
 
-def _product(mode: Linearised, func: Callable[..., Tensor], input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
+def _product(mode: Reporting, func: Callable[..., Tensor], input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
     """a b: nothing tells which of two that depend on the input is the weight of the other."""
-    if _live([input]) and _live([other]):
-        mode.reported.unknown.add("a product of two functions of the input")
+    if live([input]) and live([other]):
+        mode.note_unknown("a product of two functions of the input")
     return func(input, other, *args, **kwargs)
 
 
-def _joined(mode: Linearised, func: Callable[..., Tensor], tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+def _matrix_product(mode: Reporting, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """a b of matrices, as ``_product``. (What a softmax makes of it is held, whatever it is a function of.)"""
+    factors = [f for a in args for f in (a if isinstance(a, list | tuple) else [a])]
+    if sum(live([f]) for f in factors) > 1:
+        mode.note_unknown("a product of two functions of the input")
+    return func(*args, **kwargs)
+
+
+def _sum_and_product(
+    mode: Reporting,
+    func: Callable[..., Tensor],
+    input: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+) -> Tensor:
+    """beta c + alpha a b, of matrices."""
+    y = func(input, a, b, beta=beta, alpha=alpha)
+    if live([a]) and live([b]):
+        mode.note_unknown("a product of two functions of the input")
+    if not live([input]):
+        mode.note(y, beta * input, "bias")
+    elif not live([a, b]):
+        mode.note(y, alpha * torch.matmul(a, b), "added")
+    return y
+
+
+def _joined(mode: Reporting, func: Callable[..., Tensor], tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
     """Concatenation: a part that does not depend on the input, a class token, is a constant at its place."""
     y = func(tensors, *args, **kwargs)
     if not all(t.requires_grad for t in tensors):
@@ -322,7 +274,7 @@ def _joined(mode: Linearised, func: Callable[..., Tensor], tensors: Sequence[Ten
     return y
 
 
-_Rule = Callable[Concatenate[Linearised, Callable[..., Any], ...], Any]
+_Rule = Callable[Concatenate[Reporting, Callable[..., Any], ...], Any]
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), _affine),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _affine),
@@ -330,30 +282,35 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("hardtanh", "hardtanh_"), _hardtanh),
     **dict.fromkeys(("relu6", "relu6_"), _relu6),
     **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), _clamp),
-    # scaled by a function of what they are given; the last three of all channels together
-    **dict.fromkeys(("gelu", "silu", "silu_", "hardswish", "mish", "tanh", "tanh_", "elu", "elu_"), _activation),
-    **dict.fromkeys(("celu", "selu", "softsign", "normalize", "local_response_norm", "rms_norm"), _activation),
-    **dict.fromkeys(("sigmoid", "sigmoid_", "hardsigmoid", "softmax"), _gate),
-    "layer_norm": _layer_norm,
-    "group_norm": _group_norm,
-    "scaled_dot_product_attention": _attention,
-    "multi_head_attention_forward": _multi_head_attention,
+    **dict.fromkeys(("clamp_min", "clamp_min_"), _clamp_min),
+    **dict.fromkeys(("clamp_max", "clamp_max_"), _clamp_max),
+    **dict.fromkeys(("threshold", "threshold_", "_threshold"), _threshold),
+    **dict.fromkeys(("max", "maximum", "min", "minimum"), _extreme),
+    **dict.fromkeys(("pad", "masked_fill", "masked_fill_"), _filled),
+    "where": _where,
+    **gates.RULES,
     **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), _sum),
     **dict.fromkeys(("sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub", "subtract"), _difference),
     **dict.fromkeys(("div", "div_", "true_divide", "divide", "__truediv__", "__itruediv__"), _quotient),
     **dict.fromkeys(("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"), _product),
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum"), _matrix_product),
+    **dict.fromkeys(("addmm", "baddbmm"), _sum_and_product),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), _joined),
 }  # fmt: skip
-_ONLY_LOOK = frozenset(("__get__", "dim", "size", "numel", "is_floating_point", "_assert", "__len__", "stride"))
+_ONLY_LOOK = frozenset((
+    "__get__", "dim", "size", "numel", "is_floating_point", "_assert", "__len__", "stride", "zeros_like", "ones_like",
+    "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "detach", "__repr__",
+))  # fmt: skip
 _LINEAR = frozenset((
     # linear, or the choice of one of several linear functions: nothing is added, and no gate has to be held
-    "relu", "relu_", "leaky_relu", "leaky_relu_", "prelu", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d",
-    "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "adaptive_max_pool2d", "boolean_dispatch", "fn", "dropout", "dropout1d", "dropout2d", "dropout3d", "mean", "sum",
-    "max", "amax", "maximum", "neg", "matmul", "__matmul__", "bmm", "mm", "einsum", "view", "reshape", "flatten",
-    "unflatten", "permute", "transpose", "swapaxes", "movedim", "t", "contiguous", "clone", "unsqueeze", "squeeze",
-    "expand", "expand_as", "repeat", "chunk", "split", "unbind", "narrow", "__getitem__", "index_select", "gather",
-    "pad", "roll", "flip", "interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold",
-    "to", "type", "float", "double", "half", "bfloat16", "type_as", "detach", "zeros_like", "new_zeros", "ones_like",
-    "masked_fill", "select", "view_as", "reshape_as",
+    "relu", "relu_", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "abs", "abs_", "absolute", "max_pool1d",
+    "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "boolean_dispatch",
+    "fn", "dropout", "dropout1d", "dropout2d", "dropout3d", "mean", "sum", "cumsum", "amax", "amin", "aminmax", "topk",
+    "sort", "median", "neg", "__neg__", "view", "reshape", "ravel", "flatten", "unflatten", "permute", "transpose",
+    "swapaxes", "swapdims", "movedim", "moveaxis", "t", "contiguous", "clone", "unsqueeze", "squeeze", "expand",
+    "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile", "chunk", "split", "tensor_split", "unbind",
+    "narrow", "__getitem__", "index_select", "gather", "take_along_dim", "roll", "flip", "rot90", "interpolate",
+    "upsample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "fold", "unfold", "to", "type", "float",
+    "double", "half", "bfloat16", "type_as", "select", "view_as", "reshape_as",
 ))  # fmt: skip
