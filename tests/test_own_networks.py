@@ -123,6 +123,14 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "older": lambda s: {key: value for key, value in s.items() if "num_batches" not in key},
     "averaged by hand": lambda s: {"ema": {key: value.float() for key, value in s.items()}},
     "an entry of any name": lambda s: {"my_resnet": s, "epoch": 3, "losses": [0.5]},
+    "entries in entries": lambda s: {"run": {"student": {"weights": s}}, "loss": 0.5},
+    "beside an optimiser": lambda s: {"mine": s, "steps": {"state": {0: {"mean": torch.ones(3)}}}},
+    "a pair": lambda s: (s, 3),
+    "the same twice": lambda s: {"first": {"net": s}, "best": {"net": s}},
+    "average of any name": lambda s: {"model": doubled(s), "ema_state": s},
+    "average beside any name": lambda s: {"online": doubled(s), "ema-weights": s},
+    "average in an entry": lambda s: {"model": doubled(s), "ema": {"decay": 0.9, "shadow": s}},
+    "average in a wrapping": lambda s: {"state_dict": {"model": doubled(s), "ema": s}},
 }  # fmt: skip
 
 
@@ -147,12 +155,24 @@ def test_what_was_taken_off_is_said(shufflenet: nn.Module, tmp_path: Path, wrapp
     assert said in load(tmp_path / "net.pth", arch=SMALL, cut=None).assumed
 
 
-@pytest.mark.parametrize("wrapping", ["average beside", "average within"])
+AVERAGES = [name for name in WRAPPINGS if name.startswith("average ") and name != "average alone"]
+
+
+@pytest.mark.parametrize("wrapping", AVERAGES)
 def test_the_last_weights_are_taken_on_demand(shufflenet: nn.Module, tmp_path: Path, wrapping: str) -> None:
     torch.save(WRAPPINGS[wrapping](shufflenet.state_dict()), tmp_path / "net.pth")
     net = load(tmp_path / "net.pth", arch=SMALL, cut=None, ema=False)
     assert torch.equal(net.model.state_dict()["backbone.fc.weight"], 2 * shufflenet.state_dict()["fc.weight"])
     assert WEIGHTS_TAKEN in net.assumed
+
+
+def test_an_average_whose_tensors_have_no_names_is_said(shufflenet: nn.Module, tmp_path: Path) -> None:
+    state = shufflenet.state_dict()
+    torch.save({"model": state, "ema": {"decay": 0.9, "shadow_params": [*state.values()]}}, tmp_path / "net.pth")
+    net = load(tmp_path / "net.pth", arch=SMALL, cut=None)
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(shufflenet))
+    assert any("a list of tensors without names" in sentence for sentence in net.assumed)
+    assert "--ema" in refusal(tmp_path / "net.pth", UsageError, arch=SMALL, cut=None, ema=True)
 
 
 def test_torch_s_own_averaged_model_loads(shufflenet: nn.Module, tmp_path: Path) -> None:
@@ -178,6 +198,7 @@ def test_another_program_s_safetensors_loads_with_its_class_names(shufflenet: nn
     {"class_names": CLASSES},
     {"class_to_idx": {"dog": 3, "ant": 0, "cat": 2, "bee": 1}},
     {"idx_to_class": {3: "dog", 2: "cat", 1: "bee", 0: "ant"}},
+    {"config": {"id2label": {0: "ant", 1: "bee", 2: "cat", 3: "dog"}}},
     {"hyper_parameters": {"num_classes": 4, "classes": list(CLASSES)}},
 ])  # fmt: skip
 def test_class_names_in_the_file_are_used(shufflenet: nn.Module, tmp_path: Path, beside: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from coda_cli.checkpoints.descriptions import read_json
 from coda_cli.checkpoints.headers import MAX_HEADER, odd_name
 from coda_cli.errors import UsageError
 
-_KEYS = ("classes", "class_names", "class_to_idx", "idx_to_class")
+_KEYS = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label", "label2id")
 _AROUND = ("hyper_parameters", "hparams", "config", "args", "meta")  # entries of trainers' files
 _IMAGENET = 1000
 

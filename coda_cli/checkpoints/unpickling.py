@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ _WRAPPERS = ("module", "_orig_mod")  # parts of names: DataParallel's and torch.
 _COUNT = "n_averaged"  # a tensor that only torch's AveragedModel has
 
 AVERAGE_TAKEN = "the moving average of the weights that it holds was taken"
+_NAMELESS = "the weights of the last step were taken; its moving average is a list of tensors without names"
 WEIGHTS_TAKEN = "the weights of the last step were taken, not the moving average that it also holds"
 
 
@@ -228,9 +230,9 @@ def _experiment(content: object) -> str:
 
 def _chosen(content: object, ema: bool | None, path: Path) -> tuple[object, tuple[str, ...]]:
     """The state dict inside a trainer's file, and a sentence for each choice. Raises CheckpointError, UsageError."""
-    average, weights = _inside(content, _AVERAGES + _WRAPPINGS, _AVERAGES), _inside(content, _WRAPPINGS, _WRAPPINGS)
+    average, weights = _average_in(content), _inside(content, set(), averages=False)
     if average and ema is not False:
-        return average, (AVERAGE_TAKEN,)
+        return average.tensors, (AVERAGE_TAKEN,)
     if average and weights is None:
         raise UsageError("--no-ema: holds only the moving average of the weights", item=path)
     whole = [content, *(content.get(key) for key in _WRAPPINGS if isinstance(content, dict))]
@@ -240,17 +242,71 @@ def _chosen(content: object, ema: bool | None, path: Path) -> tuple[object, tupl
             "to run; where it was made, torch.save(model.state_dict(), FILE) writes what is needed",
             item=path,
         )
-    if weights is None and (name := _only_entry(content)):
-        return content[name], (f"the tensors of its entry {name!r} were taken",)  # type: ignore[index]
-    return content if weights is None else weights, (WEIGHTS_TAKEN,) if average else ()
+    if weights is None:
+        return content, ()
+    entry = (f"the tensors of its entry {weights.entry!r} were taken",) if weights.entry else ()
+    left = (WEIGHTS_TAKEN,) if average else (_NAMELESS,) if ema is None and _has_nameless_average(content) else ()
+    return weights.tensors, (*entry, *left)
 
 
-def _only_entry(content: object) -> str | None:
-    """The one entry of a file that holds tensors by name, whatever a trainer called it; None where several do."""
-    if not isinstance(content, dict) or any(isinstance(value, StoredTensor) for value in content.values()):
+class _Found(NamedTuple):
+    """A state dict inside a file, and the entries without a usual name that it was found below."""
+
+    tensors: dict[object, object]
+    entry: str = ""
+
+
+def _is_average(key: object) -> bool:
+    """Whether an entry is called the moving average of something: "ema", "model_ema", "ema_weights"."""
+    return isinstance(key, str) and "ema" in key.lower().replace("-", "_").replace(".", "_").split("_")
+
+
+def _average_in(content: object, depth: int = _DEEPEST) -> _Found | None:
+    """The state dict below the first entry that is called an average, here or inside the usual wrappings."""
+    if not isinstance(content, dict) or not depth:
         return None
-    found = [key for key, value in content.items() if _holds_tensors(value)]
-    return found[0] if len(found) == 1 and isinstance(found[0], str) and not odd_name(found[0]) else None
+    known = [key for key in _AVERAGES if key in content]
+    for key in (*known, *(key for key in content if _is_average(key) and key not in known)):
+        if found := _inside(content[key], set(), averages=True):
+            return found
+    return next(filter(None, (_average_in(content.get(key), depth - 1) for key in _WRAPPINGS)), None)
+
+
+def _inside(content: object, seen: set[int], *, averages: bool, depth: int = _DEEPEST) -> _Found | None:
+    """The state dict in a trainer's dictionary or list: below a usual name, itself, or below the only entry with one.
+
+    ``seen`` are the dictionaries that were looked at: one that a file repeats is looked at once. Entries that are
+    called averages count with ``averages`` alone.
+    """
+    if isinstance(content, list | tuple):  # (weights, epoch)
+        content = {f"item {n}": value for n, value in enumerate(content) if not isinstance(value, StoredTensor)}
+    elif id(content) in seen:
+        return None
+    if not isinstance(content, dict) or not depth:
+        return None
+    seen.add(id(content))
+    for key in (*_AVERAGES, *_WRAPPINGS) if averages else _WRAPPINGS:
+        if found := _inside(content.get(key), seen, averages=averages, depth=depth - 1):
+            return found
+    if any(isinstance(value, StoredTensor) for value in content.values()):
+        return _Found(content) if depth < _DEEPEST or averages else None  # the whole file needs no choice
+    named = {k: v for k, v in content.items() if isinstance(k, str) and not odd_name(k)}
+    others = {k: v for k, v in named.items() if averages or not _is_average(k)}
+    inner = {k: _Found(v) for k, v in others.items() if _holds_tensors(v)}
+    if not inner:  # what optimisers and losses keep lies deeper than the network
+        deeper = ((k, _inside(v, seen, averages=averages, depth=depth - 1)) for k, v in others.items())
+        inner = {k: found for k, found in deeper if found}
+    if len({id(found.tensors) for found in inner.values()}) != 1:
+        return None
+    key, only = next(iter(inner.items()))
+    return _Found(only.tensors, f"{key}.{only.entry}" if only.entry else key)
+
+
+def _has_nameless_average(content: object) -> bool:
+    """Whether an entry that is called an average is, or has, a list of tensors: which is whose stands nowhere."""
+    entries = [v for k, v in content.items() if _is_average(k)] if isinstance(content, dict) else []
+    parts = [part for entry in entries for part in (entry.values() if isinstance(entry, dict) else [entry])]
+    return any(isinstance(p, list | tuple) and any(isinstance(t, StoredTensor) for t in p) for p in parts)
 
 
 def _holds_tensors(value: object) -> bool:
@@ -258,21 +314,6 @@ def _holds_tensors(value: object) -> bool:
     return isinstance(value, dict) and any(
         isinstance(key, str) and isinstance(inner, StoredTensor) for key, inner in value.items()
     )
-
-
-def _inside(
-    content: object, keys: tuple[str, ...], first: tuple[str, ...], depth: int = _DEEPEST
-) -> dict[object, object] | None:
-    """The state dict below one of the entries ``first`` of a file; further inside, below any of ``keys``."""
-    if not isinstance(content, dict) or not depth:
-        return None
-    for key in first:
-        inner = content.get(key)
-        if found := _inside(inner, keys, keys, depth - 1):
-            return found
-        if isinstance(inner, dict) and any(isinstance(value, StoredTensor) for value in inner.values()):
-            return inner
-    return None
 
 
 def _tensors(content: object, path: Path) -> dict[str, StoredTensor]:
