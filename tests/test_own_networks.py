@@ -22,6 +22,7 @@ from coda_cli import encode, load, save
 from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
 from coda_cli.cli.said import said_of_network
 from coda_cli.core import standard_nets
+from coda_cli.core.abilities import probabilities
 from coda_cli.errors import CheckpointError, CodaError, ExitCode, UsageError
 
 PICTURE = Path(__file__).resolve().parent.parent / "examples" / "pictures" / "church.png"
@@ -126,7 +127,6 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "entries in entries": lambda s: {"run": {"student": {"weights": s}}, "loss": 0.5},
     "beside an optimiser": lambda s: {"mine": s, "steps": {"state": {0: {"mean": torch.ones(3)}}}},
     "a pair": lambda s: (s, 3),
-    "the same twice": lambda s: {"first": {"net": s}, "best": {"net": s}},
     "average of any name": lambda s: {"model": doubled(s), "ema_state": s},
     "average beside any name": lambda s: {"online": doubled(s), "ema-weights": s},
     "average in an entry": lambda s: {"model": doubled(s), "ema": {"decay": 0.9, "shadow": s}},
@@ -422,6 +422,8 @@ def test_a_bad_function_is_one_line(nets: str, function: str, said: str) -> None
 @pytest.mark.usefixtures("nets")
 @pytest.mark.parametrize(("arch", "said"), [
     ("no_such_nets:small", "there is no module 'no_such_nets' here"),
+    ("torchvison:resnet18", "there is no module 'torchvison' .* did you mean torchvision:"),
+    ("brokn_nets:small", "there is no module 'brokn_nets' .* did you mean broken_nets:"),
     ("nets.py:small", "there is no module 'nets'|expected package.module:function"),
     ("./nets:small", "expected package.module:function"),
     ("broken_nets:small", "broken_nets cannot be imported: ZeroDivisionError"),
@@ -448,6 +450,48 @@ def test_a_module_that_is_there_is_a_network(shufflenet: nn.Module) -> None:
     with torch.no_grad():
         training.fc.bias[0] += 1  # type: ignore[operator, union-attr]
     assert load(training, size=64, cut=None).sha256 != net.sha256
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.compile])
+def test_what_is_around_a_module_is_taken_off(wrapped: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    net = load(wrapped(model), size=64, cut="1")
+    assert net.cut == "1"  # as its user calls it
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(model))
+
+
+class Odd(nn.Module):
+    """A network that no picture can be explained by."""
+
+    def __init__(self, forward: Callable[..., Tensor], channels: int = 3) -> None:
+        super().__init__()
+        self.conv, self.with_maps = nn.Conv2d(channels, 4, 3), forward
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        return self.with_maps(self.conv(x).mean((2, 3)), *more)
+
+
+@pytest.mark.parametrize(("odd", "said"), [
+    (Odd(lambda x, y: x + y), r"missing 1 required .*; it gets one tensor of colours, \[1, 3, 64, 64\]"),
+    (Odd(lambda x: x, channels=1), r"to have 1 channels, but got 3 .*; it gets one tensor of colours"),
+    (Odd(lambda x: nn.functional.dropout(x.repeat(1, 99))), "gives other logits each time that it sees"),
+    (Odd(lambda x: x[:, :0]), r"gives \[1, 0\] for one picture; expected logits"),
+])  # fmt: skip
+def test_a_network_that_takes_something_else_or_is_never_the_same_is_refused(odd: nn.Module, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load(odd, size=64, cut=None)
+
+
+def test_nothing_is_cut_where_no_gradient_passes() -> None:
+    """Also where the cut is said, and has not to be found."""
+    with pytest.raises(CheckpointError, match="does the network end with a softmax"):
+        load(Odd(lambda x: x.softmax(1)), size=64, cut="input")
+
+
+def test_the_probability_of_one_logit_alone_is_its_sigmoid() -> None:
+    model = load(Odd(lambda x: x[:, :1]), size=64, cut=None).model
+    logits = model(encode(pictures()))
+    assert torch.equal(probabilities(model, logits), logits.sigmoid())
 
 
 def test_a_module_of_coda_s_own_is_not_normalised() -> None:

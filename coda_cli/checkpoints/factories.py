@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -13,6 +14,7 @@ from types import ModuleType
 
 from torch import nn
 
+from coda_cli.checkpoints.manifest import LIBRARIES
 from coda_cli.errors import UsageError
 
 Factory = Callable[..., nn.Module]
@@ -53,9 +55,11 @@ def _module(text: str, name: str) -> ModuleType:
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            here = [*LIBRARIES, *(module.name for module in pkgutil.iter_modules([os.getcwd()]))]
+            close = [f"{known}:" for known in difflib.get_close_matches(name, here, n=3)]
+            mend = f"did you mean {' or '.join(close)}?" if close else "run coda in the folder that it is in"
             raise UsageError(
-                f"--arch {text}: there is no module {error.name!r} here or among the installed ones; run coda in the "
-                "folder that it is in"
+                f"--arch {text}: there is no module {error.name!r} here or among the installed ones; {mend}"
             ) from error
         raise UsageError(f"--arch {text}: {name} cannot be imported: {_line(error)}") from error
     except (Exception, SystemExit) as error:

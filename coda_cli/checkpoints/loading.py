@@ -164,9 +164,9 @@ def with_cut(net: Net, cut: str | None) -> Net:
     try:
         if cut == AUTO:
             cut = find_cut(net.model, side)
-        elif cut != INPUT:
+        else:
             names = map_layers(net.model, probes(side, 1).to(next(net.model.parameters())))
-            if (meant := layer_named(cut, names)) is None:
+            if (meant := INPUT if cut == INPUT else layer_named(cut, names)) is None:
                 raise UsageError(f"--cut {cut}: {name} cannot be cut there; {near(cut, names)}")
             cut = meant
     except (ValueError, RuntimeError) as error:  # of its layers

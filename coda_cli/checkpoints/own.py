@@ -23,6 +23,7 @@ from coda_cli.checkpoints.fitting import COUNTS, count_in, last_width, mended, m
 from coda_cli.checkpoints.manifest import LIBRARIES, MAX_SIDE, OWN, Checkpoint, Preprocessing
 from coda_cli.checkpoints.packages import LITE, PACKAGED
 from coda_cli.checkpoints.unpickling import StateDict, Weights
+from coda_cli.core.cuts import probes
 from coda_cli.core.networks import build
 from coda_cli.core.standard_nets import DEVIATION, MEAN, StandardNet, View, lite_view, timm_view, torchvision_view
 from coda_cli.errors import CheckpointError, UsageError
@@ -192,7 +193,7 @@ def of_module(model: nn.Module, said: Said) -> Found:
     Raises:
         UsageError: it cannot take a picture, gives no logits, or has another number of classes.
     """
-    view = said.view(_USUAL)
+    model, view = _unwrapped(model), said.view(_USUAL)
     arguments = {"function": type(model).__qualname__, "mean": list(view.mean), "deviation": list(view.deviation)}
     kind = _Kind(type(model).__name__, OWN, arguments, view, lambda _: model, False)
     whole = _whole(model, view)
@@ -244,7 +245,7 @@ def _kind(said: Said) -> _Kind:
     title, view = arch if isinstance(arch, str) else factories.name_of(factory), said.view(_USUAL)
 
     def own(count: int | None) -> nn.Module:
-        return _whole(factories.make(factory, title, count), view)
+        return _whole(_unwrapped(factories.make(factory, title, count)), view)
 
     arguments = {"function": title, "mean": list(view.mean), "deviation": list(view.deviation)}
     return _Kind(title, OWN, arguments, view, own, factories.takes_classes(factory))
@@ -257,6 +258,14 @@ def _whole(model: nn.Module, view: View) -> nn.Module:
     return model if takes_six or dynamic_linear else StandardNet(model, view.mean, view.deviation).eval()
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """A network without what DataParallel and torch.compile put around it: so its layers can be watched by name."""
+    inner = model
+    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(inner, "_orig_mod"):
+        inner = inner.module if hasattr(inner, "module") else inner._orig_mod  # type: ignore[assignment]
+    return inner
+
+
 def _inner(model: nn.Module) -> nn.Module:
     """The network as its user knows it."""
     return model.backbone if isinstance(model, StandardNet) else model
@@ -265,17 +274,25 @@ def _inner(model: nn.Module) -> nn.Module:
 def _outputs(model: nn.Module, kind: _Kind) -> int:
     """How many logits a network gives for a picture of the size that it is shown. Raises UsageError."""
     crop = kind.view.crop
+    picture = probes(crop, 1)
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, 6, crop, crop))
+            logits, again = model(picture), model(picture)
     except Exception as error:  # whatever the code of others raises
         said = " ".join(str(error).split())[:200] or type(error).__name__
+        gets = f", [1, 3, {crop}, {crop}]" if isinstance(model, StandardNet) else ""
         raise UsageError(
-            f"{kind.title} cannot take a picture of {crop} x {crop} pixels ({said}); --size says what it takes"
+            f"{kind.title} cannot take a picture of {crop} x {crop} pixels ({said}); it gets one tensor of colours"
+            f"{gets}, and --size says another side"
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or not logits.numel():
         shape = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UsageError(f"{kind.title} gives {shape} for one picture; expected logits [1, classes]")
+    if not torch.allclose(logits, again, rtol=1e-3, atol=1e-3 * float(logits.nan_to_num().abs().max()), equal_nan=True):
+        raise UsageError(
+            f"{kind.title} gives other logits each time that it sees the same picture, so none can be explained; does "
+            "its forward drop at random in evaluation, too (F.dropout without training=self.training)?"
+        )
     return logits.shape[1]
 
 

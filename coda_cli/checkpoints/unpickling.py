@@ -296,9 +296,9 @@ def _inside(content: object, seen: set[int], *, averages: bool, depth: int = _DE
     if not inner:  # what optimisers and losses keep lies deeper than the network
         deeper = ((k, _inside(v, seen, averages=averages, depth=depth - 1)) for k, v in others.items())
         inner = {k: found for k, found in deeper if found}
-    if len({id(found.tensors) for found in inner.values()}) != 1:
+    if len(inner) != 1:
         return None
-    key, only = next(iter(inner.items()))
+    ((key, only),) = inner.items()
     return _Found(only.tensors, f"{key}.{only.entry}" if only.entry else key)
 
 

@@ -96,15 +96,15 @@ class StandardNet(nn.Module):
         return pass_from(self.backbone, self.normalised(x), cut, layers=layers)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Take the softmax: these networks were trained with it.
+        """Take the softmax: these networks were trained with it. One logit alone was trained with a sigmoid.
 
         Args:
             logits: [B, classes].
 
         Returns:
-            [B, classes] in [0, 1]; each row sums to 1.
+            [B, classes] in [0, 1]; each row of several sums to 1.
         """
-        return logits.softmax(1)
+        return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
 
 
 def standard_vit(
