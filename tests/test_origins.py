@@ -279,6 +279,7 @@ def test_the_recipe_follows_from_the_pictures(origin: Origin) -> None:
     assert (large.arguments["temperature"], large.arguments["channels"]) == (14 * 14 / 4, [512, 1000])
     assert large.arguments["bias"] == pytest.approx(-math.log(999))
     assert choice.from_origin(origin, Counted(2, 60, 500), distil=False, dilated=False).batch == 16
+    assert choice.from_origin(origin, Counted(4, 6, 500)).batch == 6, "fewer pictures than a batch has are one"
 
 
 def test_a_folder_is_counted_before_it_is_read(tmp_path: Path) -> None:

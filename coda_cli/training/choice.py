@@ -78,7 +78,7 @@ def from_origin(
         origin.arguments,
         origin.side,
         architecture=origin.architecture or "hybrid",
-        batch=32 if data.pictures >= 320 else 16,
+        batch=32 if data.pictures >= 320 else max(2, min(16, data.pictures)),  # a batch has to fill
         learning_rate=5e-4,
         smallest_crop=0.35,
         room=1.15,
