@@ -143,6 +143,9 @@ def layers(*middle):
 def unknown():
     return layers(Odd())
 
+def last():
+    return nn.Sequential(layers(nn.ReLU()), Odd())
+
 def soft():
     return nn.Sequential(layers(nn.ReLU()), nn.Softmax(1))
 
@@ -187,6 +190,16 @@ def test_depth_of_networks_that_nothing_can_be_said_of(odd: Callable[[str], list
     assert {tuple(layer["carried"]) for layer in dead} == {(None, None, None)}
     assert not any(layer["interpretable"] for layer in dead)
     assert " - to -" in run(*depth, *odd("dead"), "--plot", "dead.png").out
+
+
+def test_what_is_not_known_is_named_by_every_command(odd: Callable[[str], list[str]]) -> None:
+    options = odd("last")
+    named = "not known to coda: exp in Odd"
+    assert named in run("explain", PICTURE, *options, "-o", "a", status=4).err
+    assert named in run("compare", PICTURE, *options, "--method", "ours", "-o", "b", status=4).err
+    assert named in run("evaluate", "depth", PICTURE.parent, "--pictures", "2", *options, status=4).err
+    assert named in run("video", EXAMPLES / "clip.mp4", *options, "-o", "c", "--max-frames", "2", status=4).err
+    assert not [file for place in "abc" for file in Path(place).glob("*")]
 
 
 def test_a_comparison_leaves_ours_out_where_nothing_can_be_split(odd: Callable[[str], list[str]]) -> None:

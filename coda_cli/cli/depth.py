@@ -69,7 +69,8 @@ def depth(
     coda evaluate depth photos/ -m resnet50.pth --arch torchvision:resnet50
     coda evaluate depth photos/ -m imagenette --plot depth.png
     """
-    from coda_cli.core.cuts import measure_depth
+    from coda_cli.core.cuts import measure_depth, probes
+    from coda_cli.core.decompose import decompose
     from coda_cli.explanation.files import refuse_taken
     from coda_cli.explanation.request import Request
     from coda_cli.media.sources import resolve
@@ -86,7 +87,10 @@ def depth(
         raise UsageError("no picture could be read", item=data)
     layers = measure_depth(found)
     if not layers:
-        raise ExactnessError("no layer of the network can be split exactly", item=net.path)
+        probe = probes(net.checkpoint.preprocessing.crop, 1).to(net.device)
+        unknown = ", ".join(decompose(net.model, probe, 0).unknown)
+        why = f"; not known to coda: {unknown}" if unknown else ""
+        raise ExactnessError(f"no layer of the network can be split exactly{why}", item=net.path)
     if as_json:
         console.result(_json(net, layers, len(found)))
     else:

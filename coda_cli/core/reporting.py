@@ -48,7 +48,14 @@ class Reporting(TorchFunctionMode):
 
 
 def live(values: Any) -> bool:
-    """Whether a gradient can pass through one of the values, or of the tensors in a list of them."""
+    """Whether a gradient can pass through one of the values, or of the tensors in a list of them.
+
+    Args:
+        values: the arguments of a function, of any kind.
+
+    Returns:
+        The answer.
+    """
     for value in values:
         if isinstance(value, Tensor):
             if value.requires_grad:

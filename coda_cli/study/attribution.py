@@ -20,8 +20,9 @@ from coda_cli.checkpoints.loading import Net
 from coda_cli.core.decompose import decompose
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode
-from coda_cli.errors import ExactnessError, UsageError
+from coda_cli.errors import UsageError
 from coda_cli.machine.memory import as_many_as_fit
+from coda_cli.study.methods import refuse_inexact
 
 Target = int | list[int] | Tensor | None
 Inputs = Tensor | tuple[Tensor, ...]
@@ -294,9 +295,7 @@ def _decomposed(model: nn.Module, x: Tensor, target: Target) -> tuple[Tensor, Te
 def _shares(model: nn.Module, x: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
     """``_decomposed`` of encoded inputs [B, 6, H, W] and class indices [B, 1]."""
     d = decompose(model, x, classes)
-    if not bool(d.exact.all()):
-        used = float((d.residual.abs() / d.tolerance).max())
-        raise ExactnessError(f"NOT EXACT: a residual is {used:.2g} times its tolerance; no map can be trusted")
+    refuse_inexact(d)
     share = (d.logit - d.bias - d.positional)[:, 0]
     if d.inputs.equal(x):
         return d.contributions[:, 0], share

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coda_cli.core.abilities import averages_class_maps
-from coda_cli.core.decompose import decompose
+from coda_cli.core.decompose import Decomposition, decompose
 from coda_cli.core.folding import watching
 from coda_cli.core.hybrid import spread
 from coda_cli.core.networks import encode
@@ -66,10 +66,23 @@ def ours(model: nn.Module, x: Tensor, classes: Sequence[int]) -> Tensor:
         ExactnessError: a residual is above its tolerance.
     """
     d = decompose(model, x, list(classes))
+    refuse_inexact(d)
+    return spread(d.pixels[0], x.shape[2:])
+
+
+def refuse_inexact(d: Decomposition) -> None:
+    """Refuse a decomposition that does not add up.
+
+    Args:
+        d: the decomposition.
+
+    Raises:
+        ExactnessError: a residual is above its tolerance; what coda does not know of the network is named.
+    """
     if not bool(d.exact.all()):
         used = float((d.residual.abs() / d.tolerance).max())
-        raise ExactnessError(f"NOT EXACT: a residual is {used:.2g} times its tolerance; no map can be trusted")
-    return spread(d.pixels[0], x.shape[2:])
+        why = f"; not known to coda: {', '.join(d.unknown)}" if d.unknown else ""
+        raise ExactnessError(f"NOT EXACT: a residual is {used:.2g} times its tolerance; no map can be trusted{why}")
 
 
 # ---- by gradients, from captum ---------------------------------------------------------------------------------------
