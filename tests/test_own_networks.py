@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +19,13 @@ from small_files import refusal
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from coda_cli import encode, load, save
+from coda_cli import encode, explain, load, save
 from coda_cli.checkpoints.unpickling import AVERAGE_TAKEN, WEIGHTS_TAKEN
 from coda_cli.cli.said import said_of_network
 from coda_cli.core import standard_nets
 from coda_cli.core.abilities import probabilities
 from coda_cli.errors import CheckpointError, CodaError, ExitCode, UsageError
+from coda_cli.explanation.phrases import standing
 
 PICTURE = Path(__file__).resolve().parent.parent / "examples" / "pictures" / "church.png"
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -489,9 +491,12 @@ def test_nothing_is_cut_where_no_gradient_passes() -> None:
 
 
 def test_the_probability_of_one_logit_alone_is_its_sigmoid() -> None:
-    model = load(Odd(lambda x: x[:, :1]), size=64, cut=None).model
-    logits = model(encode(pictures()))
-    assert torch.equal(probabilities(model, logits), logits.sigmoid())
+    net = load(Odd(lambda x: x[:, :1]), size=64)
+    logits = net.model(encode(pictures()))
+    assert torch.equal(probabilities(net.model, logits), logits.sigmoid())
+    record = explain(PICTURE, net).record
+    assert record.top[0].probability == pytest.approx(1 / (1 + math.exp(-record.top[0].logit)))
+    assert standing(record.network, record.top, 0, confident=True) == "the only class"
 
 
 def test_a_module_of_coda_s_own_is_not_normalised() -> None:
@@ -499,6 +504,15 @@ def test_a_module_of_coda_s_own_is_not_normalised() -> None:
     net = load(model, size=32, cut=None)
     assert torch.equal(net.model(encode(pictures())), model(encode(pictures())))
     assert any("r g b 1-r 1-g 1-b as they are" in sentence for sentence in net.assumed)
+
+
+@pytest.mark.parametrize("name", ["bias", "to_cut", "cut"])
+def test_a_network_may_have_attributes_of_coda_s_names(name: str) -> None:
+    model = Odd(lambda x: x).eval()
+    setattr(model, name, 0.5)
+    net = load(model, size=64)
+    assert net.cut == "conv"
+    torch.testing.assert_close(net.model(encode(pictures())), logits_of_torch(model))
 
 
 def test_what_a_function_prints_is_no_result(nets: str, capsys: pytest.CaptureFixture[str]) -> None:

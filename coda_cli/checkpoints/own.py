@@ -255,7 +255,20 @@ def _whole(model: nn.Module, view: View) -> nn.Module:
     """A network that takes the six channels: one that takes three normalised ones is put behind their normalisation."""
     takes_six = isinstance(model, StandardNet) or hasattr(model, "to_cut")
     dynamic_linear = isinstance(getattr(model, "bias", None), float)
-    return model if takes_six or dynamic_linear else StandardNet(model, view.mean, view.deviation).eval()
+    # Networks of others can have attributes of these names, too: then they say what they take by taking it.
+    if (takes_six or dynamic_linear) and (_takes(model, 6, view.crop) or not _takes(model, 3, view.crop)):
+        return model
+    return StandardNet(model, view.mean, view.deviation).eval()
+
+
+def _takes(model: nn.Module, channels: int, side: int) -> bool:
+    """Whether a network takes pictures of so many channels."""
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, channels, side, side))
+    except Exception:  # whatever the code of others raises
+        return False
+    return True
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -280,7 +280,7 @@ def standing(network: Network, top: Sequence[ScoredClass], index: int, confident
     Returns:
         A phrase such as "one of 10 classes, next is golf ball, p 0.001".
     """
-    count = f"one of {network.classes} classes" if network.classes else "one class"
+    count = {None: "one class", 1: "the only class"}.get(network.classes, f"one of {network.classes} classes")
     unsure = f"; unsure, p below {CONFIDENT:g}" if confident is False else ""
     if top[0].index != index:
         return f"{count}, predicted is {top[0].name}, p {top[0].probability:.3f}{unsure}"
