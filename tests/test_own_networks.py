@@ -494,7 +494,7 @@ def test_the_probability_of_one_logit_alone_is_its_sigmoid() -> None:
     net = load(Odd(lambda x: x[:, :1]), size=64)
     logits = net.model(encode(pictures()))
     assert torch.equal(probabilities(net.model, logits), logits.sigmoid())
-    record = explain(PICTURE, net).record
+    record = explain(PICTURE, net).record()
     assert record.top[0].probability == pytest.approx(1 / (1 + math.exp(-record.top[0].logit)))
     assert standing(record.network, record.top, 0, confident=True) == "the only class"
 
