@@ -45,6 +45,7 @@ from coda_cli.schema.pictures import from_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+HELD = Path(__file__).resolve().parent / "held"
 PATIENCE = 300  # seconds for a child; only one that hangs takes as long, whatever else this machine does
 MODEL = "cifar10"  # what the tests run, whatever the default is: small pictures, known classes, fast
 _COMMAND = cache(typer.main.get_command)  # reading the signatures of all commands takes 40 ms, a fifth of many a run
@@ -225,28 +226,47 @@ def peak_memory(*args: str | Path, cwd: Path) -> int:
     return 1024 * int(child.stderr.splitlines()[-1])
 
 
+class Child(subprocess.Popen[bytes]):
+    """A running child of a test; where its records are held, ``go`` is the file that lets it go on."""
+
+    go: Path | None = None
+
+    def let_go(self) -> None:
+        """Write all that is left to write."""
+        if self.go:
+            self.go.touch()
+
+
 @contextmanager
 def started(
-    *args: str | Path, cwd: Path, stdout: int = subprocess.PIPE, group: bool = False
-) -> Iterator[subprocess.Popen[bytes]]:
+    *args: str | Path, cwd: Path, stdout: int = subprocess.PIPE, group: bool = False, most: int | None = None
+) -> Iterator[Child]:
     """``python -m coda_cli ARGS`` as a running child, for tests that meddle with it; it does not outlive the block.
 
-    With ``group`` the child and its own children are a group of processes, as a terminal has them.
+    With ``group`` the child and its own children are a group of processes, as a terminal has them. With ``most`` they
+    write about so many records, and the next ones when it is let go: whoever disturbs the run does not come too late.
     """
-    with subprocess.Popen(
-        command(*args),
-        cwd=cwd,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        start_new_session=group,
-    ) as child:
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                child.kill()
+    with tempfile.TemporaryDirectory() as folder:
+        held = {} if most is None else {
+            "HELD_FOLDER": folder,
+            "HELD_MOST": str(most),
+            "PYTHONPATH": os.pathsep.join((str(HELD), *filter(None, [os.environ.get("PYTHONPATH")]))),
+        }  # fmt: skip
+        with Child(
+            command(*args),
+            cwd=cwd,
+            env=environment(held),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            start_new_session=group,
+        ) as child:
+            child.go = Path(folder, "go")
+            try:
+                yield child
+            finally:
+                if child.poll() is None:
+                    child.kill()
 
 
 def wait_for_records(output: Path, count: int, child: subprocess.Popen[bytes]) -> None:
@@ -258,8 +278,9 @@ def wait_for_records(output: Path, count: int, child: subprocess.Popen[bytes]) -
         time.sleep(0.01)
 
 
-def finish(child: subprocess.Popen[bytes], status: int) -> Result:
-    """Wait for a started child, which must end with ``status``."""
+def finish(child: Child, status: int) -> Result:
+    """Let a started child go on and wait for it; it must end with ``status``."""
+    child.let_go()
     out, err = child.communicate(timeout=PATIENCE)
     arguments = child.args if isinstance(child.args, list) else []
     return checked(Result(tuple(arguments[3:]), child.returncode, (out or b"").decode(), err.decode()), status)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -28,7 +27,7 @@ class Running(NamedTuple):
     """A page that is served: its address, its process, and the folder that holds its temporary files."""
 
     address: str
-    child: subprocess.Popen[bytes]
+    child: program.Child
     folder: Path
 
     @property

@@ -56,7 +56,7 @@ def test_a_lost_process_is_a_line_and_the_rest_is_done_by_the_next_run(tmp_path:
     make_pictures(tmp_path, 60)
     (tmp_path / POISONED).unlink()
     arguments = ("explain", "photos", "-r", "-o", "out", "--batch-size", "1", *TWO)
-    with started(*arguments, cwd=tmp_path) as child:
+    with started(*arguments, cwd=tmp_path, most=5) as child:
         wait_for_records(tmp_path / "out", 5, child)
         os.kill(children_of(child)[0], signal.SIGKILL)
         result = finish(child, 1)
@@ -76,7 +76,7 @@ def test_a_lost_process_is_a_line_and_the_rest_is_done_by_the_next_run(tmp_path:
 def test_an_interruption_ends_all_processes(number: signal.Signals, tmp_path: Path) -> None:
     make_pictures(tmp_path, 60)
     arguments = ("explain", "photos", "-r", "-o", "out", "--batch-size", "1", *TWO)
-    with started(*arguments, cwd=tmp_path, group=True) as child:
+    with started(*arguments, cwd=tmp_path, group=True, most=5) as child:
         wait_for_records(tmp_path / "out", 5, child)
         children = children_of(child)
         assert len(children) == 2
@@ -102,7 +102,7 @@ def test_an_interruption_ends_all_processes(number: signal.Signals, tmp_path: Pa
 
 def test_processes_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
     make_pictures(tmp_path, 60)
-    with started("explain", "photos", "-r", "-o", "out", "--batch-size", "1", *TWO, cwd=tmp_path) as child:
+    with started("explain", "photos", "-r", "-o", "out", "--batch-size", "1", *TWO, cwd=tmp_path, most=5) as child:
         wait_for_records(tmp_path / "out", 5, child)
         children = children_of(child)
         child.send_signal(signal.SIGKILL)

@@ -94,7 +94,7 @@ def test_a_run_that_is_stopped_leaves_whole_results_and_the_same_command_goes_on
     photos(tmp_path / "in", *(f"{i:02}.png" for i in range(20)))
     args = ("explain", "in", "--class", "0", "--batch-size", "1", "--write", "overlay,json")
     out = tmp_path / "coda-out"
-    with program.started(*args, cwd=tmp_path, stdout=subprocess.DEVNULL) as child:
+    with program.started(*args, cwd=tmp_path, stdout=subprocess.DEVNULL, most=3) as child:
         wait_for(lambda: len(list(out.glob("*.json"))) > 0, child)
         child.send_signal(number)
         stopped = program.finish(child, status)

@@ -119,7 +119,7 @@ def test_a_shard_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> Non
     shards = [("explain", "photos", "-r", "-o", "two", "--batch-size", "1", "--shard", f"{n}/2") for n in (1, 2)]
     program.run(*shards[1], cwd=tmp_path)
     others = content(tmp_path / "two")
-    with started(*shards[0], cwd=tmp_path) as child:
+    with started(*shards[0], cwd=tmp_path, most=3) as child:
         until = time.monotonic() + program.PATIENCE
         while len(list((tmp_path / "two").rglob("*.coda.json"))) < len(others) // 3 + 2:
             assert time.monotonic() < until

@@ -97,7 +97,7 @@ def test_a_name_that_the_locale_does_not_have_is_printed_as_it_is(tmp_path: Path
 
 
 def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
-    photos(tmp_path / "in", *(f"{i:02}.png" for i in range(12)))
+    photos(tmp_path / "in", *(f"{i:02}.png" for i in range(60)))  # more records than a pipe holds, and its reader
     with program.started("explain", "in", "--json", "--class", "0", "--batch-size", "1", cwd=tmp_path) as child:
         assert child.stdout is not None
         assert child.stderr is not None
