@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import program
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -17,6 +18,7 @@ BROWSER = os.environ.get("CODA_TEST_BROWSER") or shutil.which("chromium") or shu
 # A page that is drawn works from then on as on a busy machine: what it waits for comes late. A test that looks before
 # the page has done what it was asked for fails each time, and not only where the processor has much to do.
 LATE = """
+  const { setTimeout } = window;  // whatever a test makes of it
   const late = (promise) => document.documentElement.dataset.painted !== "all" ? promise
     : promise.then((value) => new Promise((resume) => setTimeout(() => resume(value), 60)));
   for (const [kind, name] of [[HTMLImageElement, "decode"], [Response, "arrayBuffer"]]) {
@@ -24,6 +26,8 @@ LATE = """
     kind.prototype[name] = function () { return late(plain.call(this)); };
   }
 """
+PATIENCE = 1000 * program.PATIENCE  # milliseconds for the browser, and for all that a page does
+sync_api.expect.set_options(timeout=PATIENCE)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium; CODA_TEST_BROWSER names it")
 
 
@@ -31,7 +35,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium; CODA
 def browser() -> Iterator[Any]:
     """A browser for all tests of a file."""
     with sync_api.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        chromium = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -40,6 +44,7 @@ def browser() -> Iterator[Any]:
 def watched(browser: Any, path: Path, *, ready: str, within: Path | None = None) -> Iterator[Any]:
     """Open a file and wait for ``ready``. Nothing may be said, and only itself asked for, or files below ``within``."""
     context = browser.new_context(viewport={"width": 1100, "height": 900})
+    context.set_default_timeout(PATIENCE)
     context.add_init_script(LATE)
     tab, heard = context.new_page(), list[str]()
     allowed = ("data:", f"{within.as_uri()}/" if within else path.as_uri())

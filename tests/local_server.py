@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import TracebackType
 
@@ -67,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append((self.path, wanted))
-        time.sleep(server.wait)
+        server.released.wait(server.wait)
         if server.passing:
             self._head(server.passing.pop(0))
         elif self.path in server.redirects:

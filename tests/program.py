@@ -21,7 +21,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -244,7 +244,8 @@ def started(
     """``python -m coda_cli ARGS`` as a running child, for tests that meddle with it; it does not outlive the block.
 
     With ``group`` the child and its own children are a group of processes, as a terminal has them. With ``most`` they
-    write about so many records, and the next ones when it is let go: whoever disturbs the run does not come too late.
+    write so many records, whichever come first, and the next ones when it is let go: whoever disturbs the run does not
+    come too late.
     """
     with tempfile.TemporaryDirectory() as folder:
         held = {} if most is None else {
@@ -276,6 +277,28 @@ def wait_for_records(output: Path, count: int, child: subprocess.Popen[bytes]) -
         assert time.monotonic() < until
         assert child.poll() is None, "it ended before it was disturbed"
         time.sleep(0.01)
+
+
+def children_of(pid: int, word: bytes) -> list[int]:
+    """The children of a process with this word in their command lines. Linux."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread or a process that ends while one looks
+            for child in map(int, (task / "children").read_text().split()):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    if word in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(child)
+    return found
+
+
+def wait_for_the_end(pids: Sequence[int]) -> None:
+    """Wait until processes of others have ended, also where nobody asks how: their first process may not. Linux."""
+    until = time.monotonic() + PATIENCE
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                assert time.monotonic() < until
+                time.sleep(0.05)
 
 
 def finish(child: Child, status: int) -> Result:

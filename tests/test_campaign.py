@@ -14,6 +14,7 @@ from campaign import checkpoints, clips, own_files, pictures
 from campaign.case import Case, Run
 from campaign.runner import Runner
 from campaign.verdict import faults, snapshot
+from filelock import FileLock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and forks")
 
@@ -91,7 +92,11 @@ def test_files_that_are_changed_broken_or_left_behind_are_seen(tmp_path: Path) -
 
 
 def test_a_run_is_watched(runner: Runner, tmp_path: Path) -> None:
-    slow = runner.run(Case("a", ["models", "verify", "cifar10"], (0,)), tmp_path, time=0.05)
+    weights = tmp_path / "held" / "9L-S-CoDA-SQ-10" / "model_epoch_200.pkl"
+    weights.parent.mkdir(parents=True)
+    with FileLock(f"{weights}.lock"):  # as another pull has it: this one waits
+        case = Case("a", ["models", "pull", weights.parent.name], (0,), env={"CODA_CACHE_DIR": str(tmp_path / "held")})
+        slow = runner.run(case, tmp_path, time=0.05)
     assert (slow.code, slow.killed) == (-signal.SIGKILL, "time")
     good = runner.run(Case("a", ["models", "list"], (0,)), tmp_path)
     assert (good.code, good.killed, good.seen) == (0, "", ())
@@ -107,7 +112,7 @@ def test_the_campaign_runs_from_the_shell_and_keeps_what_failed(tmp_path: Path) 
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, str(root / "tests" / "campaign"), "--count", "2", "--only", "pictures", "--workers", "1"]
     ended = subprocess.run(
-        [*command, "--keep", str(tmp_path / "kept"), "--time", "0.001"], cwd=tmp_path, capture_output=True, text=True
+        [*command, "--keep", str(tmp_path / "kept"), "--time", "0"], cwd=tmp_path, capture_output=True, text=True
     )
     assert ended.returncode == 1, ended.stderr
     assert "seed 0: 2 inputs" in ended.stdout

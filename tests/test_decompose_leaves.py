@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from program import PATIENCE
 from small_nets import CLASSES, assert_equals_definition, assert_same, explained, picture, small_net
 from torch import Tensor, nn
 
@@ -199,15 +200,15 @@ def test_threads_do_not_see_each_other_s_mode() -> None:
         seen.append(is_held())
         with held():
             entered.set()
-            looked.wait(10)
+            looked.wait(PATIENCE)
 
     thread = threading.Thread(target=other)
     with held():
         thread.start()
-        assert entered.wait(10)
+        assert entered.wait(PATIENCE)
     seen.append(is_held())  # the other thread is still inside
     looked.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert seen == [False, False]
 
 
@@ -224,5 +225,5 @@ def test_threads_can_explain_with_one_model_at_the_same_time() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert all(torch.equal(results[i], expected[i]) for i in range(4))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import program
 import pytest
-from browsing import browser, dataset, needs_browser
+from browsing import PATIENCE, browser, dataset, needs_browser
 from program import moving, photo
 
 from coda_cli.schema.pictures import from_json
@@ -53,7 +53,7 @@ def tab(browser: Any, demo: Running) -> Iterator[Any]:
     """The page as a visitor sees it; nothing may be asked of any other address."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab, wrong = context.new_page(), list[str]()
-    tab.set_default_timeout(1000 * program.PATIENCE)
+    tab.set_default_timeout(PATIENCE)
     own = (demo.address, "data:", "blob:")
     tab.on("request", lambda r: None if r.url.startswith(own) else wrong.append(r.url))
     tab.on("pageerror", lambda error: wrong.append(str(error)))

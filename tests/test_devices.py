@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import program
@@ -34,11 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def children_of(process: subprocess.Popen[bytes]) -> list[int]:
     """The processes that explain for one."""
-    found = []
-    for task in Path(f"/proc/{process.pid}/task").iterdir():
-        children = map(int, (task / "children").read_text().split())
-        found += [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
+    return program.children_of(process.pid, b"spawn_main")
 
 
 def test_two_processes_make_what_one_makes(whole: Path) -> None:
@@ -88,10 +83,7 @@ def test_an_interruption_ends_all_processes(number: signal.Signals, tmp_path: Pa
     assert len(result.err.splitlines()) == 1, "a line for the interruption, and none of the processes"
     if number == signal.SIGINT:
         assert result.err.endswith("; the same command continues from here\n")
-    until = time.monotonic() + program.PATIENCE
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    program.wait_for_the_end(children)
     for path in (tmp_path / "out").rglob("*.coda.json"):
         record = json.loads(path.read_bytes())
         assert all(
@@ -107,10 +99,7 @@ def test_processes_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
         children = children_of(child)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    until = time.monotonic() + program.PATIENCE
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    program.wait_for_the_end(children)
     assert len(list((tmp_path / "out").rglob("*.coda.json"))) < 60
 
 

@@ -222,7 +222,7 @@ def test_a_run_that_is_killed_has_told_what_it_did(tmp_path: Path) -> None:
     for n in range(30):
         photo(tmp_path / "in" / f"{n}.png", seed=n)
     args = ("explain", "in", "-o", "out", "--batch-size", "1", "--log", "l.jsonl")
-    with program.started(*args, cwd=tmp_path, stdout=subprocess.DEVNULL, most=3) as child:
+    with program.started(*args, cwd=tmp_path, stdout=subprocess.DEVNULL, most=15) as child:
         log = tmp_path / "l.jsonl"
         while child.poll() is None and not (log.exists() and log.stat().st_size):
             time.sleep(0.01)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from program import PATIENCE
 from test_bcos import SMALL, small
 from torch import Tensor, nn
 
@@ -115,7 +116,7 @@ def in_threads(ask: Callable[[], Answer]) -> Answer:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert len(found) == 3
     for one in found[1:]:
         assert_same(one, found[0])

@@ -108,11 +108,11 @@ def test_pipes_devices_and_giant_files_are_refused_at_once(tmp_path: Path) -> No
     with (tmp_path / "sparse.png").open("wb") as stream:
         stream.truncate(20_000_000_000)
     (tmp_path / "link.png").symlink_to("pipe.png")
-    start = time.monotonic()
+    start = time.process_time()  # a pipe that was read would wait for ever
     for path in (tmp_path / "pipe.png", tmp_path / "link.png", Path("/dev/zero")):
         assert "is a pipe or a device" in refusal(path)
     assert "has 20000 MB, more than the 512 MB" in refusal(tmp_path / "sparse.png")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_file_that_is_read_whole_has_a_limit(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_pictures_that_need_much_memory_are_read_one_after_the_other(
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(program.PATIENCE)
     assert most == 1
 
 
@@ -285,7 +285,7 @@ def test_no_more_is_in_use_than_the_gate_lets_in_and_nobody_waits_for_ever() -> 
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(20)
+        worker.join(program.PATIENCE)
         assert not worker.is_alive()
     assert 4 < most <= 10
 
@@ -305,7 +305,7 @@ def test_who_needs_much_is_not_overtaken_for_ever_by_those_who_need_little() -> 
                 time.sleep(0.001)
         assert came == []  # 2 would have room at once
     for worker in workers:
-        worker.join(20)
+        worker.join(program.PATIENCE)
     assert came == [8, 2]
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from program import PATIENCE
 from torch import Tensor, nn
 
 from coda_cli.cli.told import beside_others
@@ -130,7 +131,7 @@ def test_many_callers_share_the_lanes() -> None:
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(30)
+        caller.join(PATIENCE)
     assert len(results) == 4
     assert all(torch.equal(r, expected) for r in results)
 
@@ -186,7 +187,7 @@ def test_lanes_that_cannot_be_made_keep_nobody_waiting(monkeypatch: pytest.Monke
         lanes.each(lambda i: i, range(4))
     monkeypatch.undo()
     for thread in started[:2]:
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert torch.get_num_threads() == 4
 

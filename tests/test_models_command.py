@@ -248,7 +248,7 @@ def test_a_killed_pull_leaves_nothing_under_the_final_name_and_the_next_one_goes
     command, environment = program.command("models", "pull", NAME), program.environment(models.env)
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, env=environment, cwd=models.folder, stdout=quiet, stderr=quiet) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + program.PATIENCE
         while not (part.exists() and part.with_name(part.name + ".from").exists()) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.kill()

@@ -316,7 +316,7 @@ def test_of_two_runs_one_gets_the_name(coda: Coda, tmp_path: Path, monkeypatch: 
 def test_ctrl_c_leaves_no_page(tmp_path: Path) -> None:
     photos(tmp_path / "in", *(f"{n}.png" for n in range(40)))
     arguments = ("explain", "in", "--html", "r.html", "--batch-size", "1")
-    with program.started(*arguments, cwd=tmp_path, most=3) as child:
+    with program.started(*arguments, cwd=tmp_path, most=20) as child:
         assert child.stdout is not None
         child.stdout.readline()  # the first picture is done
         child.send_signal(signal.SIGINT)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,14 +56,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workers_of(cluster: Any) -> list[int]:
-    """The processes of workers that are explaining."""
-    found = []
-    for node in cluster.list_all_nodes():
-        (raylet,) = node.all_processes["raylet"]
-        for task in Path(f"/proc/{raylet.process.pid}/task").iterdir():
-            children = map(int, (task / "children").read_text().split())
-            found += [pid for pid in children if b"ClusterWorker.explain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
+    """The processes of workers that are explaining; between two calls of theirs, none is."""
+    until = time.monotonic() + program.PATIENCE
+    while time.monotonic() < until:
+        raylets = [raylet for node in cluster.list_all_nodes() for raylet in node.all_processes["raylet"]]
+        found = [pid for r in raylets for pid in program.children_of(r.process.pid, b"ClusterWorker.explain")]
+        if found:
+            return found
+    raise AssertionError("no worker explains")
 
 
 def test_a_killed_worker_is_replaced_and_the_results_are_those_of_one_process(cluster: Any, whole: Path) -> None:

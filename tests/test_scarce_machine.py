@@ -79,14 +79,15 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
     coda: Coda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos(tmp_path / "in", *(f"{i}.png" for i in range(8)))
-    counting, inside, most = threading.Lock(), 0, 0
+    counting, inside, most, meeting = threading.Lock(), 0, 0, threading.Barrier(1)
 
     def explain_batch(views: Any, **more: Any) -> Any:
         nonlocal inside, most
         with counting:
             inside += 1
             most = max(most, inside)
-        time.sleep(0.2)
+        meeting.wait(program.PATIENCE)  # for the other one, if there is to be one
+        time.sleep(0.1)  # for one that is not to be
         with counting:
             inside -= 1
         return pictures.explain_batch(views, **more)
@@ -95,7 +96,7 @@ def test_batches_are_computed_two_at_a_time_and_pictures_that_fill_one_alone(
     # As with two threads, whatever this process has:
     monkeypatch.setattr("coda_cli.explanation.run.divides", lambda count: count >= 2)
     for size, together in ((2, 2), (1, 1)):
-        most = 0
+        most, meeting = 0, threading.Barrier(together)
         looked_at(coda, "in", "--batch-size", str(size))
         assert most == together
 

@@ -388,7 +388,9 @@ def test_interrupted_runs_leave_a_valid_shorter_clip(tmp_path: Path) -> None:
             child.stdout.readline()
         child.send_signal(signal.SIGINT)
         rest = child.stdout.read().decode().splitlines()
-        result = program.Result((), child.wait(program.PATIENCE), "", child.stderr.read().decode() if child.stderr else "")
+        result = program.Result(
+            (), child.wait(program.PATIENCE), "", child.stderr.read().decode() if child.stderr else ""
+        )
     assert result.exit_status == 130
     assert strict_json(rest[-1])["status"] == "interrupted"
     assert "a.mkv: interrupted: its first" in result.err

@@ -259,7 +259,7 @@ def test_the_clip_plays_in_chromium(coda: Coda, tmp_path: Path) -> None:
         ]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            seen = said.get(timeout=60)
+            seen = said.get(timeout=program.PATIENCE)
         finally:
             browser.terminate()
             browser.wait()

@@ -98,11 +98,13 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
         except BaseException as error:  # it belongs to the thread that waits
             results.put((None, error))
 
-    threading.Thread(target=make, name="in time", daemon=True).start()
+    thread = threading.Thread(target=make, name="in time", daemon=True)
+    thread.start()
     try:
         result, error = results.get(timeout=max(0.0, seconds))
     except Empty:
         raise TimeoutError(f"no result in {seconds:g} s") from None
+    thread.join()  # it has nothing left to do, and none of it is left behind
     if error is not None:
         raise error
     return cast("T", result)

@@ -67,7 +67,7 @@ class Run:
 
     Attributes:
         code: its exit code, negative for a signal that ended it.
-        killed: "time" or "memory" where it was stopped for taking too much of it.
+        killed: "time" or "memory" where it took too much of it, and was stopped unless it had just ended.
         seconds: how long it took.
         peak: the most bytes it had resident.
         out, err: what it wrote.

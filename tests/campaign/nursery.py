@@ -133,6 +133,7 @@ def watched(pid: int, request: dict[str, Any], readers: dict[str, int]) -> dict[
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         seconds = time.monotonic() - start
         if ended:
+            killed = killed or ("time" if seconds > request["time"] else "")  # before it was looked at again
             break
         while signals and seconds >= signals[0][0]:
             os.kill(pid, signals.pop(0)[1])

@@ -1,4 +1,4 @@
-"""Loaded by a child of ``program.started(most=...)``, and by its own children: its next records wait until it may go on.
+"""Loaded by the children of ``program.started(most=...)``, and by theirs: the next records wait until they may go on.
 
 So a test that disturbs a run finds it at work, however late the test itself is.
 """
@@ -12,14 +12,23 @@ from typing import Any
 FOLDER, MOST = Path(os.environ["HELD_FOLDER"]), int(os.environ["HELD_MOST"])
 
 
+def _may_go_on() -> bool:
+    if (FOLDER / "go").exists():
+        return True
+    for n in range(MOST):  # a file for each record, of all processes together
+        try:
+            (FOLDER / str(n)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return True
+    return False
+
+
 def _held(place: Callable[..., None]) -> Callable[..., None]:
     def placed(source: Any, target: Any, **more: Any) -> None:
         if str(target).endswith(".coda.json"):
-            with (FOLDER / "placed").open("ab") as count:  # a byte for each record, of all processes together
-                while count.tell() >= MOST and not (FOLDER / "go").exists():
-                    time.sleep(0.005)
-                    count.seek(0, os.SEEK_END)
-                count.write(b".")
+            while not _may_go_on():
+                time.sleep(0.005)
         place(source, target, **more)
 
     return placed
