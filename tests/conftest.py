@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from PIL import Image
 from coda_cli.checkpoints import loading
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import weights_folder
+from coda_cli.cli import console
 from coda_cli.core import dau_kernels, decompose
 from coda_cli.core.networks import classify
 from coda_cli.machine import budget
@@ -69,6 +71,14 @@ def coda_process(tmp_path: Path) -> Coda:
         return program.run_process(*args, cwd=cwd, **more)  # type: ignore[arg-type]
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_run_is_long() -> Iterator[None]:
+    """A run that takes ten seconds says how far it is; what a test reads on stderr must not depend on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "PLAIN_EVERY", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -511,6 +511,7 @@ def test_the_rate_of_a_run_is_its_own(monkeypatch: pytest.MonkeyPatch, capsys: p
     from coda_cli.cli import console
 
     clock = itertools.count(0.0, 10.5)
+    monkeypatch.setattr(console, "PLAIN_EVERY", 10.0)
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with console.Console().progress("explaining", " grids") as advance:
         for done in range(401, 404):
@@ -527,6 +528,7 @@ def test_the_time_before_the_first_of_many_does_not_count(
     from coda_cli.cli import console
 
     clock = iter([0.0, 30.0, 41.0])  # it starts, then the network is loaded; a hundred a second from then on
+    monkeypatch.setattr(console, "PLAIN_EVERY", 10.0)
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with console.Console().progress("reading", " pictures") as advance:
         advance(1, 5000)

@@ -251,6 +251,7 @@ def test_progress_with_an_unknown_end_names_none(
     from coda_cli.cli import console
 
     clock = itertools.count(0.0, 10.5)
+    monkeypatch.setattr(console, "PLAIN_EVERY", 10.0)
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with console.Console().progress("explaining", " pictures") as advance:
         advance(1, 0)
