@@ -13,7 +13,7 @@ FOLDER, MOST = Path(os.environ["HELD_FOLDER"]), int(os.environ["HELD_MOST"])
 
 
 def _may_go_on() -> bool:
-    if (FOLDER / "go").exists():
+    if (FOLDER / "go").exists() or not FOLDER.exists():  # without it the test has ended
         return True
     for n in range(MOST):  # a file for each record, of all processes together
         try:
