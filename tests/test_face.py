@@ -294,18 +294,20 @@ def test_words_that_are_none_are_refused(net: Net, tmp_path: Path) -> None:
 
 
 class Plain(torch.nn.Module):
-    def __init__(self, add: float = 0.0) -> None:
+    def __init__(self, add: float | None = None) -> None:
         super().__init__()
         self.layer, self.add = torch.nn.Conv2d(6, 10, 1), add
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.layer(x).mean((2, 3))
-        return y + self.add * y.exp()
+        return y if self.add is None else y + self.add * y.exp()
 
 
 def test_any_module_is_explained_and_one_that_is_not_understood_refused(net: Net) -> None:
     e = explain(pixels(), Net(Plain(), net.checkpoint, net.path, "0"))
     assert e.decomposition.exactness == "piecewise linear"
+    e = explain(pixels(), Net(Plain(0.0), net.checkpoint, net.path, "0"))
+    assert e.decomposition.exactness == "held gates", "a function that is not known, though nothing of it is left"
     with pytest.raises(ExactnessError, match="not known to coda: exp"):
         explain(pixels(), Net(Plain(0.1), net.checkpoint, net.path, "0"))
 
