@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -427,6 +428,18 @@ def test_records_of_two_networks_are_told(coda: Coda, many: list[dict[str, Any]]
     assert [network["pictures"] for network in result.record["networks"]] == [len(many) - 1, 1]
     assert "of 2 networks" in result.err
     assert "2 different settings" in result.err
+
+
+def test_pictures_that_are_counted_more_than_once_are_told(coda: Coda, many: list[dict[str, Any]]) -> None:
+    found = coda("summary", "-", "--json", input=lines(many))
+    assert found.record["repeated"] == 0
+    assert "more than once" not in found.err
+    again = [copy.deepcopy(many[n]) for n in (0, 0, 3)]  # as after --class cat, --class dog into the same folder
+    again[0]["settings"] = "1" * 64
+    found = coda("summary", "-", "--json", input=lines([*many, *again]))
+    assert found.record["repeated"] == 3
+    assert found.record["pictures"] == len(many) + 3
+    assert f"3 of the {len(many) + 3} records are of a picture that another record is of" in found.err
 
 
 # ---- sources and files -----------------------------------------------------------------------------------------------

@@ -200,6 +200,11 @@ def _tell(found: Summary, output: Path | None, labels: Path | None, html: Path |
         console.warn(f"the records are of {len(found.networks)} networks, {found.networks[0].name} among them")
     if found.settings > 1:
         console.say(f"the records are of {found.settings} different settings")
+    if found.repeated:
+        records = f"{found.repeated} of the {found.pictures} records"
+        console.warn(
+            f"counted more than once: {records} are of a picture that another record is of; give those of one run"
+        )
     if found.failed:
         console.say(f"{counted(found.failed, 'picture')} could not be explained, as their records say")
     for name in found.files.values():

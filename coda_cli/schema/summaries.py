@@ -304,6 +304,8 @@ class Summary(Part):
         outliers: the pictures that are worth a look.
         networks: by which the pictures were explained.
         settings: how many different settings the records have. More than one is mostly a mixture of several runs.
+        repeated: how many of the records are of a picture that another of them is of, by its path and its bytes; they
+            were summed up, too. Mostly several runs with other classes or settings went into one folder.
         no_classes: folders of pictures whose name is no class that the records show, with how many pictures.
         mean_maps: the mean map of each class; None where they were not asked for.
         missing: what the shards of a run did not do; only from ``coda merge``.
@@ -325,6 +327,7 @@ class Summary(Part):
     outliers: Outliers
     networks: tuple[NetworkCount, ...]
     settings: int
+    repeated: int = 0
     no_classes: dict[str, int] = Field(default={})
     mean_maps: MeanMaps | None = None
     missing: Missing | None = None

@@ -6,11 +6,13 @@ to know of all of them first (which classes and regions there are) is known only
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
+from operator import eq
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -83,6 +85,7 @@ class Seen:
         self.runs = Counter[tuple[str, str]]()
         self.regions = dict[str, None]()  # in the order of their appearance
         self.failed = self.unreadable = 0
+        self._pictures = array("q")  # hashes of 8 bytes; what they are of would take memory for every record
 
     def add(self, record: Record, row: Row) -> None:
         """Take note of a record.
@@ -100,12 +103,19 @@ class Seen:
             raise UsageError(f"the records are of more than {MOST_NETWORKS} networks; summarise fewer together")
         if len(self.settings) < MOST_NETWORKS:
             self.settings.add(record.settings)
+        self._pictures.append(hash((record.source.path, record.source.sha256)))
         run = record.network.sha256, record.settings
         if len(self.runs) < MOST_NETWORKS or run in self.runs:
             self.runs[run] += 1
         for region in row.regions:
             if len(self.regions) < MOST_REGIONS or region.name == REST:
                 self.regions.setdefault(region.name)
+
+    @property
+    def repeated(self) -> int:
+        """How many records are of a picture that another one was of before."""
+        found = sorted(self._pictures)
+        return sum(map(eq, found, found[1:]))
 
 
 def summarise(
@@ -314,6 +324,7 @@ def _summary(asked: Asked, seen: Seen, tally: Tally, truth: Truth, others: Count
             NetworkCount(name=name, sha256=sha256, pictures=n) for (name, sha256), n in seen.networks.most_common()
         ),
         settings=len(seen.settings),
+        repeated=seen.repeated,
         no_classes=dict(others.most_common(FOLDERS_TOLD)) if truth.source == "folders" else {},
         missing=seen.shards.missing(seen.runs) if seen.shards else None,
         files={kind: NAMES[kind] for kind in _kinds(asked)} if asked.output else {},
