@@ -74,7 +74,7 @@ def regions_of_pictures(
 ) -> Regions | None:
     """The same for pictures; says which regions are laid on all of them. Raises UsageError."""
     regions = regions_of(boxes, masks, labels, annotations)
-    if regions and regions.have_times:
+    if regions and regions.times:
         raise UsageError("--box: times after @ are for clips; coda video has them")
     for path in regions.of_one_picture if regions and pictures > 1 else ():
         console.say(f"{path}: its regions are laid on every picture; a folder has a file for each, with its name")

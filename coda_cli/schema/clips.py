@@ -192,7 +192,7 @@ class ClipRecord(Part):
         scale_frames: from how many frames the scale was found.
         files: what was written: kind -> path relative to the output folder, with /.
         region_files: the files that say what the regions are: path -> sha256.
-        notes: what the outputs lack, a phrase each.
+        notes: what the outputs and the sums lack, a phrase each.
         settings: sha256 over everything that decides the result but the source and the weights.
         device: on which it was computed.
         precision: in which it was computed.

@@ -215,7 +215,7 @@ class Sink:
         for writer in self._writers:
             writer.finish()
         notes = dict.fromkeys(utf8(note) for writer in self._writers for note in writer.notes)
-        summary = summary.model_copy(update={"notes": tuple(notes)})
+        summary = summary.model_copy(update={"notes": (*summary.notes, *notes)})
         if self._lines:
             self._lines.write(to_json(summary).encode() + b"\n")
         self._stack.close()

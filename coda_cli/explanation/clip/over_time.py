@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coda_cli.schema.clips import ExplainedFrame
@@ -69,8 +69,7 @@ class SpanTally:
             time: of the frame, in seconds.
             part: the target's part of its record.
         """
-        start, end = self.span
-        if time < start or (end is not None and time >= end):
+        if not is_in(self.span, time):
             return
         self.frames += 1
         terms = part.logit, part.positive, part.negative, part.bias + part.positional, part.residual
@@ -107,6 +106,55 @@ class SpanTally:
             share=self.sums[1] / evidence if evidence > 0 else None,
             regions=tuple(regions),
         )
+
+
+class Unmet:
+    """Finds the spans, and the boxes with times, in which no frame lies: of them the record has no sums.
+
+    Args:
+        spans: that are summed up, (start, end) in seconds.
+        boxes: as they were given, with the times that each has.
+    """
+
+    def __init__(self, spans: Sequence[Span], boxes: Mapping[str, Span]) -> None:
+        self._left: dict[str, Span] = {f"the span {start:g}-{end:g}": (start, end) for start, end in spans if end is not None}
+        self._left |= {f"the times of the box {text}": span for text, span in boxes.items()}
+        self._times: tuple[float, float] | None = None  # of the first and the last frame
+
+    def add(self, time: float) -> None:
+        """Take note of a frame.
+
+        Args:
+            time: of the frame, in seconds.
+        """
+        self._times = (self._times[0] if self._times else time), time
+        self._left = {name: span for name, span in self._left.items() if not is_in(span, time)}
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what no frame lies in.
+
+        Returns:
+            A phrase each.
+        """
+        if self._times is None:
+            return ()
+        first, last = self._times
+        return tuple(
+            f"no frame lies in {name}; the frames' times are {first:.4g} to {last:.4g} s" for name in self._left
+        )
+
+
+def is_in(span: Span, time: float) -> bool:
+    """Say whether a time lies in a span: its start does, its end does not.
+
+    Args:
+        span: start and end in seconds.
+        time: in seconds.
+
+    Returns:
+        Whether it does.
+    """
+    return span[0] <= time and (span[1] is None or time < span[1])
 
 
 def span_parts(tallies: Sequence[SpanTally]) -> tuple[SpanPart, ...]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from coda_cli.checkpoints.loading import Net
 from coda_cli.checkpoints.targets import Target
 from coda_cli.explanation.clip.neurons import NeuronTally
-from coda_cli.explanation.clip.over_time import Span, SpanTally, span_parts
+from coda_cli.explanation.clip.over_time import WHOLE, Span, SpanTally, Unmet, span_parts
 from coda_cli.explanation.evidence import measure
 from coda_cli.explanation.picture import Explanation
 from coda_cli.explanation.record import class_part, sums, to_source, top_classes
+from coda_cli.explanation.regions.asked import Regions
 from coda_cli.explanation.regions.shapes import Region
 from coda_cli.explanation.regions.sums import region_sums
 from coda_cli.media.view import View
@@ -77,11 +78,21 @@ class ClipTally:
         net: the network.
         path: what the records call the clip.
         origin: (x, y) of the frames' corner in the source, in its pixels.
-        spans: of time that are summed, in seconds, the whole clip first.
+        spans: of time that are summed, in seconds.
+        regions: that are asked for; with these or with spans, the whole clip is summed up first.
     """
 
-    def __init__(self, net: Net, path: str, origin: tuple[int, int] = (0, 0), spans: Sequence[Span] = ()) -> None:
-        self.net, self.path, self.origin, self.spans = net, path, origin, spans
+    def __init__(
+        self,
+        net: Net,
+        path: str,
+        origin: tuple[int, int] = (0, 0),
+        spans: Sequence[Span] = (),
+        regions: Regions | None = None,
+    ) -> None:
+        self.net, self.path, self.origin = net, path, origin
+        self.spans = (WHOLE, *spans) if spans or regions else ()
+        self._unmet = Unmet(spans, regions.times if regions else {})
         self.frames, self.worst, self.exact, self.no_tolerance = 0, 0.0, True, False
         self._predicted: Counter[int] = Counter()
         self._tallies: dict[Target, _TargetSums] = {}
@@ -113,6 +124,7 @@ class ClipTally:
         top = top_classes(self.net, explanation.decomposition.logits[0])
         parts = tuple(self._explained(explanation, k, scales[k], regions) for k in range(len(explanation.targets)))
         self.frames += 1
+        self._unmet.add(frame.time)
         self._predicted[top[0].index] += 1
         duration = frame.duration or 0.0
         self._add_span(frame.time, frame.time + duration, top[0].index)
@@ -204,6 +216,14 @@ class ClipTally:
             Its means over the frames, in the order in which neurons were asked for.
         """
         return tuple(tally.part() for tally in self._neurons)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say of which spans and boxes there are no sums.
+
+        Returns:
+            A phrase each.
+        """
+        return self._unmet.notes()
 
     def shares(self) -> tuple[PredictedShare, ...]:
         """Count which classes were predicted.

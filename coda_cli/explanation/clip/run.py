@@ -21,7 +21,6 @@ from coda_cli.errors import CodaError, UsageError
 from coda_cli.explanation.clip.drawing import ClipDrawing, Painter
 from coda_cli.explanation.clip.files import ClipOutputs, Sink
 from coda_cli.explanation.clip.neurons import neuron_parts, neurons_of
-from coda_cli.explanation.clip.over_time import WHOLE
 from coda_cli.explanation.clip.record import ClipTally
 from coda_cli.explanation.clip.survey import Survey, explained, grouped_views, survey
 from coda_cli.explanation.drawing import refuse_style
@@ -263,8 +262,7 @@ class _ClipRun:
         self.reader = Reader(source, selection)
         corner = pixel_box(selection.box, (self.info.width, self.info.height)) if selection.box else (0, 0)
         self.origin = corner[0], corner[1]  # of the frames, in the source's pixels
-        spans = (WHOLE, *clip.spans) if clip.spans or clip.request.regions else ()
-        self.tally = ClipTally(clip.net, utf8(source_name(source)), self.origin, spans)
+        self.tally = ClipTally(clip.net, utf8(source_name(source)), self.origin, clip.spans, clip.request.regions)
         self.region_files: dict[str, str] = {}
         self._regions: tuple[object, tuple[Region, ...]] = (None, ())
         self.found: Survey | None = None
@@ -358,6 +356,7 @@ class _ClipRun:
             scale_frames=self.scale_frames,
             files={kind: utf8(path.as_posix()) for kind, path in self.outputs.clips.items()},
             region_files=self.region_files,
+            notes=tuple(map(utf8, tally.notes())),
             settings=self.settings,
             device=str(clip.net.device),
             precision=clip.request.precision,
