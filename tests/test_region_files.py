@@ -19,6 +19,7 @@ from coda_cli.explanation.regions.shapes import Shape, laid
 from coda_cli.machine import budget
 from coda_cli.media.masks import outlines_of, read_mask
 from coda_cli.media.view import View
+from coda_cli.opencv import cv2
 
 PICTURE = Place(Path("in/dog.jpg"))
 VIEW = View(np.zeros((50, 100, 3), np.uint8), (0, 0, 100, 50), (100, 50))  # the original itself
@@ -61,6 +62,31 @@ def test_the_numbers_of_a_mask_count_not_its_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "bits.png"), numbers > 1)
 
 
+def test_what_is_transparent_is_outside_in_every_kind_of_mask(tmp_path: Path) -> None:
+    numbers = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
+    palette = Image.fromarray(numbers)
+    palette.putpalette(list(range(12)))
+    palette.save(tmp_path / "one.png", transparency=2)
+    palette.save(tmp_path / "each.png", transparency=bytes([255, 9, 0]))
+    palette.save(tmp_path / "one.gif", transparency=2)
+    Image.fromarray(numbers).save(tmp_path / "grey.png", transparency=2)
+    for name in ("one.png", "each.png", "one.gif", "grey.png"):
+        np.testing.assert_array_equal(read_mask(tmp_path / name), np.where(numbers == 2, 0, numbers), name)
+
+
+def test_no_number_of_a_mask_becomes_0(tmp_path: Path) -> None:
+    values = np.array([[0, 0.25, -0.5, 1], [2, 300, 0, 70_000]], np.float32)
+    Image.fromarray(values).save(tmp_path / "fractions.tif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "fractions.tif"), [[0, 1, -1, 1], [2, 300, 0, 70_000]])
+    Image.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    deep = np.ones((4, 5, 3), np.uint16)  # 1 of 65,535, of which Pillow keeps the upper half
+    cv2.imwrite(str(tmp_path / "colours.png"), deep)
+    cv2.imwrite(str(tmp_path / "colours.tif"), deep)
+    for name, part in (("nan.tif", "no label"), ("colours.png", "of 16 bits"), ("colours.tif", "of 16 bits")):
+        with pytest.raises(MediaError, match=part):
+            read_mask(tmp_path / name)
+
+
 def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.png").touch()
@@ -95,6 +121,8 @@ def test_a_folder_has_a_mask_for_each_picture(tmp_path: Path) -> None:
     for place, columns in ((PICTURE, 1), (Place(Path("cat.jpg")), 2), (Place(Path("dog.webp"), Path("deep")), 3)):
         (region,) = asked.found(place, VIEW).regions
         assert region.coverage.shares.sum() == 50 * columns
+    (tmp_path / "deep" / "dog.png").rename(tmp_path / "deep" / "dog.PNG")  # as cameras and some programs write it
+    assert asked.found(Place(Path("dog.webp"), Path("deep")), VIEW).regions[0].coverage.shares.sum() == 150
     with pytest.raises(MediaError, match=r"has no mask named bird\.png"):
         asked.found(Place(Path("bird.jpg")), VIEW)
 
@@ -171,6 +199,9 @@ def test_a_panoptic_file_has_its_masks_beside_it(tmp_path: Path) -> None:
     path = write(tmp_path / "panoptic.json", content)
     assert named(path) == {"dog": 500, "grass": 750}
     assert named(path, "grass") == {"grass": 750}
+    files = Regions(annotations=str(path)).files(PICTURE)
+    assert list(files) == [path.as_posix(), (tmp_path / "panoptic" / "dog.png").as_posix()]
+    assert files == Regions(annotations=str(path)).found(PICTURE, VIEW).files
 
 
 def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -181,6 +212,15 @@ def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
     assert named(path, place=Place(Path("out/dog.jpg"))) == {"dog": 36}
     with pytest.raises(MediaError, match="has 2 images that may be"):
         named(path, place=Place(Path("elsewhere/dog.jpg")))
+
+
+def test_of_one_name_the_image_that_agrees_in_most_folders_is_taken(tmp_path: Path) -> None:
+    names = ("dog.jpg", "in/dog.jpg", "deep/in/dog.jpg")
+    images = [{"id": n, "file_name": name, "width": 100, "height": 50} for n, name in enumerate(names, 1)]
+    annotations = [{"image_id": n, "category_id": 1, "bbox": [0, 0, n, n]} for n in (1, 2, 3)]
+    path = write(tmp_path / "c.json", coco(images=images, annotations=annotations))
+    for name, expected in (("other/dog.jpg", 1), ("in/dog.jpg", 4), ("deep/in/dog.jpg", 9)):
+        assert named(path, place=Place(Path(name))) == {"dog": expected}
 
 
 def test_images_are_found_by_the_number_of_a_frame(tmp_path: Path) -> None:
@@ -235,6 +275,48 @@ def test_coco_that_is_wrong_is_refused_in_one_line(tmp_path: Path, content: obje
         Regions(annotations=str(path)).found(PICTURE, VIEW)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
+
+
+def test_what_is_wrong_with_others_does_not_matter_to_what_is_wanted(tmp_path: Path) -> None:
+    """One point among the shapes of labelme, one broken run length: --labels takes what can be read."""
+    content = coco({"bbox": [0, 0, 5, 5]}, {"category_id": 2, "segmentation": {"size": [1, 1], "counts": [1]}})
+    content["categories"].append({"id": 2, "name": "crowd"})
+    point = {"label": "eye", "points": [[1, 1]], "shape_type": "point"}
+    box = {"label": "dog", "points": [[0, 0], [5, 5]], "shape_type": "rectangle"}
+    paths = [write(tmp_path / "c.json", content), write(tmp_path / "l.json", labelme(point, box))]
+    paths += [
+        write(tmp_path / "y.txt", "1 2 3 4\n0 0.025 0.05 0.05 0.1\n"),
+        write(tmp_path / "classes.txt", "dog\neye"),
+    ][:1]
+    broken = "<object><name>eye</name></object>"
+    fine = DOG.replace(">10<", ">5<")
+    paths.append(write(tmp_path / "v.xml", voc(broken + fine)))
+    for path in paths:
+        assert named(path, "dog") == pytest.approx({"dog": 25}), path
+        with pytest.raises(MediaError):
+            named(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.json", {"bbox": [50, 20, -20, 10]}),
+        ("c.json", {"bbox": [50, 20, 20, -10]}),
+        ("v.xml", "<xmin>80</xmin><ymin>1</ymin><xmax>10</xmax><ymax>5</ymax>"),
+    ],
+)
+def test_a_box_whose_edges_are_in_the_wrong_order_is_refused(tmp_path: Path, name: str, content: Any) -> None:
+    inside = f"<object><name>dog</name><bndbox>{content}</bndbox></object>"
+    path = write(tmp_path / name, coco(content) if name == "c.json" else voc(inside))
+    with pytest.raises(MediaError, match="the box of dog has its edges in the wrong order"):
+        named(path)
+
+
+def test_a_region_without_an_area_is_refused() -> None:
+    for ring in ([[10, 10], [20, 20], [30, 30]], [[10, 10], [10, 20], [10, 30]], [[-25, 20], [-25, -25], [20, -25]]):
+        with pytest.raises(MediaError, match="holds nothing of a picture"):
+            area(Shape("line", (np.array(ring, float),)))
+    assert area(Shape("thin", (np.array([[10, 10], [20, 10], [20, 10.001]], float),))) == pytest.approx(0.005)
 
 
 def test_an_unknown_name_is_told_with_those_there_are(tmp_path: Path) -> None:
@@ -313,6 +395,13 @@ def test_lines_of_yolo(tmp_path: Path) -> None:
     assert named(path) == pytest.approx({"0": 20 * 20, "1": 50})
     write(tmp_path / "classes.txt", "dog\ncat\n")
     assert named(path) == pytest.approx({"dog": 400, "cat": 50})
+    assert list(Regions(annotations=str(path)).files(PICTURE)) == [str(path), str(tmp_path / "classes.txt")]
+    write(tmp_path / "classes.txt", "dog\n\ncat\n\n")  # an empty line is a class without a name, but for the last ones
+    with pytest.raises(MediaError, match="no name that can be shown"):
+        named(path)
+    write(tmp_path / "dog.txt", "2 0.5 0.5 0.2 0.4\n")
+    assert named(path) == pytest.approx({"cat": 400})
+    write(tmp_path / "dog.txt", "0 0.5 0.5 0.2 0.4\n")
     # Relative to whatever size the picture has.
     small = View(np.zeros((5, 5, 3), np.uint8), (0, 0, 5, 5), (5, 5))
     assert laid(shapes_in(path, PICTURE)[0], small).coverage.shares.sum() == pytest.approx(2)

@@ -140,6 +140,25 @@ def test_results_of_a_mask_that_changed_live_beside_those_before(coda: Coda, tmp
     assert not set(first) & set(second.lines)
 
 
+def test_results_of_a_panoptic_mask_that_changed_live_beside_those_before(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")  # 50 x 40
+    mask(tmp_path / "c" / "a.png", 10)
+    image = {"id": 1, "file_name": "a.png", "width": 50, "height": 40}
+    entry = {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 255, "category_id": 1}]}
+    content = {"images": [image], "categories": [{"id": 1, "name": "dog"}], "annotations": [entry]}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    command = ("explain", "a.png", "--class", "0", "--regions", "c.json")
+    first = coda(*command).lines
+    assert "(already there)" in coda(*command).err
+    assert ": proven" in coda("verify", "coda-out").out
+    mask(tmp_path / "c" / "a.png", 30)
+    (proof,) = coda("verify", "coda-out", "--json").records
+    assert proof["notes"] == ["of its regions only the sum was checked: c/a.png was changed"]
+    second = coda(*command)
+    assert "(already there)" not in second.err
+    assert not set(first) & set(second.lines)
+
+
 def test_the_record_in_the_picture_has_the_regions(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png", 64, 64)
     coda("explain", "a.png", "--class", "0", "--box", "dog=0,0,32,64", "--write", "overlay,panel,heatmap,json")
@@ -181,6 +200,18 @@ def test_spans_and_boxes_with_times_are_summed_over_their_frames(coda: Coda, tmp
     assert always["share"] == pytest.approx(sum(f["always"]["positive"] for f in found) / sum(positive))
     assert late["mean_positive"] == pytest.approx(found[3]["late"]["positive"])
     assert late["share"] == pytest.approx(found[3]["late"]["positive"] / positive[3])
+
+
+def test_spans_and_boxes_without_a_frame_are_said(coda: Coda, tmp_path: Path) -> None:
+    clip(tmp_path / "c.mkv")  # ten frames, a second
+    there = ("--region", "b=0,0,1,0.5@0.5-9", "--span", "0.5-9")
+    _, whole = video(coda, *there)
+    assert whole["notes"] == []
+    result = coda("video", "c.mkv", *there, "--region", "c=0,0,1,0.5@7-9", "--span", "5-9", "--span", "0.11-0.12")
+    for what in ("the span 5-9", "the span 0.11-0.12", "the times of the box c=0,0,1,0.5@7-9"):
+        assert f"c.mkv: no frame lies in {what}; the frames' times are 0 to 0.9 s" in result.err
+    record = json.loads((tmp_path / "coda-out" / "c.coda.jsonl").read_text().splitlines()[-1])
+    assert len(record["notes"]) == 3
 
 
 def test_a_region_of_a_clip_is_in_pixels_of_the_clip_even_where_it_is_cut(coda: Coda, tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ class Coverage:
         top: the first row of that part.
         left: its first column.
         outside: the share of the region's own area that the view does not show, in [0, 1].
+        whole: the region's own area in the picture, in its pixels (of a mask in the mask's); 0 where there is none.
     """
 
     shares: Shares
     top: int
     left: int
     outside: float
+    whole: float
 
     @property
     def part(self) -> tuple[slice, slice]:
@@ -106,9 +108,9 @@ def _trimmed(shares: Shares, inside: float, whole: float) -> Coverage:
     outside = min(1.0, max(0.0, 1 - inside / whole)) if whole > 0 else 0.0
     outside = outside if outside > 1e-9 else 0.0  # rounding
     if not len(rows):
-        return Coverage(np.zeros((0, 0)), 0, 0, 1.0)
+        return Coverage(np.zeros((0, 0)), 0, 0, 1.0, whole)
     top, left = int(rows[0]), int(columns[0])
-    return Coverage(shares[top : rows[-1] + 1, left : columns[-1] + 1].copy(), top, left, outside)
+    return Coverage(shares[top : rows[-1] + 1, left : columns[-1] + 1].copy(), top, left, outside, whole)
 
 
 # ---- polygons --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,12 +25,15 @@ from coda_cli.checkpoints.headers import odd_name
 from coda_cli.errors import MediaError
 from coda_cli.explanation.regions.shapes import Shape, box_ring, polygon
 from coda_cli.machine import budget
+from coda_cli.media.coverage import Ring
 from coda_cli.media.files import read_whole
 
 SUFFIXES_OF_ANNOTATIONS = (".json", ".xml", ".txt")
 NAMES_OF_YOLO = "classes.txt"  # beside the files: a name on each line
 DEEPEST = 50  # elements of an XML file inside each other
 CIRCLE = 360  # corners of the polygon that stands for a circle; its area is 0.005 % less
+
+Named = tuple[str, Callable[[], Shape]]  # a region's name, and its shape, which is made where it is wanted
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,6 @@ class Place:
     subfolder: Path = Path()
     frame: int | None = None
     time: float | None = None
-
-    def names(self, name: str) -> bool:
-        """Say whether a file of that name is this picture, or frame.
-
-        Args:
-            name: of a picture, with or without folders.
-
-        Returns:
-            For a frame, whether the name ends in its number.
-        """
-        if self.frame is None:
-            return Path(name.replace("\\", "/")).name == self.path.name
-        return frame_number(name) == self.frame
 
 
 def frame_number(name: str) -> int | None:
@@ -92,14 +82,41 @@ def shapes_in(path: Path, place: Place, wanted: tuple[str, ...] = ()) -> list[Sh
     """
     suffix = path.suffix.lower()
     if suffix == ".xml":
-        shapes = list(_of_voc(read_xml(read_whole(path, budget.ANNOTATIONS_FILE))))
+        shapes = _of_voc(read_xml(read_whole(path, budget.ANNOTATIONS_FILE)))
     elif suffix == ".txt":
-        shapes = list(_of_yolo(path))
+        shapes = _of_yolo(path)
     elif suffix == ".json":
         return _of_json(path, place, wanted)
     else:
         raise MediaError("expected .json (COCO or labelme), .xml (Pascal VOC) or .txt (YOLO)")
-    return chosen(shapes, wanted, {shape.name for shape in shapes})
+    return chosen(shapes, wanted)
+
+
+def files_beside(path: Path, place: Place) -> list[Path]:
+    """List the files beside a file of regions that say, with it, what the regions of a picture are.
+
+    Args:
+        path: the file of regions.
+        place: the picture, or frame.
+
+    Returns:
+        The masks of a panoptic COCO file, and the names of a YOLO file's classes.
+
+    Raises:
+        MediaError: the file cannot be read, or does not know the picture.
+    """
+    if path.suffix.lower() == ".txt":
+        names = _names_beside(path)
+        return [] if names is None else [names]
+    if path.suffix.lower() != ".json":
+        return []
+    from coda_cli.explanation.regions.coco import Coco
+
+    try:
+        content = _json(path)
+        return content.masks(place) if isinstance(content, Coco) else []
+    except MediaError as error:
+        raise error.about(path)  # noqa: B904 (it is the same error)
 
 
 def knows_many(path: Path) -> bool:
@@ -124,8 +141,7 @@ def _of_json(path: Path, place: Place, wanted: tuple[str, ...]) -> list[Shape]:
     content = _json(path)
     if isinstance(content, Coco):
         return content.shapes(place, wanted)
-    shapes = list(_of_labelme(content))
-    return chosen(shapes, wanted, {shape.name for shape in shapes})
+    return chosen(_of_labelme(content), wanted)
 
 
 def _json(path: Path) -> Any:
@@ -156,25 +172,26 @@ def _json_as_it_is(path: Path, _changed: int, _size: int) -> Any:
 _READING = Lock()
 
 
-def chosen(shapes: Iterable[Shape], wanted: tuple[str, ...], known: Iterable[str]) -> list[Shape]:
-    """Take the shapes with the names that are wanted.
+def chosen(shapes: Iterable[Named], wanted: tuple[str, ...], known: Iterable[str] = ()) -> list[Shape]:
+    """Take the shapes with the names that are wanted; what is wrong with others does not matter.
 
     Args:
         shapes: those of the picture.
         wanted: names; none means all.
-        known: the names that the file has.
+        known: names that the file has, besides those of the shapes.
 
     Returns:
         The shapes, at least one.
 
     Raises:
-        MediaError: a name is not known, or nothing is left.
+        MediaError: a name is not known, nothing is left, or a shape that is wanted is none.
     """
-    names = sorted(set(known))
+    listed_shapes = list(shapes)
+    names = sorted({*known, *(name for name, _ in listed_shapes)})
     if unknown := [name for name in wanted if name not in names]:
         listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         raise MediaError(f"there is no {unknown[0]} among its names: {listed or 'it has none'}")
-    kept = [shape for shape in shapes if not wanted or shape.name in wanted]
+    kept = [make() for name, make in listed_shapes if not wanted or name in wanted]
     if not kept:
         raise MediaError("has no region for this picture" + (f" with the name {', '.join(wanted)}" if wanted else ""))
     return kept
@@ -220,41 +237,74 @@ def number(value: object) -> float:
     return found
 
 
+def file_box(name: str, x0: float, y0: float, x1: float, y1: float) -> Ring:
+    """Make the polygon of a box in a file.
+
+    Args:
+        name: of the region.
+        x0: left edge, in pixels.
+        y0: top edge, in pixels.
+        x1: right edge, in pixels.
+        y1: bottom edge, in pixels.
+
+    Returns:
+        Its corners [4, 2].
+
+    Raises:
+        MediaError: its right edge lies before the left one, or its bottom above its top.
+    """
+    if x1 < x0 or y1 < y0:
+        raise MediaError(f"the box of {name} has its edges in the wrong order: {x0:g},{y0:g} to {x1:g},{y1:g}")
+    return box_ring(x0, y0, x1, y1)
+
+
 # ---- labelme ---------------------------------------------------------------------------------------------------------
 
 
-def _of_labelme(content: Mapping[str, Any]) -> Iterator[Shape]:
-    """The shapes of a labelme file."""
-    size = (number(content.get("imageWidth")), number(content.get("imageHeight")))
+def _of_labelme(content: Mapping[str, Any]) -> Iterator[Named]:
+    """The shapes of a labelme file. Raises MediaError."""
     for entry in content["shapes"]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("points"), list):
+        if not isinstance(entry, dict):
             raise MediaError("a shape has no points")
-        name, kind, points = plain(entry.get("label"), "shape"), entry.get("shape_type") or "polygon", entry["points"]
-        if not all(isinstance(point, list) and len(point) == 2 for point in points):
-            raise MediaError(f"the shape {name} has points that are not x, y")
-        flat = [number(value) for point in points for value in point]
-        if kind == "rectangle" and len(points) == 2:
-            (x0, x1), (y0, y1) = sorted(flat[::2]), sorted(flat[1::2])
-            ring = box_ring(x0, y0, x1, y1)
-        elif kind == "circle" and len(points) == 2:
-            angles = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
-            radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
-            ring = np.stack([flat[0] + radius * np.cos(angles), flat[1] + radius * np.sin(angles)], 1)
-        elif kind in ("polygon", "rectangle", "rotation"):
-            ring = polygon(flat)
-        else:
-            raise MediaError(f"the shape {name} is a {str(kind)[:20]}; polygons, rectangles and circles are read")
-        yield Shape(name, (ring,), size=size)
+        name = plain(entry.get("label"), "shape")
+        yield name, partial(_labelme_shape, name, entry, content)
+
+
+def _labelme_shape(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> Shape:
+    """One shape of a labelme file. Raises MediaError."""
+    size = (number(content.get("imageWidth")), number(content.get("imageHeight")))
+    kind, points = entry.get("shape_type") or "polygon", entry.get("points")
+    if not isinstance(points, list):
+        raise MediaError(f"the shape {name} has no points")
+    if not all(isinstance(point, list) and len(point) == 2 for point in points):
+        raise MediaError(f"the shape {name} has points that are not x, y")
+    flat = [number(value) for point in points for value in point]
+    if kind == "rectangle" and len(points) == 2:
+        (x0, x1), (y0, y1) = sorted(flat[::2]), sorted(flat[1::2])
+        ring = box_ring(x0, y0, x1, y1)
+    elif kind == "circle" and len(points) == 2:
+        angles = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
+        radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
+        ring = np.stack([flat[0] + radius * np.cos(angles), flat[1] + radius * np.sin(angles)], 1)
+    elif kind in ("polygon", "rectangle", "rotation"):
+        ring = polygon(flat)
+    else:
+        raise MediaError(f"the shape {name} is a {str(kind)[:20]}; polygons, rectangles and circles are read")
+    return Shape(name, (ring,), size=size)
 
 
 # ---- YOLO ------------------------------------------------------------------------------------------------------------
 
 
-def _of_yolo(path: Path) -> Iterator[Shape]:
+def _of_yolo(path: Path) -> Iterator[Named]:
     """The shapes of a YOLO file: boxes "class x y width height" or polygons "class x y x y ...", relative to 1."""
-    beside = path.parent / NAMES_OF_YOLO
-    names = _lines(beside) if beside.is_file() and beside != path else []
+    beside = _names_beside(path)
+    names = [] if beside is None else _lines(beside)
+    while names and not names[-1]:
+        names.pop()
     for n, line in enumerate(_lines(path), 1):
+        if not line:
+            continue
         first, *rest = line.split()
         if not first.isdecimal() or len(first) > 6:
             raise MediaError(f"line {n} does not begin with the number of a class")
@@ -262,35 +312,46 @@ def _of_yolo(path: Path) -> Iterator[Shape]:
         if names and index >= len(names):
             raise MediaError(f"line {n} is of class {index}, and {NAMES_OF_YOLO} beside it has {len(names)} names")
         name = plain(names[index] if names else first, "class")
-        try:
-            values = [float(value) for value in rest]
-        except ValueError as error:
-            raise MediaError(f"line {n} holds something that is no number") from error
-        if not all(-1e-6 <= value <= 1 + 1e-6 for value in values):
-            raise MediaError(f"line {n} has numbers outside 0 to 1; YOLO's are relative to the picture")
-        if len(values) == 4:
-            x, y, w, h = values
-            ring = box_ring(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-        elif len(values) >= 6:
-            ring = polygon(values)
-        else:
-            raise MediaError(f"line {n} has {len(values)} numbers after its class; expected 4, or 6 and more")
-        yield Shape(name, (ring,), relative=True)
+        yield name, partial(_yolo_shape, n, name, rest)
+
+
+def _yolo_shape(n: int, name: str, numbers: Sequence[str]) -> Shape:
+    """The shape on line ``n`` of a YOLO file. Raises MediaError."""
+    try:
+        values = [float(value) for value in numbers]
+    except ValueError as error:
+        raise MediaError(f"line {n} holds something that is no number") from error
+    if not all(-1e-6 <= value <= 1 + 1e-6 for value in values):
+        raise MediaError(f"line {n} has numbers outside 0 to 1; YOLO's are relative to the picture")
+    if len(values) == 4:
+        x, y, w, h = values
+        ring = box_ring(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    elif len(values) >= 6:
+        ring = polygon(values)
+    else:
+        raise MediaError(f"line {n} has {len(values)} numbers after its class; expected 4, or 6 and more")
+    return Shape(name, (ring,), relative=True)
+
+
+def _names_beside(path: Path) -> Path | None:
+    """The file with the names of the classes of a YOLO file; None where there is none."""
+    beside = path.parent / NAMES_OF_YOLO
+    return beside if beside.is_file() and beside != path else None
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty. Raises MediaError."""
+    """The lines of a text file, without the spaces around them. Raises MediaError."""
     try:
         text = read_whole(path, budget.ANNOTATIONS_FILE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MediaError("is not a text in UTF-8", item=path) from error
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return [line.strip() for line in text.split("\n")]
 
 
 # ---- Pascal VOC ------------------------------------------------------------------------------------------------------
 
 
-def _of_voc(root: ElementTree.Element) -> Iterator[Shape]:
+def _of_voc(root: ElementTree.Element) -> Iterator[Named]:
     """The boxes of a Pascal VOC file; its pixels are counted from 1, and the last one belongs to the box."""
     if root.tag != "annotation":
         raise MediaError("is XML, but not a Pascal VOC annotation")
@@ -298,8 +359,13 @@ def _of_voc(root: ElementTree.Element) -> Iterator[Shape]:
     size = (number(width), number(height)) if width and height else None
     for entry in root.findall("object"):
         name = plain((entry.findtext("name") or "").strip(), "object")
-        x0, y0, x1, y1 = (number(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-        yield Shape(name, (box_ring(x0 - 1, y0 - 1, x1, y1),), size=size)
+        yield name, partial(_voc_shape, name, entry, size)
+
+
+def _voc_shape(name: str, entry: ElementTree.Element, size: tuple[float, float] | None) -> Shape:
+    """The box of one object. Raises MediaError."""
+    x0, y0, x1, y1 = (number(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return Shape(name, (file_box(name, x0 - 1, y0 - 1, x1, y1),), size=size)
 
 
 def read_xml(data: bytes) -> ElementTree.Element:

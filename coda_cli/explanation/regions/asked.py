@@ -14,7 +14,14 @@ import numpy as np
 
 from coda_cli.checkpoints.headers import odd_name
 from coda_cli.errors import CodaError, MediaError, UsageError
-from coda_cli.explanation.regions.annotations import SUFFIXES_OF_ANNOTATIONS, Place, frame_number, knows_many, shapes_in
+from coda_cli.explanation.regions.annotations import (
+    SUFFIXES_OF_ANNOTATIONS,
+    Place,
+    files_beside,
+    frame_number,
+    knows_many,
+    shapes_in,
+)
 from coda_cli.explanation.regions.shapes import Region, Shape, box_ring, laid, with_own_names
 from coda_cli.machine import budget
 from coda_cli.media.addresses import refuse_missing
@@ -84,9 +91,9 @@ class Regions:
         _named_values(self.labels, strict=self.masks is not None and self.annotations is None)
 
     @property
-    def have_times(self) -> bool:
-        """Whether a box holds for a part of a clip only."""
-        return any(_parsed(text)[2] for text in self._every_box)
+    def times(self) -> dict[str, tuple[float, float]]:
+        """The boxes that hold for a part of a clip only, as they are written, with start and end in seconds."""
+        return {text: span for text in self._every_box if (span := _parsed(text)[2])}
 
     @property
     def of_one_picture(self) -> tuple[str, ...]:
@@ -118,9 +125,11 @@ class Regions:
             Path -> sha256.
 
         Raises:
-            MediaError: a folder has no file for the picture, or a file cannot be read.
+            MediaError: a folder has no file for the picture, or a file cannot be read or does not know the picture.
         """
         named = [path for path in (self._mask_of(place), self._annotations_of(place)) if path]
+        if self.annotations is not None:
+            named += files_beside(named[-1], place)
         return {utf8(path.as_posix()): _sha256(path) for path in named}
 
     def key(self, place: Place) -> tuple[object, ...]:
@@ -266,7 +275,8 @@ def _file_for(given: str | None, place: Place, suffixes: tuple[str, ...], what: 
         expected = f"whose name ends in {place.frame}; frames are counted from 0"
     else:
         folders = dict.fromkeys((Path(given) / place.subfolder, Path(given)))
-        names = [base + suffix for base in (place.path.stem, place.path.name) for suffix in suffixes]
+        spelled = [way for suffix in suffixes for way in (suffix, suffix.upper())]
+        names = [base + suffix for base in (place.path.stem, place.path.name) for suffix in spelled]
         matches = [folder / name for folder in folders for name in names if (folder / name).is_file()]
         expected = f"named {place.path.stem}{suffixes[0]}"
     if not matches:

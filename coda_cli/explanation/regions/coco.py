@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coda_cli.errors import MediaError
-from coda_cli.explanation.regions.annotations import Place, chosen, number, plain
-from coda_cli.explanation.regions.shapes import Shape, box_ring, polygon
+from coda_cli.explanation.regions.annotations import Named, Place, chosen, file_box, frame_number, number, plain
+from coda_cli.explanation.regions.shapes import Shape, polygon
 from coda_cli.media.masks import read_mask
 from coda_cli.media.stills import refuse_bombs
 
@@ -31,6 +32,7 @@ class Coco:
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
         self._path = path
         self._images = _objects(content, "images")
+        self._called, self._numbered = _by_name(self._images)
         self._names = {_id(c): plain(c.get("name"), "category") for c in _objects(content, "categories")}
         self._of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for entry in _objects(content, "annotations"):
@@ -50,28 +52,49 @@ class Coco:
             MediaError: the file knows nothing of the picture or of a category, or its numbers make no region.
         """
         image = self._image(place)
-        entries, shapes = self._of_image.get(_id(image), []), list[Shape]()
+        entries, shapes = self._of_image.get(_id(image), []), list[Named]()
         size = (number(image.get("width")), number(image.get("height")))
         for entry in entries:
             if "segments_info" in entry:
                 shapes += self._panoptic(entry)
             else:
-                shapes.append(_instance(self._name(entry), entry, size))
+                name = self._name(entry)
+                shapes.append((name, partial(_instance, name, entry, size)))
         return chosen(shapes, wanted, self._names.values())
 
+    def masks(self, place: Place) -> list[Path]:
+        """List the masks of a picture's panoptic annotations.
+
+        Args:
+            place: the picture, or frame.
+
+        Returns:
+            Their files.
+
+        Raises:
+            MediaError: the file knows nothing of the picture, or a mask is not there.
+        """
+        return [self._mask(e) for e in self._of_image.get(_id(self._image(place)), []) if "segments_info" in e]
+
     def _image(self, place: Place) -> Mapping[str, Any]:
-        """The entry of a picture; one whose folders agree goes before others of the same name. Raises MediaError."""
-        named = [(i, str(i.get("file_name", ""))) for i in self._images]
-        found = [(image, name) for image, name in named if place.names(name)]
+        """The entry of a picture; the one that agrees in most folders goes before others of its name.
+
+        Raises MediaError.
+        """
+        frame = place.frame
+        found = self._called.get(place.path.name, []) if frame is None else self._numbered.get(frame, [])
         if len(found) > 1 and place.frame is None:
             whole = "/" + place.path.absolute().as_posix().lstrip("/")
-            found = [(image, name) for image, name in found if whole.endswith("/" + name.lstrip("/"))] or found
+            agreeing = [image for image in found if whole.endswith("/" + _name_of(image).lstrip("/"))]
+            most = max((_name_of(image).lstrip("/").count("/") for image in agreeing), default=0)
+            found = [image for image in agreeing if _name_of(image).lstrip("/").count("/") == most] or found
         who = place.path.name if place.frame is None else f"frame {place.frame} (frames are counted from 0)"
         if not found:
-            raise MediaError(f"does not know {who}; its images begin with {named[0][1] if named else 'none'!r}")
+            begin = repr(_name_of(self._images[0])) if self._images else "none"
+            raise MediaError(f"does not know {who}; its images begin with {begin}")
         if len(found) > 1:
             raise MediaError(f"has {len(found)} images that may be {who}; their names differ only in folders")
-        return found[0][0]
+        return found[0]
 
     def _name(self, entry: Mapping[str, Any]) -> str:
         """The name of an annotation's category. Raises MediaError."""
@@ -80,18 +103,45 @@ class Coco:
             raise MediaError(f"a region is of category {index}, which is not among its categories")
         return self._names[index]
 
-    def _panoptic(self, entry: Mapping[str, Any]) -> Iterator[Shape]:
+    def _panoptic(self, entry: Mapping[str, Any]) -> Iterator[Named]:
         """The segments of a panoptic annotation, from the mask beside it."""
+        numbers = read_mask(self._mask(entry))
+        for segment in _objects(entry, "segments_info"):
+            name = self._name(segment)
+            yield name, partial(_segment, name, numbers, _id(segment))
+
+    def _mask(self, entry: Mapping[str, Any]) -> Path:
+        """The mask of a panoptic annotation. Raises MediaError."""
         name = entry.get("file_name")
         if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
             raise MediaError("a panoptic annotation names no mask beside it")
         folders = (self._path.with_suffix(""), self._path.parent)
         if (mask := next((f / name for f in folders if (f / name).is_file()), None)) is None:
             raise MediaError(f"its mask {name} is neither in {folders[0].name}/ nor beside it")
-        numbers = read_mask(mask)
-        for segment in _objects(entry, "segments_info"):
-            inside = numbers == _id(segment)
-            yield Shape(self._name(segment), mask=inside, size=(inside.shape[1], inside.shape[0]))
+        return mask
+
+
+def _by_name(
+    images: Sequence[dict[str, Any]],
+) -> tuple[Mapping[str, list[dict[str, Any]]], Mapping[int, list[dict[str, Any]]]]:
+    """Images by their names without folders, and by the frames that they belong to: looked up for every picture."""
+    called, numbered = defaultdict[str, list[dict[str, Any]]](list), defaultdict[int, list[dict[str, Any]]](list)
+    for image in images:
+        name = _name_of(image)
+        called[name.rpartition("/")[2]].append(image)
+        if (number_of := frame_number(name)) is not None:
+            numbered[number_of].append(image)
+    return called, numbered
+
+
+def _name_of(image: Mapping[str, Any]) -> str:
+    """The name of an image, its folders between slashes."""
+    return str(image.get("file_name", "")).replace("\\", "/")
+
+
+def _segment(name: str, numbers: NDArray[np.int32], value: int) -> Shape:
+    """The region of one segment."""
+    return Shape(name, mask=numbers == value, size=(numbers.shape[1], numbers.shape[0]))
 
 
 def _instance(name: str, entry: Mapping[str, Any], size: tuple[float, float]) -> Shape:
@@ -107,7 +157,7 @@ def _instance(name: str, entry: Mapping[str, Any], size: tuple[float, float]) ->
     if not isinstance(box, list) or len(box) != 4:
         raise MediaError(f"a {name} has neither a segmentation nor a box")
     x, y, w, h = map(number, box)
-    return Shape(name, (box_ring(x, y, x + w, y + h),), size=size)
+    return Shape(name, (file_box(name, x, y, x + w, y + h),), size=size)
 
 
 def run_lengths(value: Mapping[str, Any], size: tuple[float, float]) -> NDArray[np.bool_]:
@@ -170,5 +220,6 @@ def _id(entry: Mapping[str, Any], key: str = "id") -> int:
     """A whole number. Raises MediaError."""
     value = entry.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise MediaError(f"an entry has no {key}")
+        but = "" if value is None else f" that is a whole number: {str(value)[:40]!r}"
+        raise MediaError(f"an entry has no {key}{but}")
     return value

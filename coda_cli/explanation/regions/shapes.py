@@ -16,6 +16,7 @@ from coda_cli.media.view import View
 
 MOST_REGIONS = 200  # of one picture
 MOST_POINTS = 100_000  # of all polygons of one picture
+NO_AREA = 1e-6  # pixels of the original: what rounding leaves of a polygon whose corners lie on one line
 
 
 @dataclass(frozen=True)
@@ -162,14 +163,15 @@ def laid(shape: Shape, view: View) -> Region:
         scale = width / shape.mask.shape[1], height / shape.mask.shape[0]
         return Region(shape.name, of_mask(shape.mask, view), outlines_of(shape.mask, scale))
     rings = tuple(ring * scale for ring in shape.rings)
-    x0, y0 = np.min([ring.min(0) for ring in rings], 0)
-    x1, y1 = np.max([ring.max(0) for ring in rings], 0)
-    if min(x1, width) <= max(x0, 0) or min(y1, height) <= max(y0, 0):
+    coverage = of_rings(rings, view)
+    if coverage.whole <= NO_AREA:  # a line, or beside the picture
+        x0, y0 = np.min([ring.min(0) for ring in rings], 0)
+        x1, y1 = np.max([ring.max(0) for ring in rings], 0)
         raise MediaError(
             f"the region {shape.name} from {x0:g},{y0:g} to {x1:g},{y1:g} holds nothing of a picture of {width} x "
             f"{height} pixels"
         )
-    return Region(shape.name, of_rings(rings, view), rings)
+    return Region(shape.name, coverage, rings)
 
 
 def _same_shape(own: tuple[float, float], size: tuple[int, int]) -> bool:

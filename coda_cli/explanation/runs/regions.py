@@ -48,21 +48,24 @@ def asked_again(record: Record, request: Request, source: Input) -> tuple[Reques
     if record.region_boxes is None:
         return request, source, f"{ONLY_THE_SUM}the record is of a version that did not say how they were given"
     try:
-        regions = _asked(record, record.region_boxes)
-        item = source.item
-        if regions.files(Place(item.path, item.subfolder)) != record.region_files:
-            return request, source, f"{ONLY_THE_SUM}{', '.join(record.region_files)} was changed"
+        place = Place(source.item.path, source.item.subfolder)
+        regions = _asked(record, record.region_boxes, place)
+        now = regions.files(place)
+        if changed := [path for path, sha256 in record.region_files.items() if now.get(path) != sha256]:
+            return request, source, f"{ONLY_THE_SUM}{', '.join(changed)} was changed"
         request = replace(request, regions=regions)
         return request, with_regions(source, request), ""
     except CodaError as error:
         return request, source, f"{ONLY_THE_SUM}{error}"
 
 
-def _asked(record: Record, boxes: tuple[str, ...]) -> Regions:
-    """What the options asked for, with the very files that were taken. Raises UsageError where one is not here."""
-    annotations = [path for path in record.region_files if Path(path).suffix.lower() in SUFFIXES_OF_ANNOTATIONS]
-    masks = [path for path in record.region_files if path not in annotations]
-    return Regions(boxes, next(iter(masks), None), record.region_labels, next(iter(annotations), None))
+def _asked(record: Record, boxes: tuple[str, ...], place: Place) -> Regions:
+    """What the options asked for, with the very files that were taken. Raises CodaError where one is not here."""
+    given = record.region_files
+    annotations = next((path for path in given if Path(path).suffix.lower() in SUFFIXES_OF_ANNOTATIONS), None)
+    theirs = {} if annotations is None else Regions(annotations=annotations).files(place)  # also the files beside it
+    mask = next((path for path in given if path not in theirs), None)
+    return Regions(boxes, mask, record.region_labels, annotations)
 
 
 def laid_again(explanation: Explanation) -> Sequence[Region] | None:
