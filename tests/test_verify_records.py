@@ -132,6 +132,7 @@ def scaled(*keys: str | int, by: float = 1.01) -> Callable[[dict[str, Any]], Non
         (scaled("top", 0, "logit"), "the logit of"),
         (scaled("top", 1, "probability", by=0), "p of"),
         (lambda r: r["top"].reverse(), "its highest class is not the first one"),
+        (lambda r: r["source"].update(width=0), "its picture has "),
         (lambda r: r["explained"][0].update(residual=0.5), "logit: the terms of the record do not add up"),
         (lambda r: r["explained"][0].update(exact=False), "the record itself says that it is not exact"),
         (lambda r: r["explained"][0].update(name="dog"), "class 3 is 'dog' in the record, 'cat' in the network"),

@@ -117,7 +117,9 @@ class Unmet:
     """
 
     def __init__(self, spans: Sequence[Span], boxes: Mapping[str, Span]) -> None:
-        self._left: dict[str, Span] = {f"the span {start:g}-{end:g}": (start, end) for start, end in spans if end is not None}
+        self._left: dict[str, Span] = {
+            f"the span {start:g}-{end:g}": (start, end) for start, end in spans if end is not None
+        }
         self._left |= {f"the times of the box {text}": span for text, span in boxes.items()}
         self._times: tuple[float, float] | None = None  # of the first and the last frame
 

@@ -1,7 +1,6 @@
 """Regions in files of annotations: labelme, YOLO and Pascal VOC here, COCO in ``coco``.
 
-The files are of others and are read strictly; only what is needed is taken. XML may have no document type, so that it
-can define no entities.
+The files are of others and are read strictly; only what is needed is taken.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 import numpy as np
 
@@ -24,13 +22,13 @@ from coda_cli.checkpoints.descriptions import read_json
 from coda_cli.checkpoints.headers import odd_name
 from coda_cli.errors import MediaError
 from coda_cli.explanation.regions.shapes import Shape, box_ring, polygon
+from coda_cli.explanation.regions.strict_xml import read_xml
 from coda_cli.machine import budget
 from coda_cli.media.coverage import Ring
 from coda_cli.media.files import read_whole
 
 SUFFIXES_OF_ANNOTATIONS = (".json", ".xml", ".txt")
 NAMES_OF_YOLO = "classes.txt"  # beside the files: a name on each line
-DEEPEST = 50  # elements of an XML file inside each other
 CIRCLE = 360  # corners of the polygon that stands for a circle; its area is 0.005 % less
 
 Named = tuple[str, Callable[[], Shape]]  # a region's name, and its shape, which is made where it is wanted
@@ -366,42 +364,3 @@ def _voc_shape(name: str, entry: ElementTree.Element, size: tuple[float, float] 
     """The box of one object. Raises MediaError."""
     x0, y0, x1, y1 = (number(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
     return Shape(name, (file_box(name, x0 - 1, y0 - 1, x1, y1),), size=size)
-
-
-def read_xml(data: bytes) -> ElementTree.Element:
-    """Read XML of somebody else.
-
-    Args:
-        data: the file.
-
-    Returns:
-        Its root.
-
-    Raises:
-        MediaError: it is no XML, has a document type (which may define entities), or is nested too deeply.
-    """
-    builder, depth = ElementTree.TreeBuilder(), 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > DEEPEST:
-            raise MediaError("is XML that is nested too deeply")
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(tag)
-
-    def refuse(*_: object) -> None:
-        raise MediaError("is XML with a document type, which could define entities; remove the line <!DOCTYPE ...>")
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
-    try:
-        parser.Parse(data, True)
-        return builder.close()
-    except (expat.ExpatError, ValueError, LookupError) as error:  # an encoding that nobody knows is a LookupError
-        raise MediaError(f"is not XML that can be read ({error})") from error

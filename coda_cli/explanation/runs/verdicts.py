@@ -129,6 +129,7 @@ def _held_against(
     for one, held in hold_activations(record, last, of_inside):
         neurons = (*neurons, proof_of_neuron := _neuron_proof(one, held))
         reasons += [f"{_called(one)}: {reason}" for reason in (*_off(proof_of_neuron), *held.reasons)]
+    reasons += _about_picture(record, source)
     reasons += _about_top(record, last, largest, RELATIVE_TOLERANCE[_type_of(recorded)])
     if written:
         files = _write(written, source, last, net, request, record)
@@ -303,6 +304,13 @@ def _own_numbers(part: Sums) -> dict[str, float]:
     own = {name: getattr(part, name) for name in ("logit", "positive", "negative", "bias", "positional")}
     plain = part.logit_without_concepts
     return own if plain is None else {**own, "logit without the concepts": plain}
+
+
+def _about_picture(record: Record, source: Input) -> Iterator[str]:
+    """What does not hold of the picture, whose hash is that of the record."""
+    said, own = (record.source.width, record.source.height), source.view.size
+    if said != own:
+        yield f"its picture has {own[0]} x {own[1]} pixels, and {said[0]} x {said[1]} in the record"
 
 
 def _about_top(record: Record, explanation: Explanation, magnitude: float, rtol: float) -> Iterator[str]:
