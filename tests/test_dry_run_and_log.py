@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,8 @@ from program import photo, photos, tree
 
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.outline import outline
+from coda_cli.cli import run_log
+from coda_cli.errors import MediaError
 from coda_cli.schema import logs, plans
 
 Coda = Callable[..., program.Result]
@@ -77,7 +82,7 @@ def test_a_dry_run_makes_no_folder(coda: Coda, tmp_path: Path) -> None:
         ("explain", "a.png", "-o", "new/out", "--html", "page/a.html", "--shard", "1/1"),
         ("video", "a.mp4", "-o", "new/out", "--html", "page/a.html"),
     ):
-        said = coda(*args, "--dry-run", "--log", "log/l.jsonl").err
+        said = coda(*args, "--dry-run", "--log", "l.jsonl").err
         assert "nothing was written" in said
     assert tree(tmp_path) == before
     assert not (tmp_path / "new").exists()
@@ -93,6 +98,13 @@ def test_a_dry_run_makes_no_folder(coda: Coda, tmp_path: Path) -> None:
         (("--html", "a.txt"), 2, "--html names a file that ends in .html"),
         (("--html", "there.html"), 2, "there.html: exists"),
         (("-m", "none.pth"), 3, "no such file"),
+        (("--log", "none/l.jsonl"), 2, "none/l.jsonl: --log: cannot be written (No such file or directory)"),
+        (("--log", "a.png"), 2, "a.png: exists, and is no log of coda"),
+        (("--log", "."), 2, "--log: cannot be written (Is a directory)"),
+        (("--log", "-"), 2, "--log: names a file, and stdout is for results"),
+        (("--log", "out", "-o", "./out"), 2, "out: --log: --output names the same"),
+        (("--log", "o.tar", "-o", "o.tar"), 2, "o.tar: --log: --output names the same"),
+        (("--log", "page.html", "--html", "page.html"), 2, "page.html: --log: --html names the same"),
     ],
 )
 def test_what_a_run_refuses_a_dry_run_refuses(
@@ -103,6 +115,7 @@ def test_what_a_run_refuses_a_dry_run_refuses(
     if "run" not in args:
         refused = coda("explain", "a.png", *args, status=status).error
         assert coda("explain", "a.png", *args, "--dry-run", status=status).error == refused
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".cache") == ["a.png", "there.html"]
     assert said in coda("explain", "a.png", *args, "--dry-run", status=status).error
 
 
@@ -206,6 +219,51 @@ def test_a_log_never_adds_to_what_is_no_log(coda: Coda, tmp_path: Path) -> None:
     assert refused == "b.png: exists, and is no log of coda; --log appends to a log"
     assert "cannot be written" in coda("explain", "a.png", "--log", "none/l.jsonl", status=2).error
     assert {name: held for name, held in tree(tmp_path).items() if "coda-out" not in name} == before
+
+
+def test_a_run_that_is_refused_leaves_no_log(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    film(tmp_path / "a.mp4", [program.scene(64, 64, seed) for seed in range(3)])
+    for args in (("summary", "none"), ("explain", "a.png", "-o", "a.png/b"), ("video", "a.mp4", "--html", "a.mp4")):
+        coda(*args, "--log", "l.jsonl", status=2)
+        assert not (tmp_path / "l.jsonl").exists(), args
+    for command in ("video", "summary"):
+        refused = coda(command, "a.mp4", "-o", "l.jsonl", "--log", "l.jsonl", status=2).error
+        assert refused == "l.jsonl: --log: --output names the same; name another file"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_opened_once(coda: Coda, tmp_path: Path) -> None:
+    """Who reads it takes its end for that of the run."""
+    photos(tmp_path, "a.png", "b.png")
+    os.mkfifo(tmp_path / "pipe")
+    read = list[str]()
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    coda("explain", "a.png", "b.png", "--log", "pipe", "--write", "none")
+    reader.join(program.PATIENCE)
+    assert [json.loads(line)["item"] for line in read[0].splitlines()] == ["a.png", "b.png"]
+
+
+def test_a_disk_that_takes_half_a_line_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        """The rest of a disk: a system writes what fits, and says so only of the next call."""
+
+        left = 20
+
+        def write(self, data: memoryview) -> int:
+            """Take what fits."""
+            if not self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken, self.left = min(self.left, len(data)), 0
+            return taken
+
+        def close(self) -> None:
+            """Nothing."""
+
+    monkeypatch.setattr(run_log, "_opened", lambda _: Full())
+    with run_log.RunLog(tmp_path / "l.jsonl", "explain", {}) as log, pytest.raises(MediaError, match="No space left"):
+        log.add("a.png", "explained")
 
 
 def test_a_line_that_a_crash_cut_off_does_not_join_the_next(coda: Coda, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def explain(
     chosen = chosen_shard(shard, scale)
     if_exists = "overwrite" if force else if_exists
     remote, folder = output_folder(output, kinds, if_exists, chosen, written=not dry_run)
-    several = tuple[str, ...]()
+    run_log, several = RunLog(log, "explain", {"--output": output, "--html": html}), tuple[str, ...]()
     if cluster := engine == "ray":
         refuse_on_cluster(shard=shard, html=html, scale=scale, device=device, remote=remote is not None)
     elif ray_address is not None:
@@ -287,7 +287,7 @@ def explain(
         dry.explain(net, items, inputs, request, out, html and chosen.mark(html) if chosen else html, json)
         return
     total = 0 if cluster else len(items)
-    report, run_log = None, RunLog(log, "explain")
+    report = None
     if html is not None:
         from coda_cli.explanation.page.entry import entry_of
         from coda_cli.explanation.page.report import Report

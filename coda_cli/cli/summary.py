@@ -109,10 +109,11 @@ def summary(
 
     asked = Asked(sources, recursive, labels, not no_labels, top, output, parquet, force, mean_map, html)
     _refuse_combinations(asked, no_labels)
+    run_log = RunLog(log, "summary", {"--output": output, "--html": html})
     if dry_run:
         dry.summary(asked, json)
         return
-    _summarise(asked, json, log)
+    _summarise(asked, json, run_log)
 
 
 def merge(
@@ -147,7 +148,7 @@ def merge(
 
     asked = Asked(sources, True, labels, not no_labels, top, output, parquet, force, shards=True)
     _refuse_combinations(asked, no_labels)
-    _summarise(asked, json)
+    _summarise(asked, json, RunLog(None, "merge", {}))
 
 
 def _refuse_combinations(asked: Asked, no_labels: bool) -> None:
@@ -166,7 +167,7 @@ def _refuse_combinations(asked: Asked, no_labels: bool) -> None:
         raise UsageError("- reads records from stdin, which is a terminal; pipe them in, or name the files")
 
 
-def _summarise(asked: Asked, json: bool, log: Path | None = None) -> None:
+def _summarise(asked: Asked, json: bool, run_log: RunLog) -> None:
     """Print a summary, and exit with the right code. Raises CodaError."""
     from coda_cli.cli.summary_table import lines
     from coda_cli.errors import MediaError
@@ -179,7 +180,7 @@ def _summarise(asked: Asked, json: bool, log: Path | None = None) -> None:
         run_log.add(error.item or "", "failed", error=error)
 
     start = time.monotonic()
-    with RunLog(log, "summary") as run_log, console.progress("reading records", " files") as advance:
+    with run_log, console.progress("reading records", " files") as advance:
         found = summarise(asked, sys.stdin.buffer, say_error, advance)
         files = [(asked.output or Path()) / name for name in found.files.values()] + [p for p in [asked.html] if p]
         name = ", ".join(asked.sources)

@@ -204,7 +204,7 @@ def video(
     coda video *.mp4 --format mp4,gif -o out/ --json -q | jq 'select(.schema == "coda.clip")'
     coda video clip.mp4 --html report.html
     """
-    batch = pictures_of_batch(batch_size)
+    batch, run_log = pictures_of_batch(batch_size), RunLog(log, "video", {"--output": output, "--html": html})
     from coda_cli.explanation.clip.drawing import ClipDrawing
     from coda_cli.explanation.clip.neurons import neurons_of
     from coda_cli.explanation.clip.run import ClipExplanation
@@ -235,7 +235,7 @@ def video(
         from coda_cli.explanation.page.clip_report import ClipReport
 
         report = ClipReport(html, force, [source for source, _ in settled], net, request, selection, alpha)
-    with report or contextlib.nullcontext(), RunLog(log, "video") as run_log:
+    with report or contextlib.nullcontext(), run_log:
         counts = _explain_all(settled, clip_of, drawing, json, report, run_log)
         print_page(report.finish() if report else None, json)
     if counts["inexact"]:
