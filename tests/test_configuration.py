@@ -144,6 +144,11 @@ def test_bytes_that_are_no_text_and_a_pipe_are_refused(coda: Coda, tmp_path: Pat
         assert "is a pipe" in coda("config", "show", status=2).error
 
 
+def test_files_of_editors_on_windows_are_read(coda: Coda, tmp_path: Path) -> None:
+    (tmp_path / "coda.toml").write_bytes(b"\xef\xbb\xbf[explain]\r\nalpha = 0.2\r\n")
+    assert value(coda, "alpha") == (0.2, "file", "coda.toml")
+
+
 def test_a_named_file_is_read_alone(coda: Coda, tmp_path: Path, own: Path) -> None:
     own.write_text('model = "own"')
     (tmp_path / "coda.toml").write_text("[explain]\nalpha = 0.2")
@@ -199,6 +204,9 @@ def test_variables_have_lists_and_words_as_files_do(coda: Coda) -> None:
         ("CODA_EXPLAIN_STYLE", "bright", "CODA_EXPLAIN_STYLE: --style: "),
         ("CODA_EXPLAIN_JSON", "perhaps", "CODA_EXPLAIN_JSON: expected 1 or true"),
         ("CODA_EXPLAIN_CLASS", "[a", "CODA_EXPLAIN_CLASS: expected one value, or several as in"),
+        ("CODA_EXPLAIN_CLASS", '["a"]\nb = 1', "CODA_EXPLAIN_CLASS: expected one value, or several as in"),
+        ("CODA_EXPLAIN_CLASS", '["a", true]', "CODA_EXPLAIN_CLASS: --class: expected a text or a number, not true"),
+        ("CODA_EXPLAIN_CLASS", "[" * 2000, "CODA_EXPLAIN_CLASS: expected one value, or several as in"),
         ("CODA_QUIET", "much", "CODA_QUIET: --quiet: expected a whole number"),
         ("CODA_EXPLAIN_SMOOTH", "4", "--smooth 4: expected an odd number of pixels (set in CODA_EXPLAIN_SMOOTH)"),
     ],
@@ -206,6 +214,16 @@ def test_variables_have_lists_and_words_as_files_do(coda: Coda) -> None:
 def test_a_wrong_variable_is_named(coda: Coda, tmp_path: Path, name: str, text: str, said: str) -> None:
     photo(tmp_path / "a.png")
     assert coda("explain", "a.png", env={name: text}, status=2).error.startswith(said)
+
+
+def test_a_message_about_a_value_says_where_that_is_from(coda: Coda, tmp_path: Path, own: Path) -> None:
+    photo(tmp_path / "a.png")
+    own.write_text('[explain]\nclass = ["cat", "cow"]')
+    assert coda("explain", "a.png", status=2).error.endswith(f"(--class is set in {own})")
+    absent = coda("explain", "a.png", env={"CODA_MODEL": "none.pth"}, status=3).error
+    assert absent.startswith("none.pth: no such file")
+    assert absent.endswith("(--model is set in CODA_MODEL)")
+    assert "is set in" not in coda("explain", "a.png", "--class", "cow", status=2).error
 
 
 def test_a_message_about_the_command_line_names_no_file(coda: Coda, tmp_path: Path) -> None:
@@ -230,6 +248,21 @@ def test_what_is_shown_can_be_a_file(coda: Coda, tmp_path: Path) -> None:
         assert one["from"] == ("default" if one["value"] is None else "file") or one["where"] == "CODA_MODEL", one
     wanted = {(words, configured.key_of(o)) for words, c in COMMANDS.items() for o in configured.options_of(c).values()}
     assert {(one["command"], one["option"]) for one in again} == wanted
+
+
+def test_odd_names_do_not_break_what_is_shown(coda: Coda, tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\n\xff.toml")
+    try:
+        (tmp_path / name).write_text("[explain]\nalpha = 0.2\n")
+    except OSError:
+        pytest.skip("this disk has no such names")
+    assert tomllib.loads(coda("--config", name, "config", "show", "explain").out)["explain"]["alpha"] == 0.2
+    shown = coda(
+        "--config", name, "config", "show", "--json", env={"CODA_EXPLAIN_OUTPUT": os.fsdecode(b"\xff")}
+    ).records
+    found = {one["option"]: one for one in shown if one["command"] == "explain"}
+    assert found["alpha"]["where"] == r"a\x0a\xff.toml"
+    assert found["output"]["value"] == r"\xff"
 
 
 def test_an_unknown_command_is_refused(coda: Coda) -> None:

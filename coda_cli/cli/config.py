@@ -15,6 +15,7 @@ from coda_cli.cli import configured
 from coda_cli.cli.console import console
 from coda_cli.cli.options import Json
 from coda_cli.errors import UsageError
+from coda_cli.media.files import shown_name, utf8
 
 app = typer.Typer(help="Show the defaults that files and variables set.", no_args_is_help=True)
 
@@ -82,7 +83,7 @@ def _settings(words: str, command: TyperCommand) -> Iterator[dict[str, Any]]:
             "option": configured.key_of(option),
             "value": _plain(value, option),
             "from": kind,
-            "where": setting.where if setting else None,
+            "where": shown_name(setting.where) if setting else None,
             "variables": configured.variables_of(words, option),
         }
 
@@ -90,8 +91,8 @@ def _settings(words: str, command: TyperCommand) -> Iterator[dict[str, Any]]:
 def _plain(value: Any, option: TyperOption) -> Any:
     """A value as JSON and TOML have it; None where an option has none, or a program decides."""
     if option.multiple:
-        return [str(one) for one in value or ()] or None
-    return str(value) if isinstance(value, Path) else value
+        return [utf8(str(one)) for one in value or ()] or None
+    return utf8(str(value)) if isinstance(value, str | Path) else value
 
 
 def _json(setting: dict[str, Any]) -> str:

@@ -99,13 +99,21 @@ class Settings:
             console.say(f"{NAME} in this folder sets {', '.join(names)}")
 
     def with_origin(self, message: str) -> str:
-        """Add to a message about an option where its value is from, unless the command line has it."""
+        """Add to a message about an option or its value where that is from, unless the command line has it."""
         option = re.match(r"--[\w-]+", message)
-        if self.call is None or option is None:
+        if self.call is None:
             return message
         for param in self.call.command.params:
-            if isinstance(param, TyperOption) and option[0] in param.opts and (setting := self.of(self.call, param)):
+            if not isinstance(param, TyperOption) or not (setting := self.of(self.call, param)):
+                continue
+            if option and option[0] in param.opts:
                 return f"{message} (set in {setting.where})"
+            values = map(str, setting.value if isinstance(setting.value, list) else [setting.value])
+            # Errors name a value first, as "run.safetensors: no such file", or in quotes, as "no class 'foo'"; what is
+            # wrong with a class has the network in quotes, too.
+            quoted = key_of(param) != "model"
+            if not option and any(message.startswith(f"{v}: ") or (quoted and repr(v) in message) for v in values if v):
+                return f"{message} (--{key_of(param)} is set in {setting.where})"
         return message
 
 
@@ -194,7 +202,7 @@ def unread(commands: Commands, others: frozenset[str]) -> list[str]:
 def _of_file(path: Path, commands: Commands, *, restricted: bool) -> dict[tuple[str, str], Setting]:
     """What a file sets. Raises UsageError."""
     try:
-        content = tomllib.loads(read_whole(path, MOST_BYTES).decode())
+        content = tomllib.loads(read_whole(path, MOST_BYTES).decode("utf-8-sig"))  # editors of Windows begin so
     except CodaError as error:
         raise UsageError(error.message, item=path) from error
     except (ValueError, RecursionError) as error:
@@ -297,10 +305,10 @@ def _value(value: Any, option: TyperOption, place: str, path: Path) -> Any:
     return _coerced(texts, option, place, path)
 
 
-def _text(value: Any, place: str, path: Path) -> str:
+def _text(value: Any, place: str, item: Path | str) -> str:
     """A text or a number as it would stand on the command line, where a shell has put the home folder for ~."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UsageError(f"{place}: expected a text or a number, not {_shown(value)}", item=path)
+        raise UsageError(f"{place}: expected a text or a number, not {_shown(value)}", item=item)
     text = str(value)
     return os.path.expanduser(text) if text.startswith("~/") else text
 
@@ -368,10 +376,11 @@ def _of_variable(text: str, option: TyperOption, name: str) -> Any:
         value = [text]
         if text.startswith("["):  # as in a file
             try:
-                value = [str(one) for one in tomllib.loads(f"list = {text}")["list"]]
-            except (ValueError, TypeError) as error:
+                ((_, listed),) = tomllib.loads(f"list = {text}").items()  # one key: nothing stands behind the list
+            except (ValueError, RecursionError) as error:
                 said = f'expected one value, or several as in ["a", "b"], not {_shown(text)}'
                 raise UsageError(said, item=name) from error
+            value = [_text(one, f"--{key_of(option)}", name) for one in listed]
     return _coerced(value, option, f"--{key_of(option)}", name)
 
 
