@@ -52,6 +52,15 @@ def test_a_file_and_a_folder_have_classes_too(tmp_path: Path) -> None:
     assert completed("coda explain -m cifar10 -c Tr", tmp_path) == ["Truck"]
 
 
+def test_a_file_in_the_home_folder_is_found_as_it_is_typed(tmp_path: Path) -> None:
+    """The shell replaces ~ and $HOME when the line is run, and gives them as they are to what completes it."""
+    (tmp_path / "me").mkdir()
+    program.woollen(tmp_path / "me" / "woollen.safetensors")
+    home = {"HOME": str(tmp_path / "me"), "USERPROFILE": str(tmp_path / "me")}
+    for typed in ("~/woollen.safetensors", "$HOME/woollen.safetensors", '"$HOME/woollen.safetensors"'):
+        assert completed(f"coda explain -m {typed} -c C", tmp_path, home) == ["Cardigan"], typed
+
+
 @pytest.mark.parametrize(
     "line",
     ["coda explain -m none.pth -c a", "coda explain -m broken.safetensors -c a", "coda explain -m photos/",

@@ -6,6 +6,7 @@ path is typed nothing is completed either, and the shell completes files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -146,4 +147,5 @@ def _network(context: typer.Context) -> str:
         configured.read(root.command, root.params.get("config"))
         setting = configured.SETTINGS.found.get((configured.words_of(context), option.name))
         value = setting.value if setting else value
-    return str(value[0] if isinstance(value, list | tuple) else value)
+    # The shell replaces ~ and $HOME only when the line is run.
+    return os.path.expanduser(os.path.expandvars(str(value[0] if isinstance(value, list | tuple) else value)))
