@@ -408,7 +408,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def woollen(path: Path) -> Path:
+def woollen(path: Path, classes: tuple[str, ...] = ("Cardigan", "cardigan")) -> Path:
     """A network whose classes differ in case alone, as two of ImageNet's do: Cardigan, a dog, and cardigan."""
     torch.manual_seed(0)
     arguments = {
@@ -423,7 +423,7 @@ def woollen(path: Path) -> Path:
         name="woollen",
         architecture="coda_net",
         arguments=arguments,
-        classes=("Cardigan", "cardigan"),
+        classes=classes,
         preprocessing=Preprocessing(resize=16, crop=16),
     )
     save(build("coda_net", arguments), checkpoint, path)

@@ -19,6 +19,7 @@ from program import photo, woollen
 from coda_cli.checkpoints import hub
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import find
+from coda_cli.cli import catalogue
 from coda_cli.errors import CheckpointError, DownloadError, UsageError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -35,6 +36,7 @@ class FakeHub(HTTPServer):
         self.branches = {"main": MAIN, "v1": OLD}
         self.private: set[str] = set()
         self.status = 0  # an error to answer with
+        self.said: bytes | None = None  # what it says of every repository, whatever that is
         self.asked: list[str] = []
         self.tokens: set[str | None] = set()
 
@@ -78,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, X_Error_Code="RevisionNotFound")
         files = hub_.files[name][commit]
         if parts[0] == "api":
+            if hub_.said is not None:
+                return self._answer(200, hub_.said, Content_Type="application/json")
             siblings = [{"rfilename": file, "size": len(content)} for file, content in files.items()]
             return self._json({"id": name, "sha": commit, "siblings": siblings})
         content = files["/".join(parts[4:])]
@@ -187,6 +191,46 @@ def test_what_changes_under_a_commit_or_on_the_disk_is_refused(server: FakeHub, 
         load("hf:o/n")
 
 
+def test_what_was_pulled_from_another_address_is_not_taken_for_it(server: FakeHub, network: Path) -> None:
+    """The file that remembers a pull has the same name for both."""
+    server.branches |= {"x--y": MAIN}
+    server.files["o/n"] = {MAIN: {"w.safetensors": network.read_bytes()}}
+    hub.pull("hf:o/n@x--y")
+    with pytest.raises(CheckpointError, match="'hf:o/n@x/y' is not on this machine"):
+        hub.pulled("hf:o/n@x/y")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["[]", "null", "{}", '"x"', "<html>", '{"id": "o/n", "sha": "%s", "siblings": [{}]}',
+     '{"id": "o/n", "sha": "%s", "siblings": 3}',
+     '{"id": "o/n", "sha": "%s", "siblings": [{"rfilename": "w.safetensors", "size": "x"}]}',
+     '{"id": "o/n", "siblings": [{"rfilename": "w.safetensors", "size": 3}]}',
+     '{"id": "o/n", "sha": "../../x", "siblings": [{"rfilename": "w.safetensors", "size": 3}]}'],
+)  # fmt: skip
+def test_what_no_hub_answers_is_one_line(server: FakeHub, coda: Coda, tmp_path: Path, network: Path, said: str) -> None:
+    server.files["o/n"] = {MAIN: {"w.safetensors": network.read_bytes()}}
+    server.said = said.replace("%s", MAIN).encode()
+    refused = coda("models", "pull", "hf:o/n", status=5).error
+    assert refused == "hf:o/n: the answer is none of the hub; is HF_ENDPOINT set to another server?"
+    assert not [
+        path for path in (tmp_path / "hub-cache").rglob("*") if path.suffix == ".safetensors" or path.name == "x"
+    ]
+
+
+def test_settings_of_the_hub_that_are_not_valid_are_one_line(coda_process: Coda) -> None:
+    refused = coda_process("models", "pull", "hf:o/n", env={"HF_ENDPOINT": "http://[bad"}, status=2).error
+    assert refused == "HF_ENDPOINT, or another setting HF_... of the hub, is not valid; correct or unset it"
+
+
+def test_a_token_that_is_none_is_not_printed(server: FakeHub, coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["o/n"] = {MAIN: {}}
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}é")
+    result = coda("models", "pull", "hf:o/n", status=5)
+    assert result.error == "hf:o/n: the token has letters that no token has; log in with: hf auth login"
+    assert TOKEN not in result.err
+
+
 def test_only_safetensors_with_a_description_are_taken(server: FakeHub, network: Path) -> None:
     import numpy as np
     from safetensors.numpy import save
@@ -254,6 +298,7 @@ def test_a_network_is_pushed_with_its_card_and_nothing_is_replaced_unasked(
     assert card.startswith("---\nlibrary_name: coda-cli\n")
     assert "| classes | 2 |" in card
     assert "Classes: Cardigan, cardigan" in card
+    assert "\ncoda explain photo.jpg -m hf:me/wool\n" in card
     assert str(tmp_path) not in card
     assert "me/wool" in server.private
     there["README.md"] = b"# mine"
@@ -266,6 +311,14 @@ def test_a_network_is_pushed_with_its_card_and_nothing_is_replaced_unasked(
     assert there["README.md"] == b"# mine"
     coda("models", "push", other, "hf:me/wool", "--force")
     assert there["README.md"] != b"# mine"
+
+
+def test_names_of_classes_are_text_on_a_card(tmp_path: Path) -> None:
+    """Whoever trains a network names its classes, by folders that may be somebody else's."""
+    path = woollen(tmp_path / "a_b.safetensors", ("<script>x</script>", "[free](javascript:x) | `*_"))
+    card = catalogue.card(catalogue.entry_of(str(path)), "hf:me/x")
+    assert card.endswith(r"Classes: \<script\>x\</script\>, \[free\](javascript:x) \| \`\*\_" + "\n")
+    assert r"coda\_net" in card
 
 
 def test_a_bundled_network_goes_with_its_own_card(server: FakeHub, coda: Coda, tmp_path: Path) -> None:

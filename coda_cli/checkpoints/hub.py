@@ -123,7 +123,8 @@ def _remembered(place: Place) -> Pulled | None:
     with contextlib.suppress(OSError, ValueError, TypeError, CodaError):
         found = read_json(place.record.read_text(encoding="utf-8"))
         if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
-            return Pulled(**found)
+            kept = Pulled(**found)
+            return kept if kept.place == str(place) else None  # of a/b and a--b the file has one name
     return None
 
 
@@ -197,6 +198,10 @@ def _api() -> HfApi:
         from huggingface_hub.utils import logging
     except ImportError as error:
         raise UsageError("networks of the hub need: pip install 'coda-cli[hub]'") from error
+    except ValueError as error:  # of a setting of the hub's, HF_...
+        raise UsageError(
+            "HF_ENDPOINT, or another setting HF_... of the hub, is not valid; correct or unset it"
+        ) from error
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     return huggingface_hub.HfApi(library_name="coda-cli")
 
@@ -207,6 +212,8 @@ def _download(place: Place, progress: Progress | None) -> Pulled:
     api = _api()
     with _hub_errors(place):
         info = api.model_info(place.repository, revision=place.revision, files_metadata=True)
+        if not _COMMIT.fullmatch(info.sha or ""):  # its client makes names of files of it
+            raise ValueError("no commit")
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
         file = _chosen(place, sizes)
         path = Path(api.hf_hub_download(place.repository, file, revision=info.sha, tqdm_class=_bar(progress)))
@@ -263,6 +270,7 @@ def _hub_errors(place: Place) -> Iterator[None]:
         errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE forbids connections; pull it online first",
         errors.LocalTokenNotFoundError: "needs a token; log in with: hf auth login",
         errors.HFValidationError: "is no name that the hub takes",
+        UnicodeEncodeError: "the token has letters that no token has; log in with: hf auth login",
     }
     # The errors of the HTTP library, which differs by version.
     library: type[Exception] = errors.HfHubHTTPError.__bases__[0]
@@ -270,13 +278,17 @@ def _hub_errors(place: Place) -> Iterator[None]:
         yield
     except CodaError:
         raise
-    except (library, OSError, ValueError) as error:
+    except (library, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         said = next((text for kind, text in kinds.items() if isinstance(error, kind)), None)
         if said is None and isinstance(error, errors.HfHubHTTPError):
             status = error.response.status_code
             said = f"the hub answers with HTTP {status}; try again later"
             if status in (401, 403):
                 said = "you may not do that with this token; log in with: hf auth login"
+        elif isinstance(
+            error, ValueError | LookupError | TypeError | AttributeError
+        ):  # its client takes it for granted
+            said = said or "the answer is none of the hub; is HF_ENDPOINT set to another server?"
         raise DownloadError(f"{place}: {said or 'the hub cannot be reached, or broke off; try again'}") from error
 
 

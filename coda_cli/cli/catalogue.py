@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -226,14 +228,15 @@ def _plain(value: object) -> str:
     return "(" + ", ".join(f"{key} {given}" for key, given in value.items() if given not in (None, [])) + ")"
 
 
-def card(entry: KnownCheckpoint) -> str:
+def card(entry: KnownCheckpoint, place: str) -> str:
     """Write the card of a network for a repository of others: its own where coda has one, else what is known of it.
 
     Args:
         entry: the network.
+        place: its address there, as ``coda models pull`` takes it.
 
     Returns:
-        Markdown, with the hub's fields before it.
+        Markdown, with the hub's fields before it. Names of classes and the like are text in it, whatever is in them.
     """
     name = entry.checkpoint.name
     fields = (
@@ -244,12 +247,17 @@ def card(entry: KnownCheckpoint) -> str:
         return fields + own.read_text(encoding="utf-8")
     facts = [line.split(":", 1) for line in lines(details(entry)) if not line.startswith(" ")]
     left_out = ("name", "where", "link", "sha256")
-    rows = [f"| {key} | {value.strip().replace('|', chr(92) + '|')} |" for key, value in facts if key not in left_out]
+    rows = [f"| {key} | {_markdown(value.strip())} |" for key, value in facts if key not in left_out]
     classes = ", ".join(entry.checkpoint.classes[:100]) + (", ..." if len(entry.checkpoint.classes) > 100 else "")
     table = "\n".join(["| | |", "|---|---|", *rows])
     use = (
-        "```sh\npip install 'coda-cli[hub]'\ncoda models pull hf:OWNER/NAME\n"
-        "coda explain photo.jpg -m hf:OWNER/NAME\n```"
+        f"```sh\npip install 'coda-cli[hub]'\ncoda models pull {shlex.quote(place)}\n"
+        f"coda explain photo.jpg -m {shlex.quote(place)}\n```"
     )
     what = "An image classifier whose logits coda splits into contributions of pixels."
-    return f"{fields}# {name}\n\n{what}\n\n{use}\n\n{table}\n\nClasses: {classes}\n"
+    return f"{fields}# {_markdown(name)}\n\n{what}\n\n{use}\n\n{table}\n\nClasses: {_markdown(classes)}\n"
+
+
+def _markdown(text: str) -> str:
+    """A text in one line of Markdown, in which nothing is a mark of it or of HTML."""
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", " ".join(text.split()))

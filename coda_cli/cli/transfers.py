@@ -89,6 +89,6 @@ def push(
     from coda_cli.checkpoints import hub
 
     entry = catalogue.entry_of(network)
-    done = hub.push(entry.path, place, catalogue.card(entry), private=private, force=force)
+    done = hub.push(entry.path, place, catalogue.card(entry, place), private=private, force=force)
     console.say(f"{done.file} is in {done.place}, sha256 {done.sha256}")
     console.result(f"{hub.PREFIX}{hub.Place.parse(place).repository}/{done.file}@{done.commit}")
