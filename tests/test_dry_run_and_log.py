@@ -98,6 +98,10 @@ def test_a_dry_run_makes_no_folder(coda: Coda, tmp_path: Path) -> None:
         (("--html", "a.txt"), 2, "--html names a file that ends in .html"),
         (("--html", "there.html"), 2, "there.html: exists"),
         (("-m", "none.pth"), 3, "no such file"),
+        (("-o", "a.png/x"), 2, "a.png/x: cannot write into this folder (Not a directory)"),
+        (("-o", "a.png/x.tar"), 2, "a.png: cannot write into this folder (File exists)"),
+        (("--html", "a.png/x/y.html"), 2, "a.png/x: cannot write into this folder (Not a directory)"),
+        (("--device", "none"), 2, "--device none: "),
         (("--log", "none/l.jsonl"), 2, "none/l.jsonl: --log: cannot be written (No such file or directory)"),
         (("--log", "a.png"), 2, "a.png: exists, and is no log of coda"),
         (("--log", "."), 2, "--log: cannot be written (Is a directory)"),
@@ -117,6 +121,22 @@ def test_what_a_run_refuses_a_dry_run_refuses(
         assert coda("explain", "a.png", *args, "--dry-run", status=status).error == refused
         assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".cache") == ["a.png", "there.html"]
     assert said in coda("explain", "a.png", *args, "--dry-run", status=status).error
+
+
+@pytest.mark.parametrize("at", ["-o", "--html"])
+def test_a_place_that_a_run_refuses_a_dry_run_refuses(coda: Coda, tmp_path: Path, at: str) -> None:
+    photo(tmp_path / "a.png")
+    film(tmp_path / "a.mp4", [program.scene(64, 64, seed) for seed in range(3)])
+    coda("explain", "a.png", "-o", "out")
+    for command in (("video", "a.mp4"), ("summary", "out"), ("video", ".")):
+        refused = coda(*command, at, "a.png/x/y.html" if at == "--html" else "a.png/x/", status=2).error
+        again = coda(*command, at, "a.png/x/y.html" if at == "--html" else "a.png/x/", "--dry-run", status=2).error
+        assert again == refused, command
+
+
+def test_a_clip_of_one_frame_has_one(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    assert coda("video", "a.png", "--dry-run").lines[0].startswith("explain a.png (1 frame): ")
 
 
 def test_a_clip_that_is_there_is_refused_and_another_is_not(coda: Coda, tmp_path: Path) -> None:

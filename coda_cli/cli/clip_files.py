@@ -42,9 +42,9 @@ def plans(
             if single or force or not stored_clip(record):
                 policy.place(path)
         planned.append((source, ClipOutputs(clips, record, audio, replace=force)))
+    folder = output.parent if single else output
+    prepare(folder, dry=dry)
     if not dry:
-        folder = output.parent if single else output
-        prepare(folder)
         sweep(folder)
     return planned
 

@@ -81,6 +81,8 @@ def video(
             files = settle(clip, drawing, outputs)
             frames = None if isinstance(source, int) else probe(source, clip.selection.fps).frames
         except CodaError as error:
+            if isinstance(error, UsageError) and len(planned) == 1:
+                raise
             plans.append(_planned(name, "fail", (), error.about(name)))
             continue
         written = [*files.clips.values(), *([files.record] if files.record else [])]
@@ -149,7 +151,7 @@ def _say(planned: Iterable[Planned], plan: Plan, json: bool) -> None:
         if json:
             console.result(to_json(one))
         elif not one.error:
-            frames = f" ({one.frames} frames)" if one.frames else ""
+            frames = f" ({one.frames} frame{'s' * (one.frames > 1)})" if one.frames else ""
             files = f": {', '.join(one.outputs)}" if one.outputs else ""
             console.result(f"{one.what} {one.item}{frames}{files}")
     plan = plan.model_copy(update={"counts": dict(counts)})

@@ -72,12 +72,12 @@ def load_network(
     from coda_cli.machine.devices import emulated, pick
     from coda_cli.machine.precision import DTYPES
 
+    where, dtype = pick(device, request.precision), DTYPES[request.precision]
     if not weights and arch is None and ema is None and not any(of_network.get(key) for key in _OF_BARE):
         from coda_cli.checkpoints.outline import outline
 
         if found := outline(model):
             return found
-    where, dtype = pick(device, request.precision), DTYPES[request.precision]
     if emulated(request.precision, where):
         console.say(f"this processor only emulates {request.precision}, slowly; --precision float32 is faster")
     own = {**(of_network if said else {}), "cut": None}

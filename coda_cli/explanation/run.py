@@ -215,6 +215,8 @@ def foresee_items(
     refuse_style(net, output.drawing.style)
     if output.drawing.kinds:
         _refuse_names(output, net, items, request)
+        if output.naming.remote is None:
+            prepare(output.naming.folder, dry=True)
     read = partial(read_item, net=net, request=request, writer=_writer(net, inputs or items, request, output))
     with threads(budget.readers()) as reading:
         for _, one in ahead(reading, ((item, partial(read, item)) for item in items), budget.READ_AHEAD):

@@ -231,18 +231,34 @@ def refuse_file_name(folder: Path) -> None:
         raise UsageError(f"--output {folder}: is the name of a file, and results go into a folder; -o DIR names it")
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, *, dry: bool = False) -> None:
     """Make an output folder and check that files can be written into it, before any work.
 
     Args:
         folder: the folder; those above it are made, too.
+        dry: whether nothing is made: only what the system allows is asked for.
 
     Raises:
         UsageError: no file can be written into it.
     """
     try:
+        if dry:
+            _refuse_folder(folder)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UsageError(f"cannot write into this folder ({error.strerror or error})", item=folder) from error
+
+
+def _refuse_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made or written, as the system would. Raises OSError."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        number = errno.EEXIST if there == folder else errno.ENOTDIR
+    elif not os.access(there, os.W_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise OSError(number, os.strerror(number))

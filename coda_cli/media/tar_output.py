@@ -55,8 +55,8 @@ class TarOutput(Elsewhere):
         self._lock, self._held = threading.Lock(), contextlib.ExitStack()
         self._stream: IO[bytes] | None = None
         weakref.finalize(self, self._held.close)
+        prepare(path.parent, dry=not written)
         if written:
-            prepare(path.parent)
             self._held.enter_context(alone(self._part, "choose another --output"))
         self._source: Path | None = None
         self._members, self._end = Members(), 0

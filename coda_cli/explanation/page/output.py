@@ -40,8 +40,8 @@ class PagePath:
         if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
             raise UsageError("--html names a file that ends in .html", item=path)
         self.policy.place(path)
+        prepare(path.parent, dry=dry)
         if not dry:
-            prepare(path.parent)
             sweep(path.parent)
 
     def write(self, fill: Callable[[IO[bytes]], object]) -> Path | None:

@@ -23,7 +23,7 @@ from coda_cli.explanation.summary.rows import REST, Place, Row, Spool, row_of
 from coda_cli.explanation.summary.shards import Shards, find_shards
 from coda_cli.explanation.summary.tally import MOST_REGIONS, Tally, line_of
 from coda_cli.explanation.summary.truth import Classes, Label, Truth, folder_of, read_labels
-from coda_cli.media.files import atomic
+from coda_cli.media.files import atomic, prepare
 from coda_cli.schema.parts import to_json
 from coda_cli.schema.pictures import FailedRecord, Record
 from coda_cli.schema.shards import ShardRecord
@@ -175,13 +175,16 @@ def foresee(asked: Asked) -> tuple[list[str], list[Path]]:
     if asked.labels is not None:
         read_labels(asked.labels)
     records = find_records(asked.sources, recursive=asked.recursive)
-    return records, [] if asked.output is None else _refuse_taken(asked, asked.output)
+    if asked.output is None:
+        return records, []
+    taken = _refuse_taken(asked, asked.output)
+    prepare(asked.output, dry=True)
+    return records, taken
 
 
 def _prepare(asked: Asked, output: Path) -> None:
     """Find out before any work whether the files can be written. Raises UsageError."""
     from coda_cli.explanation.files import sweep  # it needs numpy
-    from coda_cli.media.files import prepare
 
     _refuse_taken(asked, output)
     prepare(output)
