@@ -27,6 +27,7 @@ def test_every_command_has_a_page_with_all_its_options() -> None:
         page = PAGES[f"coda-{words.replace(' ', '-')}.1"].replace("\\-", "-")
         for name in configured.options_of(command):
             assert re.search(rf"^\\fB.*--{name}\b", page, re.MULTILINE), f"{words}: {name}"
+        assert r"\fB-h, --help\fR" in page, words
 
 
 def test_a_page_says_what_the_help_says() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 import typer.main
@@ -21,7 +22,10 @@ def pages(version: str) -> dict[str, str]:
     program = typer.main.get_command(app)
     assert isinstance(program, TyperGroup)
     commands = _commands(program, "coda")
-    return {f"{name.replace(' ', '-')}.1": _page(name, command, version) for name, command in commands}
+    return {
+        f"{name.replace(' ', '-')}.1": _page(name, command, version, program.context_settings)
+        for name, command in commands
+    }
 
 
 def _commands(command: TyperCommand | TyperGroup, name: str) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
@@ -32,11 +36,11 @@ def _commands(command: TyperCommand | TyperGroup, name: str) -> Iterator[tuple[s
         yield from _commands(below, f"{name} {word}")
 
 
-def _page(name: str, command: TyperCommand | TyperGroup, version: str) -> str:
-    """The page of one command, in the language of man."""
+def _page(name: str, command: TyperCommand | TyperGroup, version: str, settings: Mapping[str, Any]) -> str:
+    """The page of one command, in the language of man; ``settings`` are those that it has from the program."""
     title, help_text = name.replace(" ", "-"), (command.help or "").strip()
     first = re.split(r"\n\s*\n", help_text)[0].replace("\n", " ").rstrip(".")
-    context = typer.Context(command, info_name=name)
+    context = typer.Context(command, info_name=name, **settings)
     lines = [f'.TH "{_quoted(title.upper())}" "1" "" "coda {_quoted(version)}" "coda"', ".SH NAME"]
     lines += [f"{_text(title)} \\- {_text(first[:1].lower() + first[1:])}", ".SH SYNOPSIS"]
     lines += [f"\\fB{_text(name)}\\fR {_text(_usage(command))}", ".SH DESCRIPTION"]
