@@ -16,7 +16,7 @@ import pytest
 from conftest import Coda
 from program import photo, woollen
 
-from coda_cli.checkpoints import hub
+from coda_cli.checkpoints import fetch, hub
 from coda_cli.checkpoints.loading import load
 from coda_cli.checkpoints.manifest import find
 from coda_cli.cli import catalogue
@@ -216,6 +216,19 @@ def test_what_no_hub_answers_is_one_line(server: FakeHub, coda: Coda, tmp_path: 
     assert not [
         path for path in (tmp_path / "hub-cache").rglob("*") if path.suffix == ".safetensors" or path.name == "x"
     ]
+
+
+def test_a_file_that_is_larger_than_was_said_is_ended(
+    server: FakeHub, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "LARGEST", 1000)
+    server.files["o/n"] = {MAIN: {"w.safetensors": network.read_bytes()}}
+    with pytest.raises(DownloadError, match="the limit is 1000"):
+        hub.pull("hf:o/n")
+    server.said = b'{"id": "o/n", "sha": "%s", "siblings": [{"rfilename": "w.safetensors", "size": 3}]}' % MAIN.encode()
+    with pytest.raises(DownloadError, match="the hub sends more than 1000 bytes"):
+        hub.pull("hf:o/n")
+    assert not list((tmp_path / "hub-cache").rglob("*.safetensors"))
 
 
 def test_settings_of_the_hub_that_are_not_valid_are_one_line(coda_process: Coda) -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PREFIX, SUFFIX, CARD = "hf:", ".safetensors", "README.md"
-LARGEST = 4_000_000_000  # bytes of a file that is pulled
 _PLACE = re.compile(
     r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./ -]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII
 )
@@ -226,6 +225,8 @@ def _download(place: Place, progress: Progress | None) -> Pulled:
 
 def _chosen(place: Place, sizes: dict[str, int]) -> str:
     """The name of the file. Raises DownloadError, UsageError."""
+    from coda_cli.checkpoints.fetch import LARGEST
+
     if place.file and place.file not in sizes:
         raise DownloadError(f"{place}: no such file in the repository")
     files = [place.file] if place.file else [name for name in sizes if name.endswith(SUFFIX)]
@@ -239,8 +240,10 @@ def _chosen(place: Place, sizes: dict[str, int]) -> str:
 
 
 def _bar(progress: Progress | None) -> type[Any]:
-    """What the hub's client moves while it downloads: it draws nothing, and tells ``progress``."""
+    """What the hub's client moves while it downloads: draws nothing, tells ``progress``, ends what is too much."""
     from tqdm import tqdm  # type: ignore[import-untyped]  # the hub's client needs it, too
+
+    from coda_cli.checkpoints.fetch import LARGEST
 
     class Bar(tqdm):  # type: ignore[misc]
         monitor_interval = 0  # no thread that watches it
@@ -251,6 +254,8 @@ def _bar(progress: Progress | None) -> type[Any]:
 
         def update(self, n: float | None = 1) -> bool | None:
             moved: bool | None = super().update(n)
+            if self.n > LARGEST:  # whatever size was announced
+                raise DownloadError(f"the hub sends more than {LARGEST} bytes; no network has as many")
             if progress and self.total:
                 progress(int(self.n), int(self.total))
             return moved
