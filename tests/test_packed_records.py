@@ -88,6 +88,15 @@ def test_other_files_of_these_kinds_in_a_folder_are_left_alone(explained: Path, 
     assert coda("verify", "out").err.endswith("coda: records: 3 proven\n")
 
 
+def test_a_tar_that_is_cut_off_between_two_pictures_is_a_line(explained: Path, coda: Coda) -> None:
+    path = explained / "out.tar"
+    second = list(samples(path))[1].place
+    path.write_bytes(path.read_bytes()[:second])
+    result = coda("summary", "out.tar", "--json", status=1)
+    assert result.record["pictures"] == 1
+    assert result.error == "out.tar: is no tar of coda's results, or is cut off"
+
+
 @pytest.mark.parametrize("cut", [0.4, 0.9])
 def test_a_file_that_is_cut_off_is_a_line(cut: float, explained: Path, coda: Coda) -> None:
     for name in ("out.tar", "out.parquet"):

@@ -48,7 +48,23 @@ def test_beginnings_of_other_kinds_are_known(head: bytes) -> None:
     assert begins_as_picture(head)
 
 
-@pytest.mark.parametrize("name", ["BMW.png", "GIF89a.png", "P6 1.png", "MM.png", "II.png", "RIFF.png", "\ufffd.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BMW.png",
+        "PK.png",
+        "BZh9.png",
+        "PAR1.png",
+        "7z.png",
+        "<html.png",
+        "GIF89a.png",
+        "P6 1.png",
+        "MM.png",
+        "II.png",
+        "RIFF.png",
+        "\ufffd.png",
+    ],
+)
 def test_a_list_stays_a_list(coda: Coda, tmp_path: Path, name: str) -> None:
     photo(tmp_path / name)
     assert names_of(looked_at(coda, "-", input=f"{name}\n" * 3000, cwd=tmp_path)) == [name]
@@ -66,6 +82,38 @@ def test_what_is_neither_is_a_line(coda: Coda) -> None:
     assert result.error == (
         "stdin is no picture in a format coda can read, and as a list it is separated by NUL, not lines; add -0"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"PK\3\4\0\0", "a ZIP archive, which is read from a file whose name ends in .zip"),
+        (b"a.png".ljust(257, b"\0") + b"ustar\0", "a tar archive, which is read from a file whose name ends in .tar"),
+        (b"PAR1\x15\0", "a Parquet file, which is read where its name ends in .parquet"),
+        (b"\x1f\x8b\x08\0", "compressed with gzip; decompress it first"),
+        (b"\xfd7zXZ\0\0", "compressed with xz; decompress it first"),
+        (b"\x28\xb5\x2f\xfd\0", "compressed with zstd; decompress it first"),
+        (b"7z\xbc\xaf\x27\x1c\0", "a 7z archive; unpack it first"),
+        (b"%PDF-1.7\n\0", "a PDF; save its pages as pictures first"),
+        (b"\0\0\0\x18ftypmp42\0\0", "a clip; coda video explains it"),
+        (b"\n<!DOCTYPE html>\n<html>\n", "a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"></svg>\n', "a drawing in SVG; save it as PNG first"),
+        ("a.png\n".encode("utf-16"), "a text in UTF-16; save it in UTF-8 first"),
+    ],
+)
+def test_what_else_comes_on_stdin_or_from_a_server_is_said(
+    coda: Coda, tmp_path: Path, content: bytes, says: str
+) -> None:
+    result = coda("explain", "-", input=content, status=2)
+    assert result.error == f"stdin is no list and no picture in a format coda can read: it is {says}"
+    (tmp_path / "a.png").write_bytes(content)
+    error = coda("explain", "a.png", status=1).error
+    assert error == f"a.png: not a picture in a format coda can read: it is {says}"
+
+
+def test_a_list_of_windows_begins_with_a_mark(coda: Coda, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    assert names_of(looked_at(coda, "-", input="\ufeffa.png\r\n", cwd=tmp_path)) == ["a.png"]
 
 
 def test_a_picture_that_is_cut_off_or_too_large_is_a_line(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ _NAME = "stdin"  # of the picture, and of what is written about it
 def read_stdin(null: bool) -> tuple[list[str], list[Item]]:
     """Read stdin to its end: the names of a list, or one picture. Raises UsageError."""
     from coda_cli.machine import budget
+    from coda_cli.media.kinds import kind_of
     from coda_cli.media.sources import Item
     from coda_cli.media.stills import begins_as_picture
     from coda_cli.media.stored import Given
@@ -32,7 +33,9 @@ def read_stdin(null: bool) -> tuple[list[str], list[Item]]:
     if not null and begins_as_picture(head):
         content = head + stream.read(budget.PICTURE_FILE + 1 - len(head))
         return [], [Item(Path(_NAME), stored=Given(_NAME, content))]
-    text = (head + stream.read()).decode(errors="surrogateescape")
+    if not null and (kind := kind_of(head)):
+        raise UsageError(f"stdin is no list and no picture in a format coda can read: it is {kind}")
+    text = (head + stream.read()).decode(errors="surrogateescape").removeprefix("\ufeff")  # as Windows marks UTF-8
     if not null and "\0" in text:
         raise UsageError(
             "stdin is no picture in a format coda can read, and as a list it is separated by NUL, not lines; add -0"

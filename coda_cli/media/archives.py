@@ -23,9 +23,10 @@ from typing import IO, Any, NoReturn, cast
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
 from coda_cli.media import parquet
+from coda_cli.media.kinds import why_no_archive
 from coda_cli.media.stills import SUFFIXES
 from coda_cli.media.stored import Stored, refuse_size
-from coda_cli.media.tar_samples import members
+from coda_cli.media.tar_samples import begins, members
 
 _COMPRESSED: dict[str, Callable[..., Any]] = {
     ".tar.gz": gzip.open,
@@ -125,9 +126,7 @@ def list_archive(path: Path) -> Listing:
     except MemoryError:
         raise
     except Exception as error:  # of broken archives the libraries raise errors of a dozen classes
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
-        kind = {".zip": "ZIP archive", parquet.SUFFIX: "Parquet file"}.get(path.suffix.lower(), "tar archive")
-        raise MediaError(f"is no {kind}, or is broken or cut off ({reason})", item=path) from error
+        raise MediaError(why_no_archive(path, error), item=path) from error
 
 
 def _expander(path: Path) -> Callable[..., Any] | None:
@@ -208,7 +207,7 @@ def _list_zip(path: Path, stream: IO[bytes]) -> Listing:
             continue
         if stat.S_IFMT(mode) and not stat.S_ISREG(mode):
             found.left_out["links or devices"] += 1
-        elif inside := found.place(info.filename):
+        elif inside := found.place(info.filename.replace("\\", "/")):  # as some programs of Windows write it
             found.add(inside, _InZip(f"{path.as_posix()}/{inside}", info.file_size + info.compress_size, path, info))
     return found
 
@@ -278,8 +277,7 @@ def _list_tar(path: Path, stream: _Bounded, in_order: _InOrder | None = None) ->
             elif inside := found.place(info.name):
                 name = f"{path.as_posix()}/{inside}"
                 found.add(inside, _InTar(name, info.size, path, info.offset_data, in_order))
-        stream.seek(archive.offset)
-        found.ends = bool(stream.read(1))
+        found.ends = bool(begins(archive, archive.offset))
     if in_order:
         in_order.parts = [(entry.start, entry.size) for entry in found.pictures.values() if isinstance(entry, _InTar)]
     return found

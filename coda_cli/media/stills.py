@@ -20,6 +20,7 @@ from coda_cli.machine import budget, gate
 from coda_cli.media import dicom, heif, png
 from coda_cli.media.files import read_whole, regular_size, write_with
 from coda_cli.media.frames import turn_to
+from coda_cli.media.kinds import HEAD, kind_of, of_file
 from coda_cli.media.profiles import Conversion, conversion_of, embedded_profile
 from coda_cli.media.quiet import pillow_silent
 from coda_cli.media.stored import Page, Stored
@@ -197,8 +198,7 @@ def open_image(file: Path | IO[bytes], name: Path | str) -> Image.Image:
         The image, of which only the header has been read.
 
     Raises:
-        PIL.UnidentifiedImageError: when it is none of these formats.
-        MediaError: when it is HEIC or DICOM, and pillow-heif or pydicom is not installed.
+        MediaError: when it is none of these formats, or is HEIC or DICOM, and pillow-heif or pydicom is not installed.
     """
     formats: tuple[str, ...] = (*FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else FORMATS
     if heif.is_heif(file):
@@ -207,7 +207,16 @@ def open_image(file: Path | IO[bytes], name: Path | str) -> Image.Image:
     elif dicom.is_dicom(file):
         dicom.require()
         formats = ("DICOM",)
-    return Image.open(file, formats=formats)
+    try:
+        return Image.open(file, formats=formats)
+    except UnidentifiedImageError as error:
+        kind = of_file(file) if isinstance(file, Path) else kind_of(_beginning(file))
+        raise MediaError(f"not a picture in a format coda can read{f': it is {kind}' if kind else ''}") from error
+
+
+def _beginning(stream: IO[bytes]) -> bytes:
+    stream.seek(0)
+    return stream.read(HEAD)
 
 
 @contextmanager
@@ -229,8 +238,6 @@ def decoder_errors(path: Path | str) -> Iterator[None]:
         raise error.about(path)  # noqa: B904 (it is the same error)
     except MemoryError:
         raise
-    except UnidentifiedImageError as error:
-        raise MediaError("not a picture in a format coda can read", item=path) from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"more than {MAX_PIXELS // 10**6} million pixels; make it smaller first", item=path) from error
     except Exception as error:  # decoders raise IndexError, RuntimeError and errors of other classes for broken files

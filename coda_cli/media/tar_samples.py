@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import IO, cast
 
 from coda_cli.errors import MediaError
 from coda_cli.machine import budget
@@ -39,6 +40,24 @@ def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         last = info.offset
         archive.members.clear()  # type: ignore[attr-defined]
         yield info
+    # Behind the first entry the library takes whatever is no header for the end.
+    if begins(archive, archive.offset).strip(b"\0"):
+        raise tarfile.ReadError("what stands behind an entry is none")
+
+
+def begins(archive: tarfile.TarFile, offset: int) -> bytes:
+    """Read the block in which an entry of a tar archive, or its end, begins.
+
+    Args:
+        archive: opened to be read.
+        offset: where the block begins, in bytes.
+
+    Returns:
+        512 bytes, zeros at the archive's end; fewer where it is cut off, none where it has no mark of its end.
+    """
+    stream = cast("IO[bytes]", archive.fileobj)
+    stream.seek(offset)
+    return stream.read(tarfile.BLOCKSIZE)
 
 
 def samples(path: Path, start: int = 0) -> Iterator[Sample]:
@@ -73,7 +92,7 @@ def samples(path: Path, start: int = 0) -> Iterator[Sample]:
                         content = stream.read(min(info.size, budget.RECORD_FILE + 1))
                         yield Sample(info.name, first, content, partial(_of_sample, path, since))
                         since, first = Members(), -1
-                if since:
+                if since or not begins(archive, archive.offset):
                     raise tarfile.ReadError
         except tarfile.TarError as error:
             raise MediaError("is no tar of coda's results, or is cut off", item=path) from error
