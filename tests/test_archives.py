@@ -20,7 +20,7 @@ from program import Result, check_whole, looked_at, names_of, photo, scene, tree
 
 from coda_cli.errors import MediaError, UsageError
 from coda_cli.machine import budget
-from coda_cli.media import archives
+from coda_cli.media import archives, files
 from coda_cli.media.sources import Item, resolve
 from coda_cli.media.stills import reading
 
@@ -203,6 +203,60 @@ def test_names_that_lead_out_links_and_devices_are_left_out() -> None:
     assert said == ["p.tar: left out 2 entries (their names lead out of the archive), 4 entries (links or devices)"]
 
 
+@pytest.mark.parametrize("output", ["out", "out.tar"])
+def test_folders_with_names_too_long_for_a_disk_are_shortened(coda: Coda, output: str) -> None:
+    """In an archive a name may have any length; one that no disk takes must not end the run for all others."""
+    deep = "/".join(["e" * 240] * 30)
+    pack("p.tar", {"a.png": png(), "b.png": png()})
+    pack("p.zip", {f"{folder}/x.png": png() for folder in ("d" * 300, "d" * 301, deep, f"{deep}/more", "plain")})
+    result = coda("explain", "p.zip", "--write", "json", "-o", output)
+    names = sorted(line.removeprefix(f"{output}/").removesuffix("/x.coda.json") for line in result.lines)
+    assert names[-1] == "plain"
+    assert len(set(names)) == 5
+    assert all("~" in name and len(name) <= 200 for name in names[:-1])
+    assert "5 skipped" in coda("explain", "p.zip", "--write", "json", "-o", output).err
+
+
+def test_a_path_too_long_for_a_disk_fails_alone(coda: Coda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "DEEPEST", 1 << 20)
+    pack("p.zip", {"/".join(["e" * 240] * 30) + "/x.png": png(), "b.png": png()})
+    result = coda("explain", "p.zip", "--write", "json", status=1)
+    assert result.lines == ["coda-out/b.coda.json"]
+    assert "File name too long" in result.error
+    assert "1 explained, 1 failed" in result.err
+
+
+def test_a_zip_with_backslashes_has_the_folders_that_these_mean() -> None:
+    pack("p.zip", {"sub\\a.png": png(), "..\\up.png": png()})
+    items, said = found("p.zip")
+    assert [(item.name, item.subfolder) for item in items] == [("p.zip/sub/a.png", Path("sub"))]
+    assert said == ["p.zip: left out 1 entry (their names lead out of the archive)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "p.tar",
+            b"PK\3\4 a ZIP",
+            "is no tar archive, whatever its name says: it is a ZIP archive, which is read from a",
+        ),
+        ("p.tar", gzip.compress(b"x", mtime=0), "it is compressed with gzip; decompress it first"),
+        ("p.tar.gz", bz2.compress(b"x"), "it is compressed with bzip2; decompress it first"),
+        (
+            "p.tar.bz2",
+            member("a.png") + bytes(1024),
+            "it is a tar archive, which is read from a file whose name ends in .tar",
+        ),
+        ("p.zip", b"Rar!\x1a\7\0", "is no ZIP archive, whatever its name says: it is a RAR archive; unpack it first"),
+        ("p.parquet", member("a.png") + bytes(1024), "is no Parquet file, whatever its name says: it is a tar archive"),
+    ],
+)
+def test_what_is_no_archive_of_its_name_says_what_it_is(name: str, content: bytes, says: str) -> None:
+    Path(name).write_bytes(content)
+    assert says in refusal(name)
+
+
 def test_a_link_in_a_zip_is_left_out() -> None:
     with zipfile.ZipFile("p.zip", "w") as archive:
         link = zipfile.ZipInfo("link.png")
@@ -276,6 +330,17 @@ def test_an_archive_that_is_cut_off_is_a_line(archive: str, share: float) -> Non
         return
     kind = "ZIP" if archive == "p.zip" else "tar"
     assert refusal(archive).startswith(f"{archive}: is no {kind} archive, or is broken or cut off (")
+
+
+@pytest.mark.parametrize("archive", ["p.tar", "p.tar.gz"])
+@pytest.mark.parametrize("how", ["cut", "broken"])
+def test_a_header_that_is_cut_off_or_broken_is_not_taken_for_the_end(archive: str, how: str) -> None:
+    """The library takes any header but the first that it cannot read for the end, and pictures would be lost unseen."""
+    first, second = member("a.png", png()), member("b.png", png())
+    broken = second[:300] if how == "cut" else second[:148] + b"nonsense" + second[156:] + bytes(1024)
+    Path(archive).write_bytes(gzip.compress(first + broken) if archive.endswith("gz") else first + broken)
+    says = f"{archive}: is no tar archive, or is broken or cut off (what stands behind an entry is none)"
+    assert refusal(archive) == says
 
 
 def test_a_file_that_shrinks_after_it_was_listed_is_a_line() -> None:

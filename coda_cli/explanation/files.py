@@ -184,7 +184,11 @@ def sweep(*folders: Path) -> None:
         folders: the folders to look in.
     """
     ends = (".part", ".part.spool")  # clips have both, and the first of them can be a folder
-    for path in (p for folder in folders for end in ends for p in folder.glob(f"{TEMPORARY_PREFIX}*{end}")):
+    left: list[Path] = []
+    for folder in folders:
+        with contextlib.suppress(OSError):  # its name is too long for this disk: writing into it says so
+            left += (path for end in ends for path in folder.glob(f"{TEMPORARY_PREFIX}*{end}"))
+    for path in left:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime <= ABANDONED_AFTER:
                 continue

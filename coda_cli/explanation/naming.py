@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from coda_cli.errors import UsageError
 from coda_cli.media.elsewhere import Elsewhere
-from coda_cli.media.files import refuse_file_name, shown_name
+from coda_cli.media.files import LONGEST, refuse_file_name, shown_name
 from coda_cli.media.packed import is_packed
 from coda_cli.media.sources import Item
 
@@ -29,7 +29,6 @@ KINDS = {
 EXTENSIONS = {**KINDS, "compare": "png", "difference": "png"}  # also what coda compare and coda diff write
 DEFAULT_NAME = "{stem}.{class_slug}.{kind}.{ext}"
 FIELDS = ("stem", "name", "suffix", "parent", "class", "class_slug", "index", "model", "kind", "ext")
-LONGEST = 200  # bytes of a file name beyond which it is shortened; file systems allow 255
 _NO_CLASS = "\0"  # stands for the class in the name of a record; no file name holds it
 
 

@@ -73,6 +73,8 @@ def error_of_item(error: Exception, item: Item) -> CodaError:
     """
     if isinstance(error, CodaError):
         return error.about(item.name)
+    if isinstance(error, OSError):  # a path too long for this disk, a disk that is gone
+        return MediaError(f"cannot be read, or its results written ({error.strerror or error})", item=item.name)
     if not out_of_memory(error):
         raise error
     return MediaError("not enough memory to read or draw it; make it smaller first", item=item.name)

@@ -10,12 +10,14 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from coda_cli.errors import MediaError, UsageError
 
 TEMPORARY_PREFIX = ".coda-"  # temporary files that a killed run left behind are recognised by it
+LONGEST = 200  # bytes of a name beyond which it is shortened; file systems allow 255
+DEEPEST = 2000  # bytes of a folder below the output folder beyond which it is shortened; a whole path has 4,096
 _OF_FILES = r"\.(png|gif|jpe?g|webp|tif|mp4|webm|csv|html|jsonl?|npz|tar|parquet|pt|safetensors)"
 
 
@@ -41,6 +43,31 @@ def shown_name(text: str) -> str:
         The same text; bytes that are not UTF-8 and control characters are written out, as in \xff and \x1b.
     """
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", utf8(text))
+
+
+def shown_folder(folder: PurePath) -> Path:
+    """Write a folder, as a source has it, as one below an output folder.
+
+    Args:
+        folder: its place in the source: in a folder, an archive or a store.
+
+    Returns:
+        The same folders, each as ``shown_name`` has it, and cut where a name, or all together, is longer than a disk
+        takes; a hash of what was cut keeps it unique.
+    """
+    parts = [_shortened(shown_name(part), LONGEST) for part in folder.parts]
+    whole = "/".join(parts)
+    return Path(_shortened(whole, LONGEST, folder.as_posix()) if len(whole.encode()) > DEEPEST else whole)
+
+
+def _shortened(name: str, most: int, whole: str | None = None) -> str:
+    """A name of at most so many bytes, with a hash of what it was cut from where it was."""
+    if len(name.encode()) <= most:
+        return name
+    import hashlib
+
+    mark = hashlib.sha256((whole or name).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{name.encode()[: most - len(mark) - 1].decode(errors='ignore')}~{mark}"
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")

@@ -16,7 +16,7 @@ from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.braces import braced
 from coda_cli.media.carried import read_gif_text, read_png_text
 from coda_cli.media.elsewhere import Elsewhere
-from coda_cli.media.files import shown_name
+from coda_cli.media.files import shown_folder
 from coda_cli.media.http import Private
 from coda_cli.media.pages import Pages, by_page, page_of, split
 from coda_cli.media.stills import SUFFIXES
@@ -187,7 +187,7 @@ def named(source: str | Path) -> Item:
 
 def _at_address(stored: Stored, place: PurePath | None = None) -> Item:
     """The input at an address; its outputs are named by the last part of it."""
-    return Item(Path(links_of(stored.name)[0]), Path(shown_name(str(place or ""))), stored)
+    return Item(Path(links_of(stored.name)[0]), shown_folder(place or PurePath()), stored)
 
 
 def _of_archive(path: Path, source: str, on_left_out: Callable[[str], None] | None) -> Iterator[Item]:
@@ -200,7 +200,7 @@ def _of_archive(path: Path, source: str, on_left_out: Callable[[str], None] | No
     if not listing.pictures:
         raise UsageError("no pictures in this archive", item=source)
     for inside, stored in listing.pictures.items():
-        yield Item(path / inside, Path(shown_name(str(inside.parent))), stored)
+        yield Item(path / inside, shown_folder(inside.parent), stored)
 
 
 def identity(path: Path) -> Path:
@@ -239,7 +239,7 @@ def _expand_readable(
         path, recursive = path.parent, True
     if path.is_dir():
         scan = _Scan(path, recursive, leave_out)
-        files = [Item(f, Path(shown_name(str(f.parent.relative_to(path))))) for f in scan.pictures]
+        files = [Item(f, shown_folder(f.parent.relative_to(path))) for f in scan.pictures]
         if scan.left_out:
             _say_left_out(on_left_out, source, scan.left_out)
         if not files:
