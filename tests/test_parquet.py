@@ -69,6 +69,22 @@ def test_the_column_is_found_by_what_it_holds(tmp_path: Path) -> None:
     assert "no column holds the bytes" in refusal(written(tmp_path / "d.parquet", {"image": ["a.png"]}))
 
 
+def test_every_kind_of_column_of_bytes_is_read(tmp_path: Path) -> None:
+    for n, kind in enumerate([pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())]):
+        plain = pa.array([b"picture", b"picture"])
+        column = plain.dictionary_encode() if pa.types.is_dictionary(kind) else plain.cast(kind)
+        path = written(tmp_path / f"{n}.parquet", {"image": column})
+        assert [entry.read() for entry in list_archive(path).pictures.values()] == [b"picture"] * 2, kind
+
+
+def test_a_path_like_the_number_of_another_row_hides_no_row(tmp_path: Path) -> None:
+    images = [{"bytes": f"{n}".encode(), "path": path} for n, path in enumerate(["row-000001", None, "row-000002"])]
+    listed = list_archive(written(tmp_path / "a.parquet", {"image": images})).pictures
+    assert [(str(name), entry.read()) for name, entry in listed.items()] == [
+        (f"row-00000{n}", f"{n}".encode()) for n in range(3)
+    ]
+
+
 @pytest.mark.parametrize("order", ["forwards", "backwards", "mixed", "threads"])
 def test_rows_are_read_in_any_order(tmp_path: Path, order: str) -> None:
     content = [f"{n}".encode() * 50 for n in range(200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -78,7 +79,10 @@ def _column(schema: Any, path: Path) -> tuple[str, bool, bool]:
     import pyarrow.types as kinds
 
     def holds_bytes(kind: Any) -> bool:
-        return kind is not None and bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+        if kind is not None and kinds.is_dictionary(kind):  # as columns with few values are often written
+            kind = kind.value_type
+        holding = (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view)
+        return kind is not None and any(holds(kind) for holds in holding)
 
     found = {}
     for field in schema:
@@ -96,8 +100,10 @@ def _column(schema: Any, path: Path) -> tuple[str, bool, bool]:
 def _name(stated: object, row: int, taken: set[PurePosixPath]) -> PurePosixPath:
     """The path that a row states, if it is one below a folder and no other row's; else one with the row's number."""
     inside = PurePosixPath(stated) if isinstance(stated, str) and "\0" not in stated else PurePosixPath()
-    if not inside.name or inside.is_absolute() or ".." in inside.parts or inside in taken:
-        inside = PurePosixPath(f"row-{row:06d}")
+    own = PurePosixPath(f"row-{row:06d}")
+    like_another = re.fullmatch("row-[0-9]{6,}", str(inside)) and inside != own  # which may have no path
+    if not inside.name or inside.is_absolute() or ".." in inside.parts or inside in taken or like_another:
+        inside = own
     taken.add(inside)
     return inside
 
