@@ -89,6 +89,13 @@ def test_pages_that_are_not_there_are_a_line(coda: Coda) -> None:
     assert looked_at(coda, "broken.tif", "--page", "all", status=1).error.startswith("broken.tif: not a picture")
 
 
+def test_a_page_that_is_not_there_is_not_taken_for_the_picture(coda: Coda) -> None:
+    photo(Path("a.png"))
+    result = looked_at(coda, "-", input="a.png\na.png#page=2\na.png#page=3\n", status=1)
+    assert names_of(result)[:1] == ["a.png"]
+    assert result.errors == [f"a.png: has 1 page, and no page {n}" for n in (2, 3)]
+
+
 def test_pages_in_names_of_sources(coda: Coda) -> None:
     scan()
     result = looked_at(coda, "scan.tif#page=3", "-", input="scan.tif#page=1\nscan.tif#page=0\n", status=1)

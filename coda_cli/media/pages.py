@@ -147,7 +147,8 @@ def by_page(items: Iterable[Item], pages: Pages | None) -> Iterator[Item]:
         numbers = range(pages.first, min(pages.last or count, count, MOST_PAGES) + 1)
         if not numbers:
             has = f"has {count} page{'s' if count > 1 else ''}, and no page {pages}"
-            yield replace(item, stored=Refused(item.name, MediaError(has, item=item.name)))
+            missing = page_of(item, pages.first, document)  # its name: the whole may be another input
+            yield replace(missing, stored=Refused(missing.name, MediaError(has, item=item.name)))
         for number in numbers:
             yield page_of(item, number, document)
 
