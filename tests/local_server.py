@@ -21,6 +21,7 @@ class FileServer(HTTPServer):
         self.redirects: dict[str, str] = {}
         self.status: dict[str, int] = {}  # path -> an error to answer with
         self.passing: list[int] = []  # errors to answer with first, each once
+        self.after: str | None = None  # Retry-After of these
         self.etag: str | None = '"first"'
         self.modified: str | None = None  # Last-Modified
         self.ranges = True
@@ -68,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         server.asked.append((self.path, wanted))
         server.released.wait(server.wait)
         if server.passing:
-            self._head(server.passing.pop(0))
+            self._head(server.passing.pop(0), **({"Retry-After": server.after} if server.after is not None else {}))
         elif self.path in server.redirects:
             self._head(302, Location=server.redirects[self.path])
         elif self.path not in server.files:

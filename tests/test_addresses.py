@@ -8,6 +8,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -118,6 +119,25 @@ def test_a_passing_failure_is_forgotten(server: FileServer) -> None:
     server.passing = [503, 429]
     assert AtAddress("NAME", f"{server.url}/d/a.png", private="named").read() == png()
     assert len(server.asked) == 3
+
+
+def test_a_server_may_ask_to_wait(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(http.time, "sleep", pauses.append)
+    server.after = "7"
+    server.passing = [503, 429]
+    assert AtAddress("NAME", f"{server.url}/d/a.png", private="named").read() == png()
+    assert all(7 <= pause <= 10 for pause in pauses)
+    assert len(pauses) == 2
+    server.after, server.passing = formatdate(time.time() + 20, usegmt=True), [503]
+    assert AtAddress("NAME", f"{server.url}/d/a.png", private="named").read() == png()
+    assert 15 <= pauses[2] <= 30
+    server.after, server.passing, asked = "3600", [429], len(server.asked)
+    assert failure(server) == "NAME: the server answers with HTTP 429, and asks to wait 3600 s"
+    assert len(server.asked) == asked + 1
+    for nonsense in ("soon", "-1", "1e9", "9" * 400, ""):
+        server.after, server.passing = nonsense, [503]
+        assert AtAddress("NAME", f"{server.url}/d/a.png", private="named").read() == png()
 
 
 def test_an_answer_that_is_cut_off_stops_or_lies(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -37,7 +38,13 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers of servers that may an
 
 
 class PassingError(MediaError):
-    """Something went wrong that may go well a moment later."""
+    """Something went wrong that may go well a moment later.
+
+    Attributes:
+        after: seconds that the server asks to wait before the next try.
+    """
+
+    after: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class AtAddress(Remote):
             answer = self._ask(url, public, until)
             with answer:
                 if answer.status_code not in (301, 302, 303, 307, 308):
-                    self._refuse_status(answer.status_code)
+                    self._refuse_status(answer)
                     return self._body(answer, until)
                 if not (to := answer.headers.get("Location")):
                     raise MediaError(f"the server answers with HTTP {answer.status_code}, and says no other address")
@@ -126,15 +133,20 @@ class AtAddress(Remote):
             except (requests.RequestException, ValueError) as error:
                 raise MediaError(f"is no address that can be read ({type(error).__name__})") from None
 
-    def _refuse_status(self, status: int) -> None:
+    def _refuse_status(self, answer: Response) -> None:
+        status = answer.status_code
         if status in (404, 410):
             raise MediaError(f"nothing is at this address (HTTP {status})")
         if status in (401, 403):
             raise MediaError(
                 f"is forbidden (HTTP {status}); the server wants a user, or a signature that is still valid"
             )
+        if status in _PASSING:
+            error = PassingError(f"the server answers with HTTP {status}")
+            error.after = _seconds(answer.headers.get("Retry-After", ""))
+            raise error
         if status != 200:
-            raise (PassingError if status in _PASSING else MediaError)(f"the server answers with HTTP {status}")
+            raise MediaError(f"the server answers with HTTP {status}")
 
     def _body(self, answer: Response, until: float) -> bytes:
         """The content of an answer."""
@@ -161,6 +173,16 @@ class AtAddress(Remote):
         return bytes(content)  # urllib3 has seen to it that these are as many as stated
 
 
+def _seconds(text: str) -> float:
+    """How long a server asks to wait: it says seconds, or a time of the day; 0 where it says neither."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def with_tries(read: Callable[[float], T], name: str) -> T:
     """Try something a few times within ``LONGEST``, as long as it fails for a passing reason.
 
@@ -179,10 +201,11 @@ def with_tries(read: Callable[[float], T], name: str) -> T:
         try:
             return read(until)
         except PassingError as error:
-            pause = PAUSE * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
+            pause = max(error.after, PAUSE * 2 ** (tries - 1)) * random.uniform(1.0, 1.25)
             if tries == TRIES or time.monotonic() + pause > until:
                 times = "" if tries == 1 else f" (tried {tries} times)"
-                raise MediaError(f"{error.message}{times}", item=name) from None
+                wait = f", and asks to wait {error.after:.0f} s" if error.after and tries < TRIES else ""
+                raise MediaError(f"{error.message}{wait}{times}", item=name) from None
             time.sleep(pause)
         except MediaError as error:
             raise error.about(name) from None
