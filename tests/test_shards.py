@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import tarfile
 import time
@@ -277,6 +278,16 @@ def test_one_scale_for_a_run_is_refused(coda: Coda, tmp_path: Path) -> None:
     assert not (tmp_path / "coda-out").exists()
 
 
+def test_each_shard_may_have_a_folder_of_its_own(coda: Coda, tmp_path: Path) -> None:
+    for n in range(4):
+        photo(tmp_path / f"photos/{n}.png", seed=n)
+    for n in (1, 2):
+        coda("explain", "photos", "-o", "out-{shard}", "--shard", f"{n}/2", "--write", "json")
+    assert {path.name for path in tmp_path.glob("out*")} == {"out-1-of-2", "out-2-of-2"}
+    assert coda("merge", "out-1-of-2", "out-2-of-2", "--json").record["pictures"] == 4
+    assert coda("explain", "photos", "-o", "out-{shard}", status=2).error.endswith("{shard} needs --shard I/N")
+
+
 def test_a_file_that_is_not_codas_is_left_alone(coda: Coda, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "out").mkdir()
@@ -320,7 +331,15 @@ def test_merge_is_the_summary_of_all_records(ended: Path, coda: Coda) -> None:
     summary = coda("summary", "out", "-r", "--json").record
     assert {name: merged[name] for name in ADDED_UP} == {name: summary[name] for name in ADDED_UP}
     assert merged["overall"]["accuracy"] is not None
-    assert merged["missing"] == {"of": 3, "shards": [], "listed": 7, "failed": 0, "absent": 0, "failures": []}
+    assert merged["missing"] == {
+        "of": 3,
+        "shards": [],
+        "listed": 7,
+        "failed": 0,
+        "absent": 0,
+        "twice": 0,
+        "failures": [],
+    }
     assert summary["missing"] is None
     assert json.loads((ended / "report/summary.json").read_text("utf-8")) == merged
     jsonschema.validate(merged, summaries.json_schema())
@@ -340,6 +359,13 @@ def test_merge_says_which_records_are_gone(ended: Path, coda: Coda) -> None:
     next((ended / "out").rglob("*.coda.json")).unlink()
     result = coda("merge", "out", status=1)
     assert result.error.startswith("1 of 7 pictures without a record of this run's network and settings; ")
+
+
+def test_merge_says_that_records_are_there_twice(ended: Path, coda: Coda) -> None:
+    shutil.copytree(ended / "out", ended / "copy")
+    result = coda("merge", "out", "copy", "--json", status=1)
+    assert result.record["missing"]["twice"] == 7
+    assert result.error.startswith("7 records more than the 7 pictures of this run: some count twice; ")
 
 
 def test_records_of_other_settings_do_not_count(ended: Path, coda: Coda) -> None:

@@ -165,6 +165,13 @@ def test_what_cannot_be_continued_is_refused(coda: Coda) -> None:
     assert len(tree(Path("old.tar"))) == 3
 
 
+def test_an_unfinished_tar_that_cannot_be_read_is_a_line_before_any_work(coda: Coda) -> None:
+    photo(Path("a.png"))
+    Path("out.tar.part").mkdir()
+    error = coda("explain", "a.png", "-o", "out.tar", status=2).error
+    assert error == "out.tar.part: cannot be gone on with (Is a directory); remove it, or choose another --output"
+
+
 def test_each_shard_writes_a_tar_of_its_own(coda: Coda) -> None:
     run = (*RUN[:4], "run/part-{shard}.tar", *RUN[5:])
     assert "put {shard} into the name" in coda(*RUN, "--shard", "1/2", status=2).error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,10 +27,10 @@ def output_folder(
     from coda_cli.media.destination import elsewhere
     from coda_cli.media.packed import is_packed
 
-    if is_packed(output):
-        if shard and SHARD not in output:
-            raise UsageError(f"--output {output}: each shard writes a file of its own; put {SHARD} into the name")
-        if SHARD in output and not shard:
+    if is_packed(output) and shard and SHARD not in output:
+        raise UsageError(f"--output {output}: each shard writes a file of its own; put {SHARD} into the name")
+    if SHARD in output and not os.path.isdir(output):
+        if not shard:
             raise UsageError(f"--output {output}: {SHARD} needs --shard I/N")
         output = output.replace(SHARD, f"{shard.number}-of-{shard.of}" if shard else "")
     place = elsewhere(output, if_exists, written=written) if kinds else None

@@ -265,5 +265,10 @@ def _tell_missing(missing: Missing) -> None:
             f"{missing.absent} of {counted(missing.listed, 'picture')} without a record of this run's network and "
             "settings; run their shards again"
         )
+    if missing.twice:
+        console.error(
+            f"{counted(missing.twice, 'record')} more than the {counted(missing.listed, 'picture')} of this run: some "
+            "count twice; name the output of each shard once, without copies"
+        )
     if missing.nothing:
         console.say(f"complete: {counted(missing.of, 'shard')}, {counted(missing.listed, 'picture')}")

@@ -67,7 +67,11 @@ class TarOutput(Elsewhere):
         """Find what is there already: in an unfinished tar, unless a whole one has what it lacks."""
         whole, end = self._whole() if self.path.exists() else (Members(), 0)
         if self._part.exists():
-            begun, length = _kept(self._part)
+            try:
+                begun, length = _kept(self._part)
+            except OSError as error:
+                why = f"cannot be gone on with ({error.strerror or error}); remove it, or choose another --output"
+                raise UsageError(why, item=self._part) from error
             if whole.keys() <= begun.keys():
                 self._source, self._members, self._end = self._part, begun, length
                 return

@@ -66,6 +66,7 @@ class Missing(Part):
         listed: how many pictures the run has.
         failed: how many of them could not be explained, in the shards that have ended.
         absent: how many neither failed nor have a record of the run's network and settings.
+        twice: how many records there are beyond one of each picture: the numbers count these pictures twice.
         failures: those that failed, of every shard the first thousand.
     """
 
@@ -74,9 +75,10 @@ class Missing(Part):
     listed: int
     failed: int
     absent: int
+    twice: int = 0
     failures: tuple[FailedRecord, ...]
 
     @property
     def nothing(self) -> bool:
         """Whether all is done."""
-        return not (self.shards or self.failed or self.absent)
+        return not (self.shards or self.failed or self.absent or self.twice)

@@ -64,6 +64,7 @@ class Shards:
             listed=first.listed,
             failed=failed,
             absent=max(0, first.listed - failed - explained),
+            twice=max(0, explained - first.listed),
             failures=tuple(one for _, record in sorted(self._ended.items()) for one in record.failures),
         )
 
