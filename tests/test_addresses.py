@@ -298,6 +298,59 @@ def test_an_archive_inside_a_store_is_read_by_an_address_inside_another(
     assert len(looked_at(coda, f"zip://*.png::{tmp_path}/p.zip").records) == 8
 
 
+def test_schemes_have_small_and_capital_letters(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    store.pipe("/b/a.png", png())
+    (item,) = resolve(["MEMORY://b/a.png", "memory://b/a.png"])
+    assert item.stored
+    assert item.stored.read() == png()
+    assert [item.name for item in resolve(["Memory://b/"])] == ["memory:///b/a.png"]
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("c.png", png())
+    (item,) = resolve([f"ZIP://c.png::FILE://{tmp_path}/p.zip"])
+    assert item.stored
+    assert item.stored.read() == png()
+
+
+def test_a_name_in_a_store_that_looks_like_a_pattern_is_that_name(store: fsspec.AbstractFileSystem) -> None:
+    for name in ("photo [1].png", "photo 1.png", "a*.png", "ab.png"):
+        store.pipe(f"/b/{name}", png())
+    for pattern, names in (
+        ("photo [1].png", ["photo [1].png"]),
+        ("photo [2-9].png", []),
+        ("photo ?.png", ["photo 1.png"]),
+        ("a*.png", ["a*.png"]),
+        ("*b.png", ["ab.png"]),
+    ):
+        if names:
+            assert [item.path.name for item in resolve([f"memory://b/{pattern}"])] == names
+        else:
+            with pytest.raises(UsageError, match="no pictures at this address"):
+                resolve([f"memory://b/{pattern}"])
+
+
+def test_what_is_wrong_with_an_archive_inside_another_address_is_said(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("a.png", png())
+    whole = (tmp_path / "p.zip").read_bytes()
+
+    def refusal(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        stored = addresses.at(f"{name[-3:]}://a.png::file://{tmp_path}/{name}", private="named")
+        with pytest.raises(MediaError) as caught:
+            stored.read()
+        return caught.value.message
+
+    place = whole.index(b"PK\1\2")
+
+    def changed(offset: int, new: bytes) -> bytes:
+        return whole[: place + offset] + new + whole[place + offset + len(new) :]
+
+    assert refusal("encrypted.zip", changed(8, b"\1")) == "is encrypted; download the archive, and unpack it"
+    assert refusal("other.zip", changed(10, b"\x63")).startswith("is compressed in a way that coda does not read; ")
+    assert refusal("none.zip", b"nothing") == "the ZIP archive around it is none, or is broken or cut off"
+    assert refusal("none.tar", b"nothing" * 1000) == "the tar archive around it is none, or is broken or cut off"
+
+
 @pytest.mark.parametrize("by_folder", [False, True])
 def test_folders_of_an_archive_are_places_below_its_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_folder: bool

@@ -33,6 +33,12 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _BETWEEN = re.compile(r"::(?![^\[\]]*\])")  # two addresses; the :: of http://[2001:db8::1]/a.png is part of a host
 _FORBIDDEN = "is forbidden; the driver has no credentials for it, or they do not allow it"
+_OF_ARCHIVES = {  # what the libraries raise for archives inside other addresses, by its class
+    "BadZipFile": "the ZIP archive around it is none, or is broken or cut off",
+    "ReadError": "the tar archive around it is none, or is broken or cut off",
+    "RuntimeError": "is encrypted; download the archive, and unpack it",
+    "NotImplementedError": "is compressed in a way that coda does not read; download the archive, and unpack it",
+}
 _ONE_AT_A_TIME = threading.Lock()  # fsspec's archives share one stream, and its place in the file
 
 
@@ -94,6 +100,7 @@ def find_at(
     Raises:
         UsageError: no such addresses are read, a driver is missing, or there is no picture.
     """
+    url = _one_spelling(url)
     stored = _asked(lambda: at(url, private=private), url)
     if isinstance(stored, AtAddress):
         yield PurePosixPath(), stored
@@ -135,6 +142,7 @@ def at(url: str, *, private: Private, chains: bool = True) -> Stored:
     Raises:
         UsageError: no such addresses are read.
     """
+    url = _one_spelling(url)
     links = links_of(url)
     schemes = [found[1].lower() for link in links if (found := _ADDRESS.match(link))]
     unknown = [scheme for n, scheme in enumerate(schemes) if scheme not in SCHEMES and not (n and scheme == "file")]
@@ -149,6 +157,12 @@ def at(url: str, *, private: Private, chains: bool = True) -> Stored:
     if schemes[0] in ("http", "https"):
         return AtAddress(shown(url), url, private=private)
     return InStore(shown(url), url)
+
+
+def _one_spelling(url: str) -> str:
+    """An address with its schemes in small letters, as the drivers know them."""
+    parts = (link.partition("://") for link in links_of(url))
+    return "::".join(f"{scheme.lower() if mark else scheme}{mark}{rest}" for scheme, mark, rest in parts)
 
 
 def _about_archive(url: str, *, inside: bool) -> str:
@@ -209,7 +223,7 @@ def system_of(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        system, path = fsspec.url_to_fs(url)
+        system, path = fsspec.url_to_fs(_one_spelling(url))
     except ImportError:
         scheme = url.partition("://")[0].lower()
         extra = SCHEMES.get(scheme)
@@ -224,7 +238,7 @@ def _listed(url: str, recursive: bool, by_folder: bool) -> Iterator[list[tuple[P
     """
     system, path = system_of(url)
     first, depth = links_of(url)[0], None if recursive else 1
-    if any(mark in first for mark in "*?["):
+    if any(mark in first for mark in "*?[") and not system.isfile(path):  # as a file of that very name on a disk
         # Pictures have the place ".", as those of a pattern of files have.
         found = [(PurePosixPath(), name) for name in system.glob(path)]
     elif first.endswith("/") or (not first.lower().endswith(SUFFIXES) and system.isdir(path)):
@@ -293,4 +307,6 @@ def driver_errors() -> Iterator[None]:
         raise PassingError(f"cannot be read ({reason_of(error)})") from None
     except Exception as error:  # botocore's, for one, are no OSErrors; their texts may hold the address
         name = type(error).__name__
-        raise MediaError(_FORBIDDEN if "Credential" in name else f"cannot be read ({name})") from None
+        raise MediaError(
+            _FORBIDDEN if "Credential" in name else _OF_ARCHIVES.get(name, f"cannot be read ({name})")
+        ) from None
