@@ -200,6 +200,26 @@ def test_results_are_left_out_where_they_lie_inside_the_source(coda: Coda, store
     assert set(content(store)) == names
 
 
+def test_a_folder_for_results_around_the_source_leaves_nothing_out(
+    coda: Coda, store: fsspec.AbstractFileSystem
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(scene()).save(stream, "PNG")
+    store.pipe_file("/b/p/a.png", stream.getvalue())
+    for source in ("memory://b/p/a.png", "memory://b/p/", "memory://b/p", "memory://b/p/*.png"):
+        result = coda("explain", source, "-o", "memory://b", "--write", "json", "--class", "0", "--force")
+        assert result.lines == ["memory://b/a.coda.json"], source
+    for source in ("memory://b/p/", "memory://b/p", "memory://b/p/*.png", "MEMORY://b/p/"):
+        error = coda("explain", source, "-o", "memory://b/p", status=2).error
+        assert error.endswith("is where results go, and cannot be a source, too; choose another --output"), source
+    error = coda("explain", "memory://b/", "-r", "-o", "memory://b/p", status=2).error
+    assert error == "memory://b/: no pictures at this address but those where results go"
+
+
+def test_a_bucket_without_a_name_is_a_line(coda: Coda, tmp_path: Path) -> None:
+    assert coda("explain", photo(tmp_path / "a.png"), "-o", "s3://", status=2).error == "s3://: names no bucket"
+
+
 def test_from_python(tmp_path: Path, store: fsspec.AbstractFileSystem) -> None:
     (outcome,) = coda_cli.explain_many([photo(tmp_path / "a.png")], "cifar10", 0, output="memory://out/")
     assert outcome.addresses == tuple(f"memory://out/{name.removeprefix('/out/')}" for name in content(store))[

@@ -10,7 +10,7 @@ import posixpath
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -163,6 +163,41 @@ def _one_spelling(url: str) -> str:
     """An address with its schemes in small letters, as the drivers know them."""
     parts = (link.partition("://") for link in links_of(url))
     return "::".join(f"{scheme.lower() if mark else scheme}{mark}{rest}" for scheme, mark, rest in parts)
+
+
+def without_results(
+    url: str, found: Iterable[tuple[PurePosixPath, Stored]], holds: Callable[[str], bool]
+) -> Iterator[tuple[PurePosixPath, Stored]]:
+    """Leave out results inside the folder, or the folder of the pattern, that an address names.
+
+    A folder for results that lies around it leaves nothing out. One that is the very same is refused: in a store it is
+    not told which pictures coda drew, and the next run would explain them.
+
+    Args:
+        url: the address.
+        found: the pictures there, with their places.
+        holds: says whether an address lies in the folder for results.
+
+    Yields:
+        The pictures that are no results.
+
+    Raises:
+        UsageError: the folder is the one for results, or there is nothing else.
+    """
+    before = re.split(r"[*?\[]", url, maxsplit=1)[0]  # the folder that a pattern begins with
+    folder = shown(before.rpartition("/")[0] if before != url else url).rstrip("/")
+    if holds(folder):
+        yield from found
+        return
+    if holds(f"{folder}/"):
+        raise UsageError("is where results go, and cannot be a source, too; choose another --output", item=shown(url))
+    empty = True
+    for place, stored in found:
+        if not holds(stored.name):
+            empty = False
+            yield place, stored
+    if empty:
+        raise UsageError("no pictures at this address but those where results go", item=shown(url))
 
 
 def _about_archive(url: str, *, inside: bool) -> str:

@@ -44,6 +44,8 @@ class RemoteFolder(Elsewhere):
         scheme = url.partition("://")[0].lower()
         if scheme not in SCHEMES or scheme not in WRITABLE or "::" in url:
             raise UsageError(f"files are not written there, but to {', '.join(f'{s}://' for s in WRITABLE)}", item=url)
+        if scheme != "memory" and not url.partition("://")[2].strip("/"):
+            raise UsageError("names no bucket", item=url)
         try:
             with driver_errors():
                 self._system, path = system_of(url)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from coda_cli.errors import CodaError, MediaError, UsageError
 from coda_cli.media import dicom, heif
-from coda_cli.media.addresses import at, find_at, is_address, links_of, natural, shown
+from coda_cli.media.addresses import at, find_at, is_address, links_of, natural, shown, without_results
 from coda_cli.media.archives import is_archive, list_archive
 from coda_cli.media.braces import braced
 from coda_cli.media.carried import read_gif_text, read_png_text
@@ -127,9 +127,8 @@ def find(
         if is_address(source):
             private: Private = "always" if allow_private else "named"
             found = find_at(source, recursive=recursive, private=private, by_folder=by_folder)
-            expanded: Iterator[Item] = (
-                _at_address(stored, place) for place, stored in found if not (holds and holds(stored.name))
-            )
+            found = without_results(source, found, holds) if holds else found
+            expanded: Iterator[Item] = (_at_address(stored, place) for place, stored in found)
         else:
             expanded = _expand(source, recursive, left_out, on_left_out)
         yield from _new(by_page(expanded, own or pages), seen)
