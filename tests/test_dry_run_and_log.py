@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ def test_what_would_be_done_is_what_is_done_then(coda: Coda, tmp_path: Path) -> 
     assert whole["loaded"] is False
     again = coda("explain", "in/a.png", "in/c.png", "-o", "out", "--dry-run", "--json")
     assert planned(again)[1]["counts"] == {"skip": 2}
+
+
+def test_a_name_is_on_one_line_and_gives_a_terminal_no_commands(coda: Coda, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("new\nline.png", photo(tmp_path / "a.png").read_bytes())
+        archive.writestr("\x1b[31mred.png", photo(tmp_path / "a.png").read_bytes())
+    assert coda("explain", "p.zip", "--write", "json", "--dry-run").lines == [
+        r"explain p.zip/new\x0aline.png: coda-out/new\x0aline.coda.json",
+        r"explain p.zip/\x1b[31mred.png: coda-out/\x1b[31mred.coda.json",
+    ]
 
 
 def test_a_dry_run_makes_no_folder(coda: Coda, tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def _refuse_page(path: Path, if_exists: IfExists, inputs: Iterable[Path]) -> Non
 
 def _say(planned: Iterable[Planned], plan: Plan, json: bool) -> None:
     """Print a plan, and exit with FAILED where items are sure to fail."""
+    from coda_cli.media.files import shown_name
     from coda_cli.schema.parts import to_json
 
     counts = Counter[str]()
@@ -153,7 +154,7 @@ def _say(planned: Iterable[Planned], plan: Plan, json: bool) -> None:
         elif not one.error:
             frames = f" ({one.frames} frame{'s' * (one.frames > 1)})" if one.frames else ""
             files = f": {', '.join(one.outputs)}" if one.outputs else ""
-            console.result(f"{one.what} {one.item}{frames}{files}")
+            console.result(f"{one.what} {shown_name(one.item)}{frames}{files}")
     plan = plan.model_copy(update={"counts": dict(counts)})
     if json:
         console.result(to_json(plan))
