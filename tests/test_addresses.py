@@ -241,7 +241,8 @@ def test_a_name_that_means_another_number_a_moment_later_is_seen(
     ("address", "private"),
     [("8.8.8.8", False), ("2606:4700::1111", False), ("10.0.0.1", True), ("127.0.0.1", True), ("169.254.169.254", True),
      ("192.168.1.1", True), ("0.0.0.0", True), ("::1", True), ("fe80::1%eth0", True), ("fd00::1", True),
-     ("::ffff:127.0.0.1", True), ("224.0.0.1", True), ("2002:7f00:1::", True)],
+     ("::ffff:127.0.0.1", True), ("224.0.0.1", True), ("2002:7f00:1::", True),
+     ("64:ff9b::10.0.0.1", True), ("64:ff9b::8.8.8.8", False), ("::ffff:224.0.0.1", True)],
 )  # fmt: skip
 def test_numbers_that_are_private(address: str, private: bool) -> None:
     assert is_private(address) == private

@@ -262,6 +262,9 @@ def reason_of(error: BaseException) -> str:
 # ---- private networks ------------------------------------------------------------------------------------------------
 
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 numbers, as networks that have IPv6 alone write them (RFC 6052)
+
+
 def is_private(address: str) -> bool:
     """Say whether a number of the internet belongs to this machine, a private network, or to nobody.
 
@@ -272,8 +275,10 @@ def is_private(address: str) -> bool:
         Whether it is not one that everybody can reach.
     """
     number = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None)
-    return not (mapped or number).is_global or number.is_multicast
+    meant = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None) or number
+    if number in _NAT64:
+        meant = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    return not meant.is_global or meant.is_multicast
 
 
 def leads_to_private(url: str) -> bool:
