@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Coda
-from program import photo, run
+from program import run
 from torch import Tensor, nn
 
 from coda_cli import encode, load
@@ -208,11 +207,3 @@ def test_any_file_and_any_count_of_classes(tmp_path: Path) -> None:
     beside = load(file, cut=None)
     assert beside.checkpoint == whole.checkpoint
     torch.testing.assert_close(beside.model(encode(x)), theirs(2 * x - 1).detach())
-
-
-def test_a_processor_without_avx_512_computes_in_bfloat16_too(coda_process: Coda, tmp_path: Path) -> None:
-    """OneDNN is told to take no newer instructions than those of the processor it pretends to be."""
-    photo(tmp_path / "a.png")
-    asked = ("explain", "a.png", "-m", "imagenet", "--precision", "bfloat16", "--write", "none", "--json")
-    (explained,) = coda_process(*asked, env={"ONEDNN_MAX_CPU_ISA": "AVX2"}).record["explained"]
-    assert explained["exact"]

@@ -279,20 +279,20 @@ def _hub_errors(place: Place) -> Iterator[None]:
     }
     # The errors of the HTTP library, which differs by version.
     library: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    # The client takes for granted what an answer holds.
+    unforeseen = (ValueError, LookupError, TypeError, AttributeError)
     try:
         yield
     except CodaError:
         raise
-    except (library, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (library, OSError, *unforeseen) as error:
         said = next((text for kind, text in kinds.items() if isinstance(error, kind)), None)
         if said is None and isinstance(error, errors.HfHubHTTPError):
             status = error.response.status_code
             said = f"the hub answers with HTTP {status}; try again later"
             if status in (401, 403):
                 said = "you may not do that with this token; log in with: hf auth login"
-        elif isinstance(
-            error, ValueError | LookupError | TypeError | AttributeError
-        ):  # its client takes it for granted
+        elif isinstance(error, unforeseen):
             said = said or "the answer is none of the hub; is HF_ENDPOINT set to another server?"
         raise DownloadError(f"{place}: {said or 'the hub cannot be reached, or broke off; try again'}") from error
 
