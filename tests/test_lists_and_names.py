@@ -12,16 +12,16 @@ from conftest import Coda
 from PIL import Image
 from program import looked_at, photo, photos, scene, tree
 
+import coda_cli
 from coda_cli.checkpoints import class_lists
 from coda_cli.errors import UsageError
 
 # ---- lists -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_name_is_not_this_folder(coda: Coda, tmp_path: Path) -> None:
-    photo(tmp_path / "a.png")
-    for command in ("explain", "video"):
-        assert "empty name" in coda(command, "", status=2).error
+def test_an_empty_source_is_not_this_folder() -> None:
+    with pytest.raises(UsageError, match="a source is an empty name"):
+        list(coda_cli.explain_many([""], coda_cli.load("cifar10")))
 
 
 def test_missing_files_and_folders_in_a_list_fail_alone(coda: Coda, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""An option that has one value is refused when it is given twice: the last one would win in silence."""
+"""What every option refuses: a second value where it has one, and an empty word where a path belongs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,3 +52,26 @@ def test_what_only_looks_like_an_option_is_none(coda: Coda) -> None:
     assert "given twice" not in coda("explain", "a", "--name", "-m", "-m", "cifar10", status=2).err
     assert "given twice" not in coda("explain", "-m", "cifar10", "--", "-m", "-m", status=2).err
     assert "given twice" not in coda("explain", "a", "-qq", "-q", "--json", "--json", status=2).err
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(c, n) for c, n, o in _options() if o.type_descriptor.annotation is Path or o.name == "output"],
+    ids=str,
+)
+def test_an_empty_path_is_not_this_folder(coda: Coda, command: tuple[str, ...], name: str) -> None:
+    for empty in ([name, ""], *([[f"{name}="]] if name.startswith("--") else [])):
+        error = coda(*command, *empty, "missing", status=2).error
+        assert error == f"{name}: is empty, and a path is needed here; a variable of the shell may not be set"
+
+
+@pytest.mark.parametrize(
+    "command", ["explain", "video", "compare", "summary", "verify", "train", "models convert", "models verify"]
+)
+def test_an_empty_argument_is_not_this_folder(coda: Coda, command: str) -> None:
+    assert "an empty name is given" in coda(*command.split(), "", status=2).error
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_is_not_converted(coda: Coda, name: str) -> None:
+    assert coda("models", "convert", name, status=2).error == f"{name}: no such file"

@@ -102,8 +102,6 @@ def _source(text: str) -> str | int:
     """The path, or the number of the camera, that a source names. Raises UsageError."""
     from coda_cli.media.addresses import is_address, refuse_missing
 
-    if not text:
-        raise UsageError("a source is an empty name; write . for this folder")
     number = text.removeprefix("camera:")
     if number != text:
         if not number.isdecimal():

@@ -205,14 +205,14 @@ def convert(
     from coda_cli.checkpoints import loading, proof
     from coda_cli.explanation.files import refuse_taken
 
+    if not file.is_file() and not (concepts and str(file) in manifest.known()):
+        raise UsageError("no such file", item=file)
     output = output or file.with_suffix(loading.SUFFIX)
     if output.suffix != loading.SUFFIX:
         raise UsageError(f"coda knows its files by the suffix; name it {output.stem}{loading.SUFFIX}", item=output)
     if concepts is None and (at or active):
         raise UsageError("--at and --active are for --concepts FILE")
     refuse_taken(output, "--output", force=force, inputs=[file, *([concepts] if concepts else [])])
-    if not file.is_file() and not (concepts and str(file) in manifest.known()):
-        raise UsageError("no such file", item=file)
     net = loading.load(file, arch=arch, ema=ema, **said_of_network())
     say_assumed(net)
     if concepts:

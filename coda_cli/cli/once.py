@@ -1,4 +1,4 @@
-"""What is refused of every option: a second one where one counts, and an address where a file on a disk is meant."""
+"""What every option refuses: a second value where one counts; an address or an empty word where a path belongs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _ADDRESS = re.compile(r"=?[A-Za-z][A-Za-z0-9+.-]+://")
 class Once(TyperCommand):
     """A command that refuses an option that is given twice and has one value; click takes the last in silence.
 
-    It also refuses an address where a path belongs: it would be taken for a folder with the name "s3:".
+    It also refuses an address where a path belongs: it would be taken for a folder with the name "s3:". And an empty
+    word, which a shell makes of a variable that is not set: it would be taken for the folder in which coda runs.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -31,7 +32,7 @@ class Once(TyperCommand):
             What click returns.
 
         Raises:
-            UsageError: an option is given twice, or an address for a path.
+            UsageError: an option is given twice, or an address or an empty word for a path.
         """
         taking = {
             name: param
@@ -48,14 +49,19 @@ class Once(TyperCommand):
                 raise UsageError(f"{word.partition('://')[0]}://...: is an address, and a path is needed here")
             name, has_value, rest = word.partition("=")
             if not word.startswith("--"):
-                name, has_value, rest = word[:2], word[2:], ""
+                name, has_value, rest = word[:2], word[2:], word[2:]
             if (param := taking.get(name)) is None:
+                if not word:
+                    raise UsageError("an empty name is given; a variable of the shell may not be set")
                 continue
-            value = has_value + rest if has_value else next(left, "")  # or the next word is its value
+            value = rest if has_value else next(left, None)  # or the next word is its value
             if param.name in seen and not param.multiple:
                 raise UsageError(f"{name}: is given twice, and only one counts; run the command once for each")
-            if param.type_descriptor.annotation is Path and _ADDRESS.match(value):
+            path = param.type_descriptor.annotation is Path
+            if path and value and _ADDRESS.match(value):
                 raise UsageError(f"{name} {value.partition('://')[0]}://...: is an address, and a path is needed here")
+            if value == "" and (path or param.name == "output"):  # explain's output can be an address, too
+                raise UsageError(f"{name}: is empty, and a path is needed here; a variable of the shell may not be set")
             seen.add(str(param.name))
         SETTINGS.call = ctx  # a message about an option then says where its value is from
         others = super().parse_args(ctx, args)
