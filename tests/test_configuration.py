@@ -115,6 +115,8 @@ def test_nothing_harmless_names_a_file_or_code() -> None:
         ("[explain]\nstyle = 'bright'", "explain.style: 'bright' is not one of 'signed', 'colour'"),
         ("[explain]\nalpha = 'much'", "explain.alpha: input should be a valid number"),
         ("[explain]\nalpha = 7", "explain.alpha: input should be less than or equal to 1"),
+        ("[explain]\noutput = ''", "explain.output: is empty, and a path is needed here"),
+        ("[summary]\nlog = ''", "summary.log: is empty, and a path is needed here"),
         ("[explain]\nalpha = true", "explain.alpha: expected a text or a number, not true"),
         ("[explain]\njson = 'yes'", "explain.json: expected true or false, not yes"),
         ("[explain]\nverbose = true", "explain.verbose: expected a text or a number, not true"),

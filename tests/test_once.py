@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from conftest import Coda
 from typer.core import TyperOption
 
 from coda_cli.cli.app import app
+from coda_cli.cli.configured import takes_path
 
 
 def _options() -> Iterator[tuple[tuple[str, ...], str, TyperOption]]:
@@ -54,9 +54,15 @@ def test_what_only_looks_like_an_option_is_none(coda: Coda) -> None:
     assert "given twice" not in coda("explain", "a", "-qq", "-q", "--json", "--json", status=2).err
 
 
+def test_which_options_take_a_path() -> None:
+    taking = {(*command, name) for command, name, option in _options() if takes_path(option)}
+    assert {("explain", "-o"), ("video", "--log"), ("train", "--output"), ("models", "convert", "-o")} <= taking
+    assert not taking & {("explain", "--class"), ("explain", "--model"), ("train", "--epochs")}
+
+
 @pytest.mark.parametrize(
     ("command", "name"),
-    [(c, n) for c, n, o in _options() if o.type_descriptor.annotation is Path or o.name == "output"],
+    [(c, n) for c, n, o in _options() if takes_path(o)],
     ids=str,
 )
 def test_an_empty_path_is_not_this_folder(coda: Coda, command: tuple[str, ...], name: str) -> None:
@@ -69,7 +75,8 @@ def test_an_empty_path_is_not_this_folder(coda: Coda, command: tuple[str, ...], 
     "command", ["explain", "video", "compare", "summary", "verify", "train", "models convert", "models verify"]
 )
 def test_an_empty_argument_is_not_this_folder(coda: Coda, command: str) -> None:
-    assert "an empty name is given" in coda(*command.split(), "", status=2).error
+    for words in ([""], ["a", ""], ["--", ""]):
+        assert "an empty name is given" in coda(*command.split(), *words, status=2).error
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])

@@ -302,7 +302,14 @@ def _value(value: Any, option: TyperOption, place: str, path: Path) -> Any:
         texts = value
     else:
         texts = _text(value, place, path)
+    if takes_path(option) and "" in (texts if option.multiple else [texts]):
+        raise UsageError(f"{place}: is empty, and a path is needed here", item=path)
     return _coerced(texts, option, place, path)
+
+
+def takes_path(option: TyperOption) -> bool:
+    """Whether the value of an option is a path. An output is one also where it can be an address and so is a text."""
+    return option.type_descriptor.annotation is Path or option.name == "output"
 
 
 def _text(value: Any, place: str, item: Path | str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from coda_cli.cli.configured import SETTINGS
+from coda_cli.cli.configured import SETTINGS, takes_path
 from coda_cli.errors import UsageError
 
 _ADDRESS = re.compile(r"=?[A-Za-z][A-Za-z0-9+.-]+://")
@@ -41,26 +41,26 @@ class Once(TyperCommand):
             for name in param.opts
         }
         files = any(isinstance(p, TyperArgument) and p.type_descriptor.annotation is Path for p in self.params)
-        seen, left = set[str](), iter(args)
+        seen, left, options = set[str](), iter(args), True
         for word in left:
-            if word == "--":
-                break
+            if options and word == "--":
+                options = False  # what follows are arguments
+                continue
             if files and _ADDRESS.match(word):
                 raise UsageError(f"{word.partition('://')[0]}://...: is an address, and a path is needed here")
+            if not word:
+                raise UsageError("an empty name is given; a variable of the shell may not be set")
             name, has_value, rest = word.partition("=")
             if not word.startswith("--"):
                 name, has_value, rest = word[:2], word[2:], word[2:]
-            if (param := taking.get(name)) is None:
-                if not word:
-                    raise UsageError("an empty name is given; a variable of the shell may not be set")
+            if not options or (param := taking.get(name)) is None:
                 continue
             value = rest if has_value else next(left, None)  # or the next word is its value
             if param.name in seen and not param.multiple:
                 raise UsageError(f"{name}: is given twice, and only one counts; run the command once for each")
-            path = param.type_descriptor.annotation is Path
-            if path and value and _ADDRESS.match(value):
+            if value and param.type_descriptor.annotation is Path and _ADDRESS.match(value):
                 raise UsageError(f"{name} {value.partition('://')[0]}://...: is an address, and a path is needed here")
-            if value == "" and (path or param.name == "output"):  # explain's output can be an address, too
+            if value == "" and takes_path(param):
                 raise UsageError(f"{name}: is empty, and a path is needed here; a variable of the shell may not be set")
             seen.add(str(param.name))
         SETTINGS.call = ctx  # a message about an option then says where its value is from
